@@ -1,0 +1,181 @@
+//! Configuration: defaults ← TOML file ← environment `SIDELIGHT__SECTION__KEY` ← flags.
+//!
+//! [`load`] reads a raw serde mirror (`raw`) that knows every key and refuses unknown ones, then turns it into
+//! this module's [`Config`], whose values are proven: every fault is returned at once, each with its key, the
+//! value and the remedy. Neighbours: `domain` below; every stage takes its own section. Left out: anything that
+//! needs the outside world (ports, folders, peers) is asked by `sidelight check`.
+
+mod load;
+mod raw;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::domain::{AeTitle, Disclosure};
+
+pub use load::{ConfigError, Fault, load};
+
+/// The whole configuration, valid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node: Node,
+    pub store: Store,
+    pub web: Web,
+    pub study: StudyRules,
+    /// Who may send; nobody but those listed (an empty list refuses every association).
+    pub sources: Vec<Source>,
+    pub destinations: Vec<Destination>,
+    pub delivery: Delivery,
+    pub models: Models,
+    pub pixels: Pixels,
+    pub risk: Risk,
+    pub log: Log,
+}
+
+/// What may leave the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Silent trial: only destinations marked `audit` exist.
+    Shadow,
+    /// Reports may go to clinical destinations too.
+    Active,
+}
+
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub ae_title: AeTitle,
+    /// Further called AE titles that the node answers to.
+    pub aliases: Vec<AeTitle>,
+    pub listen: SocketAddr,
+    pub mode: Mode,
+    /// Device Observer Name and serial number in reports.
+    pub name: String,
+    pub serial_number: String,
+    pub associations_max: usize,
+    /// Bytes; announced to peers and enforced on every PDU.
+    pub pdu_bytes_max: u32,
+    /// Bytes of one received object.
+    pub object_bytes_max: u64,
+    /// Longest silence within an association.
+    pub idle_timeout: Duration,
+    /// Longest time from connection to a negotiated association (ARTIM, PS3.8 9.1.5).
+    pub negotiation_timeout: Duration,
+    /// How long running work may take to end at shutdown.
+    pub drain_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub data_dir: PathBuf,
+    /// Below this many free bytes nothing more is accepted.
+    pub free_bytes_min: u64,
+    /// How long received objects of finished studies are kept; `None`: for ever.
+    pub objects_kept: Option<Duration>,
+    /// How long reports and index rows of finished studies are kept; `None`: for ever.
+    pub reports_kept: Option<Duration>,
+    /// How long race posteriors are kept (method.md §6: their own retention); `None`: as long as the study.
+    pub posteriors_kept: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Web {
+    /// `None`: no HTTP listener.
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone)]
+pub struct StudyRules {
+    /// A study is complete when nothing arrived for this long…
+    pub quiet_period: Duration,
+    /// …or this long after its first instance, whatever still arrives.
+    pub cap: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub ae_title: AeTitle,
+    /// Addresses it may come from; empty: any.
+    pub hosts: Vec<IpAddr>,
+    /// Overrides `study.quiet_period` for what this source sends.
+    pub quiet_period: Option<Duration>,
+}
+
+/// A DIMSE (C-STORE) destination; other kinds come with later versions.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// Unique name, used in tables and on the command line.
+    pub name: String,
+    pub ae_title: AeTitle,
+    /// Host name or address.
+    pub host: String,
+    pub port: u16,
+    /// An audit archive: the only kind that shadow mode sends to.
+    pub audit: bool,
+    pub disclose: Disclosure,
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// First wait after a failed attempt; doubles up to `retry_max`.
+    pub retry_first: Duration,
+    pub retry_max: Duration,
+    /// A delivery that keeps failing this long is marked failed.
+    pub give_up_after: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Models {
+    /// Folder of the packages, `<dir>/<name>/model.toml`.
+    pub dir: PathBuf,
+    /// Package name of the race model; `None` where individual inference is switched off.
+    pub race: Option<String>,
+    /// Package names of the clinical models.
+    pub clinical: Vec<String>,
+    pub device: Device,
+    pub batch_max: usize,
+    /// How long a batch waits for company.
+    pub batch_delay: Duration,
+    /// Intra-op threads of libtorch; 0: as many as there are cores.
+    pub threads: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// CUDA where there is one, else the CPU.
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+#[derive(Debug, Clone)]
+pub struct Pixels {
+    /// Number of sandboxed decode processes.
+    pub workers: usize,
+    /// A worker that takes longer for one instance is killed.
+    pub timeout: Duration,
+    /// Address space of one worker, bytes.
+    pub memory_max: u64,
+    /// Largest rows × columns × frames × samples that is decoded.
+    pub samples_max: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Risk {
+    /// The site's profile file; `None`: every finding is indeterminate (IND-NOCAL).
+    pub profile: Option<PathBuf>,
+    /// δ of method.md §2: the excess or spread of error probability that matters, 0..1.
+    pub delta: f64,
+    /// Whether race posteriors are computed for individual studies at all.
+    pub per_study_inference: bool,
+    /// A profile older than this is stale; `None`: never by age.
+    pub profile_age_max: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Log {
+    pub json: bool,
+    /// An `EnvFilter` directive, e.g. `info`, `sidelight=debug`.
+    pub filter: String,
+}

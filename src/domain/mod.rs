@@ -1,0 +1,27 @@
+//! The nouns of the project, parsed at the door and trusted inside.
+//!
+//! Everything here is plain data: no clock, file, socket or runtime. A value of one of these types is the
+//! proof that whoever made it (a peer, a file, a model) was checked. Neighbours: every other room uses it,
+//! it uses none. Left out: how the values are stored (`store`), sent (`dicom`, `report`) or computed.
+
+mod assessment;
+mod code;
+mod contract;
+mod header;
+mod ident;
+mod model;
+mod refusal;
+mod study;
+
+pub use assessment::{
+    Assessment, Direction, Disclosed, Disclosure, FindingAssessment, GroupEstimate, IndReason, Interval, Level,
+};
+pub use code::Code;
+pub use contract::{Contract, Fit, ModelInput, ValueRange};
+pub use header::{Attribute, AttributeValue, Attributes, InstanceHeader, View};
+pub use ident::{AeTitle, Digest, ParseError, Probability, Uid};
+pub use model::{Finding, Group, ImageScore, ModelIdentity, ModelOutputs, Purpose, StudyScore};
+pub use refusal::{Refusal, RefusalCode};
+pub use study::{
+    Accepted, DeliveryState, InstanceState, ReadyStudy, ReceivedInstance, Report, ScoredInstance, StudyState, Timestamp,
+};

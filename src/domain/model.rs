@@ -1,0 +1,92 @@
+//! Who computed a number: model identities, findings, groups and the scores they gave.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Code, Digest, Probability, Uid};
+
+/// What a model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// Predicts self-reported race: the audit instrument, never a product.
+    Race,
+    /// The deployed clinical model that is audited.
+    Clinical,
+}
+
+/// Everything a report needs to name a model exactly (TID 4019, Contributing Equipment).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    pub name: String,
+    pub version: String,
+    pub manufacturer: String,
+    /// SHA-256 of the weight file.
+    pub weights: Digest,
+    /// [`super::Contract::label`] of the input contract.
+    pub contract: String,
+    /// One per model version, from the card.
+    pub device_uid: Uid,
+    /// Set for models that know nothing but phantoms; reports say so.
+    pub phantoms_only: bool,
+}
+
+/// A finding that a clinical model scores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Key within the project: column names, config, profile. `pneumothorax`.
+    pub key: String,
+    pub code: Code,
+    /// Finding site, e.g. (816094009, SCT, Chest).
+    pub site: Option<Code>,
+    /// The deployed decision threshold on the score: positive at or above it.
+    pub threshold: Probability,
+}
+
+/// A group of the race model: self-reported race in the categories of its training data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Key within the project: `Asian`, `Black`, `White`.
+    pub key: String,
+    /// CDCREC code.
+    pub code: Code,
+}
+
+/// What one model said of one image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImageScore {
+    pub instance: Uid,
+    /// Name, version and weights of the model: `name@version#hash12`.
+    pub model: String,
+    /// Digest of the input contract that the pixels were normalised to.
+    pub contract: Digest,
+    /// Probabilities in the order of the card's labels.
+    pub outputs: Vec<f64>,
+}
+
+/// The labels of a model's outputs, in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelOutputs {
+    /// One probability per group, summing to 1.
+    Groups(Vec<Group>),
+    /// One independent probability per finding.
+    Findings(Vec<Finding>),
+}
+
+/// What one model says of a whole study, aggregated over its images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StudyScore {
+    pub model: ModelIdentity,
+    pub outputs: ModelOutputs,
+    /// Same order as `outputs`.
+    pub values: Vec<f64>,
+    /// The images that the model scored.
+    pub images: Vec<Uid>,
+}
+
+impl ModelIdentity {
+    /// `name@version#hash12`, the key under which scores are kept.
+    pub fn key(&self) -> String {
+        format!("{}@{}#{}", self.name, self.version, self.weights.short())
+    }
+}

@@ -1,0 +1,130 @@
+//! The house rules that a compiler does not check: imports go down only, each library stays in its room.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Rooms from the ground floor up. A room may use rooms of lower floors, itself, and nothing beside or above it.
+const FLOORS: &[&[&str]] = &[
+    &["domain", "stats"],
+    &["config", "dicom"],
+    &["assemble", "store"],
+    &["receive", "pixels", "infer", "assess", "report", "deliver"],
+    &["analyse"],
+    &["phantom"],
+    &["serve", "web", "train"],
+    &["cli"],
+    &["commands", "main"],
+];
+
+/// `(word in a source line, rooms that may use it)`.
+const LIBRARIES: &[(&str, &[&str])] = &[
+    ("sqlx::", &["store"]),
+    ("tch::", &["infer", "train"]),
+    ("axum::", &["web"]),
+    ("clap::", &["cli", "main"]),
+    ("dicom_ul::", &["dicom", "receive", "deliver"]),
+    ("dicom_pixeldata::", &["pixels"]),
+    ("dicom_object::", &["dicom", "receive", "deliver", "pixels", "report", "phantom"]),
+    ("unsafe {", &["infer"]),
+];
+
+/// Rooms that take no clock, file, socket or runtime.
+const PURE: &[&str] = &["domain", "stats", "assemble", "assess", "report"];
+const IMPURE: &[&str] = &["Utc::now", "SystemTime::now", "Instant::now", "std::fs", "tokio::", "std::net::Tcp", "rand::rng("];
+
+fn sources() -> Vec<(String, PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("src is readable") {
+            let path = entry.expect("src is readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let relative = path.strip_prefix(&root).expect("below src").to_owned();
+                let first = relative.components().next().expect("a file has a name").as_os_str().to_string_lossy();
+                let room = first.trim_end_matches(".rs").to_owned();
+                let text = fs::read_to_string(&path).expect("a source file is UTF-8");
+                found.push((room, relative, text));
+            }
+        }
+    }
+    found
+}
+
+/// The lines of a file before its tests, without comments.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines()
+        .enumerate()
+        .take_while(|(_, line)| !line.starts_with("#[cfg(test)]"))
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn imports_go_down_only() {
+    let floor: BTreeMap<&str, usize> =
+        FLOORS.iter().enumerate().flat_map(|(i, rooms)| rooms.iter().map(move |r| (*r, i))).collect();
+    let mut faults = Vec::new();
+    for (room, path, text) in sources().iter().filter(|(room, ..)| room != "lib") {
+        let own = *floor.get(room.as_str()).unwrap_or_else(|| panic!("room {room} has no floor in this test"));
+        for (number, line) in code(text) {
+            for marker in ["crate::", "sidelight::"] {
+                for (at, _) in line.match_indices(marker) {
+                    let used: String =
+                        line[at + marker.len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                    let Some(other) = floor.get(used.as_str()) else { continue };
+                    if used != *room && *other >= own {
+                        faults.push(format!("{}:{}: {room} uses {used}", path.display(), number + 1));
+                    }
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "imports that do not go down:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn each_library_stays_in_its_rooms() {
+    let mut faults = Vec::new();
+    for (room, path, text) in sources() {
+        for (number, line) in code(&text) {
+            for (word, rooms) in LIBRARIES {
+                if line.contains(word) && !rooms.contains(&room.as_str()) {
+                    faults.push(format!("{}:{}: {word} in {room}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "libraries outside their rooms:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn pure_rooms_take_no_clock_file_socket_or_runtime() {
+    let mut faults = Vec::new();
+    for (room, path, text) in sources().iter().filter(|(room, ..)| PURE.contains(&room.as_str())) {
+        for (number, line) in code(text) {
+            for word in IMPURE {
+                if line.contains(word) {
+                    faults.push(format!("{}:{}: {word} in {room}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "pure rooms that reach outside:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn every_file_says_what_it_is_for_and_stays_short() {
+    let mut faults = Vec::new();
+    for (_, path, text) in sources() {
+        if !text.starts_with("//!") {
+            faults.push(format!("{} does not open with //!", path.display()));
+        }
+        if text.lines().count() > 500 {
+            faults.push(format!("{} has {} lines: two subjects", path.display(), text.lines().count()));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
