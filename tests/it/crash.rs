@@ -1,0 +1,102 @@
+//! `kill -9` at random instants under load: what was answered 0000H is there, and each study has one current report.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+
+use crate::support::{Node, NodeOptions, Pacs, dicom_files, element, phantoms, storescu, wait_for};
+
+const KILLS: usize = 20;
+const SENDERS: usize = 8;
+const OBJECTS: usize = 200;
+
+/// The data set of a DICOM file: everything behind preamble and meta group, whose length is its first element.
+fn data_set(file: &Path) -> Vec<u8> {
+    let bytes = fs::read(file).expect("readable");
+    assert_eq!(&bytes[128..132], b"DICM", "{}", file.display());
+    let group_length = u32::from_le_bytes(bytes[140..144].try_into().expect("four bytes")) as usize;
+    bytes[144 + group_length..].to_vec()
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut files = phantoms(&folder.path().join("phantoms"), "null", 160, 31);
+    assert!(files.len() >= OBJECTS, "{} phantoms", files.len());
+    files.truncate(OBJECTS);
+    let studies: BTreeSet<String> = files.iter().map(|f| element(f, "StudyInstanceUID")).collect();
+
+    let pacs = Pacs::start(&folder.path().join("pacs"));
+    let data = folder.path().join("data");
+    let mut node = Node::start(&NodeOptions {
+        data_dir: &data,
+        sources: &["STORESCU"],
+        destinations: &[("archive", "PACS", pacs.port, true, "withheld")],
+        quiet_period: "1s",
+        extra: "",
+    });
+    let config = node.config.clone();
+
+    let port = Arc::new(AtomicU16::new(node.dicom_port));
+    let queue = Arc::new(Mutex::new(files.iter().cloned().collect::<VecDeque<PathBuf>>()));
+    let acknowledged = Arc::new(Mutex::new(Vec::<PathBuf>::new()));
+    let give_up = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|_| {
+            let (port, queue) = (Arc::clone(&port), Arc::clone(&queue));
+            let (acknowledged, give_up) = (Arc::clone(&acknowledged), Arc::clone(&give_up));
+            std::thread::spawn(move || {
+                while !give_up.load(Ordering::Relaxed) {
+                    let Some(file) = queue.lock().expect("queue").pop_front() else { return };
+                    // One association per object: exit status 0 says that its response was 0000H.
+                    let sent = storescu(port.load(Ordering::Relaxed), &[], std::slice::from_ref(&file));
+                    if sent.status.success() {
+                        acknowledged.lock().expect("list").push(file);
+                    } else {
+                        std::thread::sleep(Duration::from_millis(50));
+                        queue.lock().expect("queue").push_back(file);
+                    }
+                }
+            })
+        })
+        .collect();
+
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(20);
+    for round in 0..KILLS {
+        // Instants are spread over the sending, the reading, the reporting and the delivering.
+        std::thread::sleep(Duration::from_millis(random.random_range(20..1500)));
+        node.kill();
+        node = Node::restart(&config);
+        port.store(node.dicom_port, Ordering::Relaxed);
+        eprintln!("kill {}: {} objects acknowledged", round + 1, acknowledged.lock().expect("list").len());
+    }
+    wait_for("all objects are acknowledged in the end", Duration::from_secs(240), || {
+        acknowledged.lock().expect("list").len() == OBJECTS
+    });
+    give_up.store(true, Ordering::Relaxed);
+    for sender in senders {
+        sender.join().expect("a sender ends");
+    }
+
+    let kept: BTreeSet<Vec<u8>> = dicom_files(&data.join("spool")).iter().map(|f| data_set(f)).collect();
+    for file in acknowledged.lock().expect("list").iter() {
+        assert!(kept.contains(&data_set(file)), "{} was acknowledged and is not there byte for byte", file.display());
+    }
+    wait_for("every study is delivered or refused", Duration::from_secs(240), || {
+        let rows = node.studies();
+        rows.len() == studies.len() && rows.iter().all(|s| matches!(s["state"].as_str(), Some("delivered" | "refused")))
+    });
+    let mut current: BTreeMap<String, u64> = BTreeMap::new();
+    for study in node.studies() {
+        let uid = study["study"].as_str().expect("a UID").to_owned();
+        current.insert(uid, study["current_reports"].as_u64().expect("a count"));
+        assert_eq!(study["state"], "delivered", "phantom studies are all in scope: {study}");
+    }
+    assert_eq!(current.keys().cloned().collect::<BTreeSet<_>>(), studies);
+    assert!(current.values().all(|n| *n == 1), "exactly one current report each: {current:?}");
+}
