@@ -28,6 +28,8 @@ pub enum RefusalCode {
     OwnReport,
     /// A report or other object without pixels that is kept and not analysed.
     NotAnImage,
+    /// A model gave no usable answer for this image.
+    ModelFailed,
     /// Instances of one study disagree on the patient.
     PatientMismatch,
     /// No instance of the study could be analysed; the detail lists why.
@@ -48,6 +50,7 @@ impl RefusalCode {
             RefusalCode::OutOfScope => "out-of-scope",
             RefusalCode::OwnReport => "own-report",
             RefusalCode::NotAnImage => "not-an-image",
+            RefusalCode::ModelFailed => "model-failed",
             RefusalCode::PatientMismatch => "patient-mismatch",
             RefusalCode::NothingToAnalyse => "nothing-to-analyse",
         }

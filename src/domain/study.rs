@@ -28,7 +28,9 @@ pub enum Accepted {
     /// Same SOP Instance UID, same digest: one copy, one job.
     Duplicate,
     /// Same SOP Instance UID, another digest: kept aside, alarmed, never silently replaced.
-    Conflict { kept_aside: String },
+    Conflict {
+        kept_aside: String,
+    },
 }
 
 /// Where an instance stands. `Received → Scored | Refused`.
@@ -68,6 +70,8 @@ pub enum DeliveryState {
     Delivered,
     /// Given up after the configured time; `studies resend` starts it again.
     Failed,
+    /// A newer report of the study took its place before it was sent.
+    Superseded,
 }
 
 /// An instance of a study that is being closed.

@@ -1,0 +1,373 @@
+//! One study, from files to reports, without any policy of where they come from or go to.
+//!
+//! The node and the offline commands share this room, so that both give the same answer. It holds what a study
+//! needs: the decode workers, the models on their device, the profile. Left out: storing, sending, and the
+//! question whether a study is complete.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::assess::{self, AssessInput, Profile, RiskSettings};
+use crate::config::Config;
+use crate::domain::{
+    Assessment, Contract, Digest, Disclosure, ImageScore, InstanceHeader, ModelIdentity, Purpose, ReadyStudy, Refusal,
+    RefusalCode, Report, StudyScore, Timestamp, Uid,
+};
+use crate::infer::{self, Engine, EngineOptions, InferError, Package};
+use crate::pixels::{Frames, Workers};
+use crate::report::{self, Completion, Observer, Predecessor, ReportOptions, SrClass};
+
+/// What reading, decoding and scoring one instance gave.
+#[derive(Debug, Clone, Default)]
+pub struct Read {
+    /// Absent where not even the header could be read.
+    pub header: Option<InstanceHeader>,
+    pub pixel_digest: Option<Digest>,
+    pub scores: Vec<ImageScore>,
+    /// Set where no model scored the instance, with the reason.
+    pub refusal: Option<Refusal>,
+}
+
+/// What a complete study comes to.
+#[derive(Debug, Clone)]
+pub enum Conclusion {
+    Assessed {
+        assessment: Box<Assessment>,
+        /// Aggregated scores, the race model's first where there is one.
+        scores: Vec<StudyScore>,
+        /// The instances that at least one model scored.
+        analysed: Vec<Uid>,
+        /// False where an image in scope could not be read.
+        complete: bool,
+    },
+    Refused(Refusal),
+}
+
+/// What a report needs to know besides the study.
+#[derive(Debug, Clone)]
+pub struct ReportContext {
+    pub disclosure: Disclosure,
+    /// The variants of the report that this one replaces: each names the one of its own SOP class.
+    pub predecessors: Vec<Predecessor>,
+    /// False for a study that was closed before it had fallen quiet, or that is partly unreadable.
+    pub complete: bool,
+    pub now: Timestamp,
+}
+
+/// Everything that is loaded once and serves every study.
+pub struct Analyser {
+    workers: Workers,
+    engine: Engine,
+    packages: Vec<Package>,
+    audit: ModelIdentity,
+    profile: Option<Profile>,
+    risk: RiskSettings,
+    observer: Observer,
+}
+
+impl Analyser {
+    /// Loads models and profile, warms the device up and starts the decode workers.
+    ///
+    /// `executable` is this program, started again for each worker; `device_uid` identifies the installation in
+    /// reports.
+    pub fn start(config: &Config, executable: PathBuf, device_uid: Uid) -> anyhow::Result<Self> {
+        let models = &config.models;
+        anyhow::ensure!(
+            !models.clinical.is_empty(),
+            "models.clinical names no model: name the deployed model's package, there is nothing to audit without one"
+        );
+        let race = models.race.iter().filter(|_| config.risk.per_study_inference);
+        let names: Vec<String> = race.chain(&models.clinical).cloned().collect();
+        let packages = infer::load_all(&models.dir, &names)?;
+        for (name, package) in names.iter().zip(&packages) {
+            let expected = if models.clinical.contains(name) { Purpose::Clinical } else { Purpose::Race };
+            anyhow::ensure!(
+                package.purpose == expected,
+                "model {name} has the purpose {:?}, the configuration uses it as {expected:?}",
+                package.purpose
+            );
+        }
+        let audit = packages
+            .iter()
+            .find(|p| p.purpose == Purpose::Race)
+            .map_or_else(|| report::own_identity(&device_uid), |p| p.identity.clone());
+        let profile = config.risk.profile.as_deref().map(read_profile).transpose()?;
+        let engine = Engine::start(packages.clone(), EngineOptions::from(models))?;
+        Ok(Self {
+            workers: Workers::start(&config.pixels, executable),
+            engine,
+            packages,
+            audit,
+            profile,
+            risk: RiskSettings::from(&config.risk),
+            observer: Observer {
+                device_uid,
+                name: config.node.name.clone(),
+                serial_number: config.node.serial_number.clone(),
+            },
+        })
+    }
+
+    /// The model packages in use, the race model first where there is one.
+    pub fn packages(&self) -> &[Package] {
+        &self.packages
+    }
+
+    /// Whether scores under this key are race posteriors, which have their own retention.
+    pub fn is_race(&self, model_key: &str) -> bool {
+        self.packages.iter().any(|p| p.purpose == Purpose::Race && p.identity.key() == model_key)
+    }
+
+    /// Name of the device that the models run on, e.g. `cpu`, `cuda:0`.
+    pub fn device(&self) -> &str {
+        self.engine.device()
+    }
+
+    /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal.
+    ///
+    /// # Errors
+    /// Only faults of the node itself (the engine is gone), after which the instance should be tried again.
+    pub async fn read(&self, file: &Path) -> anyhow::Result<Read> {
+        let header = match self.workers.read_header(file).await {
+            Ok(header) => header,
+            Err(refusal) => return Ok(Read { refusal: Some(refusal), ..Read::default() }),
+        };
+        let mut read = Read { header: Some(header.clone()), ..Read::default() };
+        let admitted = match self.admitted(&header) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                read.refusal = Some(refusal);
+                return Ok(read);
+            }
+        };
+        let mut contracts: Vec<Contract> = Vec::new();
+        for package in &admitted {
+            if !contracts.contains(&package.contract) {
+                contracts.push(package.contract.clone());
+            }
+        }
+        let normalised = match self.workers.normalise(file, &contracts, Frames::default()).await {
+            Ok(normalised) => normalised,
+            Err(refusal) => {
+                read.refusal = Some(refusal);
+                return Ok(read);
+            }
+        };
+        read.pixel_digest = Some(normalised.pixel_digest.clone());
+        for package in admitted {
+            let contract = package.contract.digest();
+            let mut outputs: Vec<Vec<f64>> = Vec::new();
+            for input in normalised.of_contract(&contract) {
+                match self.engine.score(&package.identity.key(), input.clone()).await {
+                    Ok(values) => outputs.push(values),
+                    Err(InferError::Stopped) => return Err(InferError::Stopped.into()),
+                    Err(error) => {
+                        read.refusal = Some(Refusal::new(RefusalCode::ModelFailed, error.to_string()));
+                        break;
+                    }
+                }
+            }
+            if let Some(mean) = mean_of_frames(&outputs) {
+                read.scores.push(ImageScore {
+                    instance: header.sop_instance.clone(),
+                    model: package.identity.key(),
+                    contract,
+                    outputs: mean,
+                });
+            }
+        }
+        if !read.scores.is_empty() {
+            read.refusal = None;
+        }
+        Ok(read)
+    }
+
+    /// The packages in whose scope the instance is, or why there is none.
+    fn admitted(&self, header: &InstanceHeader) -> Result<Vec<&Package>, Refusal> {
+        if report::is_own(header) {
+            return Err(Refusal::new(RefusalCode::OwnReport, "a report of sidelight is kept and never processed"));
+        }
+        if header.modality == "SR" {
+            return Err(Refusal::new(RefusalCode::NotAnImage, "a structured report holds no image"));
+        }
+        if !header.has_pixels {
+            return Err(Refusal::new(RefusalCode::NoPixels, "the object has no pixel data"));
+        }
+        let mut admitted = Vec::new();
+        let mut reasons = BTreeSet::new();
+        for package in &self.packages {
+            match package.scope.admits(header) {
+                Ok(()) => admitted.push(package),
+                Err(refusal) => {
+                    reasons.insert(format!("{}: {}", package.identity.name, refusal.detail));
+                }
+            }
+        }
+        // The race model alone has nothing to audit.
+        if !admitted.iter().any(|p| p.purpose == Purpose::Clinical) {
+            let detail = reasons.into_iter().collect::<Vec<_>>().join("; ");
+            return Err(Refusal::new(RefusalCode::OutOfScope, detail));
+        }
+        Ok(admitted)
+    }
+
+    /// Aggregates the scores of a complete study and assesses them.
+    pub fn conclude(&self, study: &ReadyStudy, now: Timestamp) -> Conclusion {
+        if let Some(refusal) = patient_mismatch(study) {
+            return Conclusion::Refused(refusal);
+        }
+        let mut scores = Vec::new();
+        let images: Vec<ImageScore> = study.instances.iter().flat_map(|i| i.scores.iter().cloned()).collect();
+        for package in &self.packages {
+            if let Some(score) = infer::aggregate(package, &images) {
+                scores.push(score);
+            }
+        }
+        let race = scores.iter().find(|s| is_purpose(s, Purpose::Race, &self.packages));
+        let clinical: Vec<StudyScore> =
+            scores.iter().filter(|s| is_purpose(s, Purpose::Clinical, &self.packages)).cloned().collect();
+        if clinical.is_empty() {
+            return Conclusion::Refused(nothing_to_analyse(study));
+        }
+        let input = AssessInput { audit: &self.audit, race, clinical: &clinical, upstream: &[] };
+        let assessment = match assess::assess(&input, self.profile.as_ref(), &self.risk, now) {
+            Ok(assessment) => assessment,
+            Err(error) => return Conclusion::Refused(Refusal::new(RefusalCode::ModelFailed, error.to_string())),
+        };
+        let analysed: BTreeSet<Uid> = scores.iter().flat_map(|s| s.images.iter().cloned()).collect();
+        let complete = !study.instances.iter().any(|i| i.refusal.as_ref().is_some_and(is_loss));
+        Conclusion::Assessed {
+            assessment: Box::new(assessment),
+            scores,
+            analysed: analysed.into_iter().collect(),
+            complete,
+        }
+    }
+
+    /// The assessment as a destination with this disclosure may see it: where groups are withheld, without the
+    /// disclosed part, and with level 2 only where that gives no group away.
+    pub fn released(&self, assessment: &Assessment, disclosure: Disclosure) -> Assessment {
+        let mut released = assessment.clone();
+        if disclosure == Disclosure::Withheld {
+            for finding in &mut released.findings {
+                let releasable = self.profile.as_ref().is_some_and(|p| {
+                    p.elevated_releasable(&finding.finding.key, finding.direction, self.risk.delta)
+                });
+                finding.level = assess::released_level(finding.level, disclosure, releasable);
+                finding.disclosed = None;
+            }
+        }
+        released
+    }
+
+    /// The report in the three SOP classes that a destination may accept, the preferred first, each under its own
+    /// fresh SOP Instance UID in one fresh series.
+    pub fn reports(
+        &self,
+        assessment: &Assessment,
+        scores: &[StudyScore],
+        images: &[&InstanceHeader],
+        context: &ReportContext,
+    ) -> anyhow::Result<Vec<Report>> {
+        let assessment = self.released(assessment, context.disclosure);
+        let series = fresh_uid();
+        let completion = if context.complete {
+            Completion::Complete
+        } else {
+            Completion::Partial("Not every image of the study could be audited".into())
+        };
+        let variant = |class: &SrClass| {
+            let predecessor = context.predecessors.iter().find(|p| p.sop_class.as_str() == class.uid());
+            let options = ReportOptions {
+                disclosure: context.disclosure,
+                sop_class: *class,
+                observer: self.observer.clone(),
+                sop_instance: fresh_uid(),
+                series: series.clone(),
+                predecessor: predecessor.cloned(),
+                completion: completion.clone(),
+                sources: scores.iter().map(|s| (s.model.key(), s.images.clone())).collect(),
+                now: context.now.with_timezone(&chrono::Local).fixed_offset(),
+            };
+            report::build(&assessment, images, &options).context("the report could not be built")
+        };
+        SrClass::ALL.iter().map(variant).collect()
+    }
+}
+
+/// A random UID under 2.25 (PS3.5 B.2).
+pub fn fresh_uid() -> Uid {
+    Uid::from_uuid(uuid::Uuid::new_v4())
+}
+
+/// Reads and checks a profile file.
+pub fn read_profile(path: &Path) -> anyhow::Result<Profile> {
+    let bytes = std::fs::read(path)
+        .with_context(|| format!("profile {} cannot be read: fit one with `sidelight profile fit`", path.display()))?;
+    Profile::parse(&bytes).with_context(|| format!("profile {} is not valid", path.display()))
+}
+
+fn is_purpose(score: &StudyScore, purpose: Purpose, packages: &[Package]) -> bool {
+    packages.iter().any(|p| p.purpose == purpose && p.identity.key() == score.model.key())
+}
+
+/// Mean over the frames of one image; `None` without frames.
+fn mean_of_frames(outputs: &[Vec<f64>]) -> Option<Vec<f64>> {
+    let first = outputs.first()?;
+    let n = outputs.len() as f64;
+    Some((0..first.len()).map(|i| outputs.iter().map(|o| o[i]).sum::<f64>() / n).collect())
+}
+
+/// Whether a refusal means that something the models should have seen was lost.
+fn is_loss(refusal: &Refusal) -> bool {
+    !matches!(
+        refusal.code,
+        RefusalCode::OutOfScope | RefusalCode::OwnReport | RefusalCode::NotAnImage | RefusalCode::NoPixels
+    )
+}
+
+/// Instances of one study must agree on the patient: Patient ID (0010,0020) and its issuer (0010,0021).
+fn patient_mismatch(study: &ReadyStudy) -> Option<Refusal> {
+    let identity = |tag: u32, header: &InstanceHeader| match header.copied.get(&tag).map(|a| &a.value) {
+        Some(crate::domain::AttributeValue::Bytes(bytes)) => {
+            String::from_utf8_lossy(bytes).trim_matches([' ', '\0']).to_owned()
+        }
+        _ => String::new(),
+    };
+    for (tag, name) in [(0x0010_0020, "Patient ID (0010,0020)"), (0x0010_0021, "Issuer of Patient ID (0010,0021)")] {
+        let values: BTreeSet<String> = study
+            .instances
+            .iter()
+            .filter(|i| !i.scores.is_empty())
+            .map(|i| identity(tag, &i.header))
+            .collect();
+        if values.len() > 1 {
+            return Some(Refusal::new(
+                RefusalCode::PatientMismatch,
+                format!("{} different values of {name} in one study: correct it on the PACS and send again", values.len()),
+            ));
+        }
+    }
+    None
+}
+
+/// Why no instance was analysed: each reason with its count.
+fn nothing_to_analyse(study: &ReadyStudy) -> Refusal {
+    let mut reasons: BTreeMap<(RefusalCode, &str), usize> = BTreeMap::new();
+    for refusal in study.instances.iter().filter_map(|i| i.refusal.as_ref()) {
+        *reasons.entry((refusal.code, refusal.detail.as_str())).or_default() += 1;
+    }
+    if let (1, Some(((code, detail), _))) = (reasons.len(), reasons.first_key_value()) {
+        return Refusal::new(*code, *detail);
+    }
+    let detail = reasons
+        .iter()
+        .take(4)
+        .map(|((code, detail), n)| format!("{n} × {code}: {detail}"))
+        .collect::<Vec<_>>()
+        .join("; ");
+    let detail = if detail.is_empty() { "the study holds no image in scope".to_owned() } else { detail };
+    Refusal::new(RefusalCode::NothingToAnalyse, detail)
+}

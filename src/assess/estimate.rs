@@ -1,0 +1,245 @@
+//! Fitting the parameters of one finding: once on the cohort, then on every bootstrap draw.
+//!
+//! Curves are penalised logistic regression, mix and race multinomial regression; a draw reweights the same rows
+//! by how often their patients were drawn and starts from the cohort's solution. Neighbours: `curves` says what
+//! the parameters mean, `fit` calls this. Left out: bands, tests, files.
+
+use nalgebra::DMatrix;
+
+use super::curves::{Layout, ScoreRow, ScoreScale, log_ratios};
+use crate::stats::{ClusterBootstrap, Design, Fitted, NumericsError, Ridge, logistic, multinomial};
+
+/// One study of one finding, with names replaced by indices.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Observation {
+    /// Index among the cohort's patients.
+    pub(super) patient: usize,
+    pub(super) group: usize,
+    pub(super) z: f64,
+    pub(super) score: f64,
+    pub(super) outcome: bool,
+    /// The race model's probabilities.
+    pub(super) posteriors: Option<Vec<f64>>,
+}
+
+/// Standard deviations of the priors of a_g and b_g, logit per standard deviation of z.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Shrinkage {
+    pub(super) shift_sd: f64,
+    pub(super) slope_sd: f64,
+}
+
+/// The cohort's rows, ready for refitting under any patient weights.
+pub(super) struct Estimator {
+    layout: Layout,
+    curve: Part<f64>,
+    mix: Part<usize>,
+    race: Option<Part<usize>>,
+}
+
+struct Part<T> {
+    design: Design,
+    response: Vec<T>,
+    patient: Vec<usize>,
+}
+
+/// Shrinkage that is never stronger than this, so that bootstrap draws keep their spread where the cohort shows no
+/// difference between groups: an estimated prior of zero width would claim certainty that nobody has.
+const SHIFT_SD_MIN: f64 = 0.5;
+const SLOPE_SD_MIN: f64 = 0.25;
+const SD_MAX: f64 = 2.0;
+
+/// Penalties of common terms: next to nothing.
+const TRACE: f64 = 1e-6;
+/// Penalty of the multinomial parts: keeps groups without a single patient finite.
+const FAINT: f64 = 1e-2;
+
+impl Estimator {
+    pub(super) fn new(layout: Layout, scale: &ScoreScale, observations: &[Observation]) -> Self {
+        let race_columns = layout.terms + layout.groups - 1;
+        let mut curve = Part::new(layout.curve_len());
+        let mut mix = Part::new(layout.terms);
+        let mut race = layout.race.then(|| Part::new(race_columns));
+        for o in observations {
+            let at = scale.row(o.z);
+            if let Some(position) = layout.admitted.iter().position(|&g| g == o.group) {
+                curve.push(&layout.curve_row(&at, position), f64::from(u8::from(o.outcome)), o.patient);
+            }
+            mix.push(&at.0, o.group, o.patient);
+            if let (Some(part), Some(ratios)) = (&mut race, o.posteriors.as_deref().and_then(log_ratios)) {
+                part.push(&layout.race_row(&at, &ratios), o.group, o.patient);
+            }
+        }
+        Self { layout, curve, mix, race }
+    }
+
+    /// The cohort's own parameters and the shrinkage that its groups call for.
+    pub(super) fn fit(&self, patients: usize) -> Result<(Vec<f64>, Shrinkage), NumericsError> {
+        let weights = vec![1.0; patients];
+        let wide = self.fit_curve(&weights, Shrinkage { shift_sd: SD_MAX, slope_sd: SD_MAX }, None)?;
+        let shrinkage = self.empirical_bayes(&wide)?;
+        let parameters = self.refit(&weights, shrinkage, None)?;
+        Ok((parameters, shrinkage))
+    }
+
+    /// The parameters of every draw that converged.
+    pub(super) fn draws(
+        &self,
+        bootstrap: ClusterBootstrap,
+        draws: u64,
+        shrinkage: Shrinkage,
+        start: &[f64],
+    ) -> Vec<Vec<f64>> {
+        bootstrap
+            .map(draws, |_, weights| self.refit(weights, shrinkage, Some(start)).ok())
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    fn refit(&self, weights: &[f64], shrinkage: Shrinkage, start: Option<&[f64]>) -> Result<Vec<f64>, NumericsError> {
+        let (curve_len, mix_len) = (self.layout.curve_len(), self.layout.mix_len());
+        let part = |from: usize, len: usize| start.map(|s| &s[from..from + len]);
+        let mut parameters = self.fit_curve(weights, shrinkage, part(0, curve_len))?.coefficients;
+        let faint = Ridge::uniform(mix_len, FAINT);
+        parameters.extend(self.mix.fit(self.layout.groups, weights, &faint, part(curve_len, mix_len))?.coefficients);
+        if let Some(race) = &self.race {
+            let ridge = race_ridge(&self.layout);
+            let start = part(curve_len + mix_len, self.layout.race_len());
+            parameters.extend(race.fit(self.layout.groups, weights, &ridge, start)?.coefficients);
+        }
+        Ok(parameters)
+    }
+
+    fn fit_curve(&self, weights: &[f64], s: Shrinkage, start: Option<&[f64]>) -> Result<Fitted, NumericsError> {
+        let mut ridge = Ridge::uniform(self.layout.curve_len(), TRACE);
+        let (_, group) = ridge.precision.split_at_mut(self.layout.terms);
+        let (shift, slope) = group.split_at_mut(self.layout.admitted.len());
+        shift.fill(s.shift_sd.powi(-2));
+        slope.fill(s.slope_sd.powi(-2));
+        let part = &self.curve;
+        logistic(&part.design, &part.response, &part.row_weights(weights), &ridge, start)
+    }
+
+    /// Moment estimates of the spread of a_g and of b_g between groups beyond their sampling errors.
+    fn empirical_bayes(&self, wide: &Fitted) -> Result<Shrinkage, NumericsError> {
+        let covariance = wide.information.clone().try_inverse().ok_or(NumericsError::Singular)?;
+        let (terms, shifts, slopes) = (self.layout.terms, self.layout.admitted.len(), self.layout.sloped.len());
+        let sd = |from: usize, len: usize, floor: f64| {
+            between_sd(&wide.coefficients, &covariance, from, len).clamp(floor, SD_MAX)
+        };
+        Ok(Shrinkage { shift_sd: sd(terms, shifts, SHIFT_SD_MIN), slope_sd: sd(terms + shifts, slopes, SLOPE_SD_MIN) })
+    }
+}
+
+/// The prior of the race part: trust the race model (log-ratios enter as they are), unit doubt about that.
+pub(super) fn race_ridge(layout: &Layout) -> Ridge {
+    let columns = layout.terms + layout.groups - 1;
+    let mut ridge = Ridge::uniform(layout.race_len(), FAINT);
+    for class in 0..layout.groups - 1 {
+        for ratio in 0..layout.groups - 1 {
+            let index = class * columns + layout.terms + ratio;
+            ridge.precision[index] = 1.0;
+            ridge.center[index] = f64::from(u8::from(class == ratio));
+        }
+    }
+    ridge
+}
+
+impl<T> Part<T> {
+    fn new(columns: usize) -> Self {
+        Self { design: Design::new(columns), response: Vec::new(), patient: Vec::new() }
+    }
+
+    fn push(&mut self, row: &[f64], response: T, patient: usize) {
+        self.design.push(row);
+        self.response.push(response);
+        self.patient.push(patient);
+    }
+
+    fn row_weights(&self, patients: &[f64]) -> Vec<f64> {
+        self.patient.iter().map(|&p| patients[p]).collect()
+    }
+}
+
+impl Part<usize> {
+    fn fit(
+        &self,
+        groups: usize,
+        weights: &[f64],
+        ridge: &Ridge,
+        start: Option<&[f64]>,
+    ) -> Result<Fitted, NumericsError> {
+        multinomial(&self.design, &self.response, groups, &self.row_weights(weights), ridge, start)
+    }
+}
+
+/// √ of (Σ (a_g − ā)² − its expectation from sampling errors) / (G − 1), 0 if negative or for fewer than two groups.
+fn between_sd(coefficients: &[f64], covariance: &DMatrix<f64>, from: usize, len: usize) -> f64 {
+    if len < 2 {
+        return 0.0;
+    }
+    let values = &coefficients[from..from + len];
+    let mean = values.iter().sum::<f64>() / len as f64;
+    let spread: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    let block = covariance.view((from, from), (len, len));
+    let noise = block.trace() - block.sum() / len as f64;
+    ((spread - noise) / (len as f64 - 1.0)).max(0.0).sqrt()
+}
+
+/// Mean and standard deviation of z, and knots where a spline is allowed and the scores carry one.
+/// `None` where all scores are the same.
+pub(super) fn score_scale(observations: &[Observation], spline: bool) -> Option<ScoreScale> {
+    let z: Vec<f64> = observations.iter().map(|o| o.z).collect();
+    let center = z.iter().sum::<f64>() / z.len().max(1) as f64;
+    let scale = crate::stats::standard_deviation(&z);
+    if scale < 1e-9 {
+        return None;
+    }
+    let (center, scale) = (super::profile::significant(center), super::profile::significant(scale));
+    let mut x: Vec<f64> = z.iter().map(|z| (z - center) / scale).collect();
+    x.sort_by(f64::total_cmp);
+    let round = |knots: [f64; 4]| knots.map(super::profile::significant);
+    let knots = crate::stats::NaturalSpline::on_quantiles(&x).filter(|_| spline).map(|s| round(s.knots()));
+    Some(ScoreScale { center, scale, knots })
+}
+
+/// Rows of the gate's test: studies of admitted groups.
+pub(super) fn score_rows(scale: &ScoreScale, observations: &[Observation]) -> Vec<ScoreRow> {
+    observations.iter().map(|o| scale.row(o.z)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_that_agree_are_shrunk_by_the_floor_only_and_groups_that_differ_less() {
+        let check = |shift: f64, expected: std::ops::RangeInclusive<f64>| {
+            let observations: Vec<Observation> = (0..3000)
+                .map(|i| {
+                    let (group, z) = (i % 3, f64::from((i as u32 * 37) % 61) / 15.0 - 2.0);
+                    let c = crate::stats::expit(z + if group == 1 { shift } else { 0.0 });
+                    let outcome = f64::from((i as u32 * 7919) % 1000) / 1000.0 < c;
+                    Observation { patient: i, group, z, score: 0.5, outcome, posteriors: None }
+                })
+                .collect();
+            let scale = score_scale(&observations, false).unwrap();
+            let layout =
+                Layout { groups: 3, admitted: vec![0, 1, 2], sloped: vec![0, 1, 2], terms: scale.terms(), race: false };
+            let (parameters, shrinkage) = Estimator::new(layout, &scale, &observations).fit(3000).unwrap();
+            assert!(expected.contains(&shrinkage.shift_sd), "{shrinkage:?}");
+            assert!(parameters[2..5].iter().sum::<f64>().abs() < 1e-6, "penalised shifts sum to zero: {parameters:?}");
+        };
+        check(0.0, SHIFT_SD_MIN..=SHIFT_SD_MIN);
+        check(2.0, 0.9..=1.5);
+    }
+
+    #[test]
+    fn scores_without_spread_have_no_scale() {
+        let same = |z| Observation { patient: 0, group: 0, z, score: 0.5, outcome: true, posteriors: None };
+        assert_eq!(score_scale(&[same(0.3), same(0.3)], true), None);
+        let few: Vec<Observation> = (0..40).map(|i| same(f64::from(i % 2))).collect();
+        assert_eq!(score_scale(&few, true).unwrap().knots, None);
+    }
+}

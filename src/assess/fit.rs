@@ -1,0 +1,340 @@
+//! Cohort → profile (method.md §1).
+//!
+//! Rows are sorted first, patients numbered by name, and every random number comes from the seed, so the same
+//! cohort gives the same file whatever the order of its rows. Neighbours: `estimate` (parameters and draws), `gate`,
+//! `quality`, `bands`, `risk` (who would be flagged). Left out: reading and writing files.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rayon::prelude::*;
+
+use super::bands::{self, Critical};
+use super::cohort::{Cohort, FindingModel, Row};
+use super::curves::Layout;
+use super::estimate::{Estimator, Observation, score_rows, score_scale};
+use super::gate::{self, Gate};
+use super::profile::{
+    CohortDescription, Curves, DRAWS, FindingProfile, GroupEvidence, Profile, Series, StratumEvidence, significant,
+};
+use super::quality::{self, Auc, RaceQuality};
+use super::risk::{self, Individual};
+use crate::domain::{Direction, IndReason, Level, Timestamp};
+use crate::stats::{ClusterBootstrap, NumericsError, holm, logit, quantile};
+
+/// Settings of a fit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FitOptions {
+    /// The site or cohort in words, for people.
+    pub site: String,
+    /// Bootstrap draws, 50 to 10,000; 1000 is usual.
+    pub bootstrap: usize,
+    pub seed: u64,
+    /// δ that the site will use, for the evidence on who would be at level 2.
+    pub delta: f64,
+    pub fitted_at: Timestamp,
+}
+
+/// Why there is no profile.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum FitError {
+    #[error("{0}")]
+    Options(&'static str),
+    #[error("the cohort has no rows: check that labels and results belong together")]
+    Empty,
+    #[error("study {study}: {fault}")]
+    Row { study: String, fault: &'static str },
+    #[error("every study has the same score for {finding}: is the right output named?")]
+    ConstantScore { finding: String },
+    #[error("{finding}: {source}")]
+    Numerics { finding: String, source: NumericsError },
+    #[error("{finding}: only {converged} of {draws} bootstrap draws converged, the cohort is too thin")]
+    Draws { finding: String, converged: usize, draws: usize },
+}
+
+/// Patients with and without the finding that a group needs for a curve, and for a slope of its own.
+pub const ADMITTED_MIN: usize = 100;
+pub const SLOPE_MIN: usize = 200;
+/// Half width, in logits, of the neighbourhood in which reference patients are counted.
+pub const NEIGHBOURHOOD: f64 = 0.5;
+
+/// Fits all findings of a cohort.
+pub fn fit(cohort: &Cohort, options: &FitOptions) -> Result<Profile, FitError> {
+    check(cohort, options)?;
+    let mut rows: Vec<&Row> = cohort.rows.iter().collect();
+    rows.sort_by(|a, b| (&a.patient, &a.study).cmp(&(&b.patient, &b.study)));
+    let names: BTreeSet<&str> = rows.iter().map(|r| r.patient.as_str()).collect();
+    let patients: BTreeMap<&str, usize> = names.into_iter().enumerate().map(|(i, name)| (name, i)).collect();
+    let bootstrap = ClusterBootstrap { clusters: patients.len(), seed: options.seed };
+    let mut fitted = Vec::new();
+    for model in &cohort.findings {
+        let own = rows.iter().filter(|r| r.finding == model.finding);
+        let observations = own.map(|row| observation(row, &cohort.groups, &patients)).collect::<Result<Vec<_>, _>>()?;
+        fitted.push((fit_finding(cohort, model, &observations, bootstrap, options)?, observations));
+    }
+    adjust_gates(&mut fitted);
+    for (finding, observations) in &mut fitted {
+        finding.elevated = elevated(finding, observations, options.delta);
+    }
+    let profile = Profile {
+        format: 0,
+        id: String::new(),
+        site: options.site.clone(),
+        fitted_at: options.fitted_at,
+        delta: significant(options.delta),
+        bootstrap: options.bootstrap,
+        seed: options.seed,
+        race_model: cohort.race_model.clone(),
+        groups: cohort.groups.clone(),
+        cohort: describe(&rows, &cohort.groups),
+        findings: fitted.into_iter().map(|(finding, _)| finding).collect(),
+    };
+    Ok(profile.sealed())
+}
+
+fn check(cohort: &Cohort, options: &FitOptions) -> Result<(), FitError> {
+    if !DRAWS.contains(&options.bootstrap) {
+        return Err(FitError::Options("bootstrap must be 50 to 10000 draws"));
+    }
+    if !(options.delta > 0.0 && options.delta < 1.0) {
+        return Err(FitError::Options("delta must lie between 0 and 1"));
+    }
+    if !(2..=16).contains(&cohort.groups.len())
+        || cohort.groups.iter().collect::<BTreeSet<_>>().len() < cohort.groups.len()
+    {
+        return Err(FitError::Options("a profile needs 2 to 16 different groups"));
+    }
+    let findings: BTreeSet<&str> = cohort.findings.iter().map(|f| f.finding.as_str()).collect();
+    if !(1..=64).contains(&findings.len()) || findings.len() < cohort.findings.len() {
+        return Err(FitError::Options("a profile needs 1 to 64 different findings: two models may not share one"));
+    }
+    if cohort.findings.iter().any(|f| !(0.0..=1.0).contains(&f.threshold)) {
+        return Err(FitError::Options("a threshold lies outside 0..1"));
+    }
+    if cohort.rows.is_empty() { Err(FitError::Empty) } else { Ok(()) }
+}
+
+fn observation(row: &Row, groups: &[String], patients: &BTreeMap<&str, usize>) -> Result<Observation, FitError> {
+    let fail = |fault| FitError::Row { study: row.study.chars().take(64).collect(), fault };
+    if !(0.0..=1.0).contains(&row.score) {
+        return Err(fail("the score lies outside 0..1"));
+    }
+    if row.posteriors.as_ref().is_some_and(|p| p.len() != groups.len() || super::curves::log_ratios(p).is_none()) {
+        return Err(fail("the race posteriors are no distribution over the groups"));
+    }
+    Ok(Observation {
+        patient: *patients.get(row.patient.as_str()).ok_or_else(|| fail("its patient is unknown"))?,
+        group: groups.iter().position(|g| *g == row.group).ok_or_else(|| fail("its group is none of the cohort's"))?,
+        z: logit(row.score),
+        score: row.score,
+        outcome: row.outcome,
+        posteriors: row.posteriors.clone(),
+    })
+}
+
+fn fit_finding(
+    cohort: &Cohort,
+    model: &FindingModel,
+    observations: &[Observation],
+    bootstrap: ClusterBootstrap,
+    options: &FitOptions,
+) -> Result<FindingProfile, FitError> {
+    let numerics = |source| FitError::Numerics { finding: model.finding.clone(), source };
+    let groups: Vec<GroupEvidence> = cohort
+        .groups
+        .iter()
+        .enumerate()
+        .map(|(g, name)| evidence(name, observations.iter().filter(|o| o.group == g)))
+        .collect();
+    let mut profile = FindingProfile {
+        finding: model.finding.clone(),
+        model: model.model.clone(),
+        threshold: significant(model.threshold),
+        studies: observations.len(),
+        withheld: None,
+        gate: None,
+        race: None,
+        elevated: Vec::new(),
+        curves: None,
+        groups,
+    };
+    let admitted: Vec<usize> = (0..profile.groups.len()).filter(|&g| profile.groups[g].admitted).collect();
+    if admitted.len() < 2 {
+        profile.withheld = Some(IndReason::Cells);
+        return Ok(profile);
+    }
+    let Some((z_low, z_high)) = common_range(&profile.groups) else {
+        profile.withheld = Some(IndReason::Range);
+        return Ok(profile);
+    };
+    let total = |count: fn(&GroupEvidence) -> usize| admitted.iter().map(|&g| count(&profile.groups[g])).sum::<usize>();
+    let spline = total(|g| g.events) >= SLOPE_MIN && total(|g| g.non_events) >= SLOPE_MIN;
+    let scale =
+        score_scale(observations, spline).ok_or_else(|| FitError::ConstantScore { finding: model.finding.clone() })?;
+    let sloped = (0..admitted.len()).filter(|&p| profile.groups[admitted[p]].slope).collect();
+    let race = cohort.race_model.is_some();
+    let mut layout = Layout { groups: profile.groups.len(), admitted, sloped, terms: scale.terms(), race };
+    if race {
+        profile.race =
+            quality::measure(&layout, &scale, observations, bootstrap).map_err(numerics)?.map(rounded_quality);
+    }
+    layout.race = profile.race.is_some();
+    let rows = score_rows(&scale, observations);
+    let cases: Vec<gate::Case<'_>> =
+        observations.iter().zip(&rows).filter_map(|(o, at)| case(&layout, o, at)).collect();
+    let tested =
+        gate::test(&cases, layout.admitted.len(), bootstrap, 2 * options.bootstrap as u64).map_err(numerics)?;
+    profile.gate = Some(tested);
+
+    let estimator = Estimator::new(layout.clone(), &scale, observations);
+    let (point, shrinkage) = estimator.fit(bootstrap.clusters).map_err(numerics)?;
+    let draws = estimator.draws(bootstrap, options.bootstrap as u64, shrinkage, &point);
+    if draws.len() * 10 < options.bootstrap * 9 {
+        let (finding, draws, converged) = (model.finding.clone(), options.bootstrap, draws.len());
+        return Err(FitError::Draws { finding, converged, draws });
+    }
+    let critical = bands::critical(&layout, &scale, (z_low, z_high), &point, &draws);
+    profile.curves = Some(Curves {
+        scale,
+        z_low,
+        z_high,
+        shift_sd: significant(shrinkage.shift_sd),
+        slope_sd: significant(shrinkage.slope_sd),
+        critical: Critical {
+            error: significant(critical.error),
+            spread: significant(critical.spread),
+            excess: significant(critical.excess),
+            expected: significant(critical.expected),
+        },
+        nearby: layout.admitted.iter().map(|&g| nearby(observations, g, z_low, z_high)).collect(),
+        point: Series::of(&point),
+        draws: draws.iter().map(|d| Series::of(d)).collect(),
+    });
+    Ok(profile)
+}
+
+fn case<'a>(layout: &Layout, o: &Observation, at: &'a super::curves::ScoreRow) -> Option<gate::Case<'a>> {
+    let group = layout.admitted.iter().position(|&g| g == o.group)?;
+    Some(gate::Case { at, group, outcome: f64::from(u8::from(o.outcome)), patient: o.patient })
+}
+
+/// Counts patients, not studies: repeats of a patient are no further evidence.
+fn evidence<'a>(name: &str, own: impl Iterator<Item = &'a Observation>) -> GroupEvidence {
+    let (mut all, mut with, mut without) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut z = Vec::new();
+    for o in own {
+        all.insert(o.patient);
+        if o.outcome {
+            with.insert(o.patient)
+        } else {
+            without.insert(o.patient)
+        };
+        z.push(o.z);
+    }
+    z.sort_by(f64::total_cmp);
+    let range = quantile(&z, 0.01).zip(quantile(&z, 0.99)).map(|(low, high)| [significant(low), significant(high)]);
+    let (events, non_events) = (with.len(), without.len());
+    let admitted = events >= ADMITTED_MIN && non_events >= ADMITTED_MIN;
+    let reason =
+        format!("{events} patients with and {non_events} without the finding, {ADMITTED_MIN} of each are needed");
+    GroupEvidence {
+        group: name.to_owned(),
+        patients: all.len(),
+        events,
+        non_events,
+        admitted,
+        reason: (!admitted).then_some(reason),
+        slope: events >= SLOPE_MIN && non_events >= SLOPE_MIN,
+        z_range: range,
+    }
+}
+
+/// The scores that lie within the 1–99 % range of every admitted group.
+fn common_range(groups: &[GroupEvidence]) -> Option<(f64, f64)> {
+    let ranges = || groups.iter().filter(|g| g.admitted).filter_map(|g| g.z_range);
+    let low = ranges().map(|r| r[0]).fold(f64::NEG_INFINITY, f64::max);
+    let high = ranges().map(|r| r[1]).fold(f64::INFINITY, f64::min);
+    (low < high).then_some((low, high))
+}
+
+/// Patients of a group within the neighbourhood of each grid point; 1–10 are written as 0.
+fn nearby(observations: &[Observation], group: usize, z_low: f64, z_high: f64) -> Series {
+    let mut own: Vec<(f64, usize)> =
+        observations.iter().filter(|o| o.group == group).map(|o| (o.z, o.patient)).collect();
+    own.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let counts: Vec<f64> = bands::grid(z_low, z_high)
+        .map(|z| {
+            let from = own.partition_point(|o| o.0 < z - NEIGHBOURHOOD);
+            let to = own.partition_point(|o| o.0 <= z + NEIGHBOURHOOD);
+            let count = own[from..to].iter().map(|o| o.1).collect::<BTreeSet<_>>().len();
+            if count <= 10 { 0.0 } else { count as f64 }
+        })
+        .collect();
+    Series::of(&counts)
+}
+
+/// Holm over the findings that have a gate.
+fn adjust_gates(fitted: &mut [(FindingProfile, Vec<Observation>)]) {
+    let mut gates: Vec<&mut Gate> = fitted.iter_mut().filter_map(|(f, _)| f.gate.as_mut()).collect();
+    let adjusted = holm(&gates.iter().map(|g| g.p).collect::<Vec<_>>());
+    for (gate, p_holm) in gates.iter_mut().zip(adjusted) {
+        gate.enabled = p_holm <= gate::ALPHA;
+        gate.statistic = significant(gate.statistic);
+        gate.p_chi_square = significant(gate.p_chi_square);
+        gate.p = significant(gate.p);
+        gate.p_holm = significant(p_holm);
+    }
+}
+
+fn rounded_quality(quality: RaceQuality) -> RaceQuality {
+    let round = |a: Auc| Auc { auc: significant(a.auc), lower: significant(a.lower), upper: significant(a.upper) };
+    RaceQuality {
+        auc: quality.auc.into_iter().map(|a| a.map(round)).collect(),
+        calibration_error: significant(quality.calibration_error),
+    }
+}
+
+/// Applies the finished profile to its own cohort: which patients would be at level 2, and of which groups.
+fn elevated(finding: &FindingProfile, observations: &[Observation], delta: f64) -> Vec<StratumEvidence> {
+    let flagged: Vec<(Direction, usize, usize)> = observations
+        .par_iter()
+        .filter_map(|o| {
+            let positive = o.score >= finding.threshold;
+            let posteriors = Individual::Posteriors(o.posteriors.as_deref()?);
+            let decision = risk::decide(finding, o.score, positive, posteriors, delta);
+            let direction = if positive { Direction::FalseAlarm } else { Direction::Miss };
+            (decision.level == Level::Elevated).then_some((direction, o.group, o.patient))
+        })
+        .collect();
+    [Direction::Miss, Direction::FalseAlarm]
+        .into_iter()
+        .map(|direction| {
+            let mut groups: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+            for &(d, group, patient) in &flagged {
+                if d == direction {
+                    groups.entry(group).or_default().insert(patient);
+                }
+            }
+            let patients: usize = groups.values().map(BTreeSet::len).sum();
+            let largest = groups.values().map(BTreeSet::len).max().unwrap_or(0);
+            let largest_share = significant(largest as f64 / patients.max(1) as f64);
+            StratumEvidence { direction, patients, largest_share }
+        })
+        .collect()
+}
+
+fn describe(rows: &[&Row], groups: &[String]) -> CohortDescription {
+    let studies: BTreeMap<&str, &Row> = rows.iter().map(|r| (r.study.as_str(), *r)).collect();
+    let patients: BTreeMap<&str, &str> = rows.iter().map(|r| (r.patient.as_str(), r.group.as_str())).collect();
+    let mut views: BTreeMap<String, usize> = BTreeMap::new();
+    for row in studies.values() {
+        *views.entry(if row.view.is_empty() { "unknown".into() } else { row.view.clone() }).or_default() += 1;
+    }
+    CohortDescription {
+        patients: patients.len(),
+        studies: studies.len(),
+        group_patients: groups.iter().map(|g| patients.values().filter(|p| *p == g).count()).collect(),
+        first_date: rows.iter().filter_map(|r| r.date).min(),
+        last_date: rows.iter().filter_map(|r| r.date).max(),
+        views,
+    }
+}

@@ -1,0 +1,234 @@
+//! Scores → Assessment: how far a clinical result's error risk depends on race (method.md §1, §2 and §6).
+//!
+//! A site fits a [`Profile`] once from a labelled [`Cohort`] ([`fit`]); the node then compares every study with it
+//! ([`assess`]). The road: `cohort` → `fit` (`estimate`, `gate`, `quality`, `bands`) → `profile` → `risk`; `curves`
+//! says what the parameters mean, `show` prints a profile. Pure: no clock, files or sockets; seeds and `now` are
+//! arguments. Left out: detectors of unsuitable images and drift, whose reasons arrive from outside.
+//!
+//! R and D measure calibration by group. They are no gaps of false negative rates, which base rates alone can cause.
+
+mod bands;
+mod cohort;
+mod curves;
+mod estimate;
+mod fit;
+mod gate;
+mod profile;
+mod quality;
+mod risk;
+mod show;
+#[cfg(test)]
+mod worlds;
+
+use std::time::Duration;
+
+pub use bands::{Critical, GRID};
+pub use cohort::{Cohort, CohortError, FindingModel, Row, read as read_cohort};
+pub use curves::ScoreScale;
+pub use fit::{FitError, FitOptions, fit};
+pub use gate::Gate;
+pub use profile::{
+    CohortDescription, Curves, FindingProfile, GroupEvidence, Profile, ProfileError, Series, StratumEvidence,
+};
+pub use quality::{Auc, RaceQuality};
+pub use show::{ProfileSummary, render, summary};
+
+use crate::domain::{
+    Assessment, Direction, Disclosed, Disclosure, Finding, FindingAssessment, Group, GroupEstimate, IndReason, Level,
+    ModelIdentity, ModelOutputs, ParseError, Probability, StudyScore, Timestamp,
+};
+use risk::{Decision, Individual};
+
+/// The scores of one study.
+#[derive(Debug, Clone, Copy)]
+pub struct AssessInput<'a> {
+    /// The race model, named even where it did not run.
+    pub audit: &'a ModelIdentity,
+    /// Its posteriors for this study; none if it failed or is switched off.
+    pub race: Option<&'a StudyScore>,
+    pub clinical: &'a [StudyScore],
+    /// Reasons found elsewhere that forbid any statement on this study (drift alarm, unsuitable images).
+    pub upstream: &'a [IndReason],
+}
+
+/// The site's settings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RiskSettings {
+    /// δ of method.md §2, 0..1.
+    pub delta: f64,
+    /// Whether race posteriors may be used for individual studies.
+    pub per_study_inference: bool,
+    /// A profile that was fitted longer ago is stale; `None`: never by age.
+    pub profile_age_max: Option<Duration>,
+}
+
+impl From<&crate::config::Risk> for RiskSettings {
+    fn from(risk: &crate::config::Risk) -> Self {
+        Self { delta: risk.delta, per_study_inference: risk.per_study_inference, profile_age_max: risk.profile_age_max }
+    }
+}
+
+/// Assesses every finding of the study's clinical scores.
+///
+/// Reasons that forbid any statement come first, each kind in the order of [`IndReason`]; then those that only
+/// withhold the individual part (D, level 2): R uses no patient's race and is valid without a race model, so a race
+/// model that failed, is weak, switched off or not the profile's leaves levels 0 and 1 as they are.
+///
+/// Fails only for a score that is no probability, which the inference room never lets pass.
+pub fn assess(
+    input: &AssessInput<'_>,
+    profile: Option<&Profile>,
+    settings: &RiskSettings,
+    now: Timestamp,
+) -> Result<Assessment, ParseError> {
+    let mut findings = Vec::new();
+    for study_score in input.clinical {
+        let ModelOutputs::Findings(outputs) = &study_score.outputs else { continue };
+        for (finding, &value) in outputs.iter().zip(&study_score.values) {
+            let result = Scored { finding, model: &study_score.model, score: Probability::new(value)? };
+            findings.push(result.assess(input, profile, settings, now));
+        }
+    }
+    let profile = profile.map_or_else(|| "none".to_owned(), |p| p.id.clone());
+    Ok(Assessment { audit: input.audit.clone(), profile, findings })
+}
+
+/// The level that a destination may see. Level 2 depends on the image's race posterior; where groups are withheld
+/// it is told only if that gives no group away (`releasable`, see [`Profile::elevated_releasable`]), and otherwise
+/// becomes level 1, which it implies.
+pub fn released_level(level: Level, disclosure: Disclosure, releasable: bool) -> Level {
+    match (level, disclosure) {
+        (Level::Elevated, Disclosure::Withheld) if !releasable => Level::ScoreDependent,
+        _ => level,
+    }
+}
+
+/// One finding with the score that a model gave it.
+struct Scored<'a> {
+    finding: &'a Finding,
+    model: &'a ModelIdentity,
+    score: Probability,
+}
+
+impl Scored<'_> {
+    fn assess(
+        &self,
+        input: &AssessInput<'_>,
+        profile: Option<&Profile>,
+        settings: &RiskSettings,
+        now: Timestamp,
+    ) -> FindingAssessment {
+        let positive = self.score >= self.finding.threshold;
+        let race = race_part(input.race, profile, settings);
+        let individual = match &race {
+            Ok(part) => Individual::Posteriors(&part.posteriors),
+            Err(reason) => Individual::Withheld(*reason),
+        };
+        let decision = match profile.ok_or(IndReason::NoCal).and_then(|p| self.find(p)) {
+            Ok(reference) => risk::decide(reference, self.score.get(), positive, individual, settings.delta),
+            Err(reason) => Decision {
+                level: Level::Indeterminate,
+                reasons: vec![reason],
+                individual_reasons: race.as_ref().err().copied().into_iter().collect(),
+                estimates: None,
+            },
+        };
+        let mut outside = input.upstream.to_vec();
+        outside.extend(profile.and_then(|p| aged(p, settings, now)));
+        self.answer(positive, decision, outside, race.map(|part| part.groups).unwrap_or_default())
+    }
+
+    /// The profile's entry for this finding, or why there is none that holds for this model.
+    fn find<'p>(&self, profile: &'p Profile) -> Result<&'p FindingProfile, IndReason> {
+        let entry = profile.findings.iter().find(|f| f.finding == self.finding.key).ok_or(IndReason::NoCal)?;
+        let same_threshold = (entry.threshold - self.finding.threshold.get()).abs() < 1e-6;
+        if entry.model == self.model.key() && same_threshold { Ok(entry) } else { Err(IndReason::Stale) }
+    }
+
+    fn answer(
+        &self,
+        positive: bool,
+        decision: Decision,
+        outside: Vec<IndReason>,
+        groups: Vec<Group>,
+    ) -> FindingAssessment {
+        let estimates = decision.estimates.filter(|_| outside.is_empty());
+        let level = if estimates.is_some() { decision.level } else { Level::Indeterminate };
+        let mut reasons = sorted([outside, decision.reasons].concat());
+        for reason in sorted(decision.individual_reasons) {
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
+        FindingAssessment {
+            finding: self.finding.clone(),
+            clinical: self.model.clone(),
+            score: self.score,
+            positive,
+            direction: if positive { Direction::FalseAlarm } else { Direction::Miss },
+            level,
+            reasons,
+            expected_error: estimates.as_ref().map(|e| e.expected),
+            spread: estimates.as_ref().map(|e| e.spread),
+            disclosed: estimates.and_then(|e| disclosed(groups, &e)),
+        }
+    }
+}
+
+fn sorted(mut reasons: Vec<IndReason>) -> Vec<IndReason> {
+    reasons.sort();
+    reasons.dedup();
+    reasons
+}
+
+fn aged(profile: &Profile, settings: &RiskSettings, now: Timestamp) -> Option<IndReason> {
+    let limit = chrono::TimeDelta::from_std(settings.profile_age_max?).ok()?;
+    (now - profile.fitted_at > limit).then_some(IndReason::Stale)
+}
+
+/// What the race model said of this study, in the order of the profile's groups.
+struct RacePart {
+    groups: Vec<Group>,
+    posteriors: Vec<f64>,
+}
+
+/// The race model's posteriors, or why they may not be used.
+fn race_part(
+    race: Option<&StudyScore>,
+    profile: Option<&Profile>,
+    settings: &RiskSettings,
+) -> Result<RacePart, IndReason> {
+    if !settings.per_study_inference {
+        return Err(IndReason::Off);
+    }
+    let race = race.ok_or(IndReason::Failed)?;
+    let profile = profile.ok_or(IndReason::NoCal)?;
+    let expected = profile.race_model.as_ref().ok_or(IndReason::NoCal)?;
+    if *expected != race.model.key() {
+        return Err(IndReason::Stale);
+    }
+    let ModelOutputs::Groups(groups) = &race.outputs else { return Err(IndReason::Failed) };
+    let mut part = RacePart { groups: Vec::new(), posteriors: Vec::new() };
+    for key in &profile.groups {
+        let found = groups.iter().zip(&race.values).find(|(group, _)| group.key == *key);
+        let (group, &value) = found.ok_or(IndReason::Failed)?;
+        part.groups.push(group.clone());
+        part.posteriors.push(value);
+    }
+    Ok(part)
+}
+
+/// The part for destinations that may see groups; the report room withholds it from the others.
+fn disclosed(groups: Vec<Group>, estimates: &risk::Estimates) -> Option<Disclosed> {
+    let individual = estimates.individual.as_ref()?;
+    let numbers = individual.posterior.iter().zip(&estimates.errors);
+    Some(Disclosed {
+        groups: groups
+            .into_iter()
+            .zip(numbers)
+            .map(|(group, (&posterior, &error))| GroupEstimate { group, posterior, error })
+            .collect(),
+        excess: Some(individual.excess),
+        ambiguity: individual.ambiguity,
+    })
+}

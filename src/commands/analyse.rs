@@ -1,0 +1,291 @@
+//! `analyse`: studies from files, offline, with the node's own code.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use chrono::Utc;
+use serde_json::{Value, json};
+use sidelight::analyse::{Analyser, Conclusion, Read, ReportContext, fresh_uid};
+use sidelight::config::Config;
+use sidelight::domain::{
+    Assessment, Disclosure, FindingAssessment, ModelOutputs, Purpose, ReadyStudy, Refusal, RefusalCode, ScoredInstance,
+    StudyScore, Uid,
+};
+use sidelight::report;
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use super::{print, print_json, progress, table};
+
+/// What to analyse, and what to write.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub paths: Vec<PathBuf>,
+    pub out: PathBuf,
+    /// Write race posteriors into `result.json`, for `profile fit`.
+    pub with_posteriors: bool,
+    /// Write reports as a destination with `disclose = "probabilities"` would get them.
+    pub disclose: bool,
+    pub json: bool,
+}
+
+/// A line of `result.json` and of the table.
+struct StudyResult {
+    value: Value,
+    rows: Vec<Vec<String>>,
+}
+
+/// Writes a report per study and `result.json` into the folder `out`, and prints a table. Fails if no study at all
+/// could be analysed.
+pub async fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
+    let files = find_files(&options.paths)?;
+    anyhow::ensure!(!files.is_empty(), "no DICOM file found: name files, or folders that hold some");
+    fs::create_dir_all(&options.out).with_context(|| format!("folder {} cannot be made", options.out.display()))?;
+    let executable = std::env::current_exe().context("this program's own path is not known")?;
+    // The device observer of offline reports: this run, not a node.
+    let starting = config.clone();
+    let analyser = tokio::task::spawn_blocking(move || Analyser::start(&starting, executable, fresh_uid()))
+        .await
+        .context("loading the models ended early")??;
+    let analyser = Arc::new(analyser);
+    let read = read_all(&analyser, files, config.pixels.workers + 1).await?;
+
+    let (studies, unreadable) = by_study(read);
+    let bar = progress(studies.len() as u64, "assessing");
+    let mut results = Vec::new();
+    for study in studies {
+        results.push(conclude(&analyser, &study, &options)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if options.with_posteriors {
+        info!(studies = results.len(), "race posteriors are written to result.json");
+    }
+    let reported = results.iter().filter(|r| r.value["state"] == "reported").count();
+    let document = json!({
+        "format": 1,
+        "version": env!("CARGO_PKG_VERSION"),
+        "created_at": Utc::now(),
+        "models": models(&analyser),
+        "studies": results.iter().map(|r| &r.value).collect::<Vec<_>>(),
+        "unreadable": unreadable.iter().map(|(path, refusal)| json!({"file": path, "refusal": refusal})).collect::<Vec<_>>(),
+    });
+    let result = options.out.join("result.json");
+    fs::write(&result, serde_json::to_vec_pretty(&document)?)
+        .with_context(|| format!("{} cannot be written", result.display()))?;
+    if options.json {
+        print_json(&document)?;
+    } else {
+        let rows = results.into_iter().flat_map(|r| r.rows).chain(unreadable.iter().map(|(path, refusal)| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            vec![name, String::new(), String::new(), String::new(), "refused".into(), refusal.to_string()]
+        }));
+        print(&table(&["study", "finding", "score", "result", "flag", "reason"], rows))?;
+        print(&format!("{reported} studies analysed; reports and result.json are in {}", options.out.display()))?;
+    }
+    Ok(if reported > 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The named files, and every DICOM file below the named folders (by its `DICM` mark or the ending `.dcm`).
+fn find_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for path in paths {
+        let kind = fs::metadata(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        if !kind.is_dir() {
+            found.insert(path.clone());
+            continue;
+        }
+        let mut folders = vec![path.clone()];
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(&folder).with_context(|| format!("{} cannot be read", folder.display()))?;
+            for entry in entries {
+                let entry = entry.with_context(|| format!("{} cannot be read", folder.display()))?;
+                let (path, kind) = (entry.path(), entry.file_type()?);
+                // Links are not followed: a loop of folders would never end.
+                if kind.is_dir() {
+                    folders.push(path);
+                } else if kind.is_file() && is_dicom(&path) {
+                    found.insert(path);
+                }
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+fn is_dicom(path: &Path) -> bool {
+    use std::io::Read as _;
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("dcm")) {
+        return true;
+    }
+    let mut start = [0; 132];
+    fs::File::open(path).is_ok_and(|mut f| f.read_exact(&mut start).is_ok()) && start[128..] == *b"DICM"
+}
+
+async fn read_all(
+    analyser: &Arc<Analyser>,
+    files: Vec<PathBuf>,
+    at_once: usize,
+) -> anyhow::Result<Vec<(PathBuf, Read)>> {
+    let bar = progress(files.len() as u64, "reading");
+    let permits = Arc::new(Semaphore::new(at_once));
+    let mut running = tokio::task::JoinSet::new();
+    for (index, path) in files.into_iter().enumerate() {
+        let permit = Arc::clone(&permits).acquire_owned().await.context("reading was stopped")?;
+        let (analyser, bar) = (Arc::clone(analyser), bar.clone());
+        running.spawn(async move {
+            let read = analyser.read(&path).await;
+            bar.inc(1);
+            drop(permit);
+            read.map(|read| (index, path, read))
+        });
+    }
+    let mut read = Vec::new();
+    while let Some(done) = running.join_next().await {
+        read.push(done.context("reading a file ended early")??);
+    }
+    bar.finish_and_clear();
+    read.sort_by_key(|(index, ..)| *index);
+    Ok(read.into_iter().map(|(_, path, read)| (path, read)).collect())
+}
+
+/// Instances by study; what has no readable header stands apart. The same SOP instance counts once.
+fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refusal)>) {
+    let mut studies: BTreeMap<Uid, Vec<ScoredInstance>> = BTreeMap::new();
+    let mut unreadable = Vec::new();
+    let mut known = BTreeSet::new();
+    for (path, read) in read {
+        let Some(header) = read.header else {
+            let unknown = || Refusal::new(RefusalCode::Malformed, "the header cannot be read");
+            unreadable.push((path, read.refusal.unwrap_or_else(unknown)));
+            continue;
+        };
+        if !known.insert(header.sop_instance.clone()) {
+            warn!(file = %path.display(), "an instance that was read before is left out");
+            continue;
+        }
+        studies.entry(header.study.clone()).or_default().push(ScoredInstance {
+            header,
+            pixel_digest: read.pixel_digest,
+            scores: read.scores,
+            refusal: read.refusal,
+        });
+    }
+    (studies.into_iter().map(|(study, instances)| ReadyStudy { study, instances }).collect(), unreadable)
+}
+
+fn conclude(analyser: &Analyser, study: &ReadyStudy, options: &Options) -> anyhow::Result<StudyResult> {
+    let now = Utc::now();
+    let uid = study.study.to_string();
+    let (assessment, scores, analysed, complete) = match analyser.conclude(study, now) {
+        Conclusion::Refused(refusal) => {
+            let row = vec![uid.clone(), String::new(), String::new(), String::new(), "refused".into(), refusal.to_string()];
+            let value = json!({
+                "study": uid, "state": "refused", "refusal": refusal, "instances": instances(study),
+            });
+            return Ok(StudyResult { value, rows: vec![row] });
+        }
+        Conclusion::Assessed { assessment, scores, analysed, complete } => (assessment, scores, analysed, complete),
+    };
+    let disclosure = if options.disclose { Disclosure::Probabilities } else { Disclosure::Withheld };
+    let images: Vec<_> =
+        study.instances.iter().map(|i| &i.header).filter(|h| analysed.contains(&h.sop_instance)).collect();
+    let context = ReportContext { disclosure, predecessors: Vec::new(), complete, now };
+    let variants = analyser.reports(&assessment, &scores, &images, &context)?;
+    let report = variants.first().context("a report has at least one variant")?;
+    let name = format!("{uid}.dcm");
+    let path = options.out.join(&name);
+    fs::write(&path, &report.file).with_context(|| format!("{} cannot be written", path.display()))?;
+    let shown = analyser.released(&assessment, disclosure);
+    let text = options.out.join(format!("{uid}.txt"));
+    fs::write(&text, report::render(&shown, disclosure))
+        .with_context(|| format!("{} cannot be written", text.display()))?;
+    let mut value = json!({
+        "study": uid,
+        "state": "reported",
+        "report": name,
+        "complete": complete,
+        "profile": shown.profile,
+        "findings": shown.findings.iter().map(finding).collect::<Vec<_>>(),
+        "instances": instances(study),
+    });
+    if options.with_posteriors
+        && let Some(race) = posteriors(&scores)
+    {
+        value["race"] = race;
+    }
+    Ok(StudyResult { value, rows: rows(&uid, &shown) })
+}
+
+fn finding(finding: &FindingAssessment) -> Value {
+    json!({
+        "key": finding.finding.key,
+        "code": finding.finding.code,
+        "model": finding.clinical.key(),
+        "score": finding.score,
+        "threshold": finding.finding.threshold,
+        "positive": finding.positive,
+        "direction": finding.direction,
+        "level": finding.level,
+        "reasons": finding.reasons,
+        "expected_error": finding.expected_error,
+        "spread": finding.spread,
+        "disclosed": finding.disclosed,
+    })
+}
+
+fn instances(study: &ReadyStudy) -> Vec<Value> {
+    let instance = |i: &ScoredInstance| {
+        json!({
+            "sop_instance": i.header.sop_instance,
+            "pixel_digest": i.pixel_digest,
+            "analysed": !i.scores.is_empty(),
+            "refusal": i.refusal,
+        })
+    };
+    study.instances.iter().map(instance).collect()
+}
+
+fn posteriors(scores: &[StudyScore]) -> Option<Value> {
+    scores.iter().find_map(|score| match &score.outputs {
+        ModelOutputs::Groups(groups) => {
+            Some(groups.iter().zip(&score.values).map(|(g, v)| (g.key.clone(), json!(v))).collect::<Value>())
+        }
+        ModelOutputs::Findings(_) => None,
+    })
+}
+
+fn models(analyser: &Analyser) -> Value {
+    let packages = analyser.packages();
+    let race = packages.iter().find(|p| p.purpose == Purpose::Race).map(|p| {
+        json!({"key": p.key(), "groups": p.groups().iter().map(|g| &g.key).collect::<Vec<_>>()})
+    });
+    let clinical: Vec<Value> = packages
+        .iter()
+        .filter(|p| p.purpose == Purpose::Clinical)
+        .map(|p| {
+            let findings = p.findings().iter().map(|f| json!({"key": f.key, "threshold": f.threshold}));
+            json!({"key": p.key(), "findings": findings.collect::<Vec<_>>()})
+        })
+        .collect();
+    json!({"race": race, "clinical": clinical})
+}
+
+/// Lines of the table, one per finding.
+fn rows(study: &str, assessment: &Assessment) -> Vec<Vec<String>> {
+    let row = |f: &FindingAssessment| {
+        vec![
+            study.to_owned(),
+            f.finding.code.meaning.clone(),
+            format!("{:.1} %", f.score.get() * 100.0),
+            if f.positive { "positive".into() } else { "negative".into() },
+            f.level.code().1.to_owned(),
+            f.reasons.iter().map(|r| r.code().0).collect::<Vec<_>>().join(" "),
+        ]
+    };
+    assessment.findings.iter().map(row).collect()
+}

@@ -1,0 +1,126 @@
+//! `check`: is everything that `serve` needs in place? Nothing is changed.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+use sidelight::analyse::read_profile;
+use sidelight::config::Config;
+use sidelight::deliver::{self, Peer};
+use sidelight::infer::{self, Package};
+
+use super::{print, print_json, table};
+
+/// One thing that was looked at.
+struct Item {
+    what: String,
+    /// `Ok` with a remark, or what is wrong and what to do.
+    outcome: Result<String, String>,
+}
+
+impl Item {
+    fn new(what: impl Into<String>, outcome: Result<String, String>) -> Self {
+        Self { what: what.into(), outcome }
+    }
+}
+
+/// Checks models, profile, folders and ports; with `network` each destination by C-ECHO. Exit code 1 if something
+/// is not in place.
+pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<ExitCode> {
+    let mut items = vec![Item::new("configuration", Ok("valid".into()))];
+    items.extend(models(config));
+    items.push(profile(config));
+    items.push(Item::new("store.data_dir", folder(&config.store.data_dir)));
+    items.push(Item::new("node.listen", port(config.node.listen)));
+    if let Some(address) = config.web.listen {
+        items.push(Item::new("web.listen", port(address)));
+    }
+    if config.sources.is_empty() {
+        items.push(Item::new("sources", Err("nobody may send: list the PACS under [[sources]]".into())));
+    }
+    for destination in config.destinations.iter().filter(|_| network) {
+        let peer = Peer {
+            ae_title: destination.ae_title.clone(),
+            host: destination.host.clone(),
+            port: destination.port,
+        };
+        let answer = deliver::echo(&peer, &config.node.ae_title, destination.timeout).await;
+        let outcome = answer.map(|()| "answers C-ECHO".to_owned()).map_err(|e| e.to_string());
+        items.push(Item::new(format!("destination {}", destination.name), outcome));
+    }
+    let fit = items.iter().all(|i| i.outcome.is_ok());
+    if json {
+        let value = |i: &Item| match &i.outcome {
+            Ok(note) => json!({"what": i.what, "ok": true, "note": note}),
+            Err(fault) => json!({"what": i.what, "ok": false, "note": fault}),
+        };
+        print_json(&items.iter().map(value).collect::<Vec<_>>())?;
+    } else {
+        let rows = items.into_iter().map(|i| match i.outcome {
+            Ok(note) => vec![i.what, "ok".into(), note],
+            Err(fault) => vec![i.what, "NOT OK".into(), fault],
+        });
+        print(&table(&["what", "", "note"], rows))?;
+    }
+    Ok(if fit { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn models(config: &Config) -> Vec<Item> {
+    let models = &config.models;
+    if models.clinical.is_empty() {
+        let fault = "names no model: there is nothing to audit without the deployed clinical model";
+        return vec![Item::new("models.clinical", Err(fault.into()))];
+    }
+    models
+        .race
+        .iter()
+        .chain(&models.clinical)
+        .map(|name| {
+            let loaded = Package::load(&models.dir.join(name));
+            let outcome = loaded.map(|p| p.key()).map_err(|e| e.to_string());
+            Item::new(format!("model {name}"), outcome)
+        })
+        .collect()
+}
+
+/// The profile is valid and was fitted for the configured models.
+fn profile(config: &Config) -> Item {
+    let Some(path) = &config.risk.profile else {
+        return Item::new("risk.profile", Ok("none: every finding will be indeterminate (IND-NOCAL)".into()));
+    };
+    let outcome = read_profile(path).map_err(|e| format!("{e:#}")).and_then(|profile| {
+        let packages = infer::load_all(&config.models.dir, &config.models.clinical).map_err(|e| e.to_string())?;
+        for finding in &profile.findings {
+            if !packages.iter().any(|p| p.key() == finding.model) {
+                return Err(format!(
+                    "was fitted for {}, which is not configured: fit a profile for the deployed model",
+                    finding.model
+                ));
+            }
+        }
+        Ok(profile.id)
+    });
+    Item::new("risk.profile", outcome)
+}
+
+/// Writable: proven by writing.
+fn folder(dir: &Path) -> Result<String, String> {
+    let existing = dir.ancestors().find(|a| a.as_os_str().is_empty() || a.exists()).unwrap_or(dir);
+    let place = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
+    let probe = place.join(format!(".sidelight-check-{}", std::process::id()));
+    let written = fs::write(&probe, b"probe").and_then(|()| fs::remove_file(&probe));
+    match written {
+        Ok(()) if place == dir => Ok("writable".into()),
+        Ok(()) => Ok(format!("will be made in {}", place.display())),
+        Err(e) => Err(format!("{} is not writable: {e}", place.display())),
+    }
+}
+
+fn port(address: SocketAddr) -> Result<String, String> {
+    match TcpListener::bind(address) {
+        Ok(_) => Ok(format!("{address} is free")),
+        Err(e) => Err(format!("{address} cannot be bound ({e}): is a node running already?")),
+    }
+}

@@ -1,0 +1,164 @@
+//! Why a delivery failed, and whether and how soon another attempt makes sense: the one table of this stage.
+//!
+//! Neighbours: `peer` maps what dicom-ul reports, `serve` schedules by [`Retry`]. Left out: the schedule.
+
+use std::fmt;
+use std::time::Duration;
+
+use dicom_ul::association;
+use dicom_ul::pdu::{AssociationRJ, AssociationRJResult};
+
+use super::FileError;
+use crate::dicom::Status;
+
+/// When to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// After the next backoff: the cause may pass by itself.
+    Soon,
+    /// After the longest wait: somebody has to change something at the destination first.
+    Later,
+    /// Not at all: another attempt would end the same way.
+    Never,
+}
+
+/// What an attempt was doing when its time ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Connecting,
+    Sending,
+    Answering,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliverError {
+    #[error(
+        "destination {0} is not marked as an audit destination and the node runs in shadow mode: set audit = true for \
+         it, or node.mode = \"active\""
+    )]
+    NotAllowed(String),
+    #[error("there is no report to send")]
+    NothingToSend,
+    #[error("the stored report cannot be sent: {0}")]
+    File(#[from] FileError),
+    #[error("{peer} cannot be reached: {cause}; check host, port and firewall")]
+    Unreachable { peer: String, cause: String },
+    #[error("{peer} gave no answer within {after:?} while {step}; check that a DICOM service listens there")]
+    Timeout { peer: String, step: Step, after: Duration },
+    #[error("{peer} rejected the association ({}): {reason}", if *transient { "transient" } else { "permanent" })]
+    Rejected { peer: String, transient: bool, reason: String },
+    #[error("{peer} accepts none of the SOP classes offered; enable structured report storage there")]
+    NotAccepted { peer: String },
+    #[error("{peer} answered {status}{}", comment.as_ref().map(|c| format!(" ({c})")).unwrap_or_default())]
+    Status { peer: String, status: Status, comment: Option<String> },
+    #[error("the association with {peer} broke: {cause}")]
+    Broken { peer: String, cause: String },
+}
+
+impl DeliverError {
+    /// Whether another attempt makes sense.
+    ///
+    /// Network faults, timeouts, transient rejections, A7xx (out of resources) and 0110 (processing failure) pass by
+    /// themselves. A permanent rejection, an SOP class that is not accepted, A9xx and Cxxx need a hand at the
+    /// destination, which may come any day, so they are tried at the slowest pace.
+    pub fn retry(&self) -> Retry {
+        match self {
+            DeliverError::NotAllowed(_) | DeliverError::NothingToSend | DeliverError::File(_) => Retry::Never,
+            DeliverError::Unreachable { .. } | DeliverError::Timeout { .. } | DeliverError::Broken { .. } => {
+                Retry::Soon
+            }
+            DeliverError::Rejected { transient, .. } => {
+                if *transient {
+                    Retry::Soon
+                } else {
+                    Retry::Later
+                }
+            }
+            DeliverError::NotAccepted { .. } => Retry::Later,
+            DeliverError::Status { status, .. } => match status.0 {
+                0xa700..=0xa7ff | 0x0110 | 0x0213 => Retry::Soon,
+                _ => Retry::Later,
+            },
+        }
+    }
+
+    /// What dicom-ul reports while an association is being opened or used.
+    pub(super) fn from_association(peer: String, step: Step, after: Duration, error: association::Error) -> Self {
+        use association::Error;
+        match error {
+            Error::ToAddress { source, .. } | Error::Connect { source, .. } => {
+                DeliverError::Unreachable { peer, cause: source.to_string() }
+            }
+            Error::Timeout { .. } => DeliverError::Timeout { peer, step, after },
+            Error::Rejected { association_rj, .. } => {
+                let AssociationRJ { result, source } = association_rj;
+                let transient = result == AssociationRJResult::Transient;
+                DeliverError::Rejected { peer, transient, reason: source.to_string() }
+            }
+            Error::NoAcceptedPresentationContexts { .. } => DeliverError::NotAccepted { peer },
+            Error::UnexpectedPdu { pdu, .. } | Error::UnknownPdu { pdu, .. } => {
+                DeliverError::Broken { peer, cause: format!("unexpected {}", pdu.short_description()) }
+            }
+            other => DeliverError::Broken { peer, cause: chain(&other) },
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::Connecting => "opening the association",
+            Step::Sending => "taking the data",
+            Step::Answering => "answering the request",
+        })
+    }
+}
+
+/// An error with its causes, joined by colons.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_has_its_pace() {
+        let status = |code| DeliverError::Status { peer: "P".into(), status: Status(code), comment: None };
+        let rejected = |transient| DeliverError::Rejected { peer: "P".into(), transient, reason: "r".into() };
+        let timeout = DeliverError::Timeout { peer: "P".into(), step: Step::Answering, after: Duration::from_secs(1) };
+        let rows = [
+            (status(0xa700), Retry::Soon),
+            (status(0xa701), Retry::Soon),
+            (status(0x0110), Retry::Soon),
+            (status(0xa900), Retry::Later),
+            (status(0xc000), Retry::Later),
+            (status(0x0122), Retry::Later),
+            (rejected(true), Retry::Soon),
+            (rejected(false), Retry::Later),
+            (timeout, Retry::Soon),
+            (DeliverError::Unreachable { peer: "P".into(), cause: "refused".into() }, Retry::Soon),
+            (DeliverError::NotAccepted { peer: "P".into() }, Retry::Later),
+            (DeliverError::NotAllowed("d".into()), Retry::Never),
+            (DeliverError::File(FileError::NotDicom), Retry::Never),
+        ];
+        for (error, expected) in rows {
+            assert_eq!(error.retry(), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_shown_with_its_name_and_comment() {
+        let error =
+            DeliverError::Status { peer: "PACS@h:104".into(), status: Status(0xa700), comment: Some("full".into()) };
+        assert_eq!(error.to_string(), "PACS@h:104 answered A700H refused: out of resources (full)");
+    }
+}

@@ -1,0 +1,198 @@
+//! Reports to their destinations: C-STORE SCU with a fall-back over SOP classes and transfer syntaxes, C-ECHO SCU.
+//!
+//! One call is one attempt. The alternatives of a report (one per SOP class, each with its own SOP Instance UID)
+//! were fixed when the result was, so that every attempt sends the same bytes. Whether and when to try again is
+//! judged by [`DeliverError::retry`] and [`backoff`]; the outbox itself lives in `store`, its clock in `serve`.
+//! Neighbours: `peer` holds the association, `transcode` the encoding. Left out: STOW-RS and folders.
+
+mod backoff;
+mod error;
+mod peer;
+mod transcode;
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::config::{Destination, Mode};
+use crate::dicom::{Status, VERIFICATION};
+use crate::domain::{AeTitle, Report, Uid};
+
+pub use backoff::backoff;
+pub use error::{DeliverError, Retry, Step};
+pub use peer::Peer;
+pub use transcode::FileError;
+
+use peer::{Connection, Proposal};
+use transcode::{EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
+
+/// One alternative of a report: a complete file in Explicit VR Little Endian.
+#[derive(Debug, Clone, Copy)]
+pub struct ReportFile<'a> {
+    pub sop_class: &'a Uid,
+    pub sop_instance: &'a Uid,
+    pub file: &'a [u8],
+}
+
+/// What a destination took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// Which of the alternatives it was.
+    pub index: usize,
+    pub sop_class: Uid,
+    pub sop_instance: Uid,
+    /// Success, a warning, or 0111H where the destination holds the instance from an earlier attempt.
+    pub status: Status,
+}
+
+impl<'a> From<&'a Report> for ReportFile<'a> {
+    fn from(report: &'a Report) -> Self {
+        Self { sop_class: &report.sop_class, sop_instance: &report.sop_instance, file: &report.file }
+    }
+}
+
+/// Whether a report may go to `destination` at all: in shadow mode only audit destinations exist.
+///
+/// # Errors
+/// [`DeliverError::NotAllowed`].
+pub fn allowed(mode: Mode, destination: &Destination) -> Result<(), DeliverError> {
+    match mode {
+        Mode::Shadow if !destination.audit => Err(DeliverError::NotAllowed(destination.name.clone())),
+        Mode::Shadow | Mode::Active => Ok(()),
+    }
+}
+
+/// Sends the first of `alternatives` whose SOP class the destination accepts, in Explicit VR Little Endian where it
+/// can, else Implicit. Takes at most four times `destination.timeout`.
+///
+/// # Errors
+/// [`DeliverError`]; its [`retry`](DeliverError::retry) says whether another attempt makes sense.
+pub async fn send(
+    mode: Mode,
+    destination: &Destination,
+    calling: &AeTitle,
+    alternatives: &[ReportFile<'_>],
+) -> Result<Sent, DeliverError> {
+    allowed(mode, destination)?;
+    if alternatives.is_empty() {
+        return Err(DeliverError::NothingToSend);
+    }
+    let data_sets = alternatives.iter().map(|a| transcode::data_set(a.file)).collect::<Result<Vec<_>, _>>()?;
+
+    // A context of its own for each pair, so that the choice among them is ours (PS3.8 9.3.2.2).
+    let proposals: Vec<Proposal> = alternatives
+        .iter()
+        .flat_map(|a| {
+            [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
+                .map(|ts| Proposal { abstract_syntax: a.sop_class.as_str(), transfer_syntax: ts })
+        })
+        .collect();
+    let peer = Peer::from(destination);
+    let mut connection = Connection::open(&peer, calling, &proposals, destination.timeout).await?;
+    let accepted = connection.first_accepted(&proposals);
+    let Some((chosen, context)) = accepted else {
+        connection.close().await;
+        return Err(DeliverError::NotAccepted { peer: peer.to_string() });
+    };
+    let index = chosen / 2;
+    let (alternative, data_set) = (&alternatives[index], data_sets[index]);
+    let implicit;
+    let bytes = if proposals[chosen].transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN {
+        implicit = transcode::to_implicit(data_set)?;
+        &implicit[..]
+    } else {
+        data_set
+    };
+    let answer = connection.store(context, alternative.sop_class, alternative.sop_instance, bytes).await;
+    let response = match answer {
+        Ok(response) => response,
+        Err(error) => {
+            connection.abort().await;
+            return Err(error);
+        }
+    };
+    connection.close().await;
+
+    let status = response.status;
+    // The bytes under this UID never change: a duplicate is the trace of an attempt whose answer was lost.
+    if !status.is_stored() && status != Status::DUPLICATE_SOP_INSTANCE {
+        return Err(DeliverError::Status { peer: peer.to_string(), status, comment: response.comment });
+    }
+    if status == Status::SUCCESS {
+        info!(destination = %destination.name, sop_instance = %alternative.sop_instance, "report delivered");
+    } else {
+        warn!(destination = %destination.name, sop_instance = %alternative.sop_instance, %status,
+            "report delivered with a remark");
+    }
+    let (sop_class, sop_instance) = (alternative.sop_class.clone(), alternative.sop_instance.clone());
+    Ok(Sent { index, sop_class, sop_instance, status })
+}
+
+/// Asks `peer` whether it is there (Verification, PS3.4 Annex A).
+///
+/// # Errors
+/// [`DeliverError`], also for any status but success.
+pub async fn echo(peer: &Peer, calling: &AeTitle, timeout: Duration) -> Result<(), DeliverError> {
+    let proposals = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
+        .map(|ts| Proposal { abstract_syntax: VERIFICATION.uid, transfer_syntax: ts });
+    let mut connection = Connection::open(peer, calling, &proposals, timeout).await?;
+    let Some((_, context)) = connection.first_accepted(&proposals) else {
+        connection.close().await;
+        return Err(DeliverError::NotAccepted { peer: peer.to_string() });
+    };
+    match connection.echo(context).await {
+        Ok(response) if response.status == Status::SUCCESS => {
+            connection.close().await;
+            Ok(())
+        }
+        Ok(response) => {
+            connection.close().await;
+            let (peer, status) = (peer.to_string(), response.status);
+            Err(DeliverError::Status { peer, status, comment: response.comment })
+        }
+        Err(error) => {
+            connection.abort().await;
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Disclosure;
+
+    fn destination(audit: bool) -> Destination {
+        Destination {
+            name: "archive".into(),
+            ae_title: AeTitle::parse("ARCHIVE").unwrap(),
+            host: "127.0.0.1".into(),
+            port: 1,
+            audit,
+            disclose: Disclosure::Withheld,
+            timeout: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn shadow_mode_knows_audit_destinations_only() {
+        let rows = [
+            (Mode::Shadow, false, false),
+            (Mode::Shadow, true, true),
+            (Mode::Active, false, true),
+            (Mode::Active, true, true),
+        ];
+        for (mode, audit, expected) in rows {
+            assert_eq!(allowed(mode, &destination(audit)).is_ok(), expected, "{mode:?} {audit}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_destination_is_never_contacted() {
+        let calling = AeTitle::parse("SIDELIGHT").unwrap();
+        let error = send(Mode::Shadow, &destination(false), &calling, &[]).await.unwrap_err();
+        assert!(matches!(error, DeliverError::NotAllowed(_)), "{error}");
+        let error = send(Mode::Active, &destination(false), &calling, &[]).await.unwrap_err();
+        assert!(matches!(error, DeliverError::NothingToSend), "{error}");
+    }
+}

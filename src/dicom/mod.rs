@@ -1,0 +1,44 @@
+//! The vocabulary of DICOM on the wire and at the head of a file: SOP classes, transfer syntaxes, DIMSE command
+//! sets and statuses, file meta information.
+//!
+//! Neighbours: `domain` below; `receive` and `deliver` speak with it, `store` and `report` write what it encodes.
+//! Left out: sockets and associations (`receive`, `deliver`), and data sets, which are parsed only in the sandboxed
+//! workers of `pixels` and built only in `report`. Nothing here allocates more than what it was given.
+
+mod command;
+mod meta;
+mod sop_classes;
+mod status;
+mod transfer_syntaxes;
+
+pub use command::{COMMAND_BYTES_MAX, CommandError, CommandField, CommandSet, EchoRq, Request, Response, StoreRq};
+pub use meta::file_meta;
+pub use sop_classes::{SopClass, VERIFICATION, is_storage_accepted, sop_class_name, storage_sop_classes};
+pub use status::{Status, StatusCategory};
+pub use transfer_syntaxes::{
+    TransferSyntax, is_encapsulated, is_transfer_syntax_accepted, transfer_syntax_name, transfer_syntaxes,
+};
+
+/// Identifies this implementation in associations (PS3.7 D.3.3.2) and files (PS3.10 7.1); fixed for all versions.
+pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.177449515442057736805616235169222658395";
+
+/// Version of the implementation, VR SH: at most 16 characters.
+pub const IMPLEMENTATION_VERSION_NAME: &str = "SIDELIGHT_0_1_0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Uid;
+
+    #[test]
+    fn the_implementation_is_named_within_the_limits_of_its_vrs() {
+        assert_eq!(Uid::parse(IMPLEMENTATION_CLASS_UID).map(String::from).as_deref(), Ok(IMPLEMENTATION_CLASS_UID));
+        assert!(IMPLEMENTATION_VERSION_NAME.len() <= 16);
+    }
+
+    #[test]
+    fn the_version_name_follows_the_version_of_the_crate() {
+        let expected = format!("SIDELIGHT_{}", env!("CARGO_PKG_VERSION").replace('.', "_"));
+        assert_eq!(IMPLEMENTATION_VERSION_NAME, expected);
+    }
+}

@@ -1,0 +1,202 @@
+//! `model.toml` as it is written: the serde mirror of a model card.
+//!
+//! Every key is known here and unknown ones are refused; whether the values make sense together is decided in
+//! `manifest`, which is also where the meaning of the file is turned into domain types. `train` writes cards
+//! through the same types. Left out: file access and hashes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Code, Digest, Fit, Probability, Purpose, Uid, ValueRange};
+
+use super::scope::ScopeCard;
+
+/// A model card.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    /// The same as the name of the package's folder.
+    pub name: String,
+    pub version: String,
+    pub manufacturer: String,
+    pub purpose: Purpose,
+    pub format: Format,
+    /// Needed for `safetensors`, where the file holds weights only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
+    /// The weight file, relative to the card, within its folder.
+    pub file: String,
+    /// SHA-256 of the weight file.
+    pub sha256: Digest,
+    /// One per model version; written into reports (Device UID).
+    pub device_uid: Uid,
+    /// The model has seen nothing but phantoms; reports say so.
+    #[serde(default)]
+    pub phantoms_only: bool,
+    pub input: InputCard,
+    pub output: OutputCard,
+    #[serde(default)]
+    pub scope: ScopeCard,
+    #[serde(default)]
+    pub aggregation: AggregationCard,
+    pub provenance: Provenance,
+}
+
+/// What the weight file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Network and weights in one file, with a `forward` method from one tensor to one tensor.
+    TorchScript,
+    /// Weights under torchvision's names, for one of the [`Architecture`]s.
+    Safetensors,
+}
+
+/// Networks that this program builds itself; names, layers and numbers are torchvision's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Architecture {
+    Resnet18,
+    Resnet34,
+    Resnet50,
+    Densenet121,
+    EfficientnetB0,
+    EfficientnetB2,
+}
+
+/// The input contract: a preset of [`crate::domain::Contract`] at a size. Whoever overrides a field of the preset
+/// gives the contract a `name` of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputCard {
+    /// `imagenet-rgb`, `xrv-1024` or `minmax-unit`.
+    pub contract: String,
+    /// Side of the square input, pixels.
+    pub size: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Vec<f32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<Vec<f32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<ValueRange>,
+}
+
+/// What the network's outputs are, and so what is applied to them to get probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activation {
+    /// Probabilities over the groups, summing to 1: taken as they are.
+    Softmax,
+    /// Their logarithms: exp is applied.
+    LogSoftmax,
+    /// One probability per finding: taken as they are.
+    Sigmoid,
+    /// Logits over the groups: a softmax is applied.
+    LogitsSoftmax,
+    /// One logit per finding: the logistic function is applied.
+    LogitsSigmoid,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputCard {
+    pub activation: Activation,
+    /// Width of the network's output where it exceeds the number of findings that are used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<usize>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupCard>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<FindingCard>,
+}
+
+/// A group of a race model, in the order of the outputs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupCard {
+    pub key: String,
+    /// Code value in CDCREC, e.g. `2028-9`; its meaning is that of the code system.
+    pub code: String,
+}
+
+/// A finding of a clinical model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FindingCard {
+    pub key: String,
+    /// Which column of the output it is, from 0; its own position where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<usize>,
+    /// Positive at or above it.
+    pub threshold: Probability,
+    pub code: Code,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Code>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AggregationCard {
+    pub method: Aggregation,
+}
+
+/// How the scores of a study's images become the study's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Aggregation {
+    #[default]
+    Mean,
+    /// The highest score of any image; for findings only.
+    Max,
+}
+
+/// Where a model comes from and what it is good for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    pub training_data: String,
+    pub intended_use: String,
+    pub limits: String,
+    pub license: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<String>,
+    /// Day of training, YYYY-MM-DD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
+    /// Figures on data that the model was not trained on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
+}
+
+impl Architecture {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Architecture::Resnet18 => "resnet18",
+            Architecture::Resnet34 => "resnet34",
+            Architecture::Resnet50 => "resnet50",
+            Architecture::Densenet121 => "densenet121",
+            Architecture::EfficientnetB0 => "efficientnet_b0",
+            Architecture::EfficientnetB2 => "efficientnet_b2",
+        }
+    }
+}
+
+impl Activation {
+    /// Whether the outputs exclude one another (groups) rather than stand alone (findings).
+    pub fn is_softmax(self) -> bool {
+        matches!(self, Activation::Softmax | Activation::LogSoftmax | Activation::LogitsSoftmax)
+    }
+}

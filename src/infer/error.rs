@@ -1,0 +1,47 @@
+//! Why models do not start, and why one input has no score.
+
+/// Models or device are not fit to serve. The program does not start with one of these.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(
+        "device {device} cannot be used: {reason}; set models.device to \"cpu\", or to \"auto\" to use what there is"
+    )]
+    Device { device: String, reason: String },
+    #[error("model {model} cannot be loaded: {reason}")]
+    Load { model: String, reason: String },
+    #[error("model {model} does not keep what its card says: {reason}")]
+    WarmUp { model: String, reason: String },
+    #[error("the inference thread did not start: {0}")]
+    Thread(String),
+}
+
+/// One input has no score; others are not affected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InferError {
+    #[error("no model {0} is loaded")]
+    UnknownModel(String),
+    #[error("the input fulfils another contract than the model's")]
+    WrongContract,
+    #[error("the input has {given} values, the model's contract asks for {expected}")]
+    WrongLength { given: usize, expected: usize },
+    #[error("the input has values that are not finite")]
+    InputNotFinite,
+    #[error("the model's output is unusable: {0}")]
+    BadOutput(String),
+    #[error("the model failed: {0}")]
+    Torch(String),
+    #[error("the inference thread has ended")]
+    Stopped,
+}
+
+/// The first line of a libtorch message: the rest is a C++ stack trace.
+pub(super) fn torch_reason(error: &tch::TchError) -> String {
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    let first = lines.next().unwrap_or("no reason given").to_owned();
+    // TorchScript puts its own trace first and the cause last.
+    match text.lines().map(str::trim).rfind(|l| l.starts_with("RuntimeError:")) {
+        Some(cause) if first.contains("TorchScript interpreter") => cause.to_owned(),
+        _ => first,
+    }
+}

@@ -1,0 +1,139 @@
+//! TorchScript out: native networks traced, checked against themselves, and written as packages.
+//!
+//! Neighbours: `train` exports what it trained through [`trace`] and [`write_package`]; `sidelight model export`
+//! turns a safetensors package into one TorchScript file through [`export_package`]. Left out: quantisation, ONNX.
+
+use std::path::{Path, PathBuf};
+
+use tch::{CModule, Device, Kind, TchError, Tensor};
+
+use crate::domain::{Contract, Digest};
+
+use super::card::{Card, Format};
+use super::error::torch_reason;
+use super::layers::Forward;
+use super::manifest::{ManifestError, Package, Weights};
+use super::torch::{load_native, read_weights};
+
+/// How far the traced network's outputs may lie from the network's own, relative to their size.
+const TRACE_TOLERANCE: f64 = 1e-5;
+
+/// Why there is no exported file.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error("libtorch: {0}")]
+    Torch(String),
+    #[error("the traced network differs from the network by {0:e}, more than 1e-5; it cannot be traced as it is")]
+    Differs(f64),
+    #[error("{path}: {reason}")]
+    File { path: PathBuf, reason: String },
+    #[error("{0} is TorchScript already: copy its weight file")]
+    AlreadyTorchScript(String),
+    #[error("the written package is not valid:\n{0}")]
+    Package(#[from] ManifestError),
+}
+
+/// Traces `forward` in eval mode for images of `contract`, and verifies on random images, in batches of other sizes
+/// than the traced one, that both give the same outputs. The network's parameters must not require gradients.
+pub fn trace(forward: &Forward, contract: &Contract) -> Result<CModule, ExportError> {
+    let _guard = tch::no_grad_guard();
+    let torch = |e: TchError| ExportError::Torch(torch_reason(&e));
+    let side = i64::from(contract.size);
+    let images = |n: i64| Tensor::f_randn([n, i64::from(contract.channels), side, side], (Kind::Float, Device::Cpu));
+    let example = images(2).map_err(torch)?;
+    let mut failed = None;
+    let mut run = |inputs: &[Tensor]| match forward(&inputs[0], false) {
+        Ok(output) => vec![output],
+        Err(error) => {
+            failed = Some(error);
+            vec![inputs[0].shallow_clone()]
+        }
+    };
+    let traced = CModule::create_by_tracing("Network", "forward", &[example], &mut run);
+    if let Some(error) = failed {
+        return Err(torch(error));
+    }
+    let mut module = traced.map_err(torch)?;
+    module.f_set_eval().map_err(torch)?;
+    for n in [1, 3] {
+        let xs = images(n).map_err(torch)?;
+        let expected = forward(&xs, false).map_err(torch)?;
+        let found = module.forward_ts(&[xs]).map_err(torch)?;
+        let apart = difference(&expected, &found).map_err(torch)?;
+        if apart.is_nan() || apart > TRACE_TOLERANCE {
+            return Err(ExportError::Differs(apart));
+        }
+    }
+    Ok(module)
+}
+
+/// Writes a safetensors package's network as one TorchScript file; returns its SHA-256.
+pub fn export_package(package: &Package, out: &Path) -> Result<Digest, ExportError> {
+    let Weights::Safetensors(architecture) = package.weights else {
+        return Err(ExportError::AlreadyTorchScript(package.identity.name.clone()));
+    };
+    let file_error = |reason: String| ExportError::File { path: package.weights_path.clone(), reason };
+    let bytes = read_weights(package).map_err(file_error)?;
+    let forward = load_native(&bytes, architecture, package.columns, Device::Cpu).map_err(file_error)?;
+    save(&trace(&forward, &package.contract)?, out)
+}
+
+/// Writes a TorchScript package into the folder `dir` (named as the card names the model) and loads it again as the
+/// node would. The card's format, file and hash are set here.
+pub fn write_package(dir: &Path, mut card: Card, module: &CModule, header: &str) -> Result<Package, ExportError> {
+    let file_error = |path: &Path, reason: String| ExportError::File { path: path.to_owned(), reason };
+    std::fs::create_dir_all(dir).map_err(|e| file_error(dir, e.to_string()))?;
+    card.format = Format::TorchScript;
+    card.architecture = None;
+    card.file = "weights.pt".to_owned();
+    card.sha256 = save(module, &dir.join(&card.file))?;
+    let path = dir.join("model.toml");
+    let body = toml::to_string(&card).map_err(|e| file_error(&path, e.to_string()))?;
+    let comment: String = header.lines().map(|line| format!("# {line}\n")).collect();
+    std::fs::write(&path, format!("{comment}\n{body}")).map_err(|e| file_error(&path, e.to_string()))?;
+    Ok(Package::load(dir)?)
+}
+
+fn save(module: &CModule, path: &Path) -> Result<Digest, ExportError> {
+    module.save(path).map_err(|e| ExportError::File { path: path.to_owned(), reason: torch_reason(&e) })?;
+    let bytes = std::fs::read(path).map_err(|e| ExportError::File { path: path.to_owned(), reason: e.to_string() })?;
+    Ok(Digest::of(&bytes))
+}
+
+fn difference(a: &Tensor, b: &Tensor) -> Result<f64, TchError> {
+    let scale = f64::try_from(a.f_abs()?.f_max()?)?.max(1.0);
+    Ok(f64::try_from(a.f_sub(b)?.f_abs()?.f_max()?)? / scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::infer::layers::{function, linear, sequence};
+    use tch::nn::VarStore;
+
+    fn contract() -> Contract {
+        Contract::preset("minmax-unit", 8).unwrap()
+    }
+
+    #[test]
+    fn a_traced_network_takes_any_batch_and_computes_the_same() {
+        let mut store = VarStore::new(Device::Cpu);
+        let forward =
+            sequence(vec![function(|xs| xs.f_flatten(1, -1)), linear(&(store.root() / "fc"), 64, 3).unwrap()]);
+        store.freeze();
+        let module = trace(&forward, &contract()).unwrap();
+        let xs = Tensor::randn([7, 1, 8, 8], (Kind::Float, Device::Cpu));
+        assert_eq!(module.forward_ts(&[&xs]).unwrap(), forward(&xs, false).unwrap());
+    }
+
+    #[test]
+    fn a_network_that_fixes_the_batch_size_or_fails_is_not_exported() {
+        let fixed: Forward = Box::new(|xs, _| xs.f_view([xs.size()[0], 64]));
+        assert!(matches!(trace(&fixed, &contract()), Err(ExportError::Torch(_))));
+        let failing: Forward = Box::new(|xs, _| xs.f_view([1, 1]));
+        assert!(matches!(trace(&failing, &contract()), Err(ExportError::Torch(_))));
+        let random: Forward =
+            Box::new(|xs, _| xs.f_flatten(1, -1)?.f_add(&Tensor::f_randn([1, 1], (Kind::Float, Device::Cpu))?));
+        assert!(matches!(trace(&random, &contract()), Err(ExportError::Differs(_))));
+    }
+}

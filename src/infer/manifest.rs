@@ -1,0 +1,259 @@
+//! Model packages: `models/<name>/model.toml` and its weight file, checked into a [`Package`].
+//!
+//! A `Package` is the proof that the card is complete and consistent and that the weight file has the card's
+//! SHA-256. Every fault is returned at once, with its key and the remedy. Neighbours: `card` (the file's mirror),
+//! `scope`, `torch` (loads the weights, checking the hash once more on the bytes it really uses). Left out: whether
+//! the network does what the card says; the engine's warm-up finds out.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use sha2::Digest as _;
+
+use crate::domain::{Contract, Digest, Finding, Group, ModelIdentity, ModelOutputs, Purpose};
+
+use super::card::{Activation, Aggregation, Architecture, Card, Provenance};
+use super::check::{Faults, NAME_RULE, check_names, check_provenance, columns, contract, is_name, outputs, weights};
+use super::scope::Scope;
+
+/// A model card is some screens of text.
+const CARD_BYTES_MAX: u64 = 1 << 20;
+/// A model that is ready to be loaded.
+#[derive(Debug, Clone)]
+pub struct Package {
+    pub identity: ModelIdentity,
+    pub purpose: Purpose,
+    pub outputs: ModelOutputs,
+    pub contract: Contract,
+    pub scope: Scope,
+    pub aggregation: Aggregation,
+    pub activation: Activation,
+    /// Width of the network's output.
+    pub columns: usize,
+    /// The column of each of `outputs`.
+    pub column_of: Vec<usize>,
+    pub weights: Weights,
+    pub weights_path: PathBuf,
+    pub provenance: Provenance,
+}
+
+/// How the weight file is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    TorchScript,
+    Safetensors(Architecture),
+}
+
+/// What is wrong with a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CardFault {
+    pub card: PathBuf,
+    /// The key in the card, or `model.toml` for the file as a whole.
+    pub key: String,
+    pub problem: String,
+    pub remedy: String,
+}
+
+/// Everything that is wrong with one or several packages.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ManifestError {
+    pub faults: Vec<CardFault>,
+}
+
+impl Package {
+    /// Reads `dir/model.toml`, checks all of it, and hashes the weight file.
+    pub fn load(dir: &Path) -> Result<Self, ManifestError> {
+        let path = dir.join("model.toml");
+        let mut faults = Faults { card: path.clone(), list: Vec::new() };
+        let loaded = read_card(&path, &mut faults).and_then(|card| build(dir, card, &mut faults));
+        match loaded {
+            Some(package) if faults.list.is_empty() => Ok(package),
+            _ => Err(ManifestError { faults: faults.list }),
+        }
+    }
+
+    /// The findings of a clinical model; empty for a race model.
+    pub fn findings(&self) -> &[Finding] {
+        match &self.outputs {
+            ModelOutputs::Findings(findings) => findings,
+            ModelOutputs::Groups(_) => &[],
+        }
+    }
+
+    /// The groups of a race model; empty for a clinical model.
+    pub fn groups(&self) -> &[Group] {
+        match &self.outputs {
+            ModelOutputs::Groups(groups) => groups,
+            ModelOutputs::Findings(_) => &[],
+        }
+    }
+
+    /// The key under which its scores are kept.
+    pub fn key(&self) -> String {
+        self.identity.key()
+    }
+}
+
+/// Loads the named packages below `models_dir`, in order. Faults of all packages are returned together.
+pub fn load_all(models_dir: &Path, names: &[String]) -> Result<Vec<Package>, ManifestError> {
+    let mut packages: Vec<Package> = Vec::new();
+    let mut list = Vec::new();
+    let mut seen = BTreeSet::new();
+    for name in names {
+        let mut faults = Faults { card: models_dir.join(name).join("model.toml"), list: Vec::new() };
+        if !is_name(name) {
+            faults.add("name", format!("{name:?} is not a package name"), NAME_RULE);
+        } else if !seen.insert(name) {
+            faults.add("name", format!("{name} is listed twice"), "list each package once");
+        } else {
+            match Package::load(&models_dir.join(name)) {
+                Ok(package) => {
+                    if let Some(twin) = packages.iter().find(|p| p.identity.device_uid == package.identity.device_uid) {
+                        let problem = format!("{} is also that of {}", package.identity.device_uid, twin.identity.name);
+                        faults.add("device_uid", problem, "give each model version a UID of its own");
+                    }
+                    packages.push(package);
+                }
+                Err(error) => list.extend(error.faults),
+            }
+        }
+        list.extend(faults.list);
+    }
+    if list.is_empty() { Ok(packages) } else { Err(ManifestError { faults: list }) }
+}
+
+impl fmt::Display for CardFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}; {}", self.card.display(), self.key, self.problem, self.remedy)
+    }
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, fault) in self.faults.iter().enumerate() {
+            write!(f, "{}{fault}", if i == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+fn read_card(path: &Path, faults: &mut Faults) -> Option<Card> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|f| f.take(CARD_BYTES_MAX + 1).read_to_string(&mut text));
+    if let Err(error) = read {
+        let remedy = "a package is a folder with model.toml and a weight file; check models.dir and the package's name";
+        faults.add("model.toml", format!("cannot be read: {error}"), remedy);
+        return None;
+    }
+    if text.len() as u64 > CARD_BYTES_MAX {
+        faults.add("model.toml", format!("is larger than {CARD_BYTES_MAX} bytes"), "move long texts elsewhere");
+        return None;
+    }
+    match toml::from_str(&text) {
+        Ok(card) => Some(card),
+        Err(error) => {
+            let line = error.span().map(|s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+            let place = line.map_or(String::new(), |l| format!("line {l}: "));
+            let problem = format!("{place}{}", error.message().replace('\n', " "));
+            faults.add("model.toml", problem, "compare with the card of a demo model");
+            None
+        }
+    }
+}
+
+fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
+    check_names(dir, &card, faults);
+    let contract = contract(&card.input, faults);
+    let weights = weights(&card, contract.as_ref(), faults);
+    let (outputs, column_of) = outputs(&card.output, card.purpose, faults);
+    let columns = columns(&card.output, &column_of, card.purpose, faults);
+    let aggregation = card.aggregation.method;
+    if card.purpose == Purpose::Race && aggregation == Aggregation::Max {
+        faults.add("aggregation.method", "\"max\" is for findings", "use \"mean\" for groups");
+    }
+    let scope = match Scope::new(card.scope) {
+        Ok(scope) => scope,
+        Err(list) => {
+            list.into_iter().for_each(|(key, problem, remedy)| faults.add(key, problem, remedy));
+            Scope::default()
+        }
+    };
+    check_provenance(&card.provenance, faults);
+    let weights_path = weight_file(dir, &card.file, &card.sha256, faults)?;
+    let (contract, weights) = (contract?, weights?);
+    let identity = ModelIdentity {
+        name: card.name,
+        version: card.version,
+        manufacturer: card.manufacturer,
+        weights: card.sha256,
+        contract: contract.label(),
+        device_uid: card.device_uid,
+        phantoms_only: card.phantoms_only,
+    };
+    Some(Package {
+        identity,
+        purpose: card.purpose,
+        outputs,
+        contract,
+        scope,
+        aggregation,
+        activation: card.output.activation,
+        columns,
+        column_of,
+        weights,
+        weights_path,
+        provenance: card.provenance,
+    })
+}
+
+/// The path of the weight file, within the folder and with the card's hash.
+fn weight_file(dir: &Path, file: &str, sha256: &Digest, faults: &mut Faults) -> Option<PathBuf> {
+    let relative = Path::new(file);
+    let plain = relative.components().all(|c| matches!(c, Component::Normal(_)));
+    if file.is_empty() || !plain {
+        let remedy = "give a plain path below the folder of model.toml";
+        faults.add("file", format!("{file:?} leaves the package folder"), remedy);
+        return None;
+    }
+    let path = dir.join(relative);
+    let real = path.canonicalize().and_then(|real| dir.canonicalize().map(|folder| (real, folder)));
+    match real {
+        Err(error) => {
+            let problem = format!("{} cannot be read: {error}", path.display());
+            faults.add("file", problem, "put the weight file beside model.toml");
+            return None;
+        }
+        Ok((real, folder)) if !real.starts_with(&folder) => {
+            let problem = format!("{file:?} is a link out of the package folder");
+            faults.add("file", problem, "put the weight file itself beside model.toml");
+            return None;
+        }
+        Ok(_) => (),
+    }
+    match hash_file(&path) {
+        Err(error) => {
+            faults.add("file", format!("{} cannot be read: {error}", path.display()), "check the file's permissions");
+            None
+        }
+        Ok(found) if found != *sha256 => {
+            let problem = format!("the file has {found}, the card says {sha256}");
+            faults.add("sha256", problem, "restore the weight file that belongs to this card");
+            None
+        }
+        Ok(_) => Some(path),
+    }
+}
+
+fn hash_file(path: &Path) -> std::io::Result<Digest> {
+    let mut hasher = sha2::Sha256::new();
+    std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
+    Ok(Digest::from_hash(&hasher.finalize()))
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;
+#[cfg(test)]
+pub(super) use tests::fixtures;

@@ -1,0 +1,246 @@
+//! The door of the node: a DICOM service class provider for Verification and Storage.
+//!
+//! ```text
+//! listener ─▶ connection (bounded) ─▶ A-ASSOCIATE-RQ: who? (`negotiate`) ─▶ room? (permit, disk) ─▶ `association`
+//!                                                                              C-ECHO, C-STORE (`store_scp`) ─▶ store
+//! ```
+//! Neighbours: `store` keeps what arrives and wakes whoever waits for it. Left out: reading data sets, which happens
+//! in the workers of `pixels`; TLS; storage commitment.
+//!
+//! Two limits guard it. `node.associations_max` bounds associations and is answered with a transient rejection, so
+//! that a sender tries again. A second one bounds connections, so that peers that connect and say nothing cannot use
+//! up the associations: they hold a connection for `node.negotiation_timeout` and nothing else.
+
+mod association;
+mod negotiate;
+mod store_scp;
+mod wire;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dicom_ul::pdu::{AbortRQServiceProviderReason, Pdu};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use crate::config;
+use crate::store::Store;
+
+use association::{Association, Limits, Peer};
+use negotiate::{Agreement, Policy, Refusal, Rejection};
+use wire::Wire;
+
+/// The bound listener, not yet serving.
+#[derive(Debug)]
+pub struct Receiver {
+    listener: TcpListener,
+    door: Arc<Door>,
+    drain_timeout: Duration,
+}
+
+/// How the receiver ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Every message that had begun was finished and answered.
+    All,
+    /// The drain timeout passed; this many connections were cut. None of their unanswered objects counts as stored.
+    Cut { connections: usize },
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Door {
+    node: config::Node,
+    policy: Policy,
+    associations: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    /// Numbers associations in logs.
+    next_id: AtomicU64,
+}
+
+/// Largest A-ASSOCIATE-RQ, bytes: 128 contexts with 45 transfer syntaxes each make 157 kB, and a maximum length
+/// that was announced for data says nothing about it (PS3.8 D.1).
+const REQUEST_BYTES_MAX: u32 = 1 << 18;
+
+/// Connections beyond `node.associations_max`, for those that are negotiating, being turned away, or closing.
+const SPARE_CONNECTIONS: usize = 64;
+
+/// Wait after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Receiver {
+    /// Binds `node.listen`; port 0 takes any free port.
+    pub async fn bind(node: &config::Node, sources: &[config::Source]) -> io::Result<Self> {
+        let listener = TcpListener::bind(node.listen).await?;
+        let door = Door {
+            policy: Policy::new(node, sources),
+            associations: Arc::new(Semaphore::new(node.associations_max)),
+            connections: Arc::new(Semaphore::new(node.associations_max + SPARE_CONNECTIONS)),
+            next_id: AtomicU64::new(1),
+            node: node.clone(),
+        };
+        Ok(Self { listener, door: Arc::new(door), drain_timeout: node.drain_timeout })
+    }
+
+    /// The address that was bound.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `cancel`, then closes the port and lets messages that have begun end within
+    /// `node.drain_timeout`. Needs a runtime with more than one blocking thread.
+    pub async fn run(self, store: Store, cancel: CancellationToken) -> Drained {
+        let Self { listener, door, drain_timeout } = self;
+        let tasks = TaskTracker::new();
+        let cut = CancellationToken::new();
+        while let Some((stream, address, connection)) = door.next_connection(&listener, &cancel).await {
+            let (door, store, cancel, cut) = (door.clone(), store.clone(), cancel.clone(), cut.clone());
+            let id = door.next_id.fetch_add(1, Ordering::Relaxed);
+            let address = address.ip().to_canonical();
+            let span = info_span!("association", id, peer = %address);
+            let serve = async move {
+                tokio::select! {
+                    biased;
+                    () = cut.cancelled() => {}
+                    () = door.serve(stream, address, &store, &cancel) => {}
+                }
+                drop(connection);
+            };
+            tasks.spawn(serve.instrument(span));
+        }
+        drop(listener);
+        tasks.close();
+        if tokio::time::timeout(drain_timeout, tasks.wait()).await.is_ok() {
+            return Drained::All;
+        }
+        let connections = tasks.len();
+        warn!(connections, ?drain_timeout, "connections were cut at shutdown; their senders will try again");
+        cut.cancel();
+        tasks.wait().await;
+        Drained::Cut { connections }
+    }
+}
+
+impl Door {
+    /// The next connection with its permit; `None` when it is time to stop. Where every permit is taken, further
+    /// peers wait in the kernel's backlog.
+    async fn next_connection(
+        &self,
+        listener: &TcpListener,
+        cancel: &CancellationToken,
+    ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let permit = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return None,
+            permit = self.connections.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+        };
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return None,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, address)) => return Some((stream, address, permit)),
+                Err(error) => {
+                    warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// One connection from its first byte to its last.
+    async fn serve(&self, stream: TcpStream, address: IpAddr, store: &Store, cancel: &CancellationToken) {
+        let mut wire = match Wire::new(stream, self.node.idle_timeout) {
+            Ok(wire) => wire,
+            Err(error) => return debug!(%error, "the connection failed"),
+        };
+        let request = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            request = tokio::time::timeout(self.node.negotiation_timeout, wire.receive(REQUEST_BYTES_MAX)) => request,
+        };
+        let request = match request {
+            Ok(Ok(Pdu::AssociationRQ(request))) => request,
+            Ok(Ok(_)) => {
+                warn!("the first PDU is not an A-ASSOCIATE-RQ");
+                return wire.abort(AbortRQServiceProviderReason::UnexpectedPdu).await;
+            }
+            Ok(Err(error)) => {
+                // Load balancers and monitors connect and leave; that is no event.
+                debug!(%error, "no association request");
+                return wire.abort_after(&error).await;
+            }
+            // The ARTIM timer of PS3.8 9.2, state 2: the transport connection is closed.
+            Err(_) => return warn!(timeout = ?self.node.negotiation_timeout, "no association request in time"),
+        };
+        let calling: String = request.calling_ae_title.escape_default().take(32).collect();
+        let agreement = match self.policy.negotiate(&request, address) {
+            Ok(agreement) => agreement,
+            Err(Refusal::Reject(rejection)) => return reject(wire, &calling, rejection).await,
+            Err(Refusal::InvalidParameter) => {
+                warn!(calling, "presentation context ids that are even or repeated");
+                return wire.abort(AbortRQServiceProviderReason::InvalidPduParameter).await;
+            }
+        };
+        drop(request);
+        let Ok(permit) = self.associations.clone().try_acquire_owned() else {
+            return reject(wire, &calling, Rejection::LimitExceeded).await;
+        };
+        if !has_room(store).await {
+            return reject(wire, &calling, Rejection::Congestion).await;
+        }
+        self.associate(wire, agreement, address, store, cancel, permit).await;
+    }
+
+    async fn associate(
+        &self,
+        mut wire: Wire,
+        agreement: Agreement,
+        address: IpAddr,
+        store: &Store,
+        cancel: &CancellationToken,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let Agreement { calling, called, contexts, peer_pdu_bytes_max, answer } = agreement;
+        let proposed = answer.presentation_contexts.len();
+        if let Err(error) = wire.send(&Pdu::AssociationAC(answer)).await {
+            return debug!(%error, "the association could not be accepted");
+        }
+        info!(%calling, %called, contexts = contexts.len(), proposed, "association accepted");
+        let limits = Limits {
+            pdu_bytes_max: self.node.pdu_bytes_max,
+            peer_pdu_bytes_max,
+            object_bytes_max: self.node.object_bytes_max,
+            idle_timeout: self.node.idle_timeout,
+        };
+        Association::new(wire, Peer { calling, called, address }, contexts, limits).serve(store, cancel, permit).await;
+    }
+}
+
+/// Sends the rejection and waits until the peer has had time to read it.
+async fn reject(mut wire: Wire, calling: &str, rejection: Rejection) {
+    warn!(calling, reason = %rejection, "association rejected");
+    if wire.send(&rejection.pdu()).await.is_ok() {
+        wire.linger().await;
+    }
+}
+
+async fn has_room(store: &Store) -> bool {
+    let store = store.clone();
+    match tokio::task::spawn_blocking(move || store.room()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(cause)) => {
+            warn!(%cause, "no room for another object");
+            false
+        }
+        Err(_) => false,
+    }
+}

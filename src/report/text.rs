@@ -1,0 +1,137 @@
+//! The report as a person reads it on a terminal or a web page: flag, score, threshold, expected error, reason.
+//!
+//! Shows what a destination with the same disclosure would receive, no more. Neighbours: `numbers` writes the
+//! percentages exactly as the Structured Report does. Left out: patient data, which an assessment does not hold.
+
+use std::fmt::Write as _;
+
+use super::numbers;
+use super::{LIMITATIONS, PHANTOMS_ONLY};
+use crate::domain::{
+    Assessment, Direction, Disclosed, Disclosure, FindingAssessment, IndReason, Interval, Level, ModelIdentity,
+};
+
+/// Renders an assessment as plain text, lines ended by `\n`.
+pub fn render(assessment: &Assessment, disclosure: Disclosure) -> String {
+    let mut out = String::with_capacity(2048);
+    line(&mut out, 0, "Race-dependent error risk of AI results");
+    for finding in &assessment.findings {
+        out.push('\n');
+        render_finding(&mut out, finding, disclosure);
+    }
+    out.push('\n');
+    match assessment.max_level() {
+        Some(level) => line(&mut out, 0, &format!("Highest flag: {}", coded(level.code()))),
+        None => line(&mut out, 0, "No finding was assessed"),
+    }
+    line(&mut out, 0, &format!("Audit model: {}", model(&assessment.audit)));
+    line(&mut out, 0, &format!("Reference profile: {}", assessment.profile));
+    let phantoms_only = assessment.audit.phantoms_only || assessment.findings.iter().any(|f| f.clinical.phantoms_only);
+    line(&mut out, 0, &format!("{}{LIMITATIONS}", if phantoms_only { PHANTOMS_ONLY } else { "" }));
+    out
+}
+
+fn render_finding(out: &mut String, f: &FindingAssessment, disclosure: Disclosure) {
+    let (score, threshold) = numbers::score_and_threshold(f.score.get(), f.finding.threshold.get());
+    let result = if f.positive { "POSITIVE" } else { "NEGATIVE" };
+    line(out, 0, &format!("{}: AI result {result}", f.finding.code.meaning));
+    line(out, 1, &format!("Flag: {}", coded(f.level.code())));
+    line(out, 1, &format!("Score {score} %, decision threshold {threshold} %"));
+    if f.level == Level::Indeterminate {
+        if let Some(reason) = f.reasons.first() {
+            line(out, 1, &format!("Reason: {}", coded(reason.code())));
+        }
+    } else {
+        let error = match f.direction {
+            Direction::Miss => "Expected probability of missed finding at this score",
+            Direction::FalseAlarm => "Expected probability of false alarm at this score",
+        };
+        interval(out, 1, error, f.expected_error.as_ref(), 0);
+        interval(out, 1, "Range of error probability across racial groups, R", f.spread.as_ref(), 0);
+        withheld_part(out, &f.reasons);
+        if let Some(disclosed) = f.disclosed.as_ref().filter(|_| disclosure == Disclosure::Probabilities) {
+            render_disclosed(out, disclosed);
+        }
+    }
+    line(out, 1, &format!("Clinical model: {}", model(&f.clinical)));
+}
+
+/// Reasons that left the flag standing and withheld only what concerns the individual.
+fn withheld_part(out: &mut String, reasons: &[IndReason]) {
+    for reason in reasons {
+        line(out, 1, &format!("Without individual excess: {}", coded(reason.code())));
+    }
+}
+
+fn render_disclosed(out: &mut String, disclosed: &Disclosed) {
+    interval(out, 1, "Excess error probability given image, D", disclosed.excess.as_ref(), -100);
+    for g in &disclosed.groups {
+        line(out, 1, &format!("{}: estimated probability {} %", g.group.code.meaning, numbers::percent(g.posterior)));
+        interval(out, 2, "error probability at this score", g.error.as_ref(), 0);
+    }
+}
+
+fn interval(out: &mut String, depth: usize, name: &str, interval: Option<&Interval>, lowest: i64) {
+    if let Some(r) = interval.and_then(|i| numbers::range(i, lowest, 100)) {
+        line(out, depth, &format!("{name}: {} % (95 % interval {} to {} %)", r.estimate, r.lower, r.upper));
+    }
+}
+
+fn coded((value, meaning): (&str, &str)) -> String {
+    format!("{meaning} ({value})")
+}
+
+fn model(m: &ModelIdentity) -> String {
+    let mut text = format!("{} {} by {}", m.name, m.version, m.manufacturer);
+    if !m.contract.is_empty() {
+        let _ = write!(text, ", weights {}, input {}", m.weights.short(), m.contract);
+    }
+    text
+}
+
+fn line(out: &mut String, depth: usize, text: &str) {
+    let _ = writeln!(out, "{:indent$}{text}", "", indent = depth * 2);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{assessment, disclosed, indeterminate, positive};
+    use super::*;
+
+    #[test]
+    fn a_person_sees_flag_score_threshold_error_and_range() {
+        let text = render(&assessment(vec![positive()]), Disclosure::Withheld);
+        for expected in [
+            "Pleural effusion: AI result POSITIVE\n",
+            "  Flag: No elevated race-dependent error risk found (RDER-NONE)\n",
+            "  Score 83 %, decision threshold 50 %\n",
+            "  Expected probability of false alarm at this score: 6 % (95 % interval 4 to 8.5 %)\n",
+            "  Range of error probability across racial groups, R: 1.5 % (95 % interval 0.5 to 3 %)\n",
+            "Highest flag: No elevated race-dependent error risk found (RDER-NONE)\n",
+            "Reference profile: site-2026-03\n",
+            "PHANTOMS ONLY",
+        ] {
+            assert!(text.contains(expected), "{expected:?} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn groups_are_named_only_when_disclosed() {
+        let a = assessment(vec![disclosed()]);
+        let withheld = render(&a, Disclosure::Withheld);
+        for word in ["Asian", "Black", "White", "Excess", "estimated probability"] {
+            assert!(!withheld.contains(word), "{word} in\n{withheld}");
+        }
+        let open = render(&a, Disclosure::Probabilities);
+        for word in ["Asian", "Black", "White", "Excess", "estimated probability 62.5 %"] {
+            assert!(open.contains(word), "{word} not in\n{open}");
+        }
+    }
+
+    #[test]
+    fn an_indeterminate_finding_shows_its_reason_and_no_estimate() {
+        let text = render(&assessment(vec![indeterminate(IndReason::Cells)]), Disclosure::Withheld);
+        assert!(text.contains("Reason: Too few reference patients in a group (IND-CELLS)"), "{text}");
+        assert!(!text.contains("interval"), "{text}");
+    }
+}

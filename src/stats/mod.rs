@@ -1,0 +1,39 @@
+//! Pure numerics: what the statistics of [`crate::assess`] are made of.
+//!
+//! Nothing here knows of images, studies or files; seeds are arguments and every result is the same on every
+//! run and for every number of threads. Neighbours: `assess` uses it. Left out: what the numbers mean.
+
+mod auc;
+mod bootstrap;
+mod calibration;
+mod distribution;
+mod logistic;
+mod multinomial;
+mod multiple;
+mod newton;
+mod prior;
+mod spline;
+
+pub use auc::{AucEstimate, auc, delong, delong_clustered};
+pub use bootstrap::ClusterBootstrap;
+pub use calibration::{calibration_error, classwise_calibration_error};
+pub use distribution::{Z_95, chi_square_tail, expit, logit, quantile, softmax, standard_deviation, wilson};
+pub use logistic::logistic;
+pub use multinomial::multinomial;
+pub use multiple::holm;
+pub use newton::{Design, Fitted, Ridge};
+pub use prior::saerens;
+pub use spline::NaturalSpline;
+
+/// Why a computation has no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NumericsError {
+    #[error("the information matrix is singular: a column is constant or repeats others")]
+    Singular,
+    #[error("no convergence within {0} steps: outcomes may be separated by the predictors")]
+    NotConverged(usize),
+    #[error("a value is not finite")]
+    NotFinite,
+    #[error("lengths of rows, outcomes, weights or coefficients differ")]
+    Shape,
+}

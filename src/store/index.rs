@@ -1,0 +1,301 @@
+//! The index file: its connections, migrations and what rows have in common.
+//!
+//! One connection writes, so that a transaction never meets another of this process; several read. Another process
+//! (a command beside the node) may write too: every writing transaction takes the lock at its beginning and waits
+//! for it. Neighbours: the other files of this folder hold the statements. Left out: files beside the index.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::error::BoxDynError;
+use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationSource, MigrationType, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection, Row, Sqlite, Transaction};
+
+use crate::domain::{Digest, Refusal, Timestamp, Uid};
+
+use super::{Recovered, StoreError};
+
+/// Version, name and statements of each migration. Those that were released never change.
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "index", include_str!("migrations/0001_index.sql"))];
+
+/// How long a statement waits for another process's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Connections that read.
+const READERS_MAX: u32 = 4;
+
+/// Who opens the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// The node: creates and migrates.
+    Own,
+    /// Beside the node: the index must be there and of this version.
+    Attach,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Index {
+    readers: SqlitePool,
+    writer: SqlitePool,
+}
+
+/// Typed columns; a value that does not parse was not written by this version.
+pub(super) trait Columns {
+    fn text(&self, column: &str) -> Result<String, StoreError>;
+    fn opt_text(&self, column: &str) -> Result<Option<String>, StoreError>;
+    fn int(&self, column: &str) -> Result<i64, StoreError>;
+    fn opt_int(&self, column: &str) -> Result<Option<i64>, StoreError>;
+
+    /// A `Uid`, `AeTitle` or `Digest`.
+    fn parsed<T: FromStr<Err: std::fmt::Display>>(&self, column: &str) -> Result<T, StoreError> {
+        parse(&self.text(column)?)
+    }
+    fn opt_parsed<T: FromStr<Err: std::fmt::Display>>(&self, column: &str) -> Result<Option<T>, StoreError> {
+        self.opt_text(column)?.map(|text| parse(&text)).transpose()
+    }
+    fn count(&self, column: &str) -> Result<u64, StoreError> {
+        u64::try_from(self.int(column)?).map_err(|e| StoreError::Contents(format!("{column}: {e}")))
+    }
+    fn small(&self, column: &str) -> Result<u32, StoreError> {
+        u32::try_from(self.int(column)?).map_err(|e| StoreError::Contents(format!("{column}: {e}")))
+    }
+    fn time(&self, column: &str) -> Result<Timestamp, StoreError> {
+        from_micros(self.int(column)?)
+    }
+    fn opt_time(&self, column: &str) -> Result<Option<Timestamp>, StoreError> {
+        self.opt_int(column)?.map(from_micros).transpose()
+    }
+    /// A unit variant, by its serde name.
+    fn word<T: DeserializeOwned>(&self, column: &str) -> Result<T, StoreError> {
+        from_word(&self.text(column)?)
+    }
+    fn opt_word<T: DeserializeOwned>(&self, column: &str) -> Result<Option<T>, StoreError> {
+        self.opt_text(column)?.map(|text| from_word(&text)).transpose()
+    }
+    fn opt_json<T: DeserializeOwned>(&self, column: &str) -> Result<Option<T>, StoreError> {
+        let text = self.opt_text(column)?;
+        text.map(|t| serde_json::from_str(&t).map_err(|e| StoreError::Contents(format!("{column}: {e}")))).transpose()
+    }
+    /// From `refusal_code` and `refusal_detail`.
+    fn refusal(&self) -> Result<Option<Refusal>, StoreError> {
+        let Some(code) = self.opt_word("refusal_code")? else { return Ok(None) };
+        Ok(Some(Refusal { code, detail: self.opt_text("refusal_detail")?.unwrap_or_default() }))
+    }
+}
+
+impl Columns for SqliteRow {
+    fn text(&self, column: &str) -> Result<String, StoreError> {
+        Ok(self.try_get(column)?)
+    }
+    fn opt_text(&self, column: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.try_get(column)?)
+    }
+    fn int(&self, column: &str) -> Result<i64, StoreError> {
+        Ok(self.try_get(column)?)
+    }
+    fn opt_int(&self, column: &str) -> Result<Option<i64>, StoreError> {
+        Ok(self.try_get(column)?)
+    }
+}
+
+impl Index {
+    pub(super) async fn open(path: &Path, access: Access) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(access == Access::Own)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            // What is past its retention is overwritten, not only unlinked.
+            .pragma("secure_delete", "ON")
+            .busy_timeout(BUSY_TIMEOUT);
+        let mut first = options.clone().connect().await.map_err(|e| damaged(path, e))?;
+        match access {
+            Access::Own => {
+                check(&mut first, path).await?;
+                migrate(&mut first, path).await?;
+            }
+            Access::Attach => compare_version(&mut first, path).await?,
+        }
+        first.close().await?;
+        let pool = || SqlitePoolOptions::new().idle_timeout(None).max_lifetime(None).test_before_acquire(false);
+        let writer = pool().max_connections(1).connect_with(options.clone()).await?;
+        let readers = pool().max_connections(READERS_MAX).connect_with(options).await?;
+        Ok(Self { readers, writer })
+    }
+
+    pub(super) async fn close(&self) {
+        self.readers.close().await;
+        // The last connection to close copies the log into the index.
+        self.writer.close().await;
+    }
+
+    /// For single statements that read.
+    pub(super) fn read(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// A transaction that reads one state of the index.
+    pub(super) async fn snapshot(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.readers.begin().await?)
+    }
+
+    /// A transaction that writes. Dropping it takes everything back.
+    pub(super) async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// A number that differs from the last one if another process wrote meanwhile.
+    pub(super) async fn foreign_version(&self) -> Result<i64, StoreError> {
+        Ok(sqlx::query_scalar("PRAGMA data_version").fetch_one(&self.writer).await?)
+    }
+
+    /// Every file that the index knows.
+    pub(super) async fn paths(&self) -> Result<HashSet<String>, StoreError> {
+        let sql = "SELECT path FROM instances WHERE path IS NOT NULL
+                   UNION ALL SELECT path FROM conflicts
+                   UNION ALL SELECT path FROM reports WHERE path IS NOT NULL";
+        let paths: Vec<String> = sqlx::query_scalar(sql).fetch_all(self.read()).await?;
+        Ok(paths.into_iter().collect())
+    }
+
+    /// After the node's end: nobody works on anything. A claim that it cut short does not count as an attempt, and
+    /// the time until now does not count toward the cap of studies that are still being assembled.
+    pub(super) async fn lift_leases(&self, now: Timestamp) -> Result<Recovered, StoreError> {
+        let mut tx = self.write().await?;
+        let mut interrupted = 0;
+        for table in ["instances", "studies"] {
+            let sql = format!(
+                "UPDATE {table} SET lease_until = NULL, attempts = max(attempts - 1, 0), interrupted = interrupted + 1
+                 WHERE lease_until IS NOT NULL"
+            );
+            interrupted += sqlx::query(&sql).execute(&mut *tx).await?.rows_affected();
+        }
+        sqlx::query("UPDATE deliveries SET lease_until = NULL WHERE lease_until IS NOT NULL").execute(&mut *tx).await?;
+        sqlx::query("UPDATE studies SET first_at = ? WHERE state = 'open'").bind(micros(now)).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(Recovered { interrupted, ..Recovered::default() })
+    }
+
+    /// The node's Device Observer UID and the key for identifiers in logs, made at first use.
+    pub(super) async fn identity(&self) -> Result<(Uid, Digest), StoreError> {
+        let known = self.identity_if_known().await?;
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let device = Uid::from_uuid(uuid::Uuid::new_v4());
+        let secret = Digest::of(&[*uuid::Uuid::new_v4().as_bytes(), *uuid::Uuid::new_v4().as_bytes()].concat());
+        let mut tx = self.write().await?;
+        let sql = "INSERT INTO node (key, value) VALUES ('device_uid', ?), ('log_key', ?) ON CONFLICT (key) DO NOTHING";
+        sqlx::query(sql).bind(device.as_str()).bind(secret.as_str()).execute(&mut *tx).await?;
+        tx.commit().await?;
+        let known = self.identity_if_known().await?;
+        known.ok_or_else(|| StoreError::Contents("the node has no identity".into()))
+    }
+
+    async fn identity_if_known(&self) -> Result<Option<(Uid, Digest)>, StoreError> {
+        let sql = "SELECT (SELECT value FROM node WHERE key = 'device_uid') AS device,
+                       (SELECT value FROM node WHERE key = 'log_key') AS secret";
+        let row = sqlx::query(sql).fetch_one(self.read()).await?;
+        Ok(row.opt_parsed("device")?.zip(row.opt_parsed("secret")?))
+    }
+}
+
+/// Microseconds since 1970, as the index keeps times.
+pub(super) fn micros(time: Timestamp) -> i64 {
+    time.timestamp_micros()
+}
+
+pub(super) fn from_micros(value: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_timestamp_micros(value).ok_or_else(|| StoreError::Contents(format!("time {value}")))
+}
+
+/// The end of a lease or a retention that begins now; `span` may be of any length.
+pub(super) fn shifted(time: Timestamp, span: Duration, sign: i64) -> i64 {
+    let span = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+    micros(time).saturating_add(span.saturating_mul(sign))
+}
+
+/// The serde name of a unit variant.
+pub(super) fn word<T: Serialize>(value: &T) -> Result<String, StoreError> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => Ok(word),
+        _ => Err(StoreError::Contents("a state that is not a plain word".into())),
+    }
+}
+
+pub(super) fn from_word<T: DeserializeOwned>(word: &str) -> Result<T, StoreError> {
+    serde_json::from_value(serde_json::Value::from(word)).map_err(|e| StoreError::Contents(e.to_string()))
+}
+
+pub(super) fn json<T: Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|e| StoreError::Contents(e.to_string()))
+}
+
+fn parse<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|e: T::Err| StoreError::Contents(e.to_string()))
+}
+
+#[derive(Debug)]
+struct Embedded;
+
+impl<'s> MigrationSource<'s> for Embedded {
+    fn resolve(self) -> Pin<Box<dyn Future<Output = Result<Vec<Migration>, BoxDynError>> + Send + 's>> {
+        let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into(), false)
+        };
+        Box::pin(async move { Ok(MIGRATIONS.into_iter().map(migration).collect()) })
+    }
+}
+
+async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let version = |e: MigrateError| match e {
+        MigrateError::Execute(e) => damaged(path, e),
+        other => StoreError::Version { path: path.to_owned(), cause: other.to_string() },
+    };
+    Migrator::new(Embedded).await.map_err(version)?.run_direct(connection).await.map_err(version)
+}
+
+/// A command beside the node changes nothing: it finds the migrations that it knows, or gives up.
+async fn compare_version(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let migrator = Migrator::new(Embedded).await.map_err(|e| StoreError::Contents(e.to_string()))?;
+    let applied = connection.list_applied_migrations().await.map_err(|e| match e {
+        MigrateError::Execute(e) => damaged(path, e),
+        other => StoreError::Version { path: path.to_owned(), cause: other.to_string() },
+    })?;
+    let known: Vec<_> = migrator.iter().map(|m| (m.version, &m.checksum)).collect();
+    if applied.iter().map(|m| (m.version, &m.checksum)).eq(known.iter().copied()) {
+        return Ok(());
+    }
+    let last = applied.last().map_or(0, |m| m.version);
+    let cause = format!("it stands at migration {last}, this version knows {}", MIGRATIONS.len());
+    Err(StoreError::Version { path: path.to_owned(), cause })
+}
+
+/// Looks through the whole file, so that damage shows at start and not in the middle of a study.
+async fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let verdict: String =
+        sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(connection).await.map_err(|e| damaged(path, e))?;
+    if verdict == "ok" {
+        return Ok(());
+    }
+    Err(StoreError::Damaged { path: path.to_owned(), cause: verdict })
+}
+
+/// SQLITE_CORRUPT (11) and SQLITE_NOTADB (26), with their extended codes, mean damage.
+fn damaged(path: &Path, e: sqlx::Error) -> StoreError {
+    let code = e.as_database_error().and_then(|d| d.code()).and_then(|code| code.parse::<i32>().ok());
+    match code.map(|code| code & 0xff) {
+        Some(11 | 26) => StoreError::Damaged { path: PathBuf::from(path), cause: e.to_string() },
+        _ => e.into(),
+    }
+}

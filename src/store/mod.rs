@@ -1,0 +1,324 @@
+//! Durable objects and the index of what became of them: the node's memory.
+//!
+//! ```text
+//! data_dir/ lock            held while a node runs on the folder
+//!           index.sqlite    all states; the truth (`index`, `migrations/`)
+//!           incoming/       uploads in progress; emptied at start
+//!           spool/ab/UID.dcm  acknowledged objects (`spool`, `intake`)
+//!           conflicts/      another object under a known UID, kept aside
+//!           reports/        finished reports, sent as they are
+//! ```
+//! An object is acknowledged after: file synced → renamed into `spool/` → folder synced → index transaction
+//! committed. A kill before the last step leaves at most a file that the index does not know; [`Store::open`]
+//! removes it, since nobody was told that it arrived. Claims of work are leases in the index, lifted by `open`, so
+//! a restart continues where the node stopped. [`Wake`] only says that looking into the index is worth while.
+//!
+//! Neighbours: `domain`, `config` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
+//! of the project is in this folder. Left out: reading a data set (`pixels`) and every decision about a study.
+
+mod index;
+mod intake;
+mod outbox;
+mod reading;
+mod records;
+mod retention;
+mod spool;
+mod studies;
+#[cfg(test)]
+mod tests;
+mod views;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hmac::{Hmac, Mac};
+use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::config;
+use crate::domain::{Accepted, Digest, ReceivedInstance, Uid};
+
+use index::{Access, Index};
+use intake::CommitRequest;
+use spool::Spool;
+
+pub use records::{
+    Closed, Counts, Delivery, DeliveryDetail, Expired, InstanceDetail, Outcome, OutgoingReport, PendingInstance,
+    PreviousReport, Reading, Recovered, ReportDetail, Retention, SentAs, StudyClaim, StudyDetail, StudyFilter,
+    StudyRow,
+};
+pub use spool::Upload;
+
+/// A handle on one data folder; clones share everything.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// Wake-ups, one consumer each. They can be late or come for nothing, and what another process changed (a
+/// `studies resend`) arrives within a second or so: look into the index, and now and then without being woken.
+#[derive(Debug, Clone, Default)]
+pub struct Wake {
+    /// An object waits to be read.
+    pub instance_arrived: Arc<Notify>,
+    /// An object was read, or a study opened: ask [`Store::activities`].
+    pub study_changed: Arc<Notify>,
+    /// The outbox changed.
+    pub delivery_due: Arc<Notify>,
+}
+
+/// Why the store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Refused: out of resources (A700H).
+    #[error("there is no room in {}: {detail}; free some space or lower store.free_bytes_min", dir.display())]
+    OutOfRoom { dir: PathBuf, detail: String },
+    #[error("{} is in use by another sidelight node; stop that one or set another store.data_dir", .0.display())]
+    Locked(PathBuf),
+    #[error("there is no index in {}; check store.data_dir, or start the node there once", .0.display())]
+    NoIndex(PathBuf),
+    #[error(
+        "the index {} is damaged ({cause}); restore it from a backup together with its folder, or move the whole \
+         folder away and send the studies again", path.display()
+    )]
+    Damaged { path: PathBuf, cause: String },
+    #[error("the index {} is not of this version of sidelight ({cause}); use the version that wrote it", path.display())]
+    Version { path: PathBuf, cause: String },
+    #[error(
+        "{files} files in {} are not in its index, more than a crash leaves behind: is the index an older one? \
+         restore the one that belongs here, or move the whole folder away", dir.display()
+    )]
+    Strangers { dir: PathBuf, files: usize },
+    #[error("cannot {action} {}: {source}", path.display())]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    /// What a whole batch of received objects failed by.
+    #[error("{0}")]
+    Intake(String),
+    #[error("the index did not answer: {0}")]
+    Index(#[source] sqlx::Error),
+    /// A row that this version did not write.
+    #[error("the index holds an unexpected value: {0}")]
+    Contents(String),
+    #[error("study {0} is not known here; `sidelight studies list` shows those that are")]
+    UnknownStudy(Uid),
+    #[error("objects of study {0} are past store.objects_kept; send the study again")]
+    ObjectsGone(Uid),
+    #[error("study {0} has no report that could be sent again; `sidelight studies requeue` analyses it anew")]
+    NothingToSend(Uid),
+    #[error("report {0} is not kept any more")]
+    ReportGone(i64),
+    #[error("the store is closing")]
+    Closing,
+    #[error("only the node itself takes objects in")]
+    Attached,
+}
+
+struct Inner {
+    spool: Spool,
+    index: Index,
+    wake: Wake,
+    device_uid: Uid,
+    log_key: Digest,
+    recovered: Recovered,
+    /// Absent where the store is only attached to.
+    intake: Option<Intake>,
+}
+
+struct Intake {
+    requests: mpsc::Sender<CommitRequest>,
+    stop: CancellationToken,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens the folder as the node: locks it, creates or migrates the index, and puts right what an end that was
+    /// not orderly left behind (see [`Recovered`]).
+    pub async fn open(config: &config::Store) -> Result<Self, StoreError> {
+        let settings = config.clone();
+        let (spool, lock) = blocking(move || Spool::own(&settings)).await?;
+        let index = Index::open(&spool.index_path(), Access::Own).await?;
+        let mut recovered = index.lift_leases(chrono::Utc::now()).await?;
+        let indexed = index.paths().await?;
+        let sweep = spool.clone();
+        let swept = blocking(move || sweep.sweep(&indexed)).await?;
+        recovered.partial_uploads = swept.partial_uploads;
+        recovered.orphans = swept.orphans;
+        recovered.missing = swept.missing;
+        if recovered.missing > 0 {
+            error!(
+                files = recovered.missing,
+                "indexed files are gone from the data folder; restore them from a backup"
+            );
+        }
+        if recovered.orphans + recovered.partial_uploads + recovered.interrupted > 0 {
+            warn!(
+                partial_uploads = recovered.partial_uploads,
+                orphans = recovered.orphans,
+                interrupted = recovered.interrupted,
+                "the last run did not end in order; work continues where it stopped"
+            );
+        }
+        let wake = Wake::default();
+        // Whoever waits looks first: there may be work from before.
+        wake.all();
+        let intake = Intake::start(&spool, &index, &wake, lock);
+        Self::assemble(spool, index, wake, recovered, Some(intake)).await
+    }
+
+    /// Opens the index of a folder beside the node that may run there: for commands and checks. Takes no objects in.
+    pub async fn attach(config: &config::Store) -> Result<Self, StoreError> {
+        let spool = Spool::at(config);
+        let path = spool.index_path();
+        if !path.is_file() {
+            return Err(StoreError::NoIndex(config.data_dir.clone()));
+        }
+        let index = Index::open(&path, Access::Attach).await?;
+        Self::assemble(spool, index, Wake::default(), Recovered::default(), None).await
+    }
+
+    /// Ends intake after what was already handed over, and closes the index. Commits that come later fail.
+    pub async fn close(&self) {
+        if let Some(intake) = &self.inner.intake {
+            intake.stop.cancel();
+            let task = intake.task.lock().await.take();
+            if let Some(Err(e)) = match task {
+                Some(task) => Some(task.await),
+                None => None,
+            } {
+                error!(error = %e, "the intake did not end in order");
+            }
+        }
+        self.inner.index.close().await;
+    }
+
+    /// Whether there is room for another object: the floor of free bytes. Blocking, but short.
+    pub fn room(&self) -> Result<(), StoreError> {
+        self.inner.spool.room()
+    }
+
+    /// Starts an upload into a temporary file. Blocking.
+    pub fn begin(&self) -> Result<Upload, StoreError> {
+        if self.inner.intake.is_none() {
+            return Err(StoreError::Attached);
+        }
+        self.inner.spool.begin()
+    }
+
+    /// Makes an upload durable and known. `Ok` means: whatever happens to the process or the machine now, the object
+    /// is there. Dropping the returned future neither breaks nor stops what was begun.
+    pub async fn commit(&self, upload: Upload, received: &ReceivedInstance) -> Result<Accepted, StoreError> {
+        let intake = self.inner.intake.as_ref().ok_or(StoreError::Attached)?;
+        intake::commit(&intake.requests, upload, received).await
+    }
+
+    pub fn wake(&self) -> &Wake {
+        &self.inner.wake
+    }
+
+    /// The node's Device Observer UID, made once for this data folder.
+    pub fn device_uid(&self) -> &Uid {
+        &self.inner.device_uid
+    }
+
+    /// A stand-in for an identifier of a patient or study in logs: 16 hexadecimal digits of an HMAC-SHA-256 under a
+    /// key of this data folder.
+    pub fn log_id(&self, identifier: &str) -> String {
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(self.inner.log_key.as_str().as_bytes())
+            .expect("HMAC takes keys of any length");
+        mac.update(identifier.as_bytes());
+        mac.finalize().into_bytes().iter().take(8).map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// What [`Store::open`] had to put right.
+    pub fn recovered(&self) -> Recovered {
+        self.inner.recovered
+    }
+
+    async fn assemble(
+        spool: Spool,
+        index: Index,
+        wake: Wake,
+        recovered: Recovered,
+        intake: Option<Intake>,
+    ) -> Result<Self, StoreError> {
+        let (device_uid, log_key) = index.identity().await?;
+        Ok(Self { inner: Arc::new(Inner { spool, index, wake, device_uid, log_key, recovered, intake }) })
+    }
+
+    fn index(&self) -> &Index {
+        &self.inner.index
+    }
+
+    fn spool(&self) -> &Spool {
+        &self.inner.spool
+    }
+}
+
+impl Wake {
+    fn all(&self) {
+        self.instance_arrived.notify_one();
+        self.study_changed.notify_one();
+        self.delivery_due.notify_one();
+    }
+}
+
+impl Intake {
+    fn start(spool: &Spool, index: &Index, wake: &Wake, lock: File) -> Self {
+        let (requests, queue) = mpsc::channel(intake::QUEUE_MAX);
+        let stop = CancellationToken::new();
+        let writer = intake::Writer {
+            spool: spool.clone(),
+            index: index.clone(),
+            wake: wake.clone(),
+            stop: stop.clone(),
+            _lock: lock,
+        };
+        let task = tokio::spawn(writer.run(queue));
+        Self { requests, stop, task: Mutex::new(Some(task)) }
+    }
+}
+
+impl StoreError {
+    /// A failed file operation; a full disk or quota is told apart.
+    fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                let detail = format!("cannot {action} {}: {source}", path.display());
+                Self::OutOfRoom { dir: path.parent().map_or_else(PathBuf::new, Path::to_owned), detail }
+            }
+            _ => Self::File { action, path, source },
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(e: sqlx::Error) -> Self {
+        // SQLITE_FULL (13): the database or the disk is full.
+        let full = e.as_database_error().and_then(|d| d.code()).is_some_and(|code| code == "13");
+        match e {
+            sqlx::Error::PoolClosed => Self::Closing,
+            e if full => Self::OutOfRoom { dir: PathBuf::from("the index"), detail: e.to_string() },
+            e => Self::Index(e),
+        }
+    }
+}
+
+/// Runs file work off the runtime's threads.
+async fn blocking<T, F>(work: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, StoreError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(StoreError::Closing),
+        },
+    }
+}

@@ -1,0 +1,177 @@
+//! The outbox: which reports are due where, and what came of each attempt.
+//!
+//! To one destination the reports of one study go one after the other, so that the newest arrives last. Neighbours:
+//! `studies` fills it, `deliver` empties it. Left out: how long to wait between attempts and when to give up, which
+//! the caller decides.
+
+use std::time::Duration;
+
+use sqlx::{Sqlite, Transaction};
+use tracing::{info, warn};
+
+use crate::domain::{Disclosure, Timestamp, Uid};
+
+use super::index::{Columns, micros, shifted};
+use super::{Delivery, Store, StoreError};
+
+impl Store {
+    /// Leases up to `limit` deliveries that are due to the caller, in the order in which they fell due.
+    pub async fn due_deliveries(
+        &self,
+        limit: u32,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "SELECT d.id, d.study, d.destination, d.report, r.disclosure, r.sop_class, r.sop_instance, r.path,
+                       d.attempts, d.queued_at
+                   FROM deliveries d JOIN reports r ON r.id = d.report
+                   WHERE d.state = 'pending' AND d.next_at <= ?1 AND (d.lease_until IS NULL OR d.lease_until <= ?1)
+                       AND r.path IS NOT NULL
+                       AND NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.study = d.study
+                           AND o.destination = d.destination AND o.id < d.id AND o.lease_until > ?1)
+                   ORDER BY d.next_at, d.id LIMIT ?2";
+        let rows = sqlx::query(sql).bind(micros(now)).bind(limit).fetch_all(&mut *tx).await?;
+        let mut due = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let id = row.int("id")?;
+            let sql = "UPDATE deliveries SET lease_until = ? WHERE id = ?";
+            sqlx::query(sql).bind(shifted(now, lease, 1)).bind(id).execute(&mut *tx).await?;
+            due.push(Delivery {
+                id,
+                study: row.parsed("study")?,
+                destination: row.text("destination")?,
+                report: row.int("report")?,
+                disclosure: row.word("disclosure")?,
+                sop_class: row.parsed("sop_class")?,
+                sop_instance: row.parsed("sop_instance")?,
+                path: self.spool().absolute(&row.text("path")?),
+                attempts: row.small("attempts")?,
+                queued_at: row.time("queued_at")?,
+            });
+        }
+        tx.commit().await?;
+        Ok(due)
+    }
+
+    /// When to ask for due deliveries again, if nothing wakes the caller before. `None`: nothing is pending.
+    pub async fn next_delivery_at(&self) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT min(max(d.next_at, ifnull(d.lease_until, 0), ifnull((SELECT max(o.lease_until)
+                       FROM deliveries o WHERE o.study = d.study AND o.destination = d.destination AND o.id < d.id),
+                       0))) AS at FROM deliveries d WHERE d.state = 'pending'";
+        sqlx::query(sql).fetch_one(self.index().read()).await?.opt_time("at")
+    }
+
+    /// The destination accepted the report, as this SOP class and instance. When all current deliveries of the study
+    /// came that far, the study is delivered.
+    pub async fn delivery_succeeded(
+        &self,
+        id: i64,
+        sent_sop_class: &Uid,
+        sent_sop_instance: &Uid,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "UPDATE deliveries SET state = 'delivered', lease_until = NULL, attempts = attempts + 1,
+                   last_error = NULL, delivered_at = ?, sent_sop_class = ?, sent_sop_instance = ? WHERE id = ?
+                   RETURNING study, destination, attempts";
+        let row = sqlx::query(sql)
+            .bind(micros(now))
+            .bind(sent_sop_class.as_str())
+            .bind(sent_sop_instance.as_str())
+            .bind(id)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(row) = row else { return Ok(()) };
+        let study: Uid = row.parsed("study")?;
+        let sql = format!(
+            "UPDATE studies SET state = 'delivered' WHERE study = ?1 AND state = 'reported' AND {CURRENT}
+             AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
+                 WHERE r.study = ?1 AND r.current = 1 AND d.state <> 'delivered')"
+        );
+        sqlx::query(&sql).bind(study.as_str()).execute(&mut *tx).await?;
+        tx.commit().await?;
+        info!(delivery = id, destination = row.text("destination")?, attempts = row.int("attempts")?, "delivered");
+        self.wake().delivery_due.notify_one();
+        Ok(())
+    }
+
+    /// The attempt failed: it is tried again at `next_at`, or given up without one. A delivery that was given up fails
+    /// its study, until `resend`; the study's other deliveries go on.
+    pub async fn delivery_failed(&self, id: i64, error: &str, next_at: Option<Timestamp>) -> Result<(), StoreError> {
+        let mut tx = self.index().write().await?;
+        // One that was superseded meanwhile is over, whatever came of it.
+        let sql = "UPDATE deliveries SET lease_until = NULL, attempts = attempts + 1, last_error = ?1,
+                   next_at = ifnull(?2, next_at), state = iif(state = 'pending' AND ?2 IS NULL, 'failed', state)
+                   WHERE id = ?3 RETURNING study, destination, attempts, state";
+        let row = sqlx::query(sql).bind(error).bind(next_at.map(micros)).bind(id).fetch_optional(&mut *tx).await?;
+        let Some(row) = row else { return Ok(()) };
+        let (destination, attempts) = (row.text("destination")?, row.int("attempts")?);
+        if row.text("state")? == "failed" {
+            let cause = format!("delivery to {destination} was given up after {attempts} attempts: {error}");
+            fail(&mut tx, &row.parsed("study")?, &cause).await?;
+        }
+        tx.commit().await?;
+        warn!(delivery = id, destination, attempts, error, next_at = ?next_at, "delivery failed");
+        self.wake().delivery_due.notify_one();
+        Ok(())
+    }
+
+    /// Sends the current reports of a study again, to every destination that they were for; gives their number.
+    pub async fn resend(&self, study: &Uid, now: Timestamp) -> Result<u64, StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "SELECT 1 FROM studies WHERE study = ?";
+        if sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut *tx).await?.is_none() {
+            return Err(StoreError::UnknownStudy(study.clone()));
+        }
+        let sql = "UPDATE deliveries SET state = 'pending', attempts = 0, queued_at = ?1, next_at = ?1,
+                   last_error = NULL, delivered_at = NULL WHERE report IN
+                   (SELECT id FROM reports WHERE study = ?2 AND current = 1 AND path IS NOT NULL)";
+        let again = sqlx::query(sql).bind(micros(now)).bind(study.as_str()).execute(&mut *tx).await?.rows_affected();
+        if again == 0 {
+            return Err(StoreError::NothingToSend(study.clone()));
+        }
+        let sql = format!(
+            "UPDATE studies SET state = 'reported', error = NULL
+             WHERE study = ?1 AND state IN ('delivered', 'failed') AND {CURRENT}"
+        );
+        sqlx::query(&sql).bind(study.as_str()).execute(&mut *tx).await?;
+        tx.commit().await?;
+        self.wake().delivery_due.notify_one();
+        Ok(again)
+    }
+
+    /// The bytes of a report, as they are sent. Reading one that holds posteriors is logged.
+    pub async fn report_file(&self, report: i64) -> Result<Vec<u8>, StoreError> {
+        let sql = "SELECT path, disclosure FROM reports WHERE id = ?";
+        let row = sqlx::query(sql).bind(report).fetch_optional(self.index().read()).await?;
+        let row = row.ok_or(StoreError::ReportGone(report))?;
+        let path = row.opt_text("path")?.ok_or(StoreError::ReportGone(report))?;
+        if row.word::<Disclosure>("disclosure")? == Disclosure::Probabilities {
+            info!(report, "a disclosed report was read");
+        }
+        let path = self.spool().absolute(&path);
+        tokio::fs::read(&path).await.map_err(StoreError::file("read", &path))
+    }
+
+    /// Whether an object is a report of this node, under its own UID or the one that a destination accepted.
+    pub async fn is_own_report(&self, sop_instance: &Uid) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM reports WHERE sop_instance = ?1)
+                       OR EXISTS (SELECT 1 FROM deliveries WHERE sent_sop_instance = ?1)";
+        Ok(sqlx::query_scalar(sql).bind(sop_instance.as_str()).fetch_one(self.index().read()).await?)
+    }
+}
+
+/// Whether the study's current reports (study `?1`) are those of its last revision. Where that one was refused or
+/// failed, the deliveries of older reports do not change what became of it.
+const CURRENT: &str = "EXISTS (SELECT 1 FROM reports r WHERE r.study = ?1 AND r.current = 1
+                       AND r.revision = studies.revision)";
+
+async fn fail(tx: &mut Transaction<'_, Sqlite>, study: &Uid, cause: &str) -> Result<(), StoreError> {
+    let sql = format!(
+        "UPDATE studies SET state = 'failed', error = ?2 WHERE study = ?1 AND state IN ('reported', 'delivered')
+         AND {CURRENT}"
+    );
+    sqlx::query(&sql).bind(study.as_str()).bind(cause).execute(&mut **tx).await?;
+    Ok(())
+}

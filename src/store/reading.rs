@@ -1,0 +1,240 @@
+//! The job of reading: which objects wait, and what reading them came to.
+//!
+//! An object's study is known only once its header is read, so this is where studies begin and where a late
+//! instance opens a closed one again. Neighbours: `intake` makes the jobs, `studies` closes what begins here. Left
+//! out: how an object is read and scored (`pixels`, `infer`).
+
+use std::time::Duration;
+
+use sqlx::{Sqlite, Transaction};
+use tracing::info;
+
+use crate::domain::{ImageScore, InstanceHeader, Purpose, Refusal, RefusalCode, StudyState, Timestamp, Uid};
+
+use super::index::{Columns, json, micros, shifted, word};
+use super::{PendingInstance, Reading, Store, StoreError};
+
+impl Store {
+    /// Leases up to `limit` objects that wait to be read to the caller, oldest first.
+    pub async fn claim_received(
+        &self,
+        limit: u32,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<PendingInstance>, StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "UPDATE instances SET lease_until = ?1, attempts = attempts + 1
+                   WHERE sop_instance IN (
+                       SELECT sop_instance FROM instances
+                       WHERE state = 'received' AND path IS NOT NULL AND (lease_until IS NULL OR lease_until <= ?2)
+                       ORDER BY received_at, sop_instance LIMIT ?3)
+                   RETURNING sop_instance, sop_class, transfer_syntax, path, calling, received_at, attempts, interrupted";
+        let rows =
+            sqlx::query(sql).bind(shifted(now, lease, 1)).bind(micros(now)).bind(limit).fetch_all(&mut *tx).await?;
+        let mut claimed = Vec::with_capacity(rows.len());
+        for row in &rows {
+            claimed.push(PendingInstance {
+                sop_instance: row.parsed("sop_instance")?,
+                sop_class: row.parsed("sop_class")?,
+                transfer_syntax: row.parsed("transfer_syntax")?,
+                path: self.spool().absolute(&row.text("path")?),
+                calling: row.parsed("calling")?,
+                received_at: row.time("received_at")?,
+                attempts: row.small("attempts")?,
+                interrupted: row.small("interrupted")?,
+            });
+        }
+        tx.commit().await?;
+        // An UPDATE returns rows in no particular order.
+        claimed.sort_by(|a, b| (a.received_at, &a.sop_instance).cmp(&(b.received_at, &b.sop_instance)));
+        Ok(claimed)
+    }
+
+    /// Gives a claim back after a failed attempt, so that the object can be claimed again at once.
+    pub async fn release_instance(&self, sop_instance: &Uid) -> Result<(), StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "UPDATE instances SET lease_until = NULL WHERE sop_instance = ? AND state = 'received'";
+        sqlx::query(sql).bind(sop_instance.as_str()).execute(&mut *tx).await?;
+        tx.commit().await?;
+        self.wake().instance_arrived.notify_one();
+        Ok(())
+    }
+
+    /// Records what reading an instance came to, in one transaction: the instance, its scores, and its study, which
+    /// begins or is opened again as a new revision. `false`: it was not waiting any more, and nothing was written.
+    ///
+    /// Reports that come back ([`RefusalCode::OwnReport`]) and objects without an image join a closed study without
+    /// opening it, since they change nothing in what was analysed.
+    pub async fn save_read(
+        &self,
+        sop_instance: &Uid,
+        reading: Reading<'_>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "SELECT study, calling, received_at FROM instances WHERE sop_instance = ? AND state = 'received'";
+        let Some(row) = sqlx::query(sql).bind(sop_instance.as_str()).fetch_optional(&mut *tx).await? else {
+            return Ok(false);
+        };
+        let arrival = Arrival { calling: row.text("calling")?, received_at: row.int("received_at")?, now: micros(now) };
+        let (header, refusal) = match reading {
+            Reading::Scored { header, .. } => (Some(header), None),
+            Reading::Refused { header, refusal } => (header, Some(refusal)),
+        };
+        // An object that is read again may give less than before; its study is known all the same.
+        let study = header.map(|h| h.study.clone()).or(row.opt_parsed("study")?);
+        match (&study, refusal) {
+            (Some(study), _) => join(&mut tx, study, &arrival, refusal).await?,
+            (None, Some(refusal)) => end_alone(&mut tx, sop_instance, &arrival, refusal).await?,
+            (None, None) => return Err(StoreError::Contents("a scored instance without a study".into())),
+        }
+        let study = study.as_ref().unwrap_or(sop_instance);
+        write_reading(&mut tx, sop_instance, study, reading, now).await?;
+        tx.commit().await?;
+        self.wake().study_changed.notify_one();
+        Ok(true)
+    }
+}
+
+/// What a study needs to know of an instance's arrival; times in microseconds.
+struct Arrival {
+    calling: String,
+    received_at: i64,
+    now: i64,
+}
+
+/// Whether such an instance says something new about a study that is closed.
+fn reopens(refusal: Option<&Refusal>) -> bool {
+    !matches!(refusal.map(|r| r.code), Some(RefusalCode::OwnReport | RefusalCode::NotAnImage))
+}
+
+/// Adds an instance to its study: begins it, or opens it again.
+async fn join(
+    tx: &mut Transaction<'_, Sqlite>,
+    study: &Uid,
+    arrival: &Arrival,
+    refusal: Option<&Refusal>,
+) -> Result<(), StoreError> {
+    let sql = "SELECT state FROM studies WHERE study = ?";
+    let state = sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut **tx).await?;
+    let state = state.map(|row| row.word::<StudyState>("state")).transpose()?;
+    match state {
+        // A report of ours came back after its study was forgotten.
+        None if refusal.is_some_and(|r| r.code == RefusalCode::OwnReport) => {
+            begin(tx, study, "study", arrival, refusal).await?;
+        }
+        None => begin(tx, study, "study", arrival, None).await?,
+        Some(StudyState::Open) => {
+            let sql = "UPDATE studies SET version = version + 1, last_at = max(last_at, ?) WHERE study = ?";
+            sqlx::query(sql).bind(arrival.received_at).bind(study.as_str()).execute(&mut **tx).await?;
+        }
+        Some(_) if reopens(refusal) => reopen(tx, study, arrival).await?,
+        Some(_) => {}
+    }
+    Ok(())
+}
+
+/// An object whose study cannot be read ends at once, refused, under its own UID.
+async fn end_alone(
+    tx: &mut Transaction<'_, Sqlite>,
+    sop_instance: &Uid,
+    arrival: &Arrival,
+    refusal: &Refusal,
+) -> Result<(), StoreError> {
+    let sql = "SELECT 1 FROM studies WHERE study = ?";
+    if sqlx::query(sql).bind(sop_instance.as_str()).fetch_optional(&mut **tx).await?.is_some() {
+        return Ok(());
+    }
+    begin(tx, sop_instance, "object", arrival, Some(refusal)).await
+}
+
+async fn begin(
+    tx: &mut Transaction<'_, Sqlite>,
+    study: &Uid,
+    kind: &str,
+    arrival: &Arrival,
+    refusal: Option<&Refusal>,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO studies (study, kind, state, source, revision, version, first_at, last_at, closed_at,
+               refusal_code, refusal_detail) VALUES (?, ?, ?, ?, 1, 1, ?, ?, ?, ?, ?)";
+    sqlx::query(sql)
+        .bind(study.as_str())
+        .bind(kind)
+        .bind(if refusal.is_some() { "refused" } else { "open" })
+        .bind(&arrival.calling)
+        // An object may have waited long, through an outage even: the cap counts from here.
+        .bind(arrival.now)
+        .bind(arrival.received_at)
+        .bind(refusal.map(|_| arrival.now))
+        .bind(refusal.map(|r| r.code.as_str()))
+        .bind(refusal.map(|r| r.detail.as_str()))
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+async fn reopen(tx: &mut Transaction<'_, Sqlite>, study: &Uid, arrival: &Arrival) -> Result<(), StoreError> {
+    // `assessment`, `level` and `complete` stay: they tell of the last report until there is a new one.
+    let sql = "UPDATE studies SET kind = 'study', state = 'open', revision = revision + 1, version = version + 1,
+               first_at = ?, last_at = max(last_at, ?), lease_until = NULL, attempts = 0, interrupted = 0,
+               closed_at = NULL, refusal_code = NULL, refusal_detail = NULL, error = NULL WHERE study = ?";
+    sqlx::query(sql).bind(arrival.now).bind(arrival.received_at).bind(study.as_str()).execute(&mut **tx).await?;
+    // Race scores that are past their retention are needed once more, where the object is still there.
+    let sql = "UPDATE instances SET state = 'received', lease_until = NULL, attempts = 0, interrupted = 0
+               WHERE study = ? AND scores_expired = 1 AND path IS NOT NULL";
+    sqlx::query(sql).bind(study.as_str()).execute(&mut **tx).await?;
+    info!(%study, "a late instance opened a closed study again");
+    Ok(())
+}
+
+async fn write_reading(
+    tx: &mut Transaction<'_, Sqlite>,
+    sop_instance: &Uid,
+    study: &Uid,
+    reading: Reading<'_>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (state, header, pixel_digest, scores, refusal): (_, Option<&InstanceHeader>, _, _, _) = match reading {
+        Reading::Scored { header, pixel_digest, scores } => {
+            ("scored", Some(header), Some(pixel_digest.as_str()), scores, None)
+        }
+        Reading::Refused { header, refusal } => ("refused", header, None, &[][..], Some(refusal)),
+    };
+    let sql = "UPDATE instances SET state = ?, study = ?, series = ifnull(?, series), header = ifnull(?, header), pixel_digest = ?, refusal_code = ?,
+               refusal_detail = ?, read_at = ?, lease_until = NULL, scores_expired = 0 WHERE sop_instance = ?";
+    sqlx::query(sql)
+        .bind(state)
+        .bind(study.as_str())
+        .bind(header.map(|h| h.series.as_str()))
+        .bind(header.map(json).transpose()?)
+        .bind(pixel_digest)
+        .bind(refusal.map(|r| r.code.as_str()))
+        .bind(refusal.map(|r| r.detail.as_str()))
+        .bind(micros(now))
+        .bind(sop_instance.as_str())
+        .execute(&mut **tx)
+        .await?;
+    write_scores(tx, sop_instance, scores).await
+}
+
+async fn write_scores(
+    tx: &mut Transaction<'_, Sqlite>,
+    sop_instance: &Uid,
+    scores: &[(ImageScore, Purpose)],
+) -> Result<(), StoreError> {
+    let sql = "DELETE FROM scores WHERE sop_instance = ?";
+    sqlx::query(sql).bind(sop_instance.as_str()).execute(&mut **tx).await?;
+    let sql = "INSERT INTO scores (sop_instance, ordinal, model, contract, purpose, outputs) VALUES (?, ?, ?, ?, ?, ?)";
+    for (ordinal, (score, purpose)) in (0i64..).zip(scores) {
+        sqlx::query(sql)
+            .bind(sop_instance.as_str())
+            .bind(ordinal)
+            .bind(&score.model)
+            .bind(score.contract.as_str())
+            .bind(word(purpose)?)
+            .bind(json(&score.outputs)?)
+            .execute(&mut **tx)
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! What the store takes in and hands out, besides the domain's own types.
+//!
+//! Neighbours: `reading`, `studies`, `outbox` and `views` fill these from the index; stages and commands use
+//! them. Left out: `StudyActivity`, which belongs to `assemble`, and everything about tables.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::domain::{
+    AeTitle, Assessment, DeliveryState, Digest, Disclosure, ImageScore, InstanceHeader, InstanceState, Level, Purpose,
+    Refusal, Report, StudyState, Timestamp, Uid,
+};
+
+/// A durable object that waits to be read, leased to the caller.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PendingInstance {
+    /// The identifiers of the command set; the data set's own may differ.
+    pub sop_instance: Uid,
+    pub sop_class: Uid,
+    pub transfer_syntax: Uid,
+    /// A complete DICOM file: preamble, meta, data set.
+    pub path: PathBuf,
+    pub calling: AeTitle,
+    pub received_at: Timestamp,
+    /// How often it was claimed, this time included and claims that the node's own end cut short left out.
+    pub attempts: u32,
+    /// How many claims ended with the node. A few are ordinary; many say that this object brings the node down.
+    pub interrupted: u32,
+}
+
+/// What reading an instance came to.
+#[derive(Debug, Clone, Copy)]
+pub enum Reading<'a> {
+    /// Read, decoded and scored by every model in whose scope it is.
+    Scored {
+        header: &'a InstanceHeader,
+        pixel_digest: &'a Digest,
+        /// Race scores are told apart, since they have their own retention.
+        scores: &'a [(ImageScore, Purpose)],
+    },
+    /// Not analysed. Without a header the study is not known: the object is then listed as a study of its own,
+    /// refused, under its SOP Instance UID.
+    Refused { header: Option<&'a InstanceHeader>, refusal: &'a Refusal },
+}
+
+/// A study that is being closed, leased to the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StudyClaim {
+    pub study: Uid,
+    pub revision: u32,
+    /// Changes with everything that arrives: what was assessed is closed only if it is still the same.
+    pub version: i64,
+    /// As for instances.
+    pub attempts: u32,
+    pub interrupted: u32,
+}
+
+/// How a revision of a study ends.
+#[derive(Debug, Clone, Copy)]
+pub enum Outcome<'a> {
+    Reported {
+        /// Kept without its disclosed part.
+        assessment: &'a Assessment,
+        /// Whether the study had fallen quiet, or the cap closed it.
+        complete: bool,
+        reports: &'a [OutgoingReport],
+    },
+    Refused(&'a Refusal),
+    /// The cause, for people: without patient data.
+    Failed(&'a str),
+}
+
+/// A report and the names of the destinations that it is for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutgoingReport {
+    pub report: Report,
+    pub disclosure: Disclosure,
+    pub destinations: Vec<String>,
+}
+
+/// What became of an attempt to close a study.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// It now stands in this state.
+    As(StudyState),
+    /// Something arrived meanwhile, or another analysis closed it: nothing was written. The claim is over.
+    Superseded,
+}
+
+/// The newest report of a study, which the next one names as its predecessor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreviousReport {
+    pub revision: u32,
+    pub sop_class: Uid,
+    pub sop_instance: Uid,
+    pub series: Uid,
+    pub created_at: Timestamp,
+    /// As which objects destinations accepted it, where a fallback gave it another class and UID.
+    pub sent_as: Vec<SentAs>,
+}
+
+/// A SOP instance that a destination accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentAs {
+    pub destination: String,
+    pub sop_class: Uid,
+    pub sop_instance: Uid,
+}
+
+/// A report that is due at a destination, leased to the caller.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    pub id: i64,
+    pub study: Uid,
+    /// The destination's name in the configuration; it may be gone from there by now.
+    pub destination: String,
+    /// For [`super::Store::report_file`].
+    pub report: i64,
+    pub disclosure: Disclosure,
+    pub sop_class: Uid,
+    pub sop_instance: Uid,
+    pub path: PathBuf,
+    /// Attempts before this one.
+    pub attempts: u32,
+    /// When it was put into the outbox; `delivery.give_up_after` counts from here. A resend counts anew.
+    pub queued_at: Timestamp,
+}
+
+/// Which studies to list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StudyFilter {
+    pub state: Option<StudyState>,
+    /// Only studies of which something arrived at or after this.
+    pub since: Option<Timestamp>,
+}
+
+/// A line of `studies list`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StudyRow {
+    /// Study Instance UID; the SOP Instance UID where `readable` is false.
+    pub study: Uid,
+    /// False for an object whose study could not be read.
+    pub readable: bool,
+    pub state: StudyState,
+    pub source: AeTitle,
+    pub revision: u32,
+    pub first_at: Timestamp,
+    pub last_at: Timestamp,
+    pub closed_at: Option<Timestamp>,
+    pub instances: u64,
+    pub instances_refused: u64,
+    /// Whether the study had fallen quiet when it was last reported.
+    pub complete: Option<bool>,
+    /// Highest level over the findings of the last report.
+    pub level: Option<Level>,
+    pub refusal: Option<Refusal>,
+    pub error: Option<String>,
+}
+
+/// All that `studies show` tells of a study. Holds no race scores and no disclosed values.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StudyDetail {
+    #[serde(flatten)]
+    pub study: StudyRow,
+    pub assessment: Option<Assessment>,
+    pub instances: Vec<InstanceDetail>,
+    pub reports: Vec<ReportDetail>,
+    pub deliveries: Vec<DeliveryDetail>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InstanceDetail {
+    pub sop_instance: Uid,
+    pub series: Option<Uid>,
+    pub sop_class: Uid,
+    pub transfer_syntax: Uid,
+    pub modality: Option<String>,
+    pub state: InstanceState,
+    pub refusal: Option<Refusal>,
+    pub calling: AeTitle,
+    pub received_at: Timestamp,
+    pub read_at: Option<Timestamp>,
+    /// Size of the data set, bytes.
+    pub bytes: u64,
+    /// Whether the object is still kept.
+    pub kept: bool,
+    /// Of clinical models only.
+    pub scores: Vec<ImageScore>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReportDetail {
+    /// For [`super::Store::report_file`].
+    pub id: i64,
+    pub revision: u32,
+    pub disclosure: Disclosure,
+    pub sop_class: Uid,
+    pub sop_instance: Uid,
+    pub predecessor: Option<Uid>,
+    pub created_at: Timestamp,
+    /// Whether it is of the study's last reported revision.
+    pub current: bool,
+    pub kept: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeliveryDetail {
+    pub destination: String,
+    /// SOP Instance UID of the report.
+    pub report: Uid,
+    pub state: DeliveryState,
+    pub attempts: u32,
+    /// When it is tried next, if it is pending.
+    pub next_at: Option<Timestamp>,
+    pub last_error: Option<String>,
+    pub delivered_at: Option<Timestamp>,
+    pub sent_sop_class: Option<Uid>,
+    pub sent_sop_instance: Option<Uid>,
+}
+
+/// How long things of finished studies are kept; `None`: for ever. Counted from the study's end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    pub objects_kept: Option<Duration>,
+    pub reports_kept: Option<Duration>,
+    pub posteriors_kept: Option<Duration>,
+}
+
+/// What a run of [`super::Store::expire`] deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Expired {
+    pub objects: u64,
+    /// Studies whose rows and reports went.
+    pub studies: u64,
+    /// Race scores.
+    pub posteriors: u64,
+    /// Disclosed reports, which hold posteriors.
+    pub disclosed_reports: u64,
+}
+
+/// How much there is of what, for health and metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// By state; every state is present.
+    pub instances: BTreeMap<String, u64>,
+    pub studies: BTreeMap<String, u64>,
+    pub deliveries: BTreeMap<String, u64>,
+    pub conflicts: u64,
+    /// Arrival of the oldest object that is not read yet.
+    pub unread_since: Option<Timestamp>,
+    /// When the oldest delivery that is still pending was put into the outbox.
+    pub undelivered_since: Option<Timestamp>,
+}
+
+/// What opening found to put right after an end that was not orderly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Files in `incoming/` that were never answered with Success.
+    pub partial_uploads: u64,
+    /// Objects and reports that were renamed but not indexed: never acknowledged, so removed.
+    pub orphans: u64,
+    /// Indexed files that are gone. Nothing here deletes them: somebody or something else did.
+    pub missing: u64,
+    /// Claims of instances and studies that ended with the node.
+    pub interrupted: u64,
+}

@@ -1,0 +1,311 @@
+//! The data folder: its lock, uploads in progress, durable renames and the sweep at start.
+//!
+//! Everything here blocks and is called off the runtime. Paths that go into the index are relative to the folder,
+//! so that it can be moved. Neighbours: `intake` renames uploads, `studies` writes reports, `retention` removes.
+//! Left out: what the index knows.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use sha2::Digest as _;
+use tracing::{debug, warn};
+
+use crate::config;
+use crate::domain::{Digest, Uid};
+
+use super::{Recovered, StoreError};
+
+const INCOMING: &str = "incoming";
+const SPOOL: &str = "spool";
+const CONFLICTS: &str = "conflicts";
+const REPORTS: &str = "reports";
+const INDEX: &str = "index.sqlite";
+const LOCK: &str = "lock";
+
+/// Bytes between two looks at the free space while an object arrives.
+const ROOM_CHECK_BYTES: u64 = 16 << 20;
+
+/// More files than a kill can leave behind (one batch of intake, the reports of the studies being closed): then the
+/// index is not the one that belongs to the folder, and nothing is removed.
+const ORPHANS_MAX: usize = 512;
+
+/// An object on its way in. Dropping it deletes its file.
+#[derive(Debug)]
+pub struct Upload {
+    file: BufWriter<File>,
+    temporary: Temporary,
+    hash: sha2::Sha256,
+    bytes: u64,
+    unchecked_bytes: u64,
+    spool: Spool,
+}
+
+/// An upload whose bytes are on the disk, under its temporary name.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) temporary: Temporary,
+    pub(super) digest: Digest,
+    pub(super) bytes: u64,
+}
+
+/// A file in `incoming/` that is deleted on drop; after a rename there is nothing left to delete.
+#[derive(Debug)]
+pub(super) struct Temporary(PathBuf);
+
+/// A data folder.
+#[derive(Debug, Clone)]
+pub(super) struct Spool {
+    root: PathBuf,
+    free_bytes_min: u64,
+}
+
+impl Upload {
+    /// Writes the preamble and the meta group, which do not count for identity.
+    pub fn write_meta(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file.write_all(bytes).map_err(StoreError::file("write", &self.temporary.0))
+    }
+
+    /// Writes the next bytes of the data set. Blocking.
+    pub fn write_dataset(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.unchecked_bytes += bytes.len() as u64;
+        if self.unchecked_bytes >= ROOM_CHECK_BYTES {
+            self.spool.room()?;
+            self.unchecked_bytes = 0;
+        }
+        self.file.write_all(bytes).map_err(StoreError::file("write", &self.temporary.0))?;
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes of the data set so far.
+    pub fn len(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Syncs the file.
+    pub(super) fn seal(self) -> Result<Sealed, StoreError> {
+        let fault = |e: io::Error| StoreError::file("write", &self.temporary.0)(e);
+        let file = self.file.into_inner().map_err(|e| fault(e.into_error()))?;
+        file.sync_all().map_err(fault)?;
+        Ok(Sealed { temporary: self.temporary, digest: Digest::from_hash(&self.hash.finalize()), bytes: self.bytes })
+    }
+}
+
+impl Temporary {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_file(&self.0)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            warn!(file = %self.0.display(), error = %e, "a temporary file stays until the next start");
+        }
+    }
+}
+
+impl Spool {
+    /// Takes possession of the folder: creates what is missing, locks it. The lock lasts as long as the file is open.
+    pub(super) fn own(config: &config::Store) -> Result<(Self, File), StoreError> {
+        let spool = Self::at(config);
+        let root = &spool.root;
+        create_dir(root)?;
+        close_to_others(root);
+        let lock_path = root.join(LOCK);
+        let lock = options().create(true).truncate(false).open(&lock_path);
+        let lock = lock.map_err(StoreError::file("open", &lock_path))?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked(root.clone())),
+            Err(e) => return Err(StoreError::file("lock", &lock_path)(e.into())),
+        }
+        for dir in [INCOMING, SPOOL, CONFLICTS, REPORTS] {
+            create_dir(&root.join(dir))?;
+        }
+        for shard in 0..=255u8 {
+            create_dir(&root.join(SPOOL).join(format!("{shard:02x}")))?;
+        }
+        // SQLite would give it the process's usual mode; its companions inherit this one.
+        let index = root.join(INDEX);
+        options().create(true).truncate(false).open(&index).map_err(StoreError::file("create", &index))?;
+        sync_dir(&root.join(SPOOL))?;
+        sync_dir(root)?;
+        if let Some(parent) = root.parent().filter(|p| !p.as_os_str().is_empty()) {
+            // Not ours to insist on: the parent may be a mount point that others own.
+            if let Err(e) = sync_dir(parent) {
+                debug!(error = %e, "the parent of the data folder was not synced");
+            }
+        }
+        Ok((spool, lock))
+    }
+
+    /// The folder as it is, without possession.
+    pub(super) fn at(config: &config::Store) -> Self {
+        Self { root: config.data_dir.clone(), free_bytes_min: config.free_bytes_min }
+    }
+
+    pub(super) fn index_path(&self) -> PathBuf {
+        self.root.join(INDEX)
+    }
+
+    pub(super) fn absolute(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Where an object goes; spread over 256 folders by the hash of its UID.
+    pub(super) fn object_path(uid: &Uid) -> String {
+        let shard = Digest::of(uid.as_str().as_bytes());
+        format!("{SPOOL}/{}/{uid}.dcm", &shard.as_str()[..2])
+    }
+
+    /// Where another object under a known UID is kept aside.
+    pub(super) fn conflict_path(uid: &Uid, digest: &Digest) -> String {
+        format!("{CONFLICTS}/{uid}.{}.dcm", digest.short())
+    }
+
+    pub(super) fn report_path(uid: &Uid) -> String {
+        format!("{REPORTS}/{uid}.dcm")
+    }
+
+    /// Fails below the floor of free bytes.
+    pub(super) fn room(&self) -> Result<(), StoreError> {
+        let disk = rustix::fs::statvfs(&self.root)
+            .map_err(|e| StoreError::file("ask for the free space of", &self.root)(e.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < self.free_bytes_min {
+            let detail = format!("{free} bytes are free, {} must stay free", self.free_bytes_min);
+            return Err(StoreError::OutOfRoom { dir: self.root.clone(), detail });
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin(&self) -> Result<Upload, StoreError> {
+        self.room()?;
+        let (file, temporary) = self.temporary()?;
+        Ok(Upload {
+            file: BufWriter::with_capacity(128 << 10, file),
+            temporary,
+            hash: sha2::Sha256::new(),
+            bytes: 0,
+            unchecked_bytes: 0,
+            spool: self.clone(),
+        })
+    }
+
+    /// Renames synced files to their places (relative), then syncs each folder once. What stood there is replaced.
+    pub(super) fn settle(&self, moves: &[(PathBuf, String)]) -> Result<(), StoreError> {
+        let mut dirs: Vec<PathBuf> = Vec::new();
+        for (from, to) in moves {
+            let to = self.absolute(to);
+            fs::rename(from, &to).map_err(StoreError::file("rename an object to", &to))?;
+            dirs.extend(to.parent().map(Path::to_owned));
+        }
+        dirs.sort();
+        dirs.dedup();
+        dirs.iter().try_for_each(|dir| sync_dir(dir))
+    }
+
+    /// Writes files (relative path, bytes) so that they are complete or absent, whatever happens.
+    pub(super) fn write_durably(&self, files: &[(String, &[u8])]) -> Result<(), StoreError> {
+        let mut moves = Vec::with_capacity(files.len());
+        let mut temporaries = Vec::with_capacity(files.len());
+        for (to, bytes) in files {
+            let (mut file, temporary) = self.temporary()?;
+            let written = file.write_all(bytes).and_then(|()| file.sync_all());
+            written.map_err(StoreError::file("write", temporary.path()))?;
+            moves.push((temporary.path().to_owned(), to.clone()));
+            temporaries.push(temporary);
+        }
+        self.settle(&moves)
+    }
+
+    /// Removes a file; one that is not there is no fault. A file that stays is an orphan, removed at the next start.
+    pub(super) fn remove(&self, relative: &str) {
+        let path = self.absolute(relative);
+        if let Err(e) = fs::remove_file(&path)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            warn!(file = %path.display(), error = %e, "a file could not be removed and stays until the next start");
+        }
+    }
+
+    /// Empties `incoming/`, removes files that the index does not know, counts indexed files that are gone.
+    pub(super) fn sweep(&self, indexed: &HashSet<String>) -> Result<Recovered, StoreError> {
+        let mut found = Recovered::default();
+        for name in names(&self.root.join(INCOMING))? {
+            self.remove(&format!("{INCOMING}/{name}"));
+            found.partial_uploads += 1;
+        }
+        let mut strangers = Vec::new();
+        let shards = (0..=255u8).map(|shard| format!("{SPOOL}/{shard:02x}"));
+        for dir in [CONFLICTS.to_owned(), REPORTS.to_owned()].into_iter().chain(shards) {
+            for name in names(&self.root.join(&dir))? {
+                strangers.push(format!("{dir}/{name}"));
+            }
+        }
+        let files = strangers.len();
+        strangers.retain(|path| !indexed.contains(path));
+        found.missing = (indexed.len() + strangers.len()).saturating_sub(files) as u64;
+        if strangers.len() > ORPHANS_MAX {
+            return Err(StoreError::Strangers { dir: self.root.clone(), files: strangers.len() });
+        }
+        strangers.iter().for_each(|path| self.remove(path));
+        found.orphans = strangers.len() as u64;
+        Ok(found)
+    }
+
+    fn temporary(&self) -> Result<(File, Temporary), StoreError> {
+        let path = self.root.join(INCOMING).join(uuid::Uuid::new_v4().to_string());
+        let file = options().create_new(true).open(&path).map_err(StoreError::file("create", &path))?;
+        Ok((file, Temporary(path)))
+    }
+}
+
+/// Files that only the node's own user may read.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+fn create_dir(path: &Path) -> Result<(), StoreError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::file("create", path))
+}
+
+/// A folder that was there before keeps its owner; where its mode cannot be narrowed, that is said.
+fn close_to_others(dir: &Path) {
+    let mode = fs::metadata(dir).map_or(0o700, |m| m.permissions().mode());
+    if mode & 0o077 == 0 {
+        return;
+    }
+    if let Err(e) = fs::set_permissions(dir, Permissions::from_mode(0o700)) {
+        warn!(dir = %dir.display(), error = %e, "other users may read the data folder; set its mode to 0700");
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(StoreError::file("sync", dir))
+}
+
+/// Names of the entries of a folder; other than UTF-8 there are none of ours.
+fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
+    let fault = |e: io::Error| StoreError::file("list", dir)(e);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(fault)? {
+        if let Ok(name) = entry.map_err(fault)?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}

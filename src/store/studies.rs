@@ -1,0 +1,354 @@
+//! The life of a study: which are open, what is in them, and how a revision of one ends.
+//!
+//! A study is closed by whoever claimed it, on condition that nothing arrived since; the reports are on the disk
+//! before the transaction that makes them current, queues their deliveries and calls back those of the reports
+//! that they replace. Neighbours: `reading` opens studies, `outbox` carries their reports on. Left out: whether a
+//! study is complete (`assemble`), what its report says (`assess`, `report`).
+
+use std::time::Duration;
+
+use sqlx::{Sqlite, Transaction};
+use tracing::info;
+
+use crate::assemble::StudyActivity;
+use crate::domain::{
+    Assessment, Disclosure, FindingAssessment, ImageScore, ReadyStudy, ScoredInstance, StudyState, Timestamp, Uid,
+};
+
+use super::index::{Columns, json, micros, shifted, word};
+use super::spool::Spool;
+use super::{Closed, Outcome, OutgoingReport, PreviousReport, SentAs, Store, StoreError, StudyClaim, blocking};
+
+impl Store {
+    /// The activity of every open study that nobody is closing, for `assemble::decide`.
+    pub async fn activities(&self, now: Timestamp) -> Result<Vec<StudyActivity>, StoreError> {
+        // Unread and possibly of this study: known to be (analysed again), or study unknown and from one of its senders.
+        let sql = "SELECT s.study, s.source, s.revision, s.first_at, s.last_at,
+                       (SELECT min(u.received_at) FROM instances u WHERE u.state = 'received' AND (u.study = s.study
+                           OR (u.study IS NULL AND u.calling IN
+                               (SELECT i.calling FROM instances i WHERE i.study = s.study)))) AS unread_since
+                   FROM studies s
+                   WHERE s.state = 'open' AND (s.lease_until IS NULL OR s.lease_until <= ?)
+                   ORDER BY s.last_at, s.study";
+        let rows = sqlx::query(sql).bind(micros(now)).fetch_all(self.index().read()).await?;
+        let mut activities = Vec::with_capacity(rows.len());
+        for row in &rows {
+            activities.push(StudyActivity {
+                study: row.parsed("study")?,
+                source: row.parsed("source")?,
+                revision: row.small("revision")?,
+                first_at: row.time("first_at")?,
+                last_at: row.time("last_at")?,
+                unread_since: row.opt_time("unread_since")?,
+            });
+        }
+        Ok(activities)
+    }
+
+    /// Leases an open study to the caller, who closes it. `None`: it is not open, or somebody else has it.
+    pub async fn claim_study(
+        &self,
+        study: &Uid,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<Option<StudyClaim>, StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "UPDATE studies SET lease_until = ?, attempts = attempts + 1
+                   WHERE study = ? AND state = 'open' AND (lease_until IS NULL OR lease_until <= ?)
+                   RETURNING revision, version, attempts, interrupted";
+        let row = sqlx::query(sql)
+            .bind(shifted(now, lease, 1))
+            .bind(study.as_str())
+            .bind(micros(now))
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let claim = StudyClaim {
+            study: study.clone(),
+            revision: row.small("revision")?,
+            version: row.int("version")?,
+            attempts: row.small("attempts")?,
+            interrupted: row.small("interrupted")?,
+        };
+        tx.commit().await?;
+        Ok(Some(claim))
+    }
+
+    /// Gives a claim back after a failed attempt, so that the study can be claimed again.
+    pub async fn release_study(&self, claim: &StudyClaim) -> Result<(), StoreError> {
+        let mut tx = self.index().write().await?;
+        lift(&mut tx, claim, Attempt::Counts).await?;
+        tx.commit().await?;
+        self.wake().study_changed.notify_one();
+        Ok(())
+    }
+
+    /// What was read of a study, in the order of the SOP Instance UIDs, whatever order it came in. The race scores
+    /// among it are for the assessment alone: reading them is logged.
+    pub async fn ready_study(&self, study: &Uid) -> Result<ReadyStudy, StoreError> {
+        let mut tx = self.index().snapshot().await?;
+        let sql = "SELECT 1 FROM studies WHERE study = ?";
+        if sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut *tx).await?.is_none() {
+            return Err(StoreError::UnknownStudy(study.clone()));
+        }
+        let sql = "SELECT sop_instance, header, pixel_digest, refusal_code, refusal_detail FROM instances
+                   WHERE study = ? AND state <> 'received' AND header IS NOT NULL ORDER BY sop_instance";
+        let rows = sqlx::query(sql).bind(study.as_str()).fetch_all(&mut *tx).await?;
+        let mut instances = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let sop_instance: Uid = row.parsed("sop_instance")?;
+            let header = row.opt_json("header")?;
+            instances.push(ScoredInstance {
+                header: header.ok_or_else(|| StoreError::Contents("an instance that was read has no header".into()))?,
+                pixel_digest: row.opt_parsed("pixel_digest")?,
+                scores: scores(&mut tx, &sop_instance, "('race', 'clinical')").await?,
+                refusal: row.refusal()?,
+            });
+        }
+        info!(%study, instances = instances.len(), "race scores were read for an assessment");
+        Ok(ReadyStudy { study: study.clone(), instances })
+    }
+
+    /// The newest report of a study for this disclosure, which the next one replaces.
+    pub async fn previous_report(
+        &self,
+        study: &Uid,
+        disclosure: Disclosure,
+    ) -> Result<Option<PreviousReport>, StoreError> {
+        let mut tx = self.index().snapshot().await?;
+        let sql = "SELECT id, revision, sop_class, sop_instance, series, created_at FROM reports
+                   WHERE study = ? AND disclosure = ? ORDER BY id DESC LIMIT 1";
+        let row = sqlx::query(sql).bind(study.as_str()).bind(word(&disclosure)?).fetch_optional(&mut *tx).await?;
+        let Some(row) = row else { return Ok(None) };
+        let sql = "SELECT destination, sent_sop_class, sent_sop_instance FROM deliveries
+                   WHERE report = ? AND sent_sop_instance IS NOT NULL ORDER BY destination";
+        let sent = sqlx::query(sql).bind(row.int("id")?).fetch_all(&mut *tx).await?;
+        let mut sent_as = Vec::with_capacity(sent.len());
+        for row in &sent {
+            sent_as.push(SentAs {
+                destination: row.text("destination")?,
+                sop_class: row.parsed("sent_sop_class")?,
+                sop_instance: row.parsed("sent_sop_instance")?,
+            });
+        }
+        Ok(Some(PreviousReport {
+            revision: row.small("revision")?,
+            sop_class: row.parsed("sop_class")?,
+            sop_instance: row.parsed("sop_instance")?,
+            series: row.parsed("series")?,
+            created_at: row.time("created_at")?,
+            sent_as,
+        }))
+    }
+
+    /// Ends a revision of a claimed study, if it is still what was claimed. Without any destination a reported study
+    /// is delivered at once: nothing is left to do.
+    pub async fn close_study(
+        &self,
+        claim: &StudyClaim,
+        outcome: Outcome<'_>,
+        now: Timestamp,
+    ) -> Result<Closed, StoreError> {
+        let Outcome::Reported { reports, .. } = outcome else {
+            return self.close_in_index(claim, outcome, now).await;
+        };
+        let paths: Vec<String> = reports.iter().map(|r| Spool::report_path(&r.report.sop_instance)).collect();
+        let files: Vec<(String, Vec<u8>)> =
+            paths.iter().cloned().zip(reports.iter().map(|r| r.report.file.clone())).collect();
+        let spool = self.spool().clone();
+        let written = blocking(move || {
+            let files: Vec<(String, &[u8])> = files.iter().map(|(to, bytes)| (to.clone(), &bytes[..])).collect();
+            spool.write_durably(&files)
+        });
+        let closed = match written.await {
+            Ok(()) => self.close_in_index(claim, outcome, now).await,
+            Err(e) => Err(e),
+        };
+        if !matches!(closed, Ok(Closed::As(_))) {
+            paths.iter().for_each(|path| self.spool().remove(path));
+        }
+        closed
+    }
+
+    /// Analyses a study again from its objects, as a new revision. Its last reports stay current until there are new
+    /// ones. For an object whose study could not be read, the object is read again.
+    pub async fn requeue(&self, study: &Uid, now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "SELECT kind, state, (SELECT count(*) FROM instances i WHERE i.study = s.study AND i.path IS NULL)
+                   AS gone FROM studies s WHERE study = ?";
+        let row = sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut *tx).await?;
+        let row = row.ok_or_else(|| StoreError::UnknownStudy(study.clone()))?;
+        if row.int("gone")? > 0 {
+            return Err(StoreError::ObjectsGone(study.clone()));
+        }
+        let unknown = row.text("kind")? == "object";
+        let sql = "DELETE FROM scores WHERE sop_instance IN (SELECT sop_instance FROM instances WHERE study = ?)";
+        sqlx::query(sql).bind(study.as_str()).execute(&mut *tx).await?;
+        let sql = "UPDATE instances SET state = 'received', lease_until = NULL, attempts = 0, interrupted = 0,
+                   refusal_code = NULL, refusal_detail = NULL, scores_expired = 0, study = iif(?1, NULL, study)
+                   WHERE study = ?2";
+        sqlx::query(sql).bind(unknown).bind(study.as_str()).execute(&mut *tx).await?;
+        let sql = if unknown {
+            "DELETE FROM studies WHERE study = ?2"
+        } else {
+            "UPDATE studies SET state = 'open', revision = revision + (state <> 'open'), version = version + 1,
+             first_at = ?1, lease_until = NULL, attempts = 0, interrupted = 0, closed_at = NULL, refusal_code = NULL,
+             refusal_detail = NULL, error = NULL WHERE study = ?2"
+        };
+        sqlx::query(sql).bind(micros(now)).bind(study.as_str()).execute(&mut *tx).await?;
+        tx.commit().await?;
+        info!(%study, "a study is analysed again");
+        self.wake().all();
+        Ok(())
+    }
+
+    async fn close_in_index(
+        &self,
+        claim: &StudyClaim,
+        outcome: Outcome<'_>,
+        now: Timestamp,
+    ) -> Result<Closed, StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "SELECT 1 FROM studies WHERE study = ? AND state = 'open' AND revision = ? AND version = ?";
+        let same = sqlx::query(sql).bind(claim.study.as_str()).bind(claim.revision).bind(claim.version);
+        if same.fetch_optional(&mut *tx).await?.is_none() {
+            lift(&mut tx, claim, Attempt::Void).await?;
+            tx.commit().await?;
+            self.wake().study_changed.notify_one();
+            return Ok(Closed::Superseded);
+        }
+        let state = match outcome {
+            Outcome::Reported { assessment, complete, reports } => {
+                let queued = replace_reports(&mut tx, claim, reports, now).await?;
+                note_assessment(&mut tx, &claim.study, assessment, complete).await?;
+                if queued == 0 { StudyState::Delivered } else { StudyState::Reported }
+            }
+            Outcome::Refused(_) => StudyState::Refused,
+            Outcome::Failed(_) => StudyState::Failed,
+        };
+        let (refusal, cause) = match outcome {
+            Outcome::Refused(refusal) => (Some(refusal), None),
+            Outcome::Failed(cause) => (None, Some(cause)),
+            Outcome::Reported { .. } => (None, None),
+        };
+        let sql = "UPDATE studies SET state = ?, closed_at = ?, lease_until = NULL, attempts = 0, interrupted = 0,
+                   refusal_code = ?, refusal_detail = ?, error = ? WHERE study = ?";
+        sqlx::query(sql)
+            .bind(state.as_str())
+            .bind(micros(now))
+            .bind(refusal.map(|r| r.code.as_str()))
+            .bind(refusal.map(|r| r.detail.as_str()))
+            .bind(cause)
+            .bind(claim.study.as_str())
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        self.wake().delivery_due.notify_one();
+        Ok(Closed::As(state))
+    }
+}
+
+/// The scores of an instance by models of these purposes (an SQL list), in the order they were given.
+pub(super) async fn scores(
+    tx: &mut Transaction<'_, Sqlite>,
+    sop_instance: &Uid,
+    purposes: &str,
+) -> Result<Vec<ImageScore>, StoreError> {
+    let sql = format!(
+        "SELECT model, contract, outputs FROM scores WHERE sop_instance = ? AND purpose IN {purposes} ORDER BY ordinal"
+    );
+    let rows = sqlx::query(&sql).bind(sop_instance.as_str()).fetch_all(&mut **tx).await?;
+    let mut scores = Vec::with_capacity(rows.len());
+    for row in &rows {
+        scores.push(ImageScore {
+            instance: sop_instance.clone(),
+            model: row.text("model")?,
+            contract: row.parsed("contract")?,
+            outputs: row.opt_json("outputs")?.unwrap_or_default(),
+        });
+    }
+    Ok(scores)
+}
+
+/// Whether a claim that ends without closing its study counts as an attempt.
+#[derive(Clone, Copy)]
+enum Attempt {
+    Counts,
+    /// The study changed: nothing failed.
+    Void,
+}
+
+/// Ends a claim, unless the study has been closed or claimed anew since.
+async fn lift(tx: &mut Transaction<'_, Sqlite>, claim: &StudyClaim, attempt: Attempt) -> Result<(), StoreError> {
+    let sql = "UPDATE studies SET lease_until = NULL, attempts = attempts - ?1
+               WHERE study = ?2 AND state = 'open' AND revision = ?3 AND attempts = ?4";
+    sqlx::query(sql)
+        .bind(matches!(attempt, Attempt::Void))
+        .bind(claim.study.as_str())
+        .bind(claim.revision)
+        .bind(claim.attempts)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Makes `reports` the current ones; gives the number of deliveries that were queued.
+async fn replace_reports(
+    tx: &mut Transaction<'_, Sqlite>,
+    claim: &StudyClaim,
+    reports: &[OutgoingReport],
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    let study = claim.study.as_str();
+    // A delivery that is under way keeps its lease: the new report waits for its end, so that it arrives last.
+    let sql = "UPDATE deliveries SET state = 'superseded' WHERE study = ? AND state = 'pending'";
+    sqlx::query(sql).bind(study).execute(&mut **tx).await?;
+    let mut queued = 0;
+    let mut added = Vec::with_capacity(reports.len());
+    for OutgoingReport { report, disclosure, destinations } in reports {
+        let sql = "INSERT INTO reports (study, revision, disclosure, sop_class, sop_instance, series, path, created_at,
+                   predecessor, current) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, (SELECT sop_instance FROM reports
+                   WHERE study = ?1 AND disclosure = ?3 AND revision < ?2 ORDER BY id DESC LIMIT 1), 0)";
+        let inserted = sqlx::query(sql)
+            .bind(study)
+            .bind(claim.revision)
+            .bind(word(disclosure)?)
+            .bind(report.sop_class.as_str())
+            .bind(report.sop_instance.as_str())
+            .bind(report.series.as_str())
+            .bind(Spool::report_path(&report.sop_instance))
+            .bind(micros(now))
+            .execute(&mut **tx)
+            .await?;
+        added.push(inserted.last_insert_rowid());
+        for destination in destinations {
+            let sql = "INSERT INTO deliveries (report, study, destination, state, queued_at, next_at)
+                       VALUES (?, ?, ?, 'pending', ?, ?)";
+            let query = sqlx::query(sql).bind(inserted.last_insert_rowid()).bind(study).bind(destination);
+            query.bind(micros(now)).bind(micros(now)).execute(&mut **tx).await?;
+            queued += 1;
+        }
+    }
+    let sql = "UPDATE reports SET current = 0 WHERE study = ?";
+    sqlx::query(sql).bind(study).execute(&mut **tx).await?;
+    for id in added {
+        sqlx::query("UPDATE reports SET current = 1 WHERE id = ?").bind(id).execute(&mut **tx).await?;
+    }
+    Ok(queued)
+}
+
+/// Keeps the assessment for people and pages. What is for disclosed reports only is not kept twice.
+async fn note_assessment(
+    tx: &mut Transaction<'_, Sqlite>,
+    study: &Uid,
+    assessment: &Assessment,
+    complete: bool,
+) -> Result<(), StoreError> {
+    let findings = assessment.findings.iter().map(|f| FindingAssessment { disclosed: None, ..f.clone() }).collect();
+    let kept = Assessment { findings, ..assessment.clone() };
+    let sql = "UPDATE studies SET assessment = ?, level = ?, complete = ? WHERE study = ?";
+    let level = kept.max_level().map(|level| word(&level)).transpose()?;
+    let query = sqlx::query(sql).bind(json(&kept)?).bind(level).bind(complete).bind(study.as_str());
+    query.execute(&mut **tx).await?;
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! Thresholds from the validation patients, and figures on patients that training never saw.
+//!
+//! Figures are at study level, by the card's aggregation, as in the node. Neighbours: `stats` computes, `package`
+//! writes them on the card. Left out: intervals beyond DeLong's, which `profile` and `audit` are for.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use tch::Device;
+
+use crate::domain::{Probability, Purpose};
+use crate::infer::{self, Activation, Aggregation};
+use crate::stats;
+
+use super::data::Dataset;
+use super::fit::{predict, rows};
+use super::nets::Network;
+use super::recipe::{Recipe, ThresholdRule};
+use super::split::Split;
+
+/// What a model is worth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Per finding, in order; empty for a race model.
+    pub thresholds: Vec<FindingThreshold>,
+    /// Name to figure, on the test patients.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// The decision threshold of a finding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FindingThreshold {
+    pub key: String,
+    pub threshold: Probability,
+}
+
+/// A study's probabilities, what is true of it, and its patient's group.
+struct Study {
+    values: Vec<f64>,
+    truth: Vec<Option<bool>>,
+    group: String,
+}
+
+/// How outputs become probabilities: networks are trained on logits.
+pub(super) fn activation(purpose: Purpose) -> Activation {
+    match purpose {
+        Purpose::Race => Activation::LogitsSoftmax,
+        Purpose::Clinical => Activation::LogitsSigmoid,
+    }
+}
+
+/// Finds thresholds on the validation part and measures on the test part.
+pub fn evaluate(network: &Network, dataset: &Dataset, split: &Split, recipe: &Recipe, device: Device) -> anyhow::Result<Evaluation> {
+    let validation = studies(network, dataset, &split.validation, recipe, device)?;
+    let test = studies(network, dataset, &split.test, recipe, device)?;
+    let mut thresholds = Vec::new();
+    for (i, finding) in recipe.output.findings.iter().enumerate() {
+        let (scores, truth) = known(&validation, i);
+        let threshold = threshold(finding.threshold, &scores, &truth);
+        let threshold = Probability::new(threshold).with_context(|| format!("no threshold for {}", finding.key))?;
+        thresholds.push(FindingThreshold { key: finding.key.clone(), threshold });
+    }
+    let mut metrics = BTreeMap::from([("test_studies".to_owned(), test.len() as f64)]);
+    let mut aucs = Vec::new();
+    for (i, key) in recipe.keys().iter().enumerate() {
+        let (scores, truth) = known(&test, i);
+        let estimate = stats::delong(&scores, &truth).with_context(|| format!("too few test studies for {key}"))?;
+        metrics.insert(format!("auc_{key}"), rounded(estimate.auc));
+        metrics.insert(format!("auc_{key}_lower"), rounded(estimate.lower));
+        metrics.insert(format!("auc_{key}_upper"), rounded(estimate.upper));
+        aucs.push(estimate.auc);
+        if let Some(found) = thresholds.get(i) {
+            by_group(&test, i, key, found.threshold.get(), &mut metrics);
+        }
+    }
+    metrics.insert("auc_macro".to_owned(), rounded(aucs.iter().sum::<f64>() / aucs.len() as f64));
+    Ok(Evaluation { thresholds, metrics })
+}
+
+/// False negative rate and false positive rate, overall and by group where there are at least 30 such studies.
+fn by_group(studies: &[Study], i: usize, key: &str, threshold: f64, metrics: &mut BTreeMap<String, f64>) {
+    let mut groups: Vec<&str> = studies.iter().map(|s| s.group.as_str()).filter(|g| !g.is_empty()).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    for group in std::iter::once(None).chain(groups.into_iter().map(Some)) {
+        for (name, truth) in [("fnr", true), ("fpr", false)] {
+            let of = |s: &&Study| s.truth[i] == Some(truth) && group.is_none_or(|g| s.group == g);
+            let (mut n, mut wrong) = (0u32, 0u32);
+            for study in studies.iter().filter(of) {
+                n += 1;
+                wrong += u32::from((study.values[i] >= threshold) != truth);
+            }
+            if n >= 30 {
+                let name = group.map_or(format!("{name}_{key}"), |g| format!("{name}_{key}_{g}"));
+                metrics.insert(name, rounded(f64::from(wrong) / f64::from(n)));
+            }
+        }
+    }
+}
+
+fn studies(network: &Network, dataset: &Dataset, positions: &[usize], recipe: &Recipe, device: Device) -> anyhow::Result<Vec<Study>> {
+    let mut images: BTreeMap<&str, Vec<(usize, Vec<f64>)>> = BTreeMap::new();
+    for (position, row) in positions.iter().zip(rows(&predict(network, dataset, positions, device)?)?) {
+        let values = infer::probabilities(activation(dataset.purpose), &row)?;
+        images.entry(&dataset.samples[*position].study).or_default().push((*position, values));
+    }
+    let study = |images: Vec<(usize, Vec<f64>)>| {
+        let sample = &dataset.samples[images[0].0];
+        let column = |i: usize| images.iter().map(move |(_, values)| values[i]);
+        let values = (0..dataset.outputs)
+            .map(|i| match recipe.aggregation.method {
+                Aggregation::Mean => column(i).sum::<f64>() / images.len() as f64,
+                Aggregation::Max => column(i).fold(0.0, f64::max),
+            })
+            .collect();
+        let truth = (0..dataset.outputs).map(|i| sample.target.is(i)).collect();
+        Study { values, truth, group: sample.group.clone() }
+    };
+    Ok(images.into_values().map(study).collect())
+}
+
+/// Scores and truth of output `i` where the truth is known.
+fn known(studies: &[Study], i: usize) -> (Vec<f64>, Vec<bool>) {
+    studies.iter().filter_map(|s| Some((s.values[i], s.truth[i]?))).unzip()
+}
+
+fn threshold(rule: ThresholdRule, scores: &[f64], truth: &[bool]) -> f64 {
+    let mut candidates = scores.to_vec();
+    candidates.sort_by(f64::total_cmp);
+    candidates.dedup();
+    let share = |at: f64, of: bool| {
+        let (hit, n) = scores.iter().zip(truth).filter(|(_, t)| **t == of).fold((0, 0), |(hit, n), (s, _)| (hit + i32::from((*s >= at) == of), n + 1));
+        f64::from(hit) / f64::from(n.max(1))
+    };
+    let chosen = match rule {
+        ThresholdRule::Fixed(value) => return value.get(),
+        ThresholdRule::Youden => {
+            candidates.iter().copied().max_by(|a, b| {
+                let gain = |t: f64| share(t, true) + share(t, false);
+                gain(*a).total_cmp(&gain(*b))
+            })
+        }
+        ThresholdRule::Sensitivity(wanted) => candidates.iter().copied().rfind(|t| share(*t, true) >= wanted.get()),
+    };
+    // Four digits are what the card can show; downwards, so that no validation positive is lost by rounding.
+    (chosen.unwrap_or(0.5) * 1e4).floor() / 1e4
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_follow_their_rules() {
+        let scores = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8];
+        let truth = [false, false, false, true, false, true, true, true];
+        let sensitivity = |v| ThresholdRule::Sensitivity(Probability::new(v).unwrap());
+        let check = |rule, expected: f64| assert_eq!(threshold(rule, &scores, &truth), expected, "{rule:?}");
+        check(sensitivity(1.0), 0.4);
+        check(sensitivity(0.75), 0.6);
+        check(sensitivity(0.5), 0.7);
+        check(ThresholdRule::Youden, 0.6);
+        check(ThresholdRule::Fixed(Probability::new(0.33).unwrap()), 0.33);
+    }
+}

@@ -1,0 +1,105 @@
+//! Splits by patient: nobody is in two parts.
+//!
+//! Pure; the same patients, shares and seed give the same parts, whatever the order of the rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::data::{Dataset, Sample, Target};
+use super::recipe::{Recipe, SplitRecipe};
+
+/// Positions of samples in the data set.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Split {
+    pub train: Vec<usize>,
+    pub validation: Vec<usize>,
+    pub test: Vec<usize>,
+}
+
+/// Draws the parts.
+pub fn by_patient(samples: &[Sample], shares: SplitRecipe, seed: u64) -> Split {
+    let mut images: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, sample) in samples.iter().enumerate() {
+        images.entry(&sample.patient).or_default().push(i);
+    }
+    let mut patients: Vec<&str> = images.keys().copied().collect();
+    patients.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let count = |share: f64| (share * patients.len() as f64).round() as usize;
+    let (train, validation) = (count(shares.train), count(shares.validation));
+    let mut split = Split::default();
+    for (i, patient) in patients.iter().enumerate() {
+        let part = match i {
+            i if i < train => &mut split.train,
+            i if i < train + validation => &mut split.validation,
+            _ => &mut split.test,
+        };
+        part.extend(&images[patient]);
+    }
+    // The order within a part follows the rows, not the patients' names.
+    [&mut split.train, &mut split.validation, &mut split.test].into_iter().for_each(|part| part.sort_unstable());
+    split
+}
+
+impl Split {
+    /// Every part must hold what it is for: both classes of every output.
+    pub fn check(&self, dataset: &Dataset, recipe: &Recipe) -> anyhow::Result<()> {
+        for (name, part) in [("training", &self.train), ("validation", &self.validation), ("test", &self.test)] {
+            for (i, key) in recipe.keys().iter().enumerate() {
+                let classes: BTreeSet<bool> = part.iter().filter_map(|s| dataset.samples[*s].target.is(i)).collect();
+                anyhow::ensure!(
+                    classes.len() == 2,
+                    "the {name} part of {} images does not hold both classes of {key}: use more patients",
+                    part.len()
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Target {
+    /// Whether output `i` is true of the sample; `None` where that is not known.
+    pub fn is(&self, i: usize) -> Option<bool> {
+        match self {
+            Target::Group(group) => Some(*group == i),
+            Target::Findings(findings) => findings.get(i).copied().flatten(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(patients: usize, images: usize) -> Vec<Sample> {
+        let one = |i: usize| Sample {
+            patient: format!("P{:03}", i / images),
+            study: format!("S{i}"),
+            group: String::new(),
+            target: Target::Group(0),
+        };
+        (0..patients * images).map(one).collect()
+    }
+
+    #[test]
+    fn nobody_is_in_two_parts_and_nobody_is_lost() {
+        let samples = samples(50, 3);
+        let split = by_patient(&samples, SplitRecipe::default(), 5);
+        let patients = |part: &[usize]| part.iter().map(|i| samples[*i].patient.clone()).collect::<BTreeSet<_>>();
+        let parts = [patients(&split.train), patients(&split.validation), patients(&split.test)];
+        assert_eq!(parts.each_ref().map(BTreeSet::len), [30, 5, 15]);
+        assert_eq!(parts.iter().flatten().collect::<BTreeSet<_>>().len(), 50);
+        assert_eq!(split.train.len() + split.validation.len() + split.test.len(), 150);
+    }
+
+    #[test]
+    fn the_parts_depend_on_the_seed_alone() {
+        let samples = samples(50, 1);
+        let split = |seed| by_patient(&samples, SplitRecipe::default(), seed);
+        assert_eq!(split(5), split(5));
+        assert_ne!(split(5), split(6));
+    }
+}

@@ -1,0 +1,202 @@
+//! Tests of training as a whole, on toy images that are made in memory in no time.
+
+use super::*;
+use crate::domain::{Contract, Purpose};
+use crate::train::data::{Sample, Target};
+use crate::train::nets::TrainableArchitecture;
+use crate::train::recipe::{Augment, SplitRecipe, Training};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// 160 noisy images of 16×16; in those of the second class a corner is brighter.
+fn toy(purpose: Purpose) -> (Dataset, Contract) {
+    let contract = Contract::preset("minmax-unit", 16).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut samples = Vec::new();
+    let mut values = Vec::new();
+    for i in 0..160 {
+        let present = i % 2 == 1;
+        let mut image: Vec<f32> = (0..contract.len()).map(|_| rng.random_range(0.0..0.5)).collect();
+        if present {
+            (0..6).for_each(|r| image[r * 16..r * 16 + 6].iter_mut().for_each(|v| *v += 0.4));
+        }
+        let target = match purpose {
+            Purpose::Race => Target::Group(usize::from(present)),
+            Purpose::Clinical => Target::Findings(vec![Some(present), (i % 3 > 0).then_some(!present)]),
+        };
+        let group = ["Black", "White"][i / 2 % 2].to_owned();
+        samples.push(Sample { patient: format!("P{i}"), study: format!("S{i}"), group, target });
+        values.push(image);
+    }
+    (Dataset::from_values(samples, &values, &contract, purpose, 2).unwrap(), contract)
+}
+
+fn options() -> FitOptions {
+    FitOptions {
+        network: NetworkKind { architecture: TrainableArchitecture::Compact, width: 4, dropout: 0.1 },
+        training: Training {
+            learning_rate: 1e-2,
+            weight_decay: 0.0,
+            batch: 16,
+            epochs: 12,
+            plateau_factor: 0.5,
+            plateau_patience: 2,
+            learning_rate_min: 1e-4,
+            early_stop: 12,
+        },
+        augment: Augment { shift: 0.02, rotation: 2.0, ..Augment::default() },
+        balance: true,
+        seed: 3,
+    }
+}
+
+fn recipe_text(purpose: &str, output: &str) -> String {
+    format!(
+        r#"
+name = "toy"
+version = "0.1.0"
+manufacturer = "Example Imaging"
+purpose = "{purpose}"
+seed = 3
+phantoms_only = true
+[data]
+phantom = {{ world = "biased", patients = 60, seed = 4 }}
+views = ["PA"]
+split = {{ train = 0.5, validation = 0.25, test = 0.25 }}
+[input]
+contract = "minmax-unit"
+size = 16
+[network]
+architecture = "compact"
+width = 4
+[training]
+learning_rate = 0.01
+batch = 16
+epochs = 2
+plateau_factor = 0.5
+plateau_patience = 2
+learning_rate_min = 1e-4
+early_stop = 4
+[output]
+{output}
+[scope]
+modalities = ["DX", "CR"]
+views = ["PA"]
+[card]
+training_data = "toys"
+intended_use = "tests"
+limits = "all"
+license = "Apache-2.0"
+date = "2026-01-31"
+"#
+    )
+}
+
+const FINDINGS: &str = r#"
+[[output.findings]]
+key = "pneumothorax"
+threshold = "youden"
+code = { value = "36118008", scheme = "SCT", meaning = "Pneumothorax" }
+[[output.findings]]
+key = "pleural_effusion"
+threshold = { sensitivity = 0.8 }
+code = { value = "60046008", scheme = "SCT", meaning = "Pleural effusion" }
+"#;
+
+fn recipe(text: &str) -> Result<Recipe, RecipeError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("toy.toml");
+    std::fs::write(&path, text).unwrap();
+    Recipe::read(&path)
+}
+
+#[test]
+fn the_trainer_learns_what_can_be_learned() {
+    for purpose in [Purpose::Race, Purpose::Clinical] {
+        let (dataset, _) = toy(purpose);
+        let split = split::by_patient(&dataset.samples, SplitRecipe::default(), 1);
+        let fitted = fit(&dataset, &split, &options(), tch::Device::Cpu, &|_| ()).unwrap();
+        let (first, last) = (&fitted.epochs[0], fitted.epochs.last().unwrap());
+        assert!(last.train_loss < 0.5 * first.train_loss, "{first:?} {last:?}");
+        let best = fitted.epochs.iter().rfind(|e| e.best).unwrap();
+        assert!(best.validation_auc.iter().all(|auc| *auc > 0.9), "{purpose:?} {best:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_file_and_the_best_epoch_is_what_is_kept() {
+    let (dataset, contract) = toy(Purpose::Clinical);
+    let split = split::by_patient(&dataset.samples, SplitRecipe::default(), 1);
+    // libtorch's generator is the process's; another test may draw from it in between.
+    let run = |seed| {
+        let mut options = FitOptions { seed, ..options() };
+        options.network.dropout = 0.0;
+        options.training.epochs = 3;
+        fit(&dataset, &split, &options, tch::Device::Cpu, &|_| ()).unwrap()
+    };
+    let fitted = run(5);
+    let logits = fit::predict(&fitted.network, &dataset, &split.validation, tch::Device::Cpu).unwrap();
+    let (truth, mask) = dataset.targets(&split.validation).unwrap();
+    let mask = mask.unwrap();
+    let losses = logits.binary_cross_entropy_with_logits::<tch::Tensor>(&truth, None, None, tch::Reduction::None);
+    assert_eq!(losses.size(), mask.size());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("weights.pt");
+    infer::trace(&fitted.network.forward, &contract).unwrap().save(&file).unwrap();
+    let first = std::fs::read(&file).unwrap();
+    infer::trace(&fitted.network.forward, &contract).unwrap().save(&file).unwrap();
+    assert_eq!(Digest::of(&first), Digest::of(&std::fs::read(&file).unwrap()), "writing twice");
+}
+
+#[test]
+fn a_recipe_goes_from_phantoms_to_a_package_that_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("toy.toml");
+    std::fs::write(&path, recipe_text("clinical", FINDINGS)).unwrap();
+    let options = TrainOptions {
+        recipe: path,
+        out_dir: dir.path().join("models"),
+        cache_dir: dir.path().join("cache"),
+        device: config::Device::Cpu,
+        threads: 1,
+    };
+    let phantoms = std::sync::atomic::AtomicU64::new(0);
+    let outcome = run(&options, &|event| {
+        if let Event::Phantoms { .. } = event {
+            phantoms.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    })
+    .unwrap();
+    assert!(phantoms.load(std::sync::atomic::Ordering::Relaxed) > 0);
+    let package = Package::load(&options.out_dir.join("toy")).unwrap();
+    assert_eq!(package.identity, outcome.package.identity);
+    assert!(package.identity.phantoms_only);
+    assert_eq!(package.provenance.metrics, outcome.evaluation.metrics);
+    assert_eq!(package.findings()[0].threshold, outcome.evaluation.thresholds[0].threshold);
+    let log = std::fs::read_to_string(options.out_dir.join("toy/training.csv")).unwrap();
+    assert_eq!(log.lines().count(), 1 + outcome.epochs.len());
+
+    // The second run finds the same phantoms.
+    run(&options, &|event| assert!(!matches!(event, Event::Phantoms { .. }))).unwrap();
+}
+
+#[test]
+fn faults_of_a_recipe_are_named() {
+    let check = |from: &str, to: &str, expected: &str| {
+        let text = recipe_text("clinical", FINDINGS);
+        assert!(text.contains(from), "{from}");
+        let error = recipe(&text.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    assert!(recipe(&recipe_text("clinical", FINDINGS)).is_ok());
+    check("learning_rate = 0.01", "learning_rate = 0", "training.learning_rate: above 0");
+    check("early_stop = 4", "early_stop = 4\nmomentum = 1", "unknown field `momentum`");
+    check("\"biased\"", "\"unfair\"", "\"unfair\" is none of null, biased");
+    check("test = 0.25", "test = 0.35", "data.split");
+    check("phantom = ", "folder = \".\"\nphantom = ", "give either phantom or folder");
+    check("\"compact\"", "\"vgg\"", "unknown variant `vgg`");
+    check("\"youden\"", "\"lucky\"", "unknown variant `lucky`");
+    check("\"clinical\"", "\"race\"", "a race model has at least 2 groups");
+    let error = recipe(&recipe_text("clinical", FINDINGS).replace("minmax-unit", "minmax")).unwrap().contract();
+    assert!(error.unwrap_err().to_string().contains("\"minmax\" is no preset"));
+}
