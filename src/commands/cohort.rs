@@ -69,20 +69,16 @@ fn show_profile(profile: &assess::Profile, json: bool) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn phantom(options: &PhantomOptions, out: &Path, json: bool) -> anyhow::Result<ExitCode> {
+pub fn phantom(options: &PhantomOptions, out: &Path) -> anyhow::Result<ExitCode> {
     let bar = progress(u64::from(options.patients), "drawing");
     let summary = phantom::generate(options, out, &|done, _total| bar.set_position(done))?;
     bar.finish_and_clear();
-    if json {
-        print_json(&summary)?;
-    } else {
-        print(&format!(
-            "{} images of {} studies, labels in {}\n",
+    print(&format!(
+        "{} images of {} studies, labels in {}",
             summary.images,
             summary.studies,
             summary.labels.display()
-        ))?;
-    }
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -84,14 +84,10 @@ pub fn verify(config: &Config, name: Option<&str>, json: bool) -> anyhow::Result
 }
 
 /// Writes a package's network as TorchScript.
-pub fn export(config: &Config, name: &str, out: &Path, json: bool) -> anyhow::Result<ExitCode> {
+pub fn export(config: &Config, name: &str, out: &Path) -> anyhow::Result<ExitCode> {
     let package = Package::load(&config.models.dir.join(name))?;
     let digest = export_package(&package, out)?;
-    if json {
-        print_json(&json!({"model": package.key(), "file": out, "sha256": digest}))?;
-    } else {
-        print(&format!("{} written, SHA-256 {digest}", out.display()))?;
-    }
+    print(&format!("{} of {} written, SHA-256 {digest}", out.display(), package.key()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -46,25 +46,17 @@ pub async fn show(config: &Config, study: &Uid, json: bool) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn resend(config: &Config, study: &Uid, json: bool) -> anyhow::Result<ExitCode> {
+pub async fn resend(config: &Config, study: &Uid) -> anyhow::Result<ExitCode> {
     let store = Store::attach(&config.store).await?;
     let deliveries = store.resend(study, Utc::now()).await?;
-    if json {
-        print_json(&json!({"study": study, "deliveries": deliveries}))?;
-    } else {
-        print(&format!("{deliveries} deliveries are due again; the running node sends them, or the next that starts"))?;
-    }
+    print(&format!("{deliveries} deliveries are due again; the running node sends them, or the next that starts"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn requeue(config: &Config, study: &Uid, json: bool) -> anyhow::Result<ExitCode> {
+pub async fn requeue(config: &Config, study: &Uid) -> anyhow::Result<ExitCode> {
     let store = Store::attach(&config.store).await?;
     store.requeue(study, Utc::now()).await?;
-    if json {
-        print_json(&json!({"study": study, "state": "open"}))?;
-    } else {
-        print("the study will be analysed again by the running node, or the next that starts")?;
-    }
+    print("the study will be analysed again by the running node, or the next that starts")?;
     Ok(ExitCode::SUCCESS)
 }
 

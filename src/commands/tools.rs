@@ -16,15 +16,11 @@ use sidelight::pixels::{self, Frames, Workers};
 
 use super::{print, print_json, table};
 
-pub async fn echo(peer: &Peer, calling: &AeTitle, json: bool) -> anyhow::Result<ExitCode> {
+pub async fn echo(peer: &Peer, calling: &AeTitle) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     deliver::echo(peer, calling, Duration::from_secs(10)).await?;
     let milliseconds = start.elapsed().as_millis() as u64;
-    if json {
-        print_json(&json!({"ae_title": peer.ae_title, "host": peer.host, "port": peer.port, "ms": milliseconds}))?;
-    } else {
-        print(&format!("{} answers at {}:{} after {milliseconds} ms", peer.ae_title, peer.host, peer.port))?;
-    }
+    print(&format!("{} answers at {}:{} after {milliseconds} ms", peer.ae_title, peer.host, peer.port))?;
     Ok(ExitCode::SUCCESS)
 }
 

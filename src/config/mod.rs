@@ -1,12 +1,20 @@
 //! Configuration: defaults ← TOML file ← environment `SIDELIGHT__SECTION__KEY` ← flags.
 //!
-//! [`load`] reads a raw serde mirror (`raw`) that knows every key and refuses unknown ones, then turns it into
-//! this module's [`Config`], whose values are proven: every fault is returned at once, each with its key, the
-//! value and the remedy. Neighbours: `domain` below; every stage takes its own section. Left out: anything that
+//! [`load`] brings the layers together (`walk` reads TOML along the known keys) into a raw serde mirror (`raw`) that
+//! knows every key; `parse` and `validate` turn it into this module's [`Config`], whose values are proven. Every
+//! fault is returned at once, each with its key, the value, where it comes from and the remedy (`fault`). Neighbours: `domain` below; every stage takes its own section. Left out: anything that
 //! needs the outside world (ports, folders, peers) is asked by `sidelight check`.
 
+mod fault;
 mod load;
+mod parse;
 mod raw;
+mod validate;
+mod walk;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -14,10 +22,13 @@ use std::time::Duration;
 
 use crate::domain::{AeTitle, Disclosure};
 
-pub use load::{ConfigError, Fault, load};
+pub use fault::{ConfigError, FAULTS_MAX, Fault};
+pub use load::{environment, load, load_to_serve};
+pub(crate) use parse::host_fault;
+pub use walk::FILE_BYTES_MAX;
 
 /// The whole configuration, valid.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub node: Node,
     pub store: Store,
@@ -42,7 +53,7 @@ pub enum Mode {
     Active,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub ae_title: AeTitle,
     /// Further called AE titles that the node answers to.
@@ -65,7 +76,7 @@ pub struct Node {
     pub drain_timeout: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Store {
     pub data_dir: PathBuf,
     /// Below this many free bytes nothing more is accepted.
@@ -78,13 +89,13 @@ pub struct Store {
     pub posteriors_kept: Option<Duration>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Web {
     /// `None`: no HTTP listener.
     pub listen: Option<SocketAddr>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StudyRules {
     /// A study is complete when nothing arrived for this long…
     pub quiet_period: Duration,
@@ -92,7 +103,7 @@ pub struct StudyRules {
     pub cap: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     pub ae_title: AeTitle,
     /// Addresses it may come from; empty: any.
@@ -102,7 +113,7 @@ pub struct Source {
 }
 
 /// A DIMSE (C-STORE) destination; other kinds come with later versions.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Destination {
     /// Unique name, used in tables and on the command line.
     pub name: String,
@@ -116,7 +127,7 @@ pub struct Destination {
     pub timeout: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
     /// First wait after a failed attempt; doubles up to `retry_max`.
     pub retry_first: Duration,
@@ -125,7 +136,7 @@ pub struct Delivery {
     pub give_up_after: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Models {
     /// Folder of the packages, `<dir>/<name>/model.toml`.
     pub dir: PathBuf,
@@ -149,7 +160,7 @@ pub enum Device {
     Cuda(usize),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pixels {
     /// Number of sandboxed decode processes.
     pub workers: usize,
@@ -161,7 +172,7 @@ pub struct Pixels {
     pub samples_max: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Risk {
     /// The site's profile file; `None`: every finding is indeterminate (IND-NOCAL).
     pub profile: Option<PathBuf>,
@@ -173,7 +184,7 @@ pub struct Risk {
     pub profile_age_max: Option<Duration>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Log {
     pub json: bool,
     /// An `EnvFilter` directive, e.g. `info`, `sidelight=debug`.

@@ -22,7 +22,8 @@ mod torch;
 
 pub use aggregate::aggregate;
 pub use card::{
-    Activation, Aggregation, AggregationCard, Architecture, Card, FindingCard, Format, GroupCard, InputCard, OutputCard, Provenance,
+    Activation, Aggregation, AggregationCard, Architecture, Card, FindingCard, Format, GroupCard, InputCard,
+    OutputCard, Provenance,
 };
 pub use check::contract_of;
 pub use device::{device_name, resolve as resolve_device};

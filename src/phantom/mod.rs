@@ -99,11 +99,16 @@ enum Projection {
 
 impl Default for PhantomOptions {
     fn default() -> Self {
-        Self { world: World::null(), patients: 100, seed: 1, size: (640, 512), lateral_share: 0.3 }
+        Self::new(World::null(), 100, 1)
     }
 }
 
 impl PhantomOptions {
+    /// Images of 640 × 512 pixels, laterals in three of ten studies.
+    pub fn new(world: World, patients: u32, seed: u64) -> Self {
+        Self { world, patients, seed, size: (640, 512), lateral_share: 0.3 }
+    }
+
     fn check(&self) -> Result<(), PhantomError> {
         let fault = |text: String| Err(PhantomError::Options(text));
         if let Some(broken) = self.world.fault() {

@@ -11,7 +11,7 @@ use super::patient::{Lesion, Side};
 use super::*;
 
 fn options(world: World, patients: u32) -> PhantomOptions {
-    PhantomOptions { world, patients, seed: 11, ..Default::default() }
+    PhantomOptions::new(world, patients, 11)
 }
 
 fn textures(options: &PhantomOptions) -> Textures {

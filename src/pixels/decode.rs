@@ -17,7 +17,7 @@ use super::codestream::{Codestream, Process, inspect};
 use super::dataset::{Scan, Span};
 use super::jpeg_colour::without_transform;
 use super::layout::{Layout, Photometric, PixelSource, SampleKind};
-use super::rle;
+use super::{jpeg12, rle};
 use crate::domain::{Refusal, RefusalCode};
 
 const RLE_LOSSLESS: &str = "1.2.840.10008.1.2.5";
@@ -220,7 +220,13 @@ impl Decoder {
             Process::JpegDct if codestream.components == 3 => without_transform(bytes)?,
             _ => bytes,
         };
-        let decoded = self.run_codec(bytes, &codestream, width)?;
+        let decoded = match codestream.process {
+            Process::JpegDct12 => {
+                let (rows, columns) = (layout.rows as usize, layout.columns as usize);
+                jpeg12::decode(&bytes, rows, columns, (1 << layout.bits_stored) - 1)?
+            }
+            _ => self.run_codec(bytes, &codestream, width)?,
+        };
         let mut samples = self.samples(&decoded, width);
         self.check_range(&decoded, &codestream, width)?;
         if codestream.by_plane {
@@ -260,7 +266,12 @@ impl Decoder {
             Process::JpegLossless if codestream.restart_or_shift => {
                 Err(unsupported("JPEG Lossless with restart intervals or a point transform"))
             }
-            Process::JpegDct12 => Err(unsupported("JPEG Extended with 12 bits")),
+            Process::JpegDct12 if codestream.components != 1 || signed => {
+                Err(unsupported("JPEG Extended with 12 bits in colour or signed"))
+            }
+            Process::JpegDct12 if !(9..=12).contains(&layout.bits_stored) => {
+                Err(inconsistent(format!("12 bits in a JPEG frame, {} bits stored", layout.bits_stored)))
+            }
             Process::JpegDct if layout.bits_stored != 8 || signed => {
                 Err(inconsistent(format!("8 unsigned bits in a JPEG frame, {} bits stored", layout.bits_stored)))
             }
@@ -467,5 +478,5 @@ fn inconsistent(detail: String) -> Refusal {
 }
 
 fn unsupported(what: &str) -> Refusal {
-    Refusal::new(RefusalCode::UnsupportedFormat, format!("{what} is not supported"))
+    Refusal::new(RefusalCode::UnsupportedFormat, format!("{what}: not supported"))
 }

@@ -82,7 +82,7 @@ fn view_of(root: &Item) -> Option<View> {
 
 fn copied(
     item: &Item,
-    wanted: impl Fn(Tag) -> bool + Copy,
+    wanted: fn(Tag) -> bool,
     budget: &mut usize,
     depth: u32,
 ) -> Result<Attributes, Refusal> {

@@ -254,7 +254,7 @@ fn frames(root: &Item) -> Result<u32, Refusal> {
 /// Sample kind, Bits Stored and the position of the lowest stored bit.
 fn depth(root: &Item, bits_allocated: u16) -> Result<(SampleKind, u16, u16), Refusal> {
     if !matches!(bits_allocated, 8 | 16 | 32) {
-        return Err(unsupported(format!("Bits Allocated {bits_allocated}, 8, 16 and 32 are read")));
+        return Err(unsupported(format!("Bits Allocated {bits_allocated} in place of 8, 16 or 32")));
     }
     let bits_stored = us(root, 0x0028_0101, "Bits Stored")?;
     if bits_stored == 0 || bits_stored > bits_allocated {
@@ -306,5 +306,5 @@ fn inconsistent(detail: String) -> Refusal {
 }
 
 fn unsupported(detail: String) -> Refusal {
-    Refusal::new(RefusalCode::UnsupportedFormat, format!("{detail} is not supported"))
+    Refusal::new(RefusalCode::UnsupportedFormat, format!("{detail}: not supported"))
 }

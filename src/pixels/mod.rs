@@ -16,6 +16,7 @@ mod decode;
 mod export;
 mod grey;
 mod header;
+mod jpeg12;
 mod jpeg_colour;
 mod layout;
 mod limits;

@@ -84,8 +84,8 @@ mod tests {
         (0..rows * columns).map(|_| next()).collect()
     }
 
-    /// libtorch is the reference that torchvision itself calls. Tolerance: both sum some hundred products in single
-    /// precision, in different orders; 2e-6 of full scale is a few dozen units in the last place.
+    /// libtorch is the reference that torchvision itself calls. Tolerance: libtorch computes the centre of a filter in
+    /// single precision, which moves it by up to 6e-5 pixels at the far end of 1,500; here it is computed in double.
     #[test]
     fn equals_libtorch_upsample_bilinear2d_aa() {
         let sizes = [(7, 9, 16), (64, 64, 64), (300, 211, 64), (1024, 1000, 320), (33, 1500, 32), (5, 5, 224)];
@@ -97,7 +97,7 @@ mod tests {
             let reference = tensor.internal_upsample_bilinear2d_aa([side, side], false, None, None).view([-1]);
             let reference = Vec::<f32>::try_from(reference).expect("a tensor of floats");
             let worst = got.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst < 2e-6, "{rows}×{columns} to {size}: {worst}");
+            assert!(worst < 2e-5, "{rows}×{columns} to {size}: {worst}");
         }
     }
 

@@ -107,10 +107,7 @@ impl Workers {
         let permit = self.pool.free.clone().acquire_owned().await.map_err(|e| closed(e.to_string()))?;
         let request = Request { path: path.as_os_str().as_bytes().to_vec(), task };
         let (answer, receiver) = oneshot::channel();
-        let mut jobs = self.pool.queue.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.0.push_back(Job { request, answer, _permit: permit });
-        drop(jobs);
-        self.pool.queue.wake.notify_one();
+        self.pool.queue.push(Job { request, answer, _permit: permit });
         receiver.await.map_err(|e| closed(e.to_string()))?
     }
 }
@@ -125,6 +122,11 @@ impl Drop for Pool {
 }
 
 impl Queue {
+    fn push(&self, job: Job) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).0.push_back(job);
+        self.wake.notify_one();
+    }
+
     /// The next job, waited for; `None` once the pool was dropped and nothing is left.
     fn next(&self) -> Option<Job> {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,8 +169,9 @@ impl Slot {
     }
 
     fn serve(&mut self, request: &Request) -> Result<Answer, Refusal> {
+        let usable = self.process.as_mut().is_some_and(Process::is_usable);
         let mut process = match self.process.take() {
-            Some(mut process) if process.is_usable() => process,
+            Some(process) if usable => process,
             _ => Process::start(&self.exe, &self.hello).map_err(|e| {
                 Refusal::new(RefusalCode::WorkerDied, format!("the decode worker could not be started: {e}"))
             })?,

@@ -14,19 +14,22 @@ use super::codes;
 use super::content::sop_reference;
 use super::schemes::{Schemes, codes_in};
 use super::tree::Algorithm;
-use super::write::{plain, put, put_code, put_empty, put_items, put_verbatim};
+use super::write::{plain, put, put_code, put_empty, put_items, put_verbatim, to_tag};
 use super::{Completion, MANUFACTURER, MODEL_NAME, ReportOptions};
 use crate::domain::{Attribute, AttributeValue, Code, InstanceHeader, Uid};
 
 const SERIES_NUMBER: &str = "9801";
 const SERIES_DESCRIPTION: &str = "AI result audit (race-dependent error risk)";
+const SPECIFIC_CHARACTER_SET: u32 = 0x0008_0005;
 const PROCEDURE_CODE_SEQUENCE: u32 = 0x0008_1032;
+/// Patient Identity Removed, De-identification Method and its codes: group 0012, and no matter of a trial.
+const DE_IDENTIFICATION: [u32; 3] = [0x0012_0062, 0x0012_0063, 0x0012_0064];
 const TIMEZONE_OFFSET: u32 = 0x0008_0201;
 
 /// What may be copied, with its value representation, and whether it must exist even if empty (Type 2).
 const COPIED: [(u32, VR, bool); 72] = [
     // SOP Common
-    (0x0008_0005, VR::CS, false), // Specific Character Set
+    (SPECIFIC_CHARACTER_SET, VR::CS, false),
     // General Study
     (0x0008_0020, VR::DA, true),  // Study Date
     (0x0008_0030, VR::TM, true),  // Study Time
@@ -97,7 +100,7 @@ const COPIED: [(u32, VR, bool); 72] = [
     (0x0012_0050, VR::LO, false), // Time Point ID
     (0x0012_0051, VR::ST, false), // Time Point Description
     (0x0012_0052, VR::FD, false), // Longitudinal Temporal Offset from Event
-    (0x0012_0053, VR::SQ, false), // Longitudinal Temporal Event Type
+    (0x0012_0053, VR::CS, false), // Longitudinal Temporal Event Type
     (0x0012_0055, VR::LO, false), // Issuer of Time Point ID
     (0x0012_0081, VR::LO, false), // Ethics Committee Name
     (0x0012_0082, VR::LO, false), // Ethics Committee Approval Number
@@ -148,15 +151,40 @@ pub(super) fn copied_values(source: &InstanceHeader) -> impl Iterator<Item = &At
 
 fn copy(document: &mut InMemDicomObject, source: &InstanceHeader, schemes: &Schemes) {
     for (tag, vr, required) in COPIED {
-        let copied = source
-            .copied
-            .get(&tag)
-            .is_some_and(|a| schemes.covers(&a.value) && put_verbatim(document, tag, vr, &a.value));
+        // What identifies patient and study, and what tells how to read it, is copied even if it breaks a rule.
+        let copied = source.copied.get(&tag).is_some_and(|a| {
+            (required || tag == SPECIFIC_CHARACTER_SET || conforms(vr, &a.value))
+                && schemes.covers(&a.value)
+                && put_verbatim(document, tag, vr, &a.value)
+        });
         if required && !copied {
             put_empty(document, tag, vr);
         }
     }
+    complete_clinical_trial(document);
     put(document, 0x0020_000d, VR::UI, source.study.as_str());
+}
+
+/// Gives the Clinical Trial modules the Type 2 attributes that their source lacks (PS3.3 C.7.1.3, C.7.2.3). Without
+/// sponsor, protocol and subject there is no trial that a reader could tell, and what remains is left out.
+fn complete_clinical_trial(document: &mut InMemDicomObject) {
+    let stated = |tag: u32| {
+        let value = document.get(to_tag(tag)).and_then(|e| e.to_bytes().ok());
+        value.is_some_and(|bytes| bytes.iter().any(|b| !matches!(b, 0 | b' ')))
+    };
+    let subject = stated(0x0012_0040) || stated(0x0012_0042);
+    if stated(0x0012_0010) && stated(0x0012_0020) && subject {
+        // Protocol Name, Site ID, Site Name, Time Point ID, Coordinating Center Name
+        for tag in [0x0012_0021, 0x0012_0030, 0x0012_0031, 0x0012_0050, 0x0012_0060] {
+            if document.get(to_tag(tag)).is_none() {
+                put_empty(document, tag, VR::LO);
+            }
+        }
+        return;
+    }
+    for (tag, ..) in COPIED.iter().filter(|(tag, ..)| tag >> 16 == 0x0012 && !DE_IDENTIFICATION.contains(tag)) {
+        document.remove_element(to_tag(*tag));
+    }
 }
 
 /// Writes the dates and times of the document in the time zone of its study, so that copied and new times are read
@@ -261,6 +289,27 @@ fn series_item(series: &Uid, references: Vec<InMemDicomObject>) -> InMemDicomObj
     item
 }
 
+/// Whether every value keeps the format of its value representation (PS3.5 6.2), for those that have one.
+fn conforms(vr: VR, value: &AttributeValue) -> bool {
+    let AttributeValue::Bytes(bytes) = value else { return true };
+    if !matches!(vr, VR::AS | VR::CS | VR::DA | VR::DS | VR::TM) {
+        return true;
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let digits = |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_digit());
+    text.trim_end_matches(['\0', ' ']).split('\\').map(str::trim).filter(|v| !v.is_empty()).all(|v| match vr {
+        VR::AS => v.strip_suffix(['D', 'W', 'M', 'Y']).is_some_and(|age| digits(age, 3)),
+        VR::DA => digits(v, 8),
+        VR::DS => v.len() <= 16 && v.parse::<f64>().is_ok_and(f64::is_finite),
+        VR::TM => {
+            let (time, fraction) = v.split_once('.').map_or((v, "0"), |(time, fraction)| (time, fraction));
+            let whole = if v.contains('.') { digits(time, 6) } else { [2, 4, 6].iter().any(|n| digits(time, *n)) };
+            whole && (1..=6).any(|n| digits(fraction, n))
+        }
+        _ => v.len() <= 16 && v.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b" _".contains(&b)),
+    })
+}
+
 /// Timezone Offset From UTC, if every image states the same.
 fn common_time_zone<'a>(images: &[&'a InstanceHeader]) -> Option<&'a AttributeValue> {
     let zone = |image: &&'a InstanceHeader| image.copied.get(&TIMEZONE_OFFSET).map(|Attribute { value, .. }| value);
@@ -295,6 +344,29 @@ mod tests {
             assert!(!COPIED.iter().any(|(t, ..)| *t == tag), "{tag:08x}");
         }
         assert!(COPIED.iter().all(|(tag, ..)| (tag >> 16) % 2 == 0), "no private element");
+    }
+
+    #[test]
+    fn an_optional_attribute_is_copied_only_in_its_format() {
+        let rows: &[(VR, &[u8], bool)] = &[
+            (VR::AS, b"062Y", true),
+            (VR::AS, b"62", false),
+            (VR::AS, b"", true),
+            (VR::DA, b"20010101", true),
+            (VR::DA, b"2001.01.01", false),
+            (VR::TM, b"0815", true),
+            (VR::TM, b"081500.123 ", true),
+            (VR::TM, b"08:15:00", false),
+            (VR::DS, b"70.5 ", true),
+            (VR::DS, b"70,5", false),
+            (VR::CS, b"ISO_IR 100", true),
+            (VR::CS, b"\\ISO 2022 IR 87", true),
+            (VR::CS, b"yes", false),
+            (VR::LO, b"\xff any bytes", true),
+        ];
+        for (vr, bytes, expected) in rows {
+            assert_eq!(conforms(*vr, &AttributeValue::Bytes(bytes.to_vec())), *expected, "{vr:?} {bytes:?}");
+        }
     }
 
     #[test]

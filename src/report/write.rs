@@ -107,7 +107,8 @@ fn code_item(code: &Code) -> InMemDicomObject {
     item
 }
 
-fn to_tag(tag: u32) -> Tag {
+/// `group << 16 | element` as a tag.
+pub(super) fn to_tag(tag: u32) -> Tag {
     Tag((tag >> 16) as u16, (tag & 0xffff) as u16)
 }
 

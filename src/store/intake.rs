@@ -81,8 +81,15 @@ impl Writer {
     async fn settle(&self, batch: Vec<CommitRequest>) {
         let (jobs, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|request| ((request.sealed, request.received), request.answer)).unzip();
+        let results = self.record(&jobs).await;
+        if let Err(e) = &results {
+            error!(error = %e, objects = jobs.len(), "received objects could not be stored");
+            self.take_back(&jobs).await;
+        }
+        // Whatever still has its temporary name goes before anybody hears the result.
+        drop(jobs);
         // A sender that has gone away does not need its answer; the object is kept all the same.
-        match self.record(&jobs).await {
+        match results {
             Ok(results) => {
                 if results.contains(&Accepted::New) {
                     self.wake.instance_arrived.notify_one();
@@ -92,14 +99,11 @@ impl Writer {
                 }
             }
             Err(e) => {
-                error!(error = %e, objects = jobs.len(), "received objects could not be stored");
-                self.take_back(&jobs).await;
                 let full = matches!(e, StoreError::OutOfRoom { .. });
-                for (answer, (_, received)) in answers.into_iter().zip(&jobs) {
-                    let detail = format!("{} was not stored: {e}", received.sop_instance);
+                for answer in answers {
                     let _ = answer.send(Err(match full {
-                        true => StoreError::OutOfRoom { dir: self.spool.absolute(""), detail },
-                        false => StoreError::Intake(detail),
+                        true => StoreError::OutOfRoom { dir: self.spool.absolute(""), detail: e.to_string() },
+                        false => StoreError::Intake(e.to_string()),
                     }));
                 }
             }
@@ -213,8 +217,8 @@ async fn conflict(
     error!(
         calling = %received.calling,
         peer = %received.peer,
-        file = %path,
-        "an object with a known SOP Instance UID and other contents was kept aside; ask its sender which one is right"
+        digest = sealed.digest.short(),
+        "an object with a known SOP Instance UID and other contents was kept aside in conflicts/, under its UID and digest; ask its sender which one is right"
     );
     Ok((Accepted::Conflict { kept_aside: path.clone() }, Some(path)))
 }

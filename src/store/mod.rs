@@ -48,8 +48,7 @@ use spool::Spool;
 
 pub use records::{
     Closed, Counts, Delivery, DeliveryDetail, Expired, InstanceDetail, Outcome, OutgoingReport, PendingInstance,
-    PreviousReport, Reading, Recovered, ReportDetail, Retention, SentAs, StudyClaim, StudyDetail, StudyFilter,
-    StudyRow,
+    PreviousReport, Reading, Recovered, ReportDetail, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow,
 };
 pub use spool::Upload;
 
@@ -96,7 +95,7 @@ pub enum StoreError {
     #[error("cannot {action} {}: {source}", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
     /// What a whole batch of received objects failed by.
-    #[error("{0}")]
+    #[error("received objects could not be stored: {0}")]
     Intake(String),
     #[error("the index did not answer: {0}")]
     Index(#[source] sqlx::Error),

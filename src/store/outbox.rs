@@ -4,34 +4,38 @@
 //! `studies` fills it, `deliver` empties it. Left out: how long to wait between attempts and when to give up, which
 //! the caller decides.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::{Sqlite, Transaction};
 use tracing::{info, warn};
 
-use crate::domain::{Disclosure, Timestamp, Uid};
+use crate::domain::{Disclosure, Report, Timestamp, Uid};
 
 use super::index::{Columns, micros, shifted};
 use super::{Delivery, Store, StoreError};
 
 impl Store {
-    /// Leases up to `limit` deliveries that are due to the caller, in the order in which they fell due.
+    /// Leases up to `limit` deliveries that are due to the caller, in the order in which they fell due; none to the
+    /// destinations in `busy`.
     pub async fn due_deliveries(
         &self,
         limit: u32,
+        busy: &BTreeSet<String>,
         lease: Duration,
         now: Timestamp,
     ) -> Result<Vec<Delivery>, StoreError> {
+        let busy = serde_json::to_string(busy).map_err(|e| StoreError::Contents(e.to_string()))?;
         let mut tx = self.index().write().await?;
         let sql = "SELECT d.id, d.study, d.destination, d.report, r.disclosure, r.sop_class, r.sop_instance, r.path,
                        d.attempts, d.queued_at
                    FROM deliveries d JOIN reports r ON r.id = d.report
                    WHERE d.state = 'pending' AND d.next_at <= ?1 AND (d.lease_until IS NULL OR d.lease_until <= ?1)
-                       AND r.path IS NOT NULL
+                       AND r.path IS NOT NULL AND d.destination NOT IN (SELECT value FROM json_each(?3))
                        AND NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.study = d.study
                            AND o.destination = d.destination AND o.id < d.id AND o.lease_until > ?1)
                    ORDER BY d.next_at, d.id LIMIT ?2";
-        let rows = sqlx::query(sql).bind(micros(now)).bind(limit).fetch_all(&mut *tx).await?;
+        let rows = sqlx::query(sql).bind(micros(now)).bind(limit).bind(busy).fetch_all(&mut *tx).await?;
         let mut due = Vec::with_capacity(rows.len());
         for row in &rows {
             let id = row.int("id")?;
@@ -141,17 +145,29 @@ impl Store {
         Ok(again)
     }
 
-    /// The bytes of a report, as they are sent. Reading one that holds posteriors is logged.
-    pub async fn report_file(&self, report: i64) -> Result<Vec<u8>, StoreError> {
-        let sql = "SELECT path, disclosure FROM reports WHERE id = ?";
-        let row = sqlx::query(sql).bind(report).fetch_optional(self.index().read()).await?;
-        let row = row.ok_or(StoreError::ReportGone(report))?;
-        let path = row.opt_text("path")?.ok_or(StoreError::ReportGone(report))?;
-        if row.word::<Disclosure>("disclosure")? == Disclosure::Probabilities {
+    /// A report as it is sent, in each of its SOP classes, the preferred first. Reading one that holds posteriors is
+    /// logged.
+    pub async fn report_files(&self, report: i64) -> Result<Vec<Report>, StoreError> {
+        let sql = "SELECT study, sop_class, sop_instance, series, path, disclosure FROM reports
+                   WHERE id = ?1 OR variant_of = ?1 ORDER BY id";
+        let rows = sqlx::query(sql).bind(report).fetch_all(self.index().read()).await?;
+        let mut variants = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let path = row.opt_text("path")?.ok_or(StoreError::ReportGone(report))?;
+            let path = self.spool().absolute(&path);
+            variants.push(Report {
+                study: row.parsed("study")?,
+                sop_class: row.parsed("sop_class")?,
+                sop_instance: row.parsed("sop_instance")?,
+                series: row.parsed("series")?,
+                file: tokio::fs::read(&path).await.map_err(StoreError::file("read", &path))?,
+            });
+        }
+        let first = rows.first().ok_or(StoreError::ReportGone(report))?;
+        if first.word::<Disclosure>("disclosure")? == Disclosure::Probabilities {
             info!(report, "a disclosed report was read");
         }
-        let path = self.spool().absolute(&path);
-        tokio::fs::read(&path).await.map_err(StoreError::file("read", &path))
+        Ok(variants)
     }
 
     /// Whether an object is a report of this node, under its own UID or the one that a destination accepted.

@@ -83,14 +83,20 @@ impl Store {
         };
         // An object that is read again may give less than before; its study is known all the same.
         let study = header.map(|h| h.study.clone()).or(row.opt_parsed("study")?);
-        match (&study, refusal) {
+        let reopened = match (&study, refusal) {
             (Some(study), _) => join(&mut tx, study, &arrival, refusal).await?,
-            (None, Some(refusal)) => end_alone(&mut tx, sop_instance, &arrival, refusal).await?,
+            (None, Some(refusal)) => {
+                end_alone(&mut tx, sop_instance, &arrival, refusal).await?;
+                false
+            }
             (None, None) => return Err(StoreError::Contents("a scored instance without a study".into())),
-        }
+        };
         let study = study.as_ref().unwrap_or(sop_instance);
         write_reading(&mut tx, sop_instance, study, reading, now).await?;
         tx.commit().await?;
+        if reopened {
+            info!(study = self.log_id(study.as_str()), "a late instance opened a closed study again");
+        }
         self.wake().study_changed.notify_one();
         Ok(true)
     }
@@ -108,13 +114,13 @@ fn reopens(refusal: Option<&Refusal>) -> bool {
     !matches!(refusal.map(|r| r.code), Some(RefusalCode::OwnReport | RefusalCode::NotAnImage))
 }
 
-/// Adds an instance to its study: begins it, or opens it again.
+/// Adds an instance to its study: begins it, or opens it again (`true`).
 async fn join(
     tx: &mut Transaction<'_, Sqlite>,
     study: &Uid,
     arrival: &Arrival,
     refusal: Option<&Refusal>,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let sql = "SELECT state FROM studies WHERE study = ?";
     let state = sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut **tx).await?;
     let state = state.map(|row| row.word::<StudyState>("state")).transpose()?;
@@ -128,10 +134,13 @@ async fn join(
             let sql = "UPDATE studies SET version = version + 1, last_at = max(last_at, ?) WHERE study = ?";
             sqlx::query(sql).bind(arrival.received_at).bind(study.as_str()).execute(&mut **tx).await?;
         }
-        Some(_) if reopens(refusal) => reopen(tx, study, arrival).await?,
+        Some(_) if reopens(refusal) => {
+            reopen(tx, study, arrival).await?;
+            return Ok(true);
+        }
         Some(_) => {}
     }
-    Ok(())
+    Ok(false)
 }
 
 /// An object whose study cannot be read ends at once, refused, under its own UID.
@@ -183,7 +192,6 @@ async fn reopen(tx: &mut Transaction<'_, Sqlite>, study: &Uid, arrival: &Arrival
     let sql = "UPDATE instances SET state = 'received', lease_until = NULL, attempts = 0, interrupted = 0
                WHERE study = ? AND scores_expired = 1 AND path IS NOT NULL";
     sqlx::query(sql).bind(study.as_str()).execute(&mut **tx).await?;
-    info!(%study, "a late instance opened a closed study again");
     Ok(())
 }
 

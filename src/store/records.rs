@@ -76,7 +76,8 @@ pub enum Outcome<'a> {
 /// A report and the names of the destinations that it is for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutgoingReport {
-    pub report: Report,
+    /// The same content in each SOP class that a destination may be offered, the preferred first; at least one.
+    pub variants: Vec<Report>,
     pub disclosure: Disclosure,
     pub destinations: Vec<String>,
 }
@@ -90,7 +91,7 @@ pub enum Closed {
     Superseded,
 }
 
-/// The newest report of a study, which the next one names as its predecessor.
+/// A variant of a study's newest report, which the next one of its class names as its predecessor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreviousReport {
     pub revision: u32,
@@ -98,16 +99,6 @@ pub struct PreviousReport {
     pub sop_instance: Uid,
     pub series: Uid,
     pub created_at: Timestamp,
-    /// As which objects destinations accepted it, where a fallback gave it another class and UID.
-    pub sent_as: Vec<SentAs>,
-}
-
-/// A SOP instance that a destination accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SentAs {
-    pub destination: String,
-    pub sop_class: Uid,
-    pub sop_instance: Uid,
 }
 
 /// A report that is due at a destination, leased to the caller.
@@ -117,7 +108,7 @@ pub struct Delivery {
     pub study: Uid,
     /// The destination's name in the configuration; it may be gone from there by now.
     pub destination: String,
-    /// For [`super::Store::report_file`].
+    /// For [`super::Store::report_files`].
     pub report: i64,
     pub disclosure: Disclosure,
     pub sop_class: Uid,
@@ -152,6 +143,8 @@ pub struct StudyRow {
     pub closed_at: Option<Timestamp>,
     pub instances: u64,
     pub instances_refused: u64,
+    /// Reports of the last reported revision, one for each disclosure that was asked for.
+    pub current_reports: u64,
     /// Whether the study had fallen quiet when it was last reported.
     pub complete: Option<bool>,
     /// Highest level over the findings of the last report.
@@ -193,7 +186,7 @@ pub struct InstanceDetail {
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReportDetail {
-    /// For [`super::Store::report_file`].
+    /// For [`super::Store::report_files`].
     pub id: i64,
     pub revision: u32,
     pub disclosure: Disclosure,

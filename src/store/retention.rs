@@ -87,8 +87,13 @@ async fn forget_disclosed_reports(
 ) -> Result<u64, StoreError> {
     let due = format!("disclosure = 'probabilities' AND path IS NOT NULL AND study IN ({FINISHED})");
     take_paths(tx, &format!("SELECT path FROM reports WHERE {due}"), before, files).await?;
-    let sql = format!("UPDATE reports SET path = NULL WHERE {due}");
-    Ok(sqlx::query(&sql).bind(before).execute(&mut **tx).await?.rows_affected())
+    let sql = format!("UPDATE reports SET path = NULL WHERE {due} RETURNING variant_of");
+    let mut reports = 0;
+    for row in sqlx::query(&sql).bind(before).fetch_all(&mut **tx).await? {
+        // A report in several SOP classes is one.
+        reports += u64::from(row.opt_int("variant_of")?.is_none());
+    }
+    Ok(reports)
 }
 
 async fn forget_studies(

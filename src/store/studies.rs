@@ -17,7 +17,7 @@ use crate::domain::{
 
 use super::index::{Columns, json, micros, shifted, word};
 use super::spool::Spool;
-use super::{Closed, Outcome, OutgoingReport, PreviousReport, SentAs, Store, StoreError, StudyClaim, blocking};
+use super::{Closed, Outcome, OutgoingReport, PreviousReport, Store, StoreError, StudyClaim, blocking};
 
 impl Store {
     /// The activity of every open study that nobody is closing, for `assemble::decide`.
@@ -105,40 +105,35 @@ impl Store {
                 refusal: row.refusal()?,
             });
         }
-        info!(%study, instances = instances.len(), "race scores were read for an assessment");
+        info!(
+            study = self.log_id(study.as_str()),
+            instances = instances.len(),
+            "race scores were read for an assessment"
+        );
         Ok(ReadyStudy { study: study.clone(), instances })
     }
 
-    /// The newest report of a study for this disclosure, which the next one replaces.
-    pub async fn previous_report(
+    /// The newest report of a study for this disclosure, which the next one replaces, in each of its SOP classes.
+    pub async fn previous_reports(
         &self,
         study: &Uid,
         disclosure: Disclosure,
-    ) -> Result<Option<PreviousReport>, StoreError> {
-        let mut tx = self.index().snapshot().await?;
-        let sql = "SELECT id, revision, sop_class, sop_instance, series, created_at FROM reports
-                   WHERE study = ? AND disclosure = ? ORDER BY id DESC LIMIT 1";
-        let row = sqlx::query(sql).bind(study.as_str()).bind(word(&disclosure)?).fetch_optional(&mut *tx).await?;
-        let Some(row) = row else { return Ok(None) };
-        let sql = "SELECT destination, sent_sop_class, sent_sop_instance FROM deliveries
-                   WHERE report = ? AND sent_sop_instance IS NOT NULL ORDER BY destination";
-        let sent = sqlx::query(sql).bind(row.int("id")?).fetch_all(&mut *tx).await?;
-        let mut sent_as = Vec::with_capacity(sent.len());
-        for row in &sent {
-            sent_as.push(SentAs {
-                destination: row.text("destination")?,
-                sop_class: row.parsed("sent_sop_class")?,
-                sop_instance: row.parsed("sent_sop_instance")?,
+    ) -> Result<Vec<PreviousReport>, StoreError> {
+        let sql = "SELECT revision, sop_class, sop_instance, series, created_at FROM reports
+                   WHERE study = ?1 AND disclosure = ?2 AND revision =
+                       (SELECT max(revision) FROM reports WHERE study = ?1 AND disclosure = ?2) ORDER BY id";
+        let query = sqlx::query(sql).bind(study.as_str()).bind(word(&disclosure)?);
+        let mut previous = Vec::new();
+        for row in query.fetch_all(self.index().read()).await? {
+            previous.push(PreviousReport {
+                revision: row.small("revision")?,
+                sop_class: row.parsed("sop_class")?,
+                sop_instance: row.parsed("sop_instance")?,
+                series: row.parsed("series")?,
+                created_at: row.time("created_at")?,
             });
         }
-        Ok(Some(PreviousReport {
-            revision: row.small("revision")?,
-            sop_class: row.parsed("sop_class")?,
-            sop_instance: row.parsed("sop_instance")?,
-            series: row.parsed("series")?,
-            created_at: row.time("created_at")?,
-            sent_as,
-        }))
+        Ok(previous)
     }
 
     /// Ends a revision of a claimed study, if it is still what was claimed. Without any destination a reported study
@@ -152,9 +147,9 @@ impl Store {
         let Outcome::Reported { reports, .. } = outcome else {
             return self.close_in_index(claim, outcome, now).await;
         };
-        let paths: Vec<String> = reports.iter().map(|r| Spool::report_path(&r.report.sop_instance)).collect();
-        let files: Vec<(String, Vec<u8>)> =
-            paths.iter().cloned().zip(reports.iter().map(|r| r.report.file.clone())).collect();
+        let variants = || reports.iter().flat_map(|r| &r.variants);
+        let paths: Vec<String> = variants().map(|r| Spool::report_path(&r.sop_instance)).collect();
+        let files: Vec<(String, Vec<u8>)> = paths.iter().cloned().zip(variants().map(|r| r.file.clone())).collect();
         let spool = self.spool().clone();
         let written = blocking(move || {
             let files: Vec<(String, &[u8])> = files.iter().map(|(to, bytes)| (to.clone(), &bytes[..])).collect();
@@ -197,7 +192,7 @@ impl Store {
         };
         sqlx::query(sql).bind(micros(now)).bind(study.as_str()).execute(&mut *tx).await?;
         tx.commit().await?;
-        info!(%study, "a study is analysed again");
+        info!(study = self.log_id(study.as_str()), "a study is analysed again");
         self.wake().all();
         Ok(())
     }
@@ -305,26 +300,32 @@ async fn replace_reports(
     sqlx::query(sql).bind(study).execute(&mut **tx).await?;
     let mut queued = 0;
     let mut added = Vec::with_capacity(reports.len());
-    for OutgoingReport { report, disclosure, destinations } in reports {
-        let sql = "INSERT INTO reports (study, revision, disclosure, sop_class, sop_instance, series, path, created_at,
-                   predecessor, current) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, (SELECT sop_instance FROM reports
-                   WHERE study = ?1 AND disclosure = ?3 AND revision < ?2 ORDER BY id DESC LIMIT 1), 0)";
-        let inserted = sqlx::query(sql)
-            .bind(study)
-            .bind(claim.revision)
-            .bind(word(disclosure)?)
-            .bind(report.sop_class.as_str())
-            .bind(report.sop_instance.as_str())
-            .bind(report.series.as_str())
-            .bind(Spool::report_path(&report.sop_instance))
-            .bind(micros(now))
-            .execute(&mut **tx)
-            .await?;
-        added.push(inserted.last_insert_rowid());
+    for OutgoingReport { variants, disclosure, destinations } in reports {
+        let mut preferred = None;
+        for report in variants {
+            let sql = "INSERT INTO reports (study, revision, disclosure, sop_class, sop_instance, series, path,
+                       created_at, predecessor, variant_of, current) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,
+                       (SELECT sop_instance FROM reports WHERE study = ?1 AND disclosure = ?3 AND sop_class = ?4
+                        AND revision < ?2 ORDER BY id DESC LIMIT 1), ?9, 0)";
+            let inserted = sqlx::query(sql)
+                .bind(study)
+                .bind(claim.revision)
+                .bind(word(disclosure)?)
+                .bind(report.sop_class.as_str())
+                .bind(report.sop_instance.as_str())
+                .bind(report.series.as_str())
+                .bind(Spool::report_path(&report.sop_instance))
+                .bind(micros(now))
+                .bind(preferred)
+                .execute(&mut **tx)
+                .await?;
+            added.push(inserted.last_insert_rowid());
+            preferred.get_or_insert(inserted.last_insert_rowid());
+        }
         for destination in destinations {
             let sql = "INSERT INTO deliveries (report, study, destination, state, queued_at, next_at)
                        VALUES (?, ?, ?, 'pending', ?, ?)";
-            let query = sqlx::query(sql).bind(inserted.last_insert_rowid()).bind(study).bind(destination);
+            let query = sqlx::query(sql).bind(preferred).bind(study).bind(destination);
             query.bind(micros(now)).bind(micros(now)).execute(&mut **tx).await?;
             queued += 1;
         }

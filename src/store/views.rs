@@ -17,7 +17,9 @@ use super::{
 };
 
 const ROW: &str = "SELECT s.*, (SELECT count(*) FROM instances i WHERE i.study = s.study) AS instances,
-    (SELECT count(*) FROM instances i WHERE i.study = s.study AND i.state = 'refused') AS instances_refused
+    (SELECT count(*) FROM instances i WHERE i.study = s.study AND i.state = 'refused') AS instances_refused,
+    (SELECT count(*) FROM reports r WHERE r.study = s.study AND r.current = 1 AND r.variant_of IS NULL)
+        AS current_reports
     FROM studies s";
 
 impl Store {
@@ -82,6 +84,7 @@ fn study_row(row: &SqliteRow) -> Result<StudyRow, StoreError> {
         closed_at: row.opt_time("closed_at")?,
         instances: row.count("instances")?,
         instances_refused: row.count("instances_refused")?,
+        current_reports: row.count("current_reports")?,
         complete: row.opt_int("complete")?.map(|flag| flag != 0),
         level: row.opt_word("level")?,
         refusal: row.refusal()?,
@@ -115,7 +118,7 @@ async fn instances(tx: &mut Transaction<'_, Sqlite>, study: &Uid) -> Result<Vec<
 }
 
 async fn reports(tx: &mut Transaction<'_, Sqlite>, study: &Uid) -> Result<Vec<ReportDetail>, StoreError> {
-    let sql = "SELECT * FROM reports WHERE study = ? ORDER BY id";
+    let sql = "SELECT * FROM reports WHERE study = ? AND variant_of IS NULL ORDER BY id";
     let rows = sqlx::query(sql).bind(study.as_str()).fetch_all(&mut **tx).await?;
     let detail = |row: &SqliteRow| {
         Ok(ReportDetail {

@@ -57,18 +57,27 @@ struct Row {
 
 impl Dataset {
     /// From images in memory: `values` holds one row per sample.
-    pub fn from_values(samples: Vec<Sample>, values: &[Vec<f32>], contract: &Contract, purpose: Purpose, outputs: usize) -> anyhow::Result<Self> {
+    pub fn from_values(
+        samples: Vec<Sample>,
+        values: &[Vec<f32>],
+        contract: &Contract,
+        purpose: Purpose,
+        outputs: usize,
+    ) -> anyhow::Result<Self> {
         let (side, channels) = (i64::from(contract.size), i64::from(contract.channels));
         ensure!(samples.len() == values.len() && !samples.is_empty(), "there are no images to train on");
-        let rows: Vec<Tensor> = values
-            .iter()
-            .map(|v| Tensor::f_from_slice(v)?.f_view([channels, side, side]))
-            .collect::<Result<_, _>>()?;
+        let rows: Vec<Tensor> =
+            values.iter().map(|v| Tensor::f_from_slice(v)?.f_view([channels, side, side])).collect::<Result<_, _>>()?;
         Ok(Self { samples, images: Tensor::f_stack(&rows, 0)?, purpose, outputs })
     }
 
     /// Reads `folder/labels.csv` and all images that the recipe uses.
-    pub fn load(folder: &Path, recipe: &Recipe, contract: &Contract, progress: &(dyn Fn(Event) + Sync)) -> anyhow::Result<Self> {
+    pub fn load(
+        folder: &Path,
+        recipe: &Recipe,
+        contract: &Contract,
+        progress: &(dyn Fn(Event) + Sync),
+    ) -> anyhow::Result<Self> {
         let rows = read_labels(&folder.join("labels.csv"), recipe)?;
         let (done, total) = (AtomicU64::new(0), rows.len() as u64);
         let limits = Limits::default();
@@ -168,9 +177,8 @@ fn read_labels(path: &Path, recipe: &Recipe) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (i, record) in records.iter().enumerate() {
         let line = i + 2;
-        let column = |name: &str| {
-            record.get(name).with_context(|| format!("{}: column {name} is missing", path.display()))
-        };
+        let column =
+            |name: &str| record.get(name).with_context(|| format!("{}: column {name} is missing", path.display()));
         let view = column("view")?;
         if !recipe.data.views.is_empty() && !recipe.data.views.iter().any(|v: &View| v.as_str() == view) {
             continue;

@@ -50,7 +50,13 @@ pub(super) fn activation(purpose: Purpose) -> Activation {
 }
 
 /// Finds thresholds on the validation part and measures on the test part.
-pub fn evaluate(network: &Network, dataset: &Dataset, split: &Split, recipe: &Recipe, device: Device) -> anyhow::Result<Evaluation> {
+pub fn evaluate(
+    network: &Network,
+    dataset: &Dataset,
+    split: &Split,
+    recipe: &Recipe,
+    device: Device,
+) -> anyhow::Result<Evaluation> {
     let validation = studies(network, dataset, &split.validation, recipe, device)?;
     let test = studies(network, dataset, &split.test, recipe, device)?;
     let mut thresholds = Vec::new();
@@ -98,7 +104,13 @@ fn by_group(studies: &[Study], i: usize, key: &str, threshold: f64, metrics: &mu
     }
 }
 
-fn studies(network: &Network, dataset: &Dataset, positions: &[usize], recipe: &Recipe, device: Device) -> anyhow::Result<Vec<Study>> {
+fn studies(
+    network: &Network,
+    dataset: &Dataset,
+    positions: &[usize],
+    recipe: &Recipe,
+    device: Device,
+) -> anyhow::Result<Vec<Study>> {
     let mut images: BTreeMap<&str, Vec<(usize, Vec<f64>)>> = BTreeMap::new();
     for (position, row) in positions.iter().zip(rows(&predict(network, dataset, positions, device)?)?) {
         let values = infer::probabilities(activation(dataset.purpose), &row)?;
@@ -129,17 +141,19 @@ fn threshold(rule: ThresholdRule, scores: &[f64], truth: &[bool]) -> f64 {
     candidates.sort_by(f64::total_cmp);
     candidates.dedup();
     let share = |at: f64, of: bool| {
-        let (hit, n) = scores.iter().zip(truth).filter(|(_, t)| **t == of).fold((0, 0), |(hit, n), (s, _)| (hit + i32::from((*s >= at) == of), n + 1));
+        let (hit, n) = scores
+            .iter()
+            .zip(truth)
+            .filter(|(_, t)| **t == of)
+            .fold((0, 0), |(hit, n), (s, _)| (hit + i32::from((*s >= at) == of), n + 1));
         f64::from(hit) / f64::from(n.max(1))
     };
     let chosen = match rule {
         ThresholdRule::Fixed(value) => return value.get(),
-        ThresholdRule::Youden => {
-            candidates.iter().copied().max_by(|a, b| {
-                let gain = |t: f64| share(t, true) + share(t, false);
-                gain(*a).total_cmp(&gain(*b))
-            })
-        }
+        ThresholdRule::Youden => candidates.iter().copied().max_by(|a, b| {
+            let gain = |t: f64| share(t, true) + share(t, false);
+            gain(*a).total_cmp(&gain(*b))
+        }),
         ThresholdRule::Sensitivity(wanted) => candidates.iter().copied().rfind(|t| share(*t, true) >= wanted.get()),
     };
     // Four digits are what the card can show; downwards, so that no validation positive is lost by rounding.

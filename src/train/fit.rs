@@ -1,7 +1,7 @@
 //! The training loop: Adam, learning rate reduced on a plateau, early stop, the best checkpoint kept.
 //!
 //! Cross entropy for groups, binary cross entropy per finding (rows whose truth is not known count nothing). Batch
-//! order and augmentation come from one seeded generator, first weights and dropout from libtorch's, seeded too.
+//! order, augmentation and first weights come from one seeded generator, dropout from libtorch's, seeded too.
 //! Neighbours: `data`, `nets`, `augment`; `evaluate` measures the result. Left out: what the images are.
 
 use anyhow::ensure;
@@ -69,9 +69,10 @@ pub fn fit(
     tch::manual_seed(i64::from_ne_bytes(options.seed.to_ne_bytes()));
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let outputs = dataset.outputs as i64;
-    let network = Network::new(options.network, dataset.channels(), outputs, device)?;
-    let mut best = Network::new(options.network, dataset.channels(), outputs, device)?;
-    let mut optimiser = nn::Adam { wd: t.weight_decay, ..nn::Adam::default() }.build(&network.store, t.learning_rate)?;
+    let network = Network::new(options.network, dataset.channels(), outputs, device, &mut rng)?;
+    let mut best = Network::new(options.network, dataset.channels(), outputs, device, &mut rng)?;
+    let mut optimiser =
+        nn::Adam { wd: t.weight_decay, ..nn::Adam::default() }.build(&network.store, t.learning_rate)?;
     let loss = Loss::new(dataset, &split.train, options.balance, device)?;
     let mut schedule = Schedule::new(t);
     let mut epochs: Vec<EpochReport> = Vec::new();
@@ -100,7 +101,8 @@ pub fn fit(
             progress(Event::Batch { epoch, epochs: t.epochs, done: i as u64 + 1, total, loss: sum / seen as f64 });
         }
         let logits = predict(&network, dataset, &split.validation, device)?;
-        let validation_loss = tch::no_grad(|| loss.of(&logits, dataset, &split.validation)).and_then(|v| Ok(f64::try_from(&v)?))?;
+        let validation_loss =
+            tch::no_grad(|| loss.of(&logits, dataset, &split.validation)).and_then(|v| Ok(f64::try_from(&v)?))?;
         let is_best = schedule.step(validation_loss);
         if is_best {
             best.store.copy(&network.store)?;
@@ -124,7 +126,12 @@ pub fn fit(
 }
 
 /// Logits of the samples at these positions, one row each, on the CPU.
-pub(super) fn predict(network: &Network, dataset: &Dataset, positions: &[usize], device: Device) -> anyhow::Result<Tensor> {
+pub(super) fn predict(
+    network: &Network,
+    dataset: &Dataset,
+    positions: &[usize],
+    device: Device,
+) -> anyhow::Result<Tensor> {
     let _guard = tch::no_grad_guard();
     let mut rows = Vec::new();
     for chunk in positions.chunks(64) {
@@ -227,7 +234,8 @@ impl Schedule {
         self.since_best += 1;
         self.since_change += 1;
         if self.since_change > self.training.plateau_patience {
-            self.learning_rate = (self.learning_rate * self.training.plateau_factor).max(self.training.learning_rate_min);
+            self.learning_rate =
+                (self.learning_rate * self.training.plateau_factor).max(self.training.learning_rate_min);
             self.since_change = 0;
         }
         false

@@ -8,9 +8,7 @@ use anyhow::Context;
 
 use crate::config;
 use crate::domain::{Digest, Purpose, Uid};
-use crate::infer::{
-    self, Card, Engine, EngineOptions, FindingCard, Format, OutputCard, Package, Provenance,
-};
+use crate::infer::{self, Card, Engine, EngineOptions, FindingCard, Format, OutputCard, Package, Provenance};
 
 use super::data::Dataset;
 use super::evaluate::{Evaluation, activation};
@@ -21,7 +19,13 @@ use super::recipe::Recipe;
 const NAMESPACE: uuid::Uuid = uuid::Uuid::from_u128(0x4e0d_6f7a_31c5_4f0b_9a55_8d1c_0c2b_7e11);
 
 /// Writes `<out_dir>/<name>`.
-pub fn write(recipe: &Recipe, fitted: &Fitted, evaluation: &Evaluation, dataset: &Dataset, out_dir: &Path) -> anyhow::Result<Package> {
+pub fn write(
+    recipe: &Recipe,
+    fitted: &Fitted,
+    evaluation: &Evaluation,
+    dataset: &Dataset,
+    out_dir: &Path,
+) -> anyhow::Result<Package> {
     let contract = recipe.contract()?;
     let module = infer::trace(&fitted.network.forward, &contract)?;
     let dir = super::package_dir(out_dir, recipe);
@@ -32,12 +36,8 @@ pub fn write(recipe: &Recipe, fitted: &Fitted, evaluation: &Evaluation, dataset:
     let package = infer::write_package(&dir, card(recipe, evaluation, dataset), &module, &header)?;
     write_log(&dir.join("training.csv"), recipe, fitted)?;
     // The last word is the engine's: what does not start is not written.
-    let options = EngineOptions {
-        device: config::Device::Cpu,
-        batch_max: 2,
-        batch_delay: std::time::Duration::ZERO,
-        threads: 1,
-    };
+    let options =
+        EngineOptions { device: config::Device::Cpu, batch_max: 2, batch_delay: std::time::Duration::ZERO, threads: 1 };
     Engine::start(vec![package.clone()], options)?;
     Ok(package)
 }

@@ -213,20 +213,30 @@ impl Recipe {
                 "data.split: train, validation and test are above 0 and sum to 1",
             ),
             (t.learning_rate > 0.0 && t.learning_rate <= 1.0, "training.learning_rate: above 0, at most 1"),
-            (t.learning_rate_min >= 0.0 && t.learning_rate_min <= t.learning_rate, "training.learning_rate_min: 0 to learning_rate"),
+            (
+                t.learning_rate_min >= 0.0 && t.learning_rate_min <= t.learning_rate,
+                "training.learning_rate_min: 0 to learning_rate",
+            ),
             (t.weight_decay.is_finite() && t.weight_decay >= 0.0, "training.weight_decay: 0 or more"),
             ((1..=4096).contains(&t.batch), "training.batch: 1 to 4096"),
             ((1..=10_000).contains(&t.epochs), "training.epochs: 1 to 10000"),
             (t.plateau_factor > 0.0 && t.plateau_factor < 1.0, "training.plateau_factor: between 0 and 1"),
             (t.early_stop > 0, "training.early_stop: 1 or more"),
-            (unit(a.zoom) && a.zoom < 0.9 && unit(a.shift) && a.rotation.abs() <= 180.0, "augment: rotation to 180, zoom below 0.9, shift to 1"),
-            (self.keys().len() >= if self.purpose == Purpose::Race { 2 } else { 1 }, "output: a race model has at least 2 groups, a clinical model 1 finding"),
+            (
+                unit(a.zoom) && a.zoom < 0.9 && unit(a.shift) && a.rotation.abs() <= 180.0,
+                "augment: rotation to 180, zoom below 0.9, shift to 1",
+            ),
+            (
+                self.keys().len() >= if self.purpose == Purpose::Race { 2 } else { 1 },
+                "output: a race model has at least 2 groups, a clinical model 1 finding",
+            ),
         ];
         let broken = rules.iter().find(|(kept, _)| !kept).map(|(_, rule)| (*rule).to_owned());
         let unknown_world = || {
             let world = &self.data.phantom.as_ref()?.world;
             let names = phantom::World::NAMES;
-            (!names.contains(&world.as_str())).then(|| format!("data.phantom.world: {world:?} is none of {}", names.join(", ")))
+            (!names.contains(&world.as_str()))
+                .then(|| format!("data.phantom.world: {world:?} is none of {}", names.join(", ")))
         };
         broken.or_else(unknown_world)
     }

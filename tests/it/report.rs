@@ -52,7 +52,7 @@ fn python() -> std::ffi::OsString {
 }
 
 fn dump(path: &Path) -> String {
-    let output = Command::new("dsrdump").arg(path).output().expect("dcmtk is installed");
+    let output = Command::new("dsrdump").args(["+Pc", "+Pl"]).arg(path).output().expect("dcmtk is installed");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -157,7 +157,7 @@ fn texts_in_any_character_set_keep_their_bytes() {
             b"ISO 2022 IR 13\\ISO 2022 IR 87",
             b"\xd4\xcf\xc0\xde^\xc0\xdb\xb3=\x1b$B;3ED\x1b(J^\x1b$BB@O:\x1b(J",
         ),
-        ("korean", b"\\ISO 2022 IR 149", b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7"),
+        ("korean", b"ISO 2022 IR 6\\ISO 2022 IR 149", b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7"),
     ];
     for (name, charset, patient) in rows {
         let sources: Vec<Source> = Source::both()
@@ -190,6 +190,9 @@ fn missing_attributes_are_left_empty() {
     let sources: Vec<Source> = Source::both().into_iter().map(|s| s.without(&gone)).collect();
     check("missing attributes", &assessment(mixed()), &sources, &options());
 
+    let malformed = vec![Source::read(1).set(0x0010_1010, b"AS", b"62").set(0x0010_1030, b"DS", b"70,5")];
+    check("malformed optional attributes", &assessment(mixed()), &malformed, &options());
+
     let differing = vec![Source::read(1), Source::read(2).set(0x0008_0201, b"SH", b"-0500")];
     check("differing time zones", &assessment(mixed()), &differing, &options());
 }
@@ -200,9 +203,7 @@ fn de_identified_trial_images_pass() {
         Source::read(number)
             .set(0x0012_0010, b"LO", b"Sponsor")
             .set(0x0012_0020, b"LO", b"PROTOCOL-1")
-            .set(0x0012_0021, b"LO", b"")
             .set(0x0012_0030, b"LO", b"SITE-1")
-            .set(0x0012_0031, b"LO", b"")
             .set(0x0012_0040, b"LO", b"SUBJECT-1")
             .set(0x0012_0050, b"LO", b"BASELINE")
             .set(0x0012_0062, b"CS", b"YES")
@@ -215,15 +216,17 @@ fn de_identified_trial_images_pass() {
             .set(0x0011_1001, b"LO", b"private value")
     };
     check("clinical trial", &assessment(mixed()), &[source(1), source(2)], &options());
+    let fragment = Source::read(1).set(0x0012_0010, b"LO", b"Sponsor").set(0x0012_0050, b"LO", b"BASELINE");
+    check("incomplete clinical trial", &assessment(mixed()), &[fragment], &options());
 }
 
 #[test]
 fn a_procedure_code_of_the_source_is_reported_if_readers_can_know_it() {
     let rows: &[(&str, &[CodeRow], &str)] = &[
-        ("public", &[("363680008", "SCT", "Radiographic imaging")], "363680008,SCT"),
+        ("public", &[("168537006", "SCT", "Plain radiography")], "168537006,SCT"),
         ("declared", &[("P5-09000", "SRT", "Radiographic procedure")], "P5-09000,SRT"),
         ("local", &[("XR-CH2", "99HOSP", "Chest 2 views")], "43468-8,LN"),
-        ("mixed", &[("363680008", "SCT", "Radiographic imaging"), ("X", "L", "Chest")], "43468-8,LN"),
+        ("mixed", &[("168537006", "SCT", "Plain radiography"), ("X", "L", "Chest")], "43468-8,LN"),
     ];
     for (name, codes, expected) in rows {
         let sources: Vec<Source> = Source::both().into_iter().map(|s| s.set_codes(0x0008_1032, codes)).collect();

@@ -1,1 +1,7 @@
-//! Tests of the whole room.
+//! Tests that cross the room's files: structures, pixel formats, value transforms, and the corpus of real objects.
+
+mod corpus;
+mod formats;
+mod objects;
+mod structure;
+mod values;

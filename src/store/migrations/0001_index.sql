@@ -83,7 +83,10 @@ CREATE TABLE reports (
     -- NULL once the file is past its retention
     path         TEXT,
     created_at   INTEGER NOT NULL,
+    -- the report of the same class that this one replaces
     predecessor  TEXT,
+    -- for a fall-back in another SOP class: the report that destinations are offered first
+    variant_of   INTEGER REFERENCES reports (id) ON DELETE CASCADE,
     -- 1 for the reports of the study's last revision that was reported
     current      INTEGER NOT NULL
 );

@@ -11,12 +11,21 @@ async fn sql(store: &Store, statement: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledges_only_after_index_commit() {
     let (dir, store) = fresh().await;
-    sql(&store, "CREATE TRIGGER t BEFORE INSERT ON instances BEGIN SELECT RAISE(ABORT, 'index says no'); END").await;
-    let refused = commit(&store, &received("1.2.3", "MODALITY", 0), b"data").await;
-    assert!(matches!(&refused, Err(StoreError::Intake(why)) if why.contains("index says no")), "{refused:?}");
-    assert!(files(&dir.path().join("spool")).is_empty() && files(&dir.path().join("incoming")).is_empty());
-
-    sql(&store, "DROP TRIGGER t").await;
+    // The row is refused, or the whole transaction at its very end, when the file has its name already.
+    sql(&store, "CREATE TABLE broken (to_nothing REFERENCES instances (sop_instance) DEFERRABLE INITIALLY DEFERRED)")
+        .await;
+    let rows = [
+        ("BEFORE INSERT ON instances BEGIN SELECT RAISE(ABORT, 'index says no'); END", "index says no"),
+        ("AFTER INSERT ON instances BEGIN INSERT INTO broken VALUES ('nothing'); END", "FOREIGN KEY"),
+    ];
+    for (trigger, cause) in rows {
+        sql(&store, &format!("CREATE TRIGGER t {trigger}")).await;
+        let refused = commit(&store, &received("1.2.3", "MODALITY", 0), b"data").await;
+        assert!(matches!(&refused, Err(StoreError::Intake(why)) if why.contains(cause)), "{refused:?}");
+        assert!(files(&dir.path().join("spool")).is_empty(), "{cause}: taken back");
+        assert!(files(&dir.path().join("incoming")).is_empty(), "{cause}: nothing left over");
+        sql(&store, "DROP TRIGGER t").await;
+    }
     assert_eq!(commit(&store, &received("1.2.3", "MODALITY", 0), b"data").await.unwrap(), Accepted::New);
     let killed = as_after_a_kill(dir.path());
     let after = open(killed.path()).await;

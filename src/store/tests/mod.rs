@@ -7,6 +7,7 @@ mod recovery;
 mod retention;
 mod studies;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ use crate::domain::{
 
 const LEASE: Duration = Duration::from_secs(60);
 const CR: &str = "1.2.840.10008.5.1.4.1.1.1";
-const SR: &str = "1.2.840.10008.5.1.4.1.1.88.33";
+const SR: &str = "1.2.840.10008.5.1.4.1.1.88.34";
+const FALLBACK_SR: &str = "1.2.840.10008.5.1.4.1.1.88.33";
 
 fn settings(dir: &Path) -> config::Store {
     config::Store {
@@ -210,13 +212,17 @@ fn assessment() -> Assessment {
 
 fn outgoing(study: &str, report: &str, disclosure: Disclosure, destinations: &[&str]) -> OutgoingReport {
     OutgoingReport {
-        report: Report {
-            study: uid(study),
-            sop_class: uid(SR),
-            sop_instance: uid(report),
-            series: uid(&format!("{report}.1")),
-            file: format!("report {report}").into_bytes(),
-        },
+        variants: [SR, FALLBACK_SR]
+            .iter()
+            .zip([report.to_owned(), format!("{report}.2")])
+            .map(|(sop_class, sop_instance)| Report {
+                study: uid(study),
+                sop_class: uid(sop_class),
+                sop_instance: uid(&sop_instance),
+                series: uid(&format!("{report}.1")),
+                file: format!("report {sop_instance}").into_bytes(),
+            })
+            .collect(),
         disclosure,
         destinations: destinations.iter().map(|name| (*name).to_owned()).collect(),
     }
@@ -239,7 +245,7 @@ async fn report(store: &Store, study: &str, report: &str, destinations: &[&str],
 }
 
 async fn due(store: &Store, second: i64) -> Vec<Delivery> {
-    store.due_deliveries(100, LEASE, at(second)).await.unwrap()
+    store.due_deliveries(100, &BTreeSet::new(), LEASE, at(second)).await.unwrap()
 }
 
 async fn delivered(store: &Store, delivery: &Delivery, second: i64) {

@@ -53,10 +53,10 @@ async fn race_posteriors_have_their_own_retention() {
         (0, 1),
         "an open study keeps its own"
     );
-    assert_eq!(files(&dir.path().join("reports")).len(), 1, "the withheld report stays");
+    assert_eq!(files(&dir.path().join("reports")).len(), 2, "the withheld report stays, in both of its SOP classes");
     let shown = show(&store, "1.2").await;
     assert_eq!(shown.reports.iter().map(|r| r.kept).collect::<Vec<_>>(), [true, false]);
-    assert!(matches!(store.report_file(shown.reports[1].id).await, Err(StoreError::ReportGone(_))));
+    assert!(matches!(store.report_files(shown.reports[1].id).await, Err(StoreError::ReportGone(_))));
     assert_eq!(shown.instances[0].scores.len(), 1, "clinical scores stay");
 
     // A late instance needs them again: the object is read once more.
@@ -110,9 +110,12 @@ async fn what_is_still_to_be_delivered_keeps_its_study() {
     store.resend(&uid("1.2"), at(100)).await.unwrap();
     let all = kept(Some(0), Some(0), Some(0));
     assert_eq!(store.expire(at(2 * DAY), all).await.unwrap(), Expired::default());
-    for delivery in due(&store, 2 * DAY).await {
-        delivered(&store, &delivery, 2 * DAY).await;
-    }
+    // One destination is given up, which ends the study; the other is still to be served.
+    let deliveries = due(&store, 2 * DAY).await;
+    store.delivery_failed(deliveries[0].id, "connection refused", None).await.unwrap();
+    assert_eq!(state(&store, "1.2").await, StudyState::Failed);
+    assert_eq!(store.expire(at(3 * DAY), all).await.unwrap(), Expired::default());
+    delivered(&store, &deliveries[1], 3 * DAY).await;
     let expired = store.expire(at(3 * DAY), all).await.unwrap();
     assert_eq!((expired.studies, expired.posteriors), (1, 1));
 }

@@ -112,7 +112,7 @@ async fn a_late_instance_yields_a_new_report_with_its_predecessor() {
     let (_dir, store) = fresh().await;
     put(&store, "1.2.3", 0).await;
     score_all(&store, "1.2", 1).await;
-    assert_eq!(store.previous_report(&uid("1.2"), Disclosure::Withheld).await.unwrap(), None);
+    assert_eq!(store.previous_reports(&uid("1.2"), Disclosure::Withheld).await.unwrap(), []);
     report(&store, "1.2", "2.25.1", &["PACS"], 60).await;
     let first = due(&store, 61).await.remove(0);
     store.delivery_succeeded(first.id, &uid("1.2.840.10008.5.1.4.1.1.88.22"), &uid("2.25.11"), at(62)).await.unwrap();
@@ -123,10 +123,10 @@ async fn a_late_instance_yields_a_new_report_with_its_predecessor() {
     let activity = store.activities(at(102)).await.unwrap().remove(0);
     assert_eq!((activity.revision, activity.first_at, activity.last_at), (2, at(101), at(100)));
     assert_eq!(current(&store, "1.2").await, ["2.25.1"], "current until there is a newer one");
-    let previous = store.previous_report(&uid("1.2"), Disclosure::Withheld).await.unwrap().unwrap();
-    assert_eq!((previous.sop_instance.as_str(), previous.revision), ("2.25.1", 1));
-    assert_eq!(previous.sent_as[0].sop_instance.as_str(), "2.25.11");
-    assert_eq!(store.previous_report(&uid("1.2"), Disclosure::Probabilities).await.unwrap(), None);
+    let previous = store.previous_reports(&uid("1.2"), Disclosure::Withheld).await.unwrap();
+    let variants: Vec<_> = previous.iter().map(|p| (p.sop_class.as_str(), p.sop_instance.as_str())).collect();
+    assert_eq!(variants, [(SR, "2.25.1"), (FALLBACK_SR, "2.25.1.2")]);
+    assert_eq!(store.previous_reports(&uid("1.2"), Disclosure::Probabilities).await.unwrap(), []);
 
     report(&store, "1.2", "2.25.2", &["PACS"], 200).await;
     assert_eq!(current(&store, "1.2").await, ["2.25.2"]);

@@ -100,10 +100,12 @@ async fn ten_thousand_mutated_conversations_neither_crash_nor_stop_the_door() {
     let panics = Arc::new(AtomicUsize::new(0));
     let (count, default_hook) = (panics.clone(), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |info| {
-        count.fetch_add(1, Ordering::Relaxed);
+        // A task that panics ends quietly; a test of another room that fails is not counted here.
+        let in_a_test = info.location().is_some_and(|at| at.file().contains("tests/"));
+        count.fetch_add(usize::from(!in_a_test), Ordering::Relaxed);
         default_hook(info);
     }));
-    // Object limit and timeouts are small, so that a mutation that waits for more bytes ends with the connection.
+    // A mutation that makes the door wait for more bytes ends with the connection, which each peer closes.
     let door = Arc::new(Door::open(|setup| setup.node.object_bytes_max = 1 << 16).await);
     let mut peers = tokio::task::JoinSet::new();
     for seed in 0..AT_ONCE {
@@ -138,7 +140,7 @@ fn mutated_conversation(rng: &mut ChaCha8Rng) -> Vec<u8> {
         .map(|(value_type, data)| PDataValue { presentation_context_id: 1, value_type, is_last: true, data })
         .to_vec(),
     };
-    let mut pdus = vec![
+    let mut pdus = [
         encoded(Some(association_rq("PACS", &[(CT, EXPLICIT), ("1.2.840.10008.1.1", "1.2.840.10008.1.2")]))),
         command(EchoRq { message_id: 1, has_data_set: false }.encode()),
         command(StoreRq::new(2, uid(CT), uid("1.2.3")).encode()),

@@ -38,10 +38,11 @@ impl Pacs {
             .expect("dcmtk is installed");
         let mut pacs = Self { process, folder, destination: destination(port, Duration::from_secs(20)) };
         let deadline = Instant::now() + Duration::from_secs(20);
+        let mut poll = tokio::time::interval(Duration::from_millis(10));
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(pacs.process.try_wait().unwrap().is_none(), "storescp ended");
             assert!(Instant::now() < deadline, "storescp does not listen");
-            tokio::task::yield_now().await;
+            poll.tick().await;
         }
         pacs
     }

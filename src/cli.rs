@@ -1,0 +1,459 @@
+//! The command line: what `sidelight` understands, and the help that teaches it.
+//!
+//! Types only; single arguments are parsed in `values`, `main` dispatches, and [`Settings`] become the topmost
+//! layer of the configuration. clap ends wrong use with exit code 2. Left out: doing anything.
+
+mod values;
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::domain::{AeTitle, StudyState, Uid};
+use crate::phantom::World;
+
+pub use values::{ImageSize, PeerAddress};
+use values::{key_value, study_states};
+
+const AFTER_HELP: &str = "\
+First steps:
+  sidelight check --config conf/demo.toml       what is not ready yet, and what to do about it
+  sidelight serve --config conf/demo.toml       the node, until Ctrl-C
+  sidelight studies list --config conf/demo.toml
+  sidelight help analyse                        more about one command, with examples
+
+Where the configuration comes from, later ones win:
+  1. the defaults, as conf/sidelight.toml explains them
+  2. the TOML file named by --config or SIDELIGHT_CONFIG
+  3. environment variables, e.g. SIDELIGHT__NODE__LISTEN=127.0.0.1:11112
+  4. --set, e.g. --set study.quiet_period=5s
+Relative paths in it are taken from the current directory.
+
+Exit codes: 0 done, 1 failed, 2 wrong use.";
+
+/// Audits a deployed imaging AI for race-dependent error risk
+///
+/// sidelight is a DICOM node. A PACS routes studies to it; for each it runs the deployed clinical model and an
+/// audit model that predicts self-reported race, and answers with a Structured Report that says how far the
+/// clinical result's error risk depends on race, or why that cannot be said.
+///
+/// It is a research and quality tool: its reports are no diagnosis, and inferred race is never a patient attribute.
+#[derive(Debug, Parser)]
+#[command(name = "sidelight", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the configuration comes from, besides the environment.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Configuration file (TOML); without one the defaults hold
+    #[arg(long, global = true, value_name = "FILE", env = "SIDELIGHT_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// Set one key of the configuration, above file and environment; may be repeated
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value, action = ArgAction::Append)]
+    pub overrides: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node: receive, score, assess, report, deliver
+    ///
+    /// Listens for associations until SIGTERM or Ctrl-C, then lets running work end within node.drain_timeout.
+    /// What was acknowledged is on disk; a restart continues where the node stopped.
+    #[command(after_help = "\
+Examples:
+  sidelight serve --config conf/shadow.toml
+  SIDELIGHT__NODE__LISTEN=0.0.0.0:104 sidelight serve --config conf/shadow.toml")]
+    Serve,
+
+    /// Tell what is not ready: configuration, models, folders, ports, peers
+    #[command(after_help = "\
+Examples:
+  sidelight check --config conf/shadow.toml
+  sidelight check --config conf/shadow.toml --network --json")]
+    Check(Check),
+
+    /// Analyse files or folders offline, with the same code as the node
+    ///
+    /// Writes one Structured Report per study and result.json to DIR, and prints a table.
+    /// Nothing is sent anywhere, and the node's store is not touched.
+    #[command(after_help = "\
+Examples:
+  sidelight analyse study/ --out out/ --config conf/demo.toml
+  sidelight analyse cohort/ --out scores/ --with-posteriors --config conf/demo.toml   # for `profile fit`")]
+    Analyse(Analyse),
+
+    /// See what the node has received and done, and have it done again
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight studies list --state failed
+  sidelight studies show 1.2.840.113619.2.5.1762583153
+  sidelight studies resend 1.2.840.113619.2.5.1762583153    # deliver the current report again
+  sidelight studies requeue 1.2.840.113619.2.5.1762583153   # analyse again from the stored images"
+    )]
+    Studies(Studies),
+
+    /// Model packages: what there is, whether it is intact, export
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight model list
+  sidelight model verify demo-race
+  sidelight model export demo-race --out demo-race.pt"
+    )]
+    Model(Model),
+
+    /// Write synthetic chest radiographs with a known, planted disparity
+    ///
+    /// DIR receives DICOM files and labels.csv (patient, study, self-reported group, findings, …). The same world,
+    /// number and seed give the same patients. Phantoms test the software; they say nothing about people.
+    #[command(after_help = "\
+Examples:
+  sidelight phantom --world null --patients 200 --seed 1 --out phantoms/null
+  sidelight phantom --world biased --patients 20 --seed 7 --size 640x512 --out phantoms/biased")]
+    Phantom(Phantom),
+
+    /// Train a model by a recipe and export it as a package
+    #[command(after_help = "\
+Example:
+  sidelight train models/recipes/demo-race.toml --out trained/")]
+    Train(Train),
+
+    /// Fit or read a profile: the site's reference for the assessment
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight analyse cohort/ --out scores/ --with-posteriors
+  sidelight profile fit --results scores/result.json --labels cohort/labels.csv --out profile.json
+  sidelight profile show profile.json"
+    )]
+    Profile(Profile),
+
+    /// Ask a DICOM peer whether it is there (C-ECHO)
+    #[command(after_help = "\
+Examples:
+  sidelight echo PACS@192.0.2.10:104
+  sidelight echo PACS@pacs.example.org:11112 --calling SIDELIGHT")]
+    Echo(Echo),
+
+    /// Print version, implementation identifiers and what the build can do
+    Version(Table),
+
+    /// Write what a model sees of one image; debugging a site starts here
+    #[command(after_help = "\
+Examples:
+  sidelight normalise image.dcm --contract minmax-unit --size 224 --npy seen.npy --png seen.png
+  sidelight normalise image.dcm --contract demo-race --png seen.png")]
+    Normalise(Normalise),
+
+    /// Decode worker, started by the node itself
+    #[command(name = "__worker", hide = true)]
+    Worker,
+}
+
+/// How a command prints its table.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Table {
+    /// Print JSON in place of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Ask every destination by C-ECHO too
+    #[arg(long)]
+    pub network: bool,
+    #[command(flatten)]
+    pub table: Table,
+}
+
+#[derive(Debug, Args)]
+pub struct Analyse {
+    /// DICOM files, or folders that are searched for them
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Folder for the reports and result.json; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Write race posteriors into result.json, as `profile fit` needs them; treat the file accordingly
+    #[arg(long)]
+    pub with_posteriors: bool,
+    /// Write reports as for a destination with disclose = "probabilities"
+    #[arg(long)]
+    pub disclose: bool,
+    #[command(flatten)]
+    pub table: Table,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Studies {
+    /// List studies, the latest first
+    List {
+        /// Only studies in this state
+        #[arg(long, value_name = "STATE", value_parser = study_states())]
+        state: Option<StudyState>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+        #[command(flatten)]
+        table: Table,
+    },
+    /// Show one study: its images, scores, report and deliveries
+    Show {
+        /// Study Instance UID
+        #[arg(value_name = "UID")]
+        study: Uid,
+        #[command(flatten)]
+        table: Table,
+    },
+    /// Deliver the current report of a study again
+    Resend {
+        /// Study Instance UID
+        #[arg(value_name = "UID")]
+        study: Uid,
+    },
+    /// Analyse a study again from its stored images
+    Requeue {
+        /// Study Instance UID
+        #[arg(value_name = "UID")]
+        study: Uid,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Model {
+    /// List the packages in models.dir
+    List(Table),
+    /// Check card, hash and a trial run of one package, or of all
+    Verify {
+        /// Package name; without one, all packages
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        #[command(flatten)]
+        table: Table,
+    },
+    /// Write a package's model as one TorchScript file
+    Export {
+        /// Package name
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Phantom {
+    /// What is planted: nothing, or a finding that is fainter in one group
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(World::NAMES))]
+    pub world: String,
+    /// Number of patients, each with one study
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub patients: u32,
+    /// Seed of the random numbers
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// Folder to write to; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Rows and columns, e.g. 640x512, or one number for both
+    #[arg(long, value_name = "PX")]
+    pub size: Option<ImageSize>,
+}
+
+#[derive(Debug, Args)]
+pub struct Train {
+    /// Recipe (TOML): data, architecture, schedule, seed
+    #[arg(value_name = "RECIPE")]
+    pub recipe: PathBuf,
+    /// Folder that receives the package, <DIR>/<name>; without it models.dir
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Profile {
+    /// Fit a profile from the results of a labelled cohort
+    Fit(ProfileFit),
+    /// Print a profile: curves, gates and what it decides; read it before it is used
+    Show {
+        #[arg(value_name = "FILE")]
+        profile: PathBuf,
+        #[command(flatten)]
+        table: Table,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ProfileFit {
+    /// result.json files of `analyse --with-posteriors`
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub results: Vec<PathBuf>,
+    /// Labels (CSV): study, self-reported group, one column per finding
+    #[arg(long, value_name = "FILE")]
+    pub labels: PathBuf,
+    /// The profile to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Seed of the bootstrap
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// Number of bootstrap replicates
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    pub bootstrap: Option<u32>,
+    #[command(flatten)]
+    pub table: Table,
+}
+
+#[derive(Debug, Args)]
+pub struct Echo {
+    /// The peer, as AET@host:port
+    #[arg(value_name = "AET@host:port")]
+    pub peer: PeerAddress,
+    /// AE title to call from; without it node.ae_title
+    #[arg(long, value_name = "AET")]
+    pub calling: Option<AeTitle>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("output").required(true).multiple(true).args(["npy", "png"]))]
+pub struct Normalise {
+    /// DICOM file with an image
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Input contract: imagenet-rgb, xrv-1024, minmax-unit, or the name of a model package for its own
+    #[arg(long, value_name = "NAME")]
+    pub contract: String,
+    /// Side of the square input in pixels, for a contract that is not a package's own
+    #[arg(long, value_name = "PX", default_value_t = 224, value_parser = clap::value_parser!(u32).range(8..=4096))]
+    pub size: u32,
+    /// Values as a NumPy array: channel, row, column
+    #[arg(long, value_name = "OUT")]
+    pub npy: Option<PathBuf>,
+    /// The same as a picture, its range stretched to black and white
+    #[arg(long, value_name = "OUT")]
+    pub png: Option<PathBuf>,
+    #[command(flatten)]
+    pub table: Table,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("sidelight").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_manual_is_understood() {
+        let uid = "1.2.840.10008.1";
+        for line in [
+            "serve --config conf/demo.toml",
+            "--config conf/demo.toml serve --set node.listen=127.0.0.1:0 --set study.quiet_period=1s",
+            "check",
+            "check --network --json",
+            "analyse a.dcm b/ --out out",
+            "analyse a.dcm --out out --with-posteriors --disclose --json",
+            "studies list --state failed --limit 3 --json",
+            &format!("studies show {uid} --json"),
+            &format!("studies resend {uid}"),
+            &format!("studies requeue {uid}"),
+            "model list --json",
+            "model verify",
+            "model verify demo-race --json",
+            "model export demo-race --out x.pt",
+            "phantom --world biased --patients 20 --seed 7 --out p --size 640x512",
+            "train models/recipes/demo-race.toml",
+            "train models/recipes/demo-race.toml --out trained",
+            "profile fit --results a.json b.json --labels l.csv --out p.json --seed 3 --bootstrap 500",
+            "profile show p.json --json",
+            "echo PACS@localhost:11112 --calling ME",
+            "version",
+            "normalise a.dcm --contract xrv-1024 --npy a.npy --png a.png --size 512",
+            "normalise a.dcm --contract demo-race --png a.png --json",
+            "__worker",
+        ] {
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_use_ends_with_code_2_and_help_with_0() {
+        let rows = [
+            ("", 2),
+            ("frobnicate", 2),
+            ("analyse --out x", 2),
+            ("studies show ../../etc/passwd", 2),
+            ("studies list --state lost", 2),
+            ("studies list --limit 0", 2),
+            ("phantom --world mars --patients 1 --out x", 2),
+            ("phantom --world null --patients 1 --out x --size 10", 2),
+            ("echo localhost:104", 2),
+            ("echo PACS@localhost:104 --calling SEVENTEEN_LETTERS", 2),
+            ("normalise a.dcm --contract minmax-unit", 2),
+            ("serve --set node.listen", 2),
+            ("--help", 0),
+            ("--version", 0),
+            ("help studies", 0),
+        ];
+        for (line, code) in rows {
+            assert_eq!(parse(line).expect_err(line).exit_code(), code, "{line}");
+        }
+        assert_eq!(parse("").unwrap_err().kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
+    }
+
+    #[test]
+    fn overrides_keep_their_order_and_what_follows_the_first_equals_sign() {
+        let cli = parse("serve --set a.b=1 --set log.filter=info,sidelight=debug").unwrap();
+        let expected = [("a.b", "1"), ("log.filter", "info,sidelight=debug")];
+        assert_eq!(cli.settings.overrides, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    }
+
+    #[test]
+    fn the_help_names_exit_codes_and_where_the_configuration_comes_from() {
+        let help = Cli::command().render_long_help().to_string();
+        for part in
+            ["Exit codes: 0 done, 1 failed, 2 wrong use", "SIDELIGHT__NODE__LISTEN", "SIDELIGHT_CONFIG", "--set"]
+        {
+            assert!(help.contains(part), "{part} is missing in\n{help}");
+        }
+        assert!(!help.contains("__worker"));
+    }
+
+    #[test]
+    fn every_command_has_an_example_that_it_understands() {
+        let command = Cli::command();
+        for sub in command.get_subcommands().filter(|s| !s.is_hide_set() && s.get_name() != "version") {
+            let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<&str> = help
+                .lines()
+                .filter_map(|l| l.find("sidelight ").map(|at| l[at + 10..].split('#').next().unwrap()))
+                .collect();
+            assert!(!examples.is_empty(), "{} has no example", sub.get_name());
+            for example in examples {
+                assert!(parse(example).is_ok(), "{example}");
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The raw mirror: every key that exists, in the shape of the TOML file, with its default as one would write it.
+//!
+//! The mirror is the single list of keys: `load` derives from it which keys and environment variables are known,
+//! `validate` turns it into the valid [`super::Config`], and a test holds `conf/sidelight.toml` against it.
+//! Left out: any judgement of a value; an [`Entry`] takes whatever was written.
+
+use serde::{Deserialize, Serialize};
+
+/// A value as it was written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Entry {
+    Switch(bool),
+    Integer(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Entry>),
+}
+
+/// Declares a section: each key with its default, then subsections with their types.
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($key:ident = $default:expr,)* $(; $($sub:ident: $kind:ty,)*)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub(super) struct $name {
+            $(pub(super) $key: Entry,)*
+            $($(pub(super) $sub: $kind,)*)?
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: Entry::from($default),)* $($($sub: <$kind>::default(),)*)? }
+            }
+        }
+    };
+}
+
+section! {
+    /// The whole file.
+    Raw {
+        ;
+        node: Node,
+        store: Store,
+        web: Web,
+        study: Study,
+        sources: Vec<Source>,
+        destinations: Vec<Destination>,
+        delivery: Delivery,
+        models: Models,
+        pixels: Pixels,
+        risk: Risk,
+        log: Log,
+    }
+}
+
+section! {
+    Node {
+        ae_title = "SIDELIGHT",
+        aliases = EMPTY,
+        listen = "0.0.0.0:11112",
+        mode = "shadow",
+        name = "sidelight",
+        serial_number = "unassigned",
+        associations_max = 64,
+        pdu_bytes_max = "256KiB",
+        object_bytes_max = "2GiB",
+        idle_timeout = "60s",
+        negotiation_timeout = "10s",
+        drain_timeout = "20s",
+    }
+}
+
+section! {
+    Store {
+        data_dir = "data",
+        free_bytes_min = "1GiB",
+        ;
+        retention: Retention,
+    }
+}
+
+section! {
+    Retention {
+        objects = "30d",
+        reports = "forever",
+        posteriors = "90d",
+    }
+}
+
+section! {
+    Web {
+        listen = "127.0.0.1:8104",
+    }
+}
+
+section! {
+    Study {
+        quiet_period = "60s",
+        cap = "90m",
+    }
+}
+
+section! {
+    /// One `[[sources]]` entry; empty text stands for "not given".
+    Source {
+        ae_title = "",
+        hosts = EMPTY,
+        quiet_period = "",
+    }
+}
+
+section! {
+    /// One `[[destinations]]` entry; empty text stands for "not given".
+    Destination {
+        name = "",
+        kind = "dimse",
+        ae_title = "",
+        host = "",
+        port = "",
+        audit = false,
+        disclose = "withheld",
+        timeout = "30s",
+    }
+}
+
+section! {
+    Delivery {
+        retry_first = "5s",
+        retry_max = "30m",
+        give_up_after = "7d",
+    }
+}
+
+section! {
+    Models {
+        dir = "models",
+        race = "",
+        clinical = EMPTY,
+        device = "auto",
+        batch_max = 8,
+        batch_delay = "5ms",
+        threads = 0,
+    }
+}
+
+section! {
+    Pixels {
+        workers = 2,
+        timeout = "60s",
+        memory_max = "4GiB",
+        samples_max = 268_435_456,
+    }
+}
+
+section! {
+    Risk {
+        profile = "",
+        delta = 0.05,
+        per_study_inference = true,
+        profile_age_max = "365d",
+    }
+}
+
+section! {
+    Log {
+        json = false,
+        filter = "info",
+    }
+}
+
+impl Raw {
+    /// Every known key with its default. A list of tables holds one element, which shows the keys of each.
+    pub(super) fn schema() -> toml::Table {
+        let one_of_each =
+            Self { sources: vec![Source::default()], destinations: vec![Destination::default()], ..Self::default() };
+        toml::Table::try_from(&one_of_each).expect("the mirror is plain data with text keys")
+    }
+}
+
+const EMPTY: Vec<Entry> = Vec::new();
+
+impl From<bool> for Entry {
+    fn from(value: bool) -> Self {
+        Self::Switch(value)
+    }
+}
+
+impl From<i64> for Entry {
+    fn from(value: i64) -> Self {
+        Self::Integer(value)
+    }
+}
+
+impl From<f64> for Entry {
+    fn from(value: f64) -> Self {
+        Self::Float(value)
+    }
+}
+
+impl From<&str> for Entry {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
+impl From<Vec<Entry>> for Entry {
+    fn from(value: Vec<Entry>) -> Self {
+        Self::List(value)
+    }
+}

@@ -1,0 +1,406 @@
+//! From the raw mirror to the valid [`Config`]: bounds of every key, and the rules that bind several keys.
+//!
+//! `parse` turns one value into its type, `load` brings the mirror; a `Config` exists only if no fault was found.
+//! Left out: the outside world (ports, folders, peers), which `sidelight check` asks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::domain::{AeTitle, Disclosure};
+
+use super::fault::{Faults, Problem};
+use super::parse::{self, Parsed};
+use super::raw::{self, Entry, Raw};
+use super::{
+    Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, Risk, Source, Store, StudyRules, Web, load::Origins,
+};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+const MILLISECOND: Duration = Duration::from_millis(1);
+const CENTURY: Duration = Duration::from_secs(36_525 * 86_400);
+
+/// Most sources, and most destinations, that one node has.
+const PEERS_MAX: usize = 1024;
+
+/// Whether the node will analyse studies with this configuration, and so needs its models named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    AnyCommand,
+    Serve,
+}
+
+/// The valid configuration; `None` if `faults` has grown.
+pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Faults) -> Option<Config> {
+    let mut check = Check { origins, faults };
+    check.listeners(raw);
+    check.shadow_mode(raw);
+    check.loops(raw);
+    check.models_named(raw, need);
+    check.disclosure(raw);
+    // Every section is built, whatever became of the others, so that all faults are found.
+    let node = check.node(&raw.node);
+    let store = check.store(&raw.store);
+    let web = check.get("web.listen", &raw.web.listen, parse::listen_if_given);
+    let study = check.study(&raw.study);
+    let sources = check.sources(raw);
+    let destinations = check.destinations(&raw.destinations);
+    let delivery = check.delivery(&raw.delivery);
+    let models = check.models(&raw.models);
+    let pixels = check.pixels(&raw.pixels);
+    let risk = check.risk(&raw.risk);
+    let json = check.get("log.json", &raw.log.json, parse::switch);
+    let filter = check.get("log.filter", &raw.log.filter, parse::log_filter);
+    Some(Config {
+        node: node?,
+        store: store?,
+        web: Web { listen: web? },
+        study: study?,
+        sources: sources?,
+        destinations: destinations?,
+        delivery: delivery?,
+        models: models?,
+        pixels: pixels?,
+        risk: risk?,
+        log: Log { json: json?, filter: filter? },
+    })
+}
+
+/// Reads values and notes what is wrong with them.
+struct Check<'a> {
+    origins: &'a Origins,
+    faults: &'a mut Faults,
+}
+
+impl Check<'_> {
+    fn get<T>(&mut self, key: &str, entry: &Entry, parser: impl Fn(&Entry) -> Parsed<T>) -> Option<T> {
+        parser(entry).map_err(|problem| self.refuse(key, entry, problem)).ok()
+    }
+
+    fn refuse(&mut self, key: &str, entry: &Entry, problem: Problem) {
+        self.faults.push(self.origins.fault(key, Some(entry), problem));
+    }
+
+    /// Notes a contradiction between several keys at the first of them.
+    fn contradiction(&mut self, key: &str, entry: &Entry, what: String, remedy: &str) {
+        self.refuse(key, entry, Problem::new(what, remedy));
+    }
+
+    fn node(&mut self, raw: &raw::Node) -> Option<Node> {
+        let ae_title = self.get("node.ae_title", &raw.ae_title, parse::ae_title);
+        let aliases = self.get("node.aliases", &raw.aliases, parse::list(64, parse::ae_title));
+        if let (Some(own), Some(aliases)) = (&ae_title, &aliases) {
+            let all: Vec<&AeTitle> = aliases.iter().chain([own]).collect();
+            if let Some(twice) = first_repeated(&all) {
+                let what = format!("names {twice} twice, node.ae_title included");
+                self.contradiction("node.aliases", &raw.aliases, what, "name each further AE title once");
+            }
+        }
+        let listen = self.get("node.listen", &raw.listen, parse::listen);
+        let mode = self.get("node.mode", &raw.mode, parse::mode);
+        let name = self.get("node.name", &raw.name, parse::label);
+        let serial_number = self.get("node.serial_number", &raw.serial_number, parse::label);
+        let associations_max = self.get("node.associations_max", &raw.associations_max, parse::count(1..=4096));
+        // dicom-rs holds an A-ASSOCIATE-RQ to this limit too, and the largest known ones reach 157 kB.
+        let pdu_bytes_max = self.get("node.pdu_bytes_max", &raw.pdu_bytes_max, parse::size(192 * KIB..=16 * MIB));
+        let object_bytes_max = self.get("node.object_bytes_max", &raw.object_bytes_max, parse::size(MIB..=TIB));
+        let idle_timeout = self.get("node.idle_timeout", &raw.idle_timeout, parse::duration(SECOND..=HOUR));
+        let negotiation_timeout =
+            self.get("node.negotiation_timeout", &raw.negotiation_timeout, parse::duration(100 * MILLISECOND..=HOUR));
+        let drain_timeout = self.get("node.drain_timeout", &raw.drain_timeout, parse::duration(MILLISECOND..=HOUR));
+        Some(Node {
+            ae_title: ae_title?,
+            aliases: aliases?,
+            listen: listen?,
+            mode: mode?,
+            name: name?,
+            serial_number: serial_number?,
+            associations_max: associations_max?,
+            pdu_bytes_max: u32::try_from(pdu_bytes_max?).expect("the range ends at 16 MiB"),
+            object_bytes_max: object_bytes_max?,
+            idle_timeout: idle_timeout?,
+            negotiation_timeout: negotiation_timeout?,
+            drain_timeout: drain_timeout?,
+        })
+    }
+
+    fn store(&mut self, raw: &raw::Store) -> Option<Store> {
+        let data_dir = self.get("store.data_dir", &raw.data_dir, parse::path);
+        let free_bytes_min = self.get("store.free_bytes_min", &raw.free_bytes_min, parse::size(0..=1024 * TIB));
+        let kept = parse::duration_or("forever", HOUR..=CENTURY);
+        let objects_kept = self.get("store.retention.objects", &raw.retention.objects, &kept);
+        let reports_kept = self.get("store.retention.reports", &raw.retention.reports, &kept);
+        let posteriors_kept = self.get("store.retention.posteriors", &raw.retention.posteriors, &kept);
+        let shown = |entry: &Entry| parse::text(entry).unwrap_or_default().to_owned();
+        let reports = reports_kept.flatten();
+        for (key, entry, kept) in [
+            ("store.retention.objects", &raw.retention.objects, objects_kept),
+            ("store.retention.posteriors", &raw.retention.posteriors, posteriors_kept),
+        ] {
+            if let (Some(Some(kept)), Some(reports)) = (kept, reports)
+                && kept > reports
+            {
+                let what = format!("is longer than store.retention.reports ({})", shown(&raw.retention.reports));
+                self.contradiction(key, entry, what, "shorten it, or keep reports and index rows as long");
+            }
+        }
+        Some(Store {
+            data_dir: data_dir?,
+            free_bytes_min: free_bytes_min?,
+            objects_kept: objects_kept?,
+            reports_kept: reports_kept?,
+            posteriors_kept: posteriors_kept?,
+        })
+    }
+
+    fn study(&mut self, raw: &raw::Study) -> Option<StudyRules> {
+        let quiet_period = self.get("study.quiet_period", &raw.quiet_period, parse::duration(MILLISECOND..=DAY));
+        let cap = self.get("study.cap", &raw.cap, parse::duration(MILLISECOND..=7 * DAY));
+        self.ordered("study.quiet_period", &raw.quiet_period, quiet_period, "study.cap", &raw.cap, cap);
+        Some(StudyRules { quiet_period: quiet_period?, cap: cap? })
+    }
+
+    fn sources(&mut self, raw: &Raw) -> Option<Vec<Source>> {
+        if !self.few_enough("sources", raw.sources.len()) {
+            return None;
+        }
+        let cap = parse::duration(MILLISECOND..=7 * DAY)(&raw.study.cap).ok();
+        let mut seen = BTreeMap::new();
+        collect_all(raw.sources.iter().enumerate().map(|(i, source)| {
+            let key = |name: &str| format!("sources[{i}].{name}");
+            let ae_title = self.get(&key("ae_title"), &source.ae_title, parse::ae_title);
+            if let Some(ae_title) = &ae_title
+                && let Some(first) = seen.insert(ae_title.clone(), i)
+            {
+                let what = format!("is the AE title of sources[{first}] too");
+                self.contradiction(&key("ae_title"), &source.ae_title, what, "put all its hosts into one entry");
+            }
+            let hosts = self.get(&key("hosts"), &source.hosts, parse::list(256, parse::ip_address));
+            let bounds = parse::duration_if_given(MILLISECOND..=DAY);
+            let quiet = self.get(&key("quiet_period"), &source.quiet_period, bounds);
+            let quiet_key = key("quiet_period");
+            self.ordered(&quiet_key, &source.quiet_period, quiet.flatten(), "study.cap", &raw.study.cap, cap);
+            Some(Source { ae_title: ae_title?, hosts: hosts?, quiet_period: quiet? })
+        }))
+    }
+
+    fn destinations(&mut self, raw: &[raw::Destination]) -> Option<Vec<Destination>> {
+        if !self.few_enough("destinations", raw.len()) {
+            return None;
+        }
+        let mut seen = BTreeMap::new();
+        collect_all(raw.iter().enumerate().map(|(i, destination)| {
+            let key = |name: &str| format!("destinations[{i}].{name}");
+            let name = self.get(&key("name"), &destination.name, parse::name);
+            if let Some(name) = &name
+                && let Some(first) = seen.insert(name.clone(), i)
+            {
+                let what = format!("is the name of destinations[{first}] too");
+                self.contradiction(&key("name"), &destination.name, what, "give each destination a name of its own");
+            }
+            let kind = self.get(&key("kind"), &destination.kind, parse::destination_kind);
+            let ae_title = self.get(&key("ae_title"), &destination.ae_title, parse::ae_title);
+            let host = self.get(&key("host"), &destination.host, parse::host);
+            let port = self.get(&key("port"), &destination.port, parse::port);
+            let audit = self.get(&key("audit"), &destination.audit, parse::switch);
+            let disclose = self.get(&key("disclose"), &destination.disclose, parse::disclosure);
+            let timeout = self.get(&key("timeout"), &destination.timeout, parse::duration(100 * MILLISECOND..=HOUR));
+            kind?;
+            Some(Destination {
+                name: name?,
+                ae_title: ae_title?,
+                host: host?,
+                port: port?,
+                audit: audit?,
+                disclose: disclose?,
+                timeout: timeout?,
+            })
+        }))
+    }
+
+    fn delivery(&mut self, raw: &raw::Delivery) -> Option<Delivery> {
+        let retry_first = self.get("delivery.retry_first", &raw.retry_first, parse::duration(10 * MILLISECOND..=DAY));
+        let retry_max = self.get("delivery.retry_max", &raw.retry_max, parse::duration(10 * MILLISECOND..=7 * DAY));
+        let give_up_after =
+            self.get("delivery.give_up_after", &raw.give_up_after, parse::duration(10 * MILLISECOND..=365 * DAY));
+        let (first, max, end) = (&raw.retry_first, &raw.retry_max, &raw.give_up_after);
+        self.ordered("delivery.retry_first", first, retry_first, "delivery.retry_max", max, retry_max);
+        self.ordered("delivery.retry_first", first, retry_first, "delivery.give_up_after", end, give_up_after);
+        Some(Delivery { retry_first: retry_first?, retry_max: retry_max?, give_up_after: give_up_after? })
+    }
+
+    fn models(&mut self, raw: &raw::Models) -> Option<Models> {
+        let dir = self.get("models.dir", &raw.dir, parse::path);
+        let race = self.get("models.race", &raw.race, parse::name_if_given);
+        let clinical = self.get("models.clinical", &raw.clinical, parse::list(16, parse::name));
+        if let Some(clinical) = &clinical {
+            if let Some(twice) = first_repeated(clinical) {
+                let what = format!("names {twice} twice");
+                self.contradiction("models.clinical", &raw.clinical, what, "name each package once");
+            }
+            if let Some(Some(race)) = &race
+                && clinical.contains(race)
+            {
+                let what = "is among models.clinical too".to_owned();
+                self.contradiction("models.race", &raw.race, what, "a package is either the race or a clinical model");
+            }
+        }
+        let device = self.get("models.device", &raw.device, parse::device);
+        let batch_max = self.get("models.batch_max", &raw.batch_max, parse::count(1..=1024));
+        let batch_delay =
+            self.get("models.batch_delay", &raw.batch_delay, parse::duration(Duration::ZERO..=10 * SECOND));
+        let threads = self.get("models.threads", &raw.threads, parse::count(0..=1024));
+        Some(Models {
+            dir: dir?,
+            race: race?,
+            clinical: clinical?,
+            device: device?,
+            batch_max: batch_max?,
+            batch_delay: batch_delay?,
+            threads: threads?,
+        })
+    }
+
+    fn pixels(&mut self, raw: &raw::Pixels) -> Option<Pixels> {
+        let workers = self.get("pixels.workers", &raw.workers, parse::count(1..=256));
+        let timeout = self.get("pixels.timeout", &raw.timeout, parse::duration(SECOND..=HOUR));
+        let memory_max = self.get("pixels.memory_max", &raw.memory_max, parse::size(256 * MIB..=TIB));
+        let samples_max = self.get("pixels.samples_max", &raw.samples_max, parse::integer(1..=1 << 40));
+        Some(Pixels { workers: workers?, timeout: timeout?, memory_max: memory_max?, samples_max: samples_max? })
+    }
+
+    fn risk(&mut self, raw: &raw::Risk) -> Option<Risk> {
+        let profile = self.get("risk.profile", &raw.profile, parse::path_if_given);
+        let delta = self.get("risk.delta", &raw.delta, parse::fraction);
+        let per_study_inference = self.get("risk.per_study_inference", &raw.per_study_inference, parse::switch);
+        let profile_age_max =
+            self.get("risk.profile_age_max", &raw.profile_age_max, parse::duration_or("never", DAY..=CENTURY));
+        Some(Risk {
+            profile: profile?,
+            delta: delta?,
+            per_study_inference: per_study_inference?,
+            profile_age_max: profile_age_max?,
+        })
+    }
+
+    /// Both listeners want the same port of the same address.
+    fn listeners(&mut self, raw: &Raw) {
+        let (Ok(dicom), Ok(Some(web))) = (parse::listen(&raw.node.listen), parse::listen_if_given(&raw.web.listen))
+        else {
+            return;
+        };
+        let any = dicom.ip().is_unspecified() || web.ip().is_unspecified();
+        if dicom.port() != 0 && dicom.port() == web.port() && (any || dicom.ip() == web.ip()) {
+            let what = format!("wants the same port as node.listen ({dicom})");
+            self.contradiction("web.listen", &raw.web.listen, what, "give one of them another port");
+        }
+    }
+
+    /// In shadow mode nothing reaches a destination that is not marked as an audit destination.
+    fn shadow_mode(&mut self, raw: &Raw) {
+        if parse::mode(&raw.node.mode) != Ok(Mode::Shadow) {
+            return;
+        }
+        for (i, destination) in raw.destinations.iter().take(PEERS_MAX).enumerate() {
+            if parse::switch(&destination.audit) == Ok(false) {
+                let what = "is not an audit destination, and node.mode is \"shadow\"".to_owned();
+                let remedy = "set audit = true if this is an audit archive, or node.mode = \"active\"";
+                self.contradiction(&format!("destinations[{i}].audit"), &destination.audit, what, remedy);
+            }
+        }
+    }
+
+    /// A destination that is this node itself.
+    fn loops(&mut self, raw: &Raw) {
+        let Ok(listen) = parse::listen(&raw.node.listen) else {
+            return;
+        };
+        let mut own: Vec<AeTitle> = parse::ae_title(&raw.node.ae_title).into_iter().collect();
+        own.extend(parse::list(64, parse::ae_title)(&raw.node.aliases).unwrap_or_default());
+        for (i, destination) in raw.destinations.iter().take(PEERS_MAX).enumerate() {
+            let (Ok(title), Ok(port)) = (parse::ae_title(&destination.ae_title), parse::port(&destination.port)) else {
+                continue;
+            };
+            if port == listen.port() && own.contains(&title) {
+                let what = format!("is this node's own AE title, at its own port {port}: reports would come back");
+                let remedy = "name the PACS that is to receive the reports";
+                self.contradiction(&format!("destinations[{i}].ae_title"), &destination.ae_title, what, remedy);
+            }
+        }
+    }
+
+    /// What an analysis cannot do without.
+    fn models_named(&mut self, raw: &Raw, need: Need) {
+        let models = &raw.models;
+        let Entry::List(clinical) = &models.clinical else {
+            return;
+        };
+        if clinical.is_empty() && need == Need::Serve {
+            let what = "names no clinical model, so there is nothing to audit".to_owned();
+            let remedy = "name at least one package of models.dir (`sidelight model list` shows them)";
+            self.contradiction("models.clinical", &models.clinical, what, remedy);
+        }
+        let wanted = parse::switch(&raw.risk.per_study_inference) == Ok(true);
+        if wanted && parse::name_if_given(&models.race) == Ok(None) && (!clinical.is_empty() || need == Need::Serve) {
+            let what = "names no race model, and risk.per_study_inference is true".to_owned();
+            let remedy = "name a package of models.dir, or set risk.per_study_inference = false";
+            self.contradiction("models.race", &models.race, what, remedy);
+        }
+    }
+
+    /// Probabilities are disclosed only where they are computed.
+    fn disclosure(&mut self, raw: &Raw) {
+        if parse::switch(&raw.risk.per_study_inference) != Ok(false) {
+            return;
+        }
+        for (i, destination) in raw.destinations.iter().take(PEERS_MAX).enumerate() {
+            if parse::disclosure(&destination.disclose) == Ok(Disclosure::Probabilities) {
+                let what = "asks for what risk.per_study_inference = false does not compute".to_owned();
+                let remedy = "set disclose = \"withheld\"";
+                self.contradiction(&format!("destinations[{i}].disclose"), &destination.disclose, what, remedy);
+            }
+        }
+    }
+
+    /// `short` must not exceed `long`.
+    fn ordered(
+        &mut self,
+        key: &str,
+        entry: &Entry,
+        short: Option<Duration>,
+        long_key: &str,
+        long_entry: &Entry,
+        long: Option<Duration>,
+    ) {
+        if let (Some(short), Some(long)) = (short, long)
+            && short > long
+        {
+            let what = format!("is longer than {long_key} ({})", parse::text(long_entry).unwrap_or_default());
+            self.contradiction(key, entry, what, "shorten the one or lengthen the other");
+        }
+    }
+
+    fn few_enough(&mut self, key: &str, length: usize) -> bool {
+        if length <= PEERS_MAX {
+            return true;
+        }
+        let problem = Problem::new(format!("has {length} entries"), format!("write at most {PEERS_MAX}"));
+        self.faults.push(self.origins.fault(key, None, problem));
+        false
+    }
+}
+
+/// All values, or `None` if one is missing; every element is asked, so that every fault is found.
+fn collect_all<T>(found: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+    let found: Vec<Option<T>> = found.collect();
+    found.into_iter().collect()
+}
+
+/// The first element that stands twice in a short list.
+fn first_repeated<T: PartialEq>(list: &[T]) -> Option<&T> {
+    list.iter().enumerate().find(|(i, item)| list[..*i].contains(item)).map(|(_, item)| item)
+}

@@ -1,0 +1,247 @@
+//! Decode workers as processes: answers, limits, crashes, bombs, and that nothing survives the pool.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sidelight::config;
+use sidelight::domain::{Contract, RefusalCode};
+use sidelight::pixels::{Frames, Limits, Workers, normalise_file, read_header_file};
+
+const EXE: &str = env!("CARGO_BIN_EXE_sidelight");
+
+fn settings() -> config::Pixels {
+    config::Pixels { workers: 2, timeout: Duration::from_secs(30), memory_max: 1 << 30, samples_max: 1 << 28 }
+}
+
+fn element(tag: u32, vr: &str, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(((tag >> 16) as u16).to_le_bytes());
+    bytes.extend((tag as u16).to_le_bytes());
+    bytes.extend_from_slice(vr.as_bytes());
+    if matches!(vr, "OB" | "OW" | "SQ" | "UN") {
+        bytes.extend([0, 0]);
+        bytes.extend((value.len() as u32).to_le_bytes());
+    } else {
+        bytes.extend((value.len() as u16).to_le_bytes());
+    }
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+/// An image of `rows` × `columns` 16-bit pixels in Explicit VR Little Endian, without its pixel data.
+fn image(rows: u16, columns: u16, stored: u16, frames: &str, syntax: &str) -> Vec<u8> {
+    let us = |tag, value: u16| element(tag, "US", &value.to_le_bytes());
+    let meta = element(0x0002_0010, "UI", syntax.as_bytes());
+    [
+        vec![0; 128],
+        b"DICM".to_vec(),
+        meta,
+        element(0x0008_0016, "UI", b"1.2.840.10008.5.1.4.1.1.1\0"),
+        element(0x0008_0018, "UI", b"1.2.3.4\0"),
+        element(0x0008_0060, "CS", b"CR"),
+        element(0x0020_000D, "UI", b"1.2.3\0"),
+        element(0x0020_000E, "UI", b"1.2.3.5\0"),
+        us(0x0028_0002, 1),
+        element(0x0028_0004, "CS", b"MONOCHROME2 "),
+        element(0x0028_0008, "IS", frames.as_bytes()),
+        us(0x0028_0010, rows),
+        us(0x0028_0011, columns),
+        us(0x0028_0100, 16),
+        us(0x0028_0101, stored),
+        us(0x0028_0102, stored - 1),
+        us(0x0028_0103, 0),
+    ]
+    .concat()
+}
+
+const EXPLICIT: &str = "1.2.840.10008.1.2.1\0";
+const RLE: &str = "1.2.840.10008.1.2.5\0";
+const JPEG: &str = "1.2.840.10008.1.2.4.70";
+
+fn sound(rows: u16, columns: u16) -> Vec<u8> {
+    let pixels: Vec<u8> = (0..u32::from(rows) * u32::from(columns)).flat_map(|i| (i as u16 & 0xFFF).to_le_bytes()).collect();
+    [image(rows, columns, 12, "1 ", EXPLICIT), element(0x7FE0_0010, "OW", &pixels)].concat()
+}
+
+fn encapsulated(syntax: &str, fragment: &[u8]) -> Vec<u8> {
+    let mut bytes = [image(64, 64, 12, "1 ", syntax), vec![0xE0, 0x7F, 0x10, 0, b'O', b'B', 0, 0]].concat();
+    bytes.extend(u32::MAX.to_le_bytes());
+    bytes.extend([0xFE, 0xFF, 0x00, 0xE0, 0, 0, 0, 0, 0xFE, 0xFF, 0x00, 0xE0]);
+    bytes.extend((fragment.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(fragment);
+    bytes.extend([0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0]);
+    bytes
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).expect("a written file");
+    path
+}
+
+/// An executable that stands in for a worker that misbehaves.
+fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
+    let path = write(folder, name, format!("#!/bin/sh\n{body}\n").as_bytes());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+    path
+}
+
+fn contracts() -> Vec<Contract> {
+    [("xrv-1024", 64), ("imagenet-rgb", 32)].map(|(name, size)| Contract::preset(name, size).expect("a preset")).into()
+}
+
+#[tokio::test]
+async fn a_worker_answers_what_the_same_code_answers_in_process() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write(folder.path(), "sound", &sound(100, 120));
+    let workers = Workers::start(&settings(), EXE.into());
+    let limits = Limits::from(&settings());
+    assert_eq!(workers.read_header(&path).await, read_header_file(&path, &limits));
+    let frames = Frames::default();
+    let expected = normalise_file(&path, &contracts(), frames, &limits);
+    assert!(expected.as_ref().is_ok_and(|n| n.inputs.len() == 2));
+    let asked: Vec<_> = (0..8)
+        .map(|_| {
+            let (workers, path) = (workers.clone(), path.clone());
+            tokio::spawn(async move { workers.normalise(&path, &contracts(), frames).await })
+        })
+        .collect();
+    for answer in asked {
+        assert_eq!(answer.await.expect("no panic"), expected);
+    }
+    let missing = workers.read_header(&folder.path().join("missing")).await;
+    assert_eq!(missing.map_err(|r| r.code), Err(RefusalCode::Malformed));
+}
+
+#[tokio::test]
+async fn bombs_are_refused_within_seconds_by_workers_that_go_on() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let nested = [0x40, 0x00, 0x30, 0xA7, b'S', b'Q', 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE, 0xFF, 0, 0xE0, 0xFF, 0xFF, 0xFF, 0xFF];
+    let mut claims_4_gib = [image(64, 64, 12, "1 ", EXPLICIT), vec![0xE0, 0x7F, 0x10, 0, b'O', b'W', 0, 0]].concat();
+    claims_4_gib.extend(0xFFFF_FFF0u32.to_le_bytes());
+    let pixels = element(0x7FE0_0010, "OW", &[0; 8192]);
+    let oversize = [0xFF, 0xD8, 0xFF, 0xC3, 0, 11, 16, 0xFF, 0xFF, 0xFF, 0xFF, 1, 1, 0x11, 0, 0xFF, 0xDA, 0, 8, 1, 1, 0, 1, 0, 0];
+    let mut truncated_rle = vec![0; 64];
+    (truncated_rle[0], truncated_rle[4], truncated_rle[8]) = (2, 64, 66);
+    truncated_rle.extend([0x81, 1, 0x7F, 0]);
+    let rows: Vec<(&str, Vec<u8>, RefusalCode)> = vec![
+        ("100,000 nested sequences", [image(64, 64, 12, "1 ", EXPLICIT), nested.repeat(100_000)].concat(), RefusalCode::Malformed),
+        ("an element of 4 GiB", claims_4_gib, RefusalCode::Malformed),
+        ("2,000,000,000 frames", [image(64, 64, 12, "2000000000", EXPLICIT), pixels.clone()].concat(), RefusalCode::TooLarge),
+        ("31 bits stored", [image(64, 64, 31, "1 ", EXPLICIT), pixels.clone()].concat(), RefusalCode::Inconsistent),
+        ("65,535 × 65,535 pixels", [image(65_535, 65_535, 12, "1 ", EXPLICIT), pixels].concat(), RefusalCode::TooLarge),
+        ("a codestream of 65,535 × 65,535", encapsulated(JPEG, &oversize), RefusalCode::Inconsistent),
+        ("a truncated RLE frame", encapsulated(RLE, &truncated_rle), RefusalCode::DecodeFailed),
+    ];
+    let settings = config::Pixels { workers: 1, memory_max: 256 << 20, ..settings() };
+    let workers = Workers::start(&settings, EXE.into());
+    let sound = write(folder.path(), "sound", &sound(64, 64));
+    for (name, bytes, expected) in rows {
+        let path = write(folder.path(), "bomb", &bytes);
+        let started = Instant::now();
+        let answer = workers.normalise(&path, &contracts(), Frames::default()).await;
+        assert_eq!(answer.map(|_| ()).map_err(|r| r.code), Err(expected), "{name}");
+        assert!(started.elapsed() < Duration::from_secs(10), "{name} took {:?}", started.elapsed());
+        assert!(workers.normalise(&sound, &contracts(), Frames::default()).await.is_ok(), "after {name}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_runs_out_of_memory_costs_one_refusal() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let large = write(folder.path(), "large", &sound(4000, 4000));
+    let small = write(folder.path(), "small", &sound(64, 64));
+    let settings = config::Pixels { workers: 1, memory_max: 64 << 20, ..settings() };
+    let workers = Workers::start(&settings, EXE.into());
+    for _ in 0..2 {
+        let answer = workers.normalise(&large, &contracts(), Frames::default()).await;
+        assert_eq!(answer.map(|_| ()).map_err(|r| r.code), Err(RefusalCode::WorkerDied));
+        assert!(workers.normalise(&small, &contracts(), Frames::default()).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn late_dead_and_lying_workers_are_refusals_with_their_cause() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write(folder.path(), "sound", &sound(64, 64));
+    // 9 bytes: length 5, then `hello`, which is no JSON
+    let rows = [
+        ("late", script(folder.path(), "late", "exec sleep 600"), "no answer"),
+        ("dead", script(folder.path(), "dead", "exit 7"), "exit code 7"),
+        ("killed", script(folder.path(), "killed", "kill -9 $$"), "signal 9"),
+        ("lying", script(folder.path(), "lying", r"printf '\005\000\000\000hello'; exec sleep 600"), "no sense"),
+        ("boasting", script(folder.path(), "boasting", r"printf '\377\377\377\377'; exec sleep 600"), "no sense"),
+        ("missing", folder.path().join("missing"), "could not be started"),
+    ];
+    for (name, exe, expected) in rows {
+        let workers = Workers::start(&config::Pixels { timeout: Duration::from_secs(2), ..settings() }, exe);
+        let refusal = workers.read_header(&path).await.expect_err(name);
+        assert_eq!(refusal.code, RefusalCode::WorkerDied, "{name}");
+        // a script that ends at once may be gone before it is asked: then the pipe says so
+        let gone = refusal.detail.contains("Broken pipe");
+        assert!(refusal.detail.contains(expected) || gone, "{name}: {}", refusal.detail);
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_request_frees_its_worker_and_a_dropped_pool_leaves_no_process() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write(folder.path(), "sound", &sound(1000, 1000));
+    let settings = config::Pixels { workers: 1, ..settings() };
+    let workers = Workers::start(&settings, EXE.into());
+    for _ in 0..20 {
+        let request = workers.normalise(&path, &[], Frames::First);
+        assert!(tokio::time::timeout(Duration::from_micros(50), request).await.is_err());
+    }
+    assert!(workers.read_header(&path).await.is_ok());
+    drop(workers);
+
+    let pid_file = folder.path().join("pid");
+    let exe = script(folder.path(), "sleeper", &format!("echo $$ > {}\nexec sleep 600", pid_file.display()));
+    let workers = Workers::start(&settings, exe);
+    let pid = wait_for(|| std::fs::read_to_string(&pid_file).ok().filter(|t| t.ends_with('\n')));
+    drop(workers);
+    let process = PathBuf::from(format!("/proc/{}", pid.trim()));
+    wait_for(|| (!process.exists()).then_some(()));
+}
+
+/// Polls until there is a value; ten seconds are for ever here.
+fn wait_for<T>(mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "the condition never came true");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_worker_ends_with_its_input_and_refuses_to_work_without_limits() {
+    let rows: [(&str, &[u8], bool); 3] = [
+        ("nothing", b"", true),
+        ("only limits", br#"{"memory_max":1073741824,"cpu_seconds":5,"limits":{"samples_max":1,"inflate_bytes_max":1}}"#, true),
+        ("nonsense", b"no limits at all", false),
+    ];
+    for (name, hello, expected) in rows {
+        let mut child = Command::new(EXE)
+            .arg("__worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a started worker");
+        let mut input = child.stdin.take().expect("a pipe");
+        if !hello.is_empty() {
+            input.write_all(&(hello.len() as u32).to_le_bytes()).expect("an open pipe");
+            input.write_all(hello).expect("an open pipe");
+        }
+        drop(input);
+        let mut said = Vec::new();
+        child.stdout.take().expect("a pipe").read_to_end(&mut said).expect("a readable pipe");
+        assert_eq!((child.wait().expect("an end").success(), said.len()), (expected, 0), "{name}");
+    }
+}
