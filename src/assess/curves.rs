@@ -139,7 +139,8 @@ impl Layout {
             sum += mix[g] * c;
             weight += mix[g];
         }
-        let expected = if weight > 0.0 { sum / weight } else { f64::NAN };
+        // Where no admitted group occurs at all any mean of theirs will do; it has no weight.
+        let expected = if weight > 0.0 { sum / weight } else { event[0] };
         Quantities { event, event_logit, mix, expected }
     }
 

@@ -51,7 +51,8 @@ pub enum FitError {
     Draws { finding: String, converged: usize, draws: usize },
 }
 
-/// Patients with and without the finding that a group needs for a curve, and for a slope of its own.
+/// Patients with and without the finding that a group needs for a curve, and for a slope of its own. Between the
+/// two a group's curve runs parallel to the common one, and its band does not cover a slope that truly differs.
 pub const ADMITTED_MIN: usize = 100;
 pub const SLOPE_MIN: usize = 200;
 /// Half width, in logits, of the neighbourhood in which reference patients are counted.

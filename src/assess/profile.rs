@@ -266,7 +266,9 @@ impl Curves {
         if self.nearby.iter().any(|s| s.0.len() != GRID) {
             return Some("nearby needs 201 counts");
         }
-        if !(self.scale.scale > 0.0 && self.z_low < self.z_high) || !self.scale.knots.is_none_or(ascending) {
+        // Scores are within ±14 logits; wilder scales could overflow.
+        let plausible = (1e-6..=100.0).contains(&self.scale.scale) && self.scale.center.abs() <= 100.0;
+        if !(plausible && self.z_low < self.z_high && self.scale.knots.is_none_or(ascending)) {
             return Some("the score scale is empty or its knots do not ascend");
         }
         let c = &self.critical;

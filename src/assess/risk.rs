@@ -127,7 +127,8 @@ fn individual_part(finding: &FindingProfile, individual: Individual<'_>) -> (Opt
         Individual::Withheld(reason) => return (None, vec![reason]),
     };
     let Some(quality) = &finding.race else {
-        return (None, vec![if finding.curves.is_some() { IndReason::Weak } else { IndReason::NoCal }]);
+        // The cohort could not tell how good the race model is; without curves that is not the reason.
+        return (None, finding.curves.iter().map(|_| IndReason::Weak).collect());
     };
     let admitted: Vec<usize> = (0..finding.groups.len()).filter(|&g| finding.groups[g].admitted).collect();
     if !quality.is_sufficient(&admitted) {

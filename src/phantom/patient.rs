@@ -126,8 +126,7 @@ impl Patient {
         let pneumothorax = draw_lesion(of.pneumothorax, rng);
         let pleural_effusion = draw_lesion(of.pleural_effusion, rng);
 
-        let mut texture = of.texture;
-        texture.anisotropy += world.texture_anisotropy_sd * normal(&mut stream(seed, number, Stream::Texture));
+        let texture = draw_texture(world, group, &mut stream(seed, number, Stream::Texture));
         let build = Build::draw(sex, age, &mut stream(seed, number, Stream::Build));
         Self {
             number,
@@ -193,6 +192,17 @@ fn draw_group(world: &World, rng: &mut ChaCha8Rng) -> usize {
         }
     }
     world.groups.len() - 1
+}
+
+/// The group's spectrum, or another group's for the share that does not match, with the patient's own anisotropy.
+fn draw_texture(world: &World, group: usize, rng: &mut ChaCha8Rng) -> Spectrum {
+    let anisotropy = world.texture_anisotropy_sd * normal(rng);
+    let mismatched = rng.random::<f64>() < world.texture_mismatch;
+    let others = world.groups.len() - 1;
+    let step = if mismatched && others > 0 { 1 + rng.random_range(0..others) } else { 0 };
+    let mut texture = world.groups[(group + step) % world.groups.len()].texture;
+    texture.anisotropy += anisotropy;
+    texture
 }
 
 /// The same numbers are drawn whether the finding is there or not, so that worlds can be compared patient by patient.

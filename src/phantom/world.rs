@@ -22,6 +22,9 @@ pub struct World {
     pub texture_rms: f64,
     /// Standard deviation between patients of [`Spectrum::anisotropy`].
     pub texture_anisotropy_sd: f64,
+    /// Share of the patients whose texture is that of another group: self-report and image need not agree, so that
+    /// no model can be perfect.
+    pub texture_mismatch: f64,
 }
 
 /// One self-reported group and how its patients differ from the others.
@@ -89,6 +92,7 @@ impl World {
             groups: ["Asian", "Black", "White"].map(group).into(),
             texture_rms: 0.007,
             texture_anisotropy_sd: 0.25,
+            texture_mismatch: 0.0,
         }
     }
 
@@ -97,6 +101,7 @@ impl World {
         let mut world = Self::null();
         world.name = "biased".into();
         world.planted = "pneumothorax has weaker contrast in group Black; texture differs by group".into();
+        world.texture_mismatch = 0.03;
         for group in &mut world.groups {
             let (wavelength_mm, anisotropy) = match group.group.as_str() {
                 "Asian" => (13.5, 1.6),
@@ -120,6 +125,9 @@ impl World {
         let amount = |v: f64| v.is_finite() && v >= 0.0;
         if !amount(self.texture_rms) || !amount(self.texture_anisotropy_sd) {
             return Some("texture_rms and texture_anisotropy_sd must be 0 or more".into());
+        }
+        if !(0.0..=1.0).contains(&self.texture_mismatch) {
+            return Some("texture_mismatch lies between 0 and 1".into());
         }
         if !self.groups.iter().all(|g| amount(g.share)) || self.groups.iter().all(|g| g.share == 0.0) {
             return Some("shares must be 0 or more, and one of them greater than 0".into());
@@ -179,5 +187,6 @@ mod tests {
         check(&|w| w.groups[2].pleural_effusion.contrast = f64::NAN, "pleural_effusion of group White");
         check(&|w| w.groups[0].texture.wavelength_mm = 0.0, "texture of group Asian");
         check(&|w| w.texture_rms = -1.0, "texture_rms");
+        check(&|w| w.texture_mismatch = 1.5, "texture_mismatch");
     }
 }

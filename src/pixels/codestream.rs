@@ -102,9 +102,8 @@ fn inspect_jpeg(frame: &[u8]) -> Result<Codestream, Refusal> {
                 let shifted = segment.last().is_some_and(|b| b & 0x0F != 0);
                 codestream.restart_or_shift = restart || shifted;
                 let interleave = segment.len().checked_sub(2).and_then(|i| segment.get(i));
-                codestream.by_plane = codestream.process == Process::JpegLs
-                    && codestream.components > 1
-                    && interleave == Some(&0);
+                codestream.by_plane =
+                    codestream.process == Process::JpegLs && codestream.components > 1 && interleave == Some(&0);
                 return Ok(codestream);
             }
             0xD8 | 0xD9 | 0x00 => return Err(failed("the JPEG frame ends before its first scan")),
@@ -234,7 +233,7 @@ mod tests {
 
     #[test]
     fn reads_size_and_process_of_jpeg_headers() {
-        let rows: &[(Vec<u8>, Option<(Process, u32, u32, u16)>)] = &[
+        let rows = [
             (jpeg(0xC0, 8, 4, 5, &[1]), Some((Process::JpegDct, 4, 5, 8))),
             (jpeg(0xC1, 12, 4, 5, &[1]), Some((Process::JpegDct12, 4, 5, 12))),
             (jpeg(0xC3, 16, 9, 5, &[1]), Some((Process::JpegLossless, 9, 5, 16))),
@@ -246,8 +245,8 @@ mod tests {
             (Vec::new(), None),
         ];
         for (bytes, expected) in rows {
-            let got = inspect(bytes, false).ok().map(|c| (c.process, c.rows, c.columns, c.precision));
-            assert_eq!(&got, expected, "{bytes:02X?}");
+            let got = inspect(&bytes, false).ok().map(|c| (c.process, c.rows, c.columns, c.precision));
+            assert_eq!(got, expected, "{bytes:02X?}");
         }
     }
 

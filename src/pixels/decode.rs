@@ -131,7 +131,7 @@ impl Decoder {
     fn assign(&mut self, fragments: &[Span], offsets: &[u64]) -> Result<Vec<Range<usize>>, Refusal> {
         let frames = self.layout.frames as usize;
         if frames == 1 {
-            return Ok(vec![0..fragments.len()]);
+            return Ok(std::iter::once(0..fragments.len()).collect());
         }
         if fragments.len() == frames {
             return Ok((0..frames).map(|i| i..i + 1).collect());
@@ -149,7 +149,8 @@ impl Decoder {
             let first = fragments.first().map_or(0, |f| f.offset);
             for offset in offsets {
                 let at = fragments.binary_search_by_key(&first.saturating_add(*offset), |f| f.offset);
-                starts.push(at.map_err(|_| inconsistent("an offset of the offset table points to no fragment".into()))?);
+                starts
+                    .push(at.map_err(|_| inconsistent("an offset of the offset table points to no fragment".into()))?);
             }
         }
         let ascending = starts.first() == Some(&0) && starts.is_sorted_by(|a, b| a < b);
@@ -209,13 +210,12 @@ impl Decoder {
         let codestream = inspect(&bytes, jpeg2000)?;
         self.check(&codestream)?;
         let space = self.space(&codestream)?;
-        let width = if codestream.precision <= 8 && codestream.process != Process::JpegLossless
-            || codestream.precision == 8
-        {
-            1
-        } else {
-            2
-        };
+        let width =
+            if codestream.precision <= 8 && codestream.process != Process::JpegLossless || codestream.precision == 8 {
+                1
+            } else {
+                2
+            };
         let bytes = match codestream.process {
             Process::JpegDct if codestream.components == 3 => without_transform(bytes)?,
             _ => bytes,
@@ -244,7 +244,8 @@ impl Decoder {
             return Err(inconsistent(detail));
         }
         if codestream.components != layout.samples_per_pixel {
-            let detail = format!("{} components, {} samples per pixel", codestream.components, layout.samples_per_pixel);
+            let detail =
+                format!("{} components, {} samples per pixel", codestream.components, layout.samples_per_pixel);
             return Err(inconsistent(detail));
         }
         let precision = codestream.precision;

@@ -120,9 +120,8 @@ fn palette(root: &Item, indices: &[i32]) -> Result<(Vec<i32>, f64), Refusal> {
         return Err(inconsistent("the palette colour look-up tables differ in depth"));
     }
     let (low, high) = indices.iter().fold((i32::MAX, i32::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
-    let table: Vec<i32> = (low..=high)
-        .map(|v| luma([&red, &green, &blue].map(|lut| lut.apply(f64::from(v)) as i32)))
-        .collect();
+    let table: Vec<i32> =
+        (low..=high).map(|v| luma([&red, &green, &blue].map(|lut| lut.apply(f64::from(v)) as i32))).collect();
     Ok((indices.iter().map(|v| table[(v - low) as usize]).collect(), red.max()))
 }
 
@@ -145,9 +144,7 @@ fn modality(root: &Item, layout: &Layout, index: u32) -> Result<Modality, Refusa
         return linear(item);
     }
     match root.items(MODALITY_LUT_SEQUENCE).first() {
-        Some(item) => {
-            Ok(Modality::Lut(Lut::read(item, LUT_DESCRIPTOR, LUT_DATA, layout.kind == SampleKind::Signed)?))
-        }
+        Some(item) => Ok(Modality::Lut(Lut::read(item, LUT_DESCRIPTOR, LUT_DATA, layout.kind == SampleKind::Signed)?)),
         None => linear(root),
     }
 }
@@ -193,12 +190,7 @@ fn voi(root: &Item, layout: &Layout, index: u32) -> Result<Option<Voi>, Refusal>
 }
 
 /// The first item of a functional group macro: that of the frame, else the shared one.
-fn functional_group<'a>(
-    root: &'a Item,
-    layout: &Layout,
-    index: u32,
-    tag: Tag,
-) -> Result<Option<&'a Item>, Refusal> {
+fn functional_group<'a>(root: &'a Item, layout: &Layout, index: u32, tag: Tag) -> Result<Option<&'a Item>, Refusal> {
     let per_frame = root.items(0x5200_9230);
     if !per_frame.is_empty() && per_frame.len() != layout.frames as usize {
         return Err(inconsistent("Per-Frame Functional Groups Sequence has another number of items than frames"));

@@ -80,12 +80,7 @@ fn view_of(root: &Item) -> Option<View> {
     })
 }
 
-fn copied(
-    item: &Item,
-    wanted: fn(Tag) -> bool,
-    budget: &mut usize,
-    depth: u32,
-) -> Result<Attributes, Refusal> {
+fn copied(item: &Item, wanted: fn(Tag) -> bool, budget: &mut usize, depth: u32) -> Result<Attributes, Refusal> {
     if depth > COPIED_NESTING_MAX {
         let detail = format!("the attributes of patient and study nest deeper than {COPIED_NESTING_MAX} sequences");
         return Err(Refusal::new(RefusalCode::TooLarge, detail));

@@ -81,14 +81,18 @@ impl Layout {
         let frames = frames(root)?;
         let samples = u64::from(rows) * u64::from(columns) * u64::from(samples_per_pixel);
         if samples > limits.samples_max {
-            let detail = format!("a frame has {samples} samples, the limit pixels.samples_max is {}", limits.samples_max);
+            let detail =
+                format!("a frame has {samples} samples, the limit pixels.samples_max is {}", limits.samples_max);
             return Err(Refusal::new(RefusalCode::TooLarge, detail));
         }
         let bits_allocated = us(root, 0x0028_0100, "Bits Allocated")?;
         let (kind, bits_stored, shift) = match bits_of_float {
             Some(bits) if bits == bits_allocated => (SampleKind::Float, bits, 0),
             Some(bits) => {
-                return Err(inconsistent(format!("{} needs Bits Allocated {bits}, not {bits_allocated}", tag_text(tag))));
+                return Err(inconsistent(format!(
+                    "{} needs Bits Allocated {bits}, not {bits_allocated}",
+                    tag_text(tag)
+                )));
             }
             None => depth(root, bits_allocated)?,
         };

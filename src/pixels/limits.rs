@@ -44,7 +44,8 @@ impl Limits {
         }
         let bytes = output_bytes(frames, contracts);
         if bytes > OUTPUT_BYTES_MAX {
-            let detail = format!("{frames} frames become {bytes} bytes of model input, the limit is {OUTPUT_BYTES_MAX}");
+            let detail =
+                format!("{frames} frames become {bytes} bytes of model input, the limit is {OUTPUT_BYTES_MAX}");
             return Err(Refusal::new(RefusalCode::TooLarge, detail));
         }
         Ok(())

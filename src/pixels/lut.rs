@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn reads_packed_and_word_data_and_refuses_what_does_not_fit() {
-        let rows: &[(&[u8; 2], [u16; 3], usize, bool, Option<(i32, usize)>)] = &[
+        let rows = [
             (b"US", [4, 0xFFFF, 8], 4, false, Some((65_535, 4))),
             (b"SS", [4, 0xFFFF, 16], 8, false, Some((-1, 4))),
             (b"XS", [4, 0xFFFF, 12], 8, true, Some((-1, 4))),
@@ -90,8 +90,8 @@ mod tests {
             (b"US", [4, 0, 0], 8, false, None),
         ];
         for (vr, descriptor, bytes, signed, expected) in rows {
-            let got = Lut::read(&item(vr, *descriptor, vec![0; *bytes]), 0x0028_3002, 0x0028_3006, *signed);
-            assert_eq!(got.ok().map(|l| (l.first, l.entries.len())), *expected, "{descriptor:?}");
+            let got = Lut::read(&item(vr, descriptor, vec![0; bytes]), 0x0028_3002, 0x0028_3006, signed);
+            assert_eq!(got.ok().map(|l| (l.first, l.entries.len())), expected, "{descriptor:?}");
         }
         assert!(Lut::read(&item(b"US", [2, 0, 8], vec![0, 1, 0, 0]), 0x0028_3002, 0x0028_3006, false).is_err());
     }

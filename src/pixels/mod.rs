@@ -55,7 +55,9 @@ pub enum Frames {
     /// Frame ⌊n/2⌋ + 1 of n.
     Middle,
     /// All up to a number; of more, that number evenly spaced, the first and the last among them.
-    All { max: u32 },
+    All {
+        max: u32,
+    },
 }
 
 /// An image as models see it.
@@ -141,11 +143,11 @@ pub fn normalise_file(
 
 fn open(path: &Path) -> Result<Box<dyn dataset::Source>, Refusal> {
     let fail = |e: std::io::Error| Refusal::new(RefusalCode::Malformed, format!("the file cannot be opened: {e}"));
-    let file = File::open(path).map_err(fail)?;
-    if !file.metadata().map_err(fail)?.is_file() {
+    // asked before it is opened: opening a pipe would wait for its other end
+    if !std::fs::metadata(path).map_err(fail)?.is_file() {
         return Err(Refusal::new(RefusalCode::Malformed, "not a regular file"));
     }
-    Ok(Box::new(file))
+    Ok(Box::new(File::open(path).map_err(fail)?))
 }
 
 fn hash_samples(hash: &mut sha2::Sha256, samples: &Samples) {

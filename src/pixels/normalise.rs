@@ -118,9 +118,8 @@ impl Scale {
             (Samples::Int(v), Modality::Linear { .. }) => {
                 // linear: the ends of the stored values are the ends of the modality values
                 let kept = v.iter().copied().filter(|v| !grey.is_padding(f64::from(*v)));
-                let ends = kept.fold(None, |ends: Option<(i32, i32)>, v| {
-                    Some(ends.map_or((v, v), |(l, h)| (l.min(v), h.max(v))))
-                });
+                let ends = kept
+                    .fold(None, |ends: Option<(i32, i32)>, v| Some(ends.map_or((v, v), |(l, h)| (l.min(v), h.max(v)))));
                 ends.into_iter().flat_map(|(l, h)| [l, h]).for_each(|v| see(f64::from(v)));
             }
             (Samples::Int(v), _) => v.iter().for_each(|v| see(f64::from(*v))),

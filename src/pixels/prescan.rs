@@ -169,9 +169,9 @@ impl Walker {
     /// What an uncompressed data set without meta information looks like, from its first element.
     fn guess_transfer_syntax(&mut self) -> Result<&'static str, Refusal> {
         let start = self.at;
-        let head: [u8; 8] = self
-            .array()
-            .map_err(|_| malformed("no transfer syntax in the file meta information and no data set after it".into()))?;
+        let head: [u8; 8] = self.array().map_err(|_| {
+            malformed("no transfer syntax in the file meta information and no data set after it".into())
+        })?;
         self.go_to(start)?;
         let explicit = head[4].is_ascii_uppercase() && head[5].is_ascii_uppercase();
         match (head[0], head[1], explicit) {
@@ -345,7 +345,8 @@ impl Walker {
                     self.skip(u64::from(length))?;
                 }
                 ITEM => {
-                    let detail = format!("the pixel data fragment at byte {at} claims {length} bytes, more than remain");
+                    let detail =
+                        format!("the pixel data fragment at byte {at} claims {length} bytes, more than remain");
                     return Err(malformed(detail));
                 }
                 _ => return Err(malformed(format!("{} among pixel data fragments at byte {at}", tag_text(tag)))),

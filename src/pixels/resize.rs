@@ -111,9 +111,8 @@ mod tests {
         };
         for (top, left, side) in [(0, 5, 20), (-5, 0, 31), (3, 3, 7), (-9, -9, 50)] {
             let window = Window { top, left, rows: side, columns: side };
-            let copy: Vec<f32> = (0..side * side)
-                .map(|i| at(top + (i / side) as isize, left + (i % side) as isize))
-                .collect();
+            let copy: Vec<f32> =
+                (0..side * side).map(|i| at(top + (i / side) as isize, left + (i % side) as isize)).collect();
             let expected = resize(&copy, side, side, whole(side, side), 16);
             let got = resize(&source, rows, columns, window, 16);
             let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -86,12 +86,7 @@ impl Workers {
     }
 
     /// Decodes the object at `path` and brings the chosen frames to each of the contracts.
-    pub async fn normalise(
-        &self,
-        path: &Path,
-        contracts: &[Contract],
-        frames: Frames,
-    ) -> Result<Normalised, Refusal> {
+    pub async fn normalise(&self, path: &Path, contracts: &[Contract], frames: Frames) -> Result<Normalised, Refusal> {
         let task = Task::Normalise { contracts: contracts.to_vec(), frames };
         match self.ask(path, task).await? {
             Answer::Normalised(normalised) => Ok(normalised),

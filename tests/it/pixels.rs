@@ -62,7 +62,8 @@ const RLE: &str = "1.2.840.10008.1.2.5\0";
 const JPEG: &str = "1.2.840.10008.1.2.4.70";
 
 fn sound(rows: u16, columns: u16) -> Vec<u8> {
-    let pixels: Vec<u8> = (0..u32::from(rows) * u32::from(columns)).flat_map(|i| (i as u16 & 0xFFF).to_le_bytes()).collect();
+    let pixels: Vec<u8> =
+        (0..u32::from(rows) * u32::from(columns)).flat_map(|i| (i as u16 & 0xFFF).to_le_bytes()).collect();
     [image(rows, columns, 12, "1 ", EXPLICIT), element(0x7FE0_0010, "OW", &pixels)].concat()
 }
 
@@ -119,18 +120,28 @@ async fn a_worker_answers_what_the_same_code_answers_in_process() {
 #[tokio::test]
 async fn bombs_are_refused_within_seconds_by_workers_that_go_on() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let nested = [0x40, 0x00, 0x30, 0xA7, b'S', b'Q', 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE, 0xFF, 0, 0xE0, 0xFF, 0xFF, 0xFF, 0xFF];
+    let nested =
+        [0x40, 0x00, 0x30, 0xA7, b'S', b'Q', 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE, 0xFF, 0, 0xE0, 0xFF, 0xFF, 0xFF, 0xFF];
     let mut claims_4_gib = [image(64, 64, 12, "1 ", EXPLICIT), vec![0xE0, 0x7F, 0x10, 0, b'O', b'W', 0, 0]].concat();
     claims_4_gib.extend(0xFFFF_FFF0u32.to_le_bytes());
     let pixels = element(0x7FE0_0010, "OW", &[0; 8192]);
-    let oversize = [0xFF, 0xD8, 0xFF, 0xC3, 0, 11, 16, 0xFF, 0xFF, 0xFF, 0xFF, 1, 1, 0x11, 0, 0xFF, 0xDA, 0, 8, 1, 1, 0, 1, 0, 0];
+    let oversize =
+        [0xFF, 0xD8, 0xFF, 0xC3, 0, 11, 16, 0xFF, 0xFF, 0xFF, 0xFF, 1, 1, 0x11, 0, 0xFF, 0xDA, 0, 8, 1, 1, 0, 1, 0, 0];
     let mut truncated_rle = vec![0; 64];
     (truncated_rle[0], truncated_rle[4], truncated_rle[8]) = (2, 64, 66);
     truncated_rle.extend([0x81, 1, 0x7F, 0]);
     let rows: Vec<(&str, Vec<u8>, RefusalCode)> = vec![
-        ("100,000 nested sequences", [image(64, 64, 12, "1 ", EXPLICIT), nested.repeat(100_000)].concat(), RefusalCode::Malformed),
+        (
+            "100,000 nested sequences",
+            [image(64, 64, 12, "1 ", EXPLICIT), nested.repeat(100_000)].concat(),
+            RefusalCode::Malformed,
+        ),
         ("an element of 4 GiB", claims_4_gib, RefusalCode::Malformed),
-        ("2,000,000,000 frames", [image(64, 64, 12, "2000000000", EXPLICIT), pixels.clone()].concat(), RefusalCode::TooLarge),
+        (
+            "2,000,000,000 frames",
+            [image(64, 64, 12, "2000000000", EXPLICIT), pixels.clone()].concat(),
+            RefusalCode::TooLarge,
+        ),
         ("31 bits stored", [image(64, 64, 31, "1 ", EXPLICIT), pixels.clone()].concat(), RefusalCode::Inconsistent),
         ("65,535 × 65,535 pixels", [image(65_535, 65_535, 12, "1 ", EXPLICIT), pixels].concat(), RefusalCode::TooLarge),
         ("a codestream of 65,535 × 65,535", encapsulated(JPEG, &oversize), RefusalCode::Inconsistent),
@@ -154,7 +165,7 @@ async fn a_worker_that_runs_out_of_memory_costs_one_refusal() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let large = write(folder.path(), "large", &sound(4000, 4000));
     let small = write(folder.path(), "small", &sound(64, 64));
-    let settings = config::Pixels { workers: 1, memory_max: 64 << 20, ..settings() };
+    let settings = config::Pixels { workers: 1, memory_max: 16 << 20, ..settings() };
     let workers = Workers::start(&settings, EXE.into());
     for _ in 0..2 {
         let answer = workers.normalise(&large, &contracts(), Frames::default()).await;
@@ -224,7 +235,11 @@ fn wait_for<T>(mut condition: impl FnMut() -> Option<T>) -> T {
 fn a_worker_ends_with_its_input_and_refuses_to_work_without_limits() {
     let rows: [(&str, &[u8], bool); 3] = [
         ("nothing", b"", true),
-        ("only limits", br#"{"memory_max":1073741824,"cpu_seconds":5,"limits":{"samples_max":1,"inflate_bytes_max":1}}"#, true),
+        (
+            "only limits",
+            br#"{"memory_max":1073741824,"cpu_seconds":5,"limits":{"samples_max":1,"inflate_bytes_max":1}}"#,
+            true,
+        ),
         ("nonsense", b"no limits at all", false),
     ];
     for (name, hello, expected) in rows {

@@ -6,7 +6,7 @@
 //! dcmtk 3.6.7. Files of a lossy DCT have no digest: decoders may differ by one in the last place. The corpus is not
 //! part of this repository: the test looks in `SIDELIGHT_CORPUS` or beside the checkout and says so if it finds none.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::decode::{Decoder, Samples};
 use super::super::grey::Grey;
@@ -38,8 +38,10 @@ fn every_object_of_the_corpus_decodes_right_or_is_refused_by_name() {
         eprintln!("no corpus: set SIDELIGHT_CORPUS to its folder to run this test");
         return;
     };
-    let rows: Vec<Row> =
-        csv::Reader::from_reader(include_str!("corpus.csv").as_bytes()).deserialize().map(|r| r.expect("a row")).collect();
+    let rows: Vec<Row> = csv::Reader::from_reader(include_str!("corpus.csv").as_bytes())
+        .deserialize()
+        .map(|r| r.expect("a row"))
+        .collect();
     let mut faults = Vec::new();
     for row in &rows {
         if let Err(fault) = check(&corpus.join(&row.file), row) {
@@ -55,7 +57,7 @@ fn corpus() -> Option<PathBuf> {
     folder.is_dir().then_some(folder)
 }
 
-fn check(path: &PathBuf, row: &Row) -> Result<(), String> {
+fn check(path: &Path, row: &Row) -> Result<(), String> {
     let limits = Limits::default();
     let equal = |what: &str, got: String, expected: &str| match got == expected {
         true => Ok(()),
@@ -89,7 +91,7 @@ fn code(outcome: Result<(), Refusal>) -> String {
 }
 
 /// Mean of the samples and of the windowed image.
-fn first_frame(path: &PathBuf, limits: &Limits, contract: &Contract) -> Result<(f64, f64), Refusal> {
+fn first_frame(path: &Path, limits: &Limits, contract: &Contract) -> Result<(f64, f64), Refusal> {
     let mut decoder = Decoder::new(prescan::scan(open(path)?, limits)?, limits)?;
     let frame = decoder.frame(0)?;
     let mean = match &frame.samples {

@@ -54,7 +54,12 @@ fn colour_arrives_pixel_by_pixel() {
             [1, 2, 3, 4, 5, 6],
             ColourSpace::Rgb,
         ),
-        (Image { photometric: "YBR_FULL", ..base.clone() }, &[9, 1, 2, 8, 3, 4], [9, 1, 2, 8, 3, 4], ColourSpace::YbrFull),
+        (
+            Image { photometric: "YBR_FULL", ..base.clone() },
+            &[9, 1, 2, 8, 3, 4],
+            [9, 1, 2, 8, 3, 4],
+            ColourSpace::YbrFull,
+        ),
         (Image { photometric: "YBR_FULL_422", ..base }, &[9, 8, 1, 2], [9, 1, 2, 8, 1, 2], ColourSpace::YbrFull),
     ];
     for (image, pixels, expected, space) in rows {
@@ -126,11 +131,31 @@ fn fragments_find_their_frames() {
         ("two each, no table", encapsulated(&image, RLE, &[], &split), Err(RefusalCode::Inconsistent)),
         ("too few", encapsulated(&image, RLE, &[], &[rle(7)]), Err(RefusalCode::Inconsistent)),
         ("truncated", encapsulated(&image, RLE, &[], &[rle(7), rle(9)[..65].to_vec()]), Err(RefusalCode::DecodeFailed)),
-        ("not encapsulated", image.object(Encoding::Explicit).element(0x7FE0_0010, "OB", &[0; 12]).file(RLE), Err(RefusalCode::Inconsistent)),
-        ("encapsulated in a native syntax", encapsulated(&image, EXPLICIT, &[], &[rle(7), rle(9)]), Err(RefusalCode::Inconsistent)),
-        ("a syntax that nobody decodes", encapsulated(&image, "1.2.840.10008.1.2.4.100", &[], &[rle(7), rle(9)]), Err(RefusalCode::UnsupportedFormat)),
-        ("a codestream of another size", encapsulated(&image, "1.2.840.10008.1.2.4.50", &[], &[jpeg(0xC0, 8), jpeg(0xC0, 8)]), Err(RefusalCode::Inconsistent)),
-        ("a codestream that is none", encapsulated(&image, "1.2.840.10008.1.2.4.90", &[], &[rle(7), rle(9)]), Err(RefusalCode::DecodeFailed)),
+        (
+            "not encapsulated",
+            image.object(Encoding::Explicit).element(0x7FE0_0010, "OB", &[0; 12]).file(RLE),
+            Err(RefusalCode::Inconsistent),
+        ),
+        (
+            "encapsulated in a native syntax",
+            encapsulated(&image, EXPLICIT, &[], &[rle(7), rle(9)]),
+            Err(RefusalCode::Inconsistent),
+        ),
+        (
+            "a syntax that nobody decodes",
+            encapsulated(&image, "1.2.840.10008.1.2.4.100", &[], &[rle(7), rle(9)]),
+            Err(RefusalCode::UnsupportedFormat),
+        ),
+        (
+            "a codestream of another size",
+            encapsulated(&image, "1.2.840.10008.1.2.4.50", &[], &[jpeg(0xC0, 8), jpeg(0xC0, 8)]),
+            Err(RefusalCode::Inconsistent),
+        ),
+        (
+            "a codestream that is none",
+            encapsulated(&image, "1.2.840.10008.1.2.4.90", &[], &[rle(7), rle(9)]),
+            Err(RefusalCode::DecodeFailed),
+        ),
     ];
     for (name, bytes, expected) in rows {
         let got = decode(bytes, 1).map(|f| f.samples).map_err(|r| r.code);
@@ -140,7 +165,10 @@ fn fragments_find_their_frames() {
 
 /// A JPEG header that claims 30,000 × 30,000 pixels.
 fn jpeg(sof: u8, precision: u8) -> Vec<u8> {
-    vec![0xFF, 0xD8, 0xFF, sof, 0, 11, precision, 0x75, 0x30, 0x75, 0x30, 1, 1, 0x11, 0, 0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0]
+    vec![
+        0xFF, 0xD8, 0xFF, sof, 0, 11, precision, 0x75, 0x30, 0x75, 0x30, 1, 1, 0x11, 0, 0xFF, 0xDA, 0, 8, 1, 1, 0, 0,
+        63, 0,
+    ]
 }
 
 #[test]

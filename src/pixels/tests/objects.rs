@@ -84,7 +84,8 @@ impl Object {
     /// Preamble, meta information with this transfer syntax, and the data set.
     pub fn file(self, transfer_syntax: &str) -> Vec<u8> {
         let meta = Object::new(Encoding::Explicit).text(0x0002_0010, "UI", transfer_syntax);
-        let group = Object::new(Encoding::Explicit).element(0x0002_0000, "UL", &(meta.bytes.len() as u32).to_le_bytes());
+        let group =
+            Object::new(Encoding::Explicit).element(0x0002_0000, "UL", &(meta.bytes.len() as u32).to_le_bytes());
         [&[0; 128], b"DICM".as_slice(), &group.bytes, &meta.bytes, &self.bytes].concat()
     }
 }
@@ -108,7 +109,18 @@ impl Default for Image {
     /// 2 × 3 pixels, 16 bits allocated, 12 stored.
     fn default() -> Self {
         let (frames, photometric, planar) = (None, "MONOCHROME2", None);
-        Self { rows: 2, columns: 3, frames, samples: 1, photometric, planar, allocated: 16, stored: 12, high: 11, signed: 0 }
+        Self {
+            rows: 2,
+            columns: 3,
+            frames,
+            samples: 1,
+            photometric,
+            planar,
+            allocated: 16,
+            stored: 12,
+            high: 11,
+            signed: 0,
+        }
     }
 }
 

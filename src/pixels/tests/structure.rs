@@ -23,7 +23,8 @@ fn nested(depth: usize, defined: bool) -> Object {
         inner = if defined {
             Object::new(Encoding::Explicit).sequence(0x0040_A730, inner)
         } else {
-            let head = Object::new(Encoding::Explicit).head(0x0040_A730, "SQ", u32::MAX).head(0xFFFE_E000, "", u32::MAX);
+            let head =
+                Object::new(Encoding::Explicit).head(0x0040_A730, "SQ", u32::MAX).head(0xFFFE_E000, "", u32::MAX);
             head.raw(&inner.bytes).head(0xFFFE_E00D, "", 0).head(0xFFFE_E0DD, "", 0)
         };
     }
@@ -47,7 +48,8 @@ fn deflated(object: Object) -> Vec<u8> {
 #[test]
 fn reads_every_uncompressed_encoding_to_the_same_pixels() {
     let explicit = || Object::new(Encoding::Explicit);
-    let long_title = explicit().text(0x0002_0010, "UI", EXPLICIT).text(0x0002_0016, "AE", "AN_AE_TITLE_OF_MORE_THAN_16");
+    let long_title =
+        explicit().text(0x0002_0010, "UI", EXPLICIT).text(0x0002_0016, "AE", "AN_AE_TITLE_OF_MORE_THAN_16");
     let rows = [
         ("explicit", image(Encoding::Explicit).file(EXPLICIT)),
         ("implicit", image(Encoding::Implicit).file(IMPLICIT)),
@@ -79,10 +81,22 @@ fn refuses_broken_structures_by_name() {
         ("meta only", explicit().file(EXPLICIT), NoPixels),
         ("truncated pixel data", whole[..whole.len() - 1].to_vec(), Malformed),
         ("an element of 4 GiB", with(explicit().head(0x0008_0005, "UN", 0xFFFF_FFF0)), Malformed),
-        ("pixel data of 4 GiB", Image::default().object(Encoding::Explicit).head(0x7FE0_0010, "OW", 0xFFFF_FFF0).file(EXPLICIT), Malformed),
+        (
+            "pixel data of 4 GiB",
+            Image::default().object(Encoding::Explicit).head(0x7FE0_0010, "OW", 0xFFFF_FFF0).file(EXPLICIT),
+            Malformed,
+        ),
         ("a value of undefined length", with(explicit().head(0x0008_0005, "UT", u32::MAX)), Malformed),
-        ("an item longer than its sequence", with(explicit().head(0x0040_A730, "SQ", 8).head(0xFFFE_E000, "", 9)), Malformed),
-        ("something in place of an item", with(explicit().head(0x0040_A730, "SQ", 8).head(0x0008_0005, "", 0)), Malformed),
+        (
+            "an item longer than its sequence",
+            with(explicit().head(0x0040_A730, "SQ", 8).head(0xFFFE_E000, "", 9)),
+            Malformed,
+        ),
+        (
+            "something in place of an item",
+            with(explicit().head(0x0040_A730, "SQ", 8).head(0x0008_0005, "", 0)),
+            Malformed,
+        ),
         ("a sequence without end", with(explicit().head(0x0040_A730, "SQ", u32::MAX)), Malformed),
         ("a delimiter outside", with(explicit().head(0xFFFE_E00D, "", 0)), Malformed),
         ("65 levels", with(nested(65, true)), Malformed),
@@ -91,7 +105,11 @@ fn refuses_broken_structures_by_name() {
         ("an attribute twice", with(explicit().us(0x0028_0010, 9)), Malformed),
         ("a comment-sized patient name", with(explicit().element(0x0010_0020, "UN", &vec![b'a'; 2 << 20])), TooLarge),
         ("a deflate bomb", deflated(explicit().element(0x0009_1001, "OB", &vec![0; 2 << 20])), TooLarge),
-        ("deflated garbage", [Object::new(Encoding::Explicit).file("1.2.840.10008.1.2.1.99"), vec![0xFF; 99]].concat(), Malformed),
+        (
+            "deflated garbage",
+            [Object::new(Encoding::Explicit).file("1.2.840.10008.1.2.1.99"), vec![0xFF; 99]].concat(),
+            Malformed,
+        ),
     ];
     for (name, bytes, expected) in rows {
         assert_eq!(decode(bytes, 0).map_err(|r| r.code), Err(expected), "{name}");
@@ -153,9 +171,11 @@ fn the_view_comes_from_view_position_or_its_code() {
 
 /// Mutations of a file with sequences, functional groups and look-up tables.
 fn rich() -> Vec<u8> {
-    let lut = Object::new(Encoding::Explicit)
-        .element(0x0028_3002, "US", &words(&[4, 0, 12]))
-        .element(0x0028_3006, "US", &words(&[0, 9, 99, 999]));
+    let lut = Object::new(Encoding::Explicit).element(0x0028_3002, "US", &words(&[4, 0, 12])).element(
+        0x0028_3006,
+        "US",
+        &words(&[0, 9, 99, 999]),
+    );
     let frame = Object::new(Encoding::Explicit)
         .sequence(0x0028_9132, Object::new(Encoding::Explicit).text(0x0028_1050, "DS", "9"))
         .sequence(0x0028_9145, Object::new(Encoding::Explicit).text(0x0028_1053, "DS", "2"));

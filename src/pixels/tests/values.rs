@@ -25,7 +25,16 @@ fn grey(values: &[i32]) -> Grey {
     stored.resize(64, *values.last().expect("at least one value"));
     let modality = linear(1.0, 0.0);
     let stored = Samples::Int(stored);
-    Grey { rows: 8, columns: 8, stored, stored_range: Some((0.0, 4095.0)), padding: None, modality, voi: None, inverted: false }
+    Grey {
+        rows: 8,
+        columns: 8,
+        stored,
+        stored_range: Some((0.0, 4095.0)),
+        padding: None,
+        modality,
+        voi: None,
+        inverted: false,
+    }
 }
 
 /// A contract that leaves 8 × 8 images their size.
