@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 /// Rooms from the ground floor up. A room may use rooms of lower floors, itself, and nothing beside or above it.
 const FLOORS: &[&[&str]] = &[
     &["domain", "stats"],
-    &["config", "dicom"],
-    &["assemble", "store"],
+    &["config", "dicom", "assemble"],
+    &["store"],
     &["receive", "pixels", "infer", "assess", "report", "deliver"],
     &["analyse"],
     &["phantom"],
-    &["serve", "web", "train"],
+    &["web", "train"],
+    &["serve"],
     &["cli"],
     &["commands", "main"],
 ];
@@ -70,14 +71,14 @@ fn imports_go_down_only() {
     for (room, path, text) in sources().iter().filter(|(room, ..)| room != "lib") {
         let own = *floor.get(room.as_str()).unwrap_or_else(|| panic!("room {room} has no floor in this test"));
         for (number, line) in code(text) {
-            for marker in ["crate::", "sidelight::"] {
-                for (at, _) in line.match_indices(marker) {
-                    let used: String =
-                        line[at + marker.len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-                    let Some(other) = floor.get(used.as_str()) else { continue };
-                    if used != *room && *other >= own {
-                        faults.push(format!("{}:{}: {room} uses {used}", path.display(), number + 1));
-                    }
+            // The binary's own rooms see the library by its name.
+            let marker = if ["main", "commands"].contains(&room.as_str()) { "sidelight::" } else { "crate::" };
+            for (at, _) in line.match_indices(marker) {
+                let used: String =
+                    line[at + marker.len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                let Some(other) = floor.get(used.as_str()) else { continue };
+                if used != *room && *other >= own {
+                    faults.push(format!("{}:{}: {room} uses {used}", path.display(), number + 1));
                 }
             }
         }
