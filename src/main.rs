@@ -2,6 +2,7 @@
 
 mod commands;
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -130,7 +131,8 @@ fn load(settings: &Settings, to_serve: bool) -> anyhow::Result<Config> {
 /// Logs go to standard error; `RUST_LOG` overrides the configured filter.
 fn log_by(log: &config::Log) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&log.filter));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colour = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
     // A second call (there is none) would keep the first logger.
     let _ = if log.json { builder.json().try_init() } else { builder.try_init() };
 }
