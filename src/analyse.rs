@@ -12,8 +12,8 @@ use anyhow::Context;
 use crate::assess::{self, AssessInput, Profile, RiskSettings};
 use crate::config::Config;
 use crate::domain::{
-    Assessment, Contract, Digest, Disclosure, ImageScore, InstanceHeader, ModelIdentity, Purpose, ReadyStudy, Refusal,
-    RefusalCode, Report, StudyScore, Timestamp, Uid,
+    Assessment, Contract, Digest, Disclosure, FindingAssessment, ImageScore, InstanceHeader, ModelIdentity, Purpose,
+    ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore, Timestamp, Uid,
 };
 use crate::infer::{self, Engine, EngineOptions, InferError, Package};
 use crate::pixels::{Frames, Workers};
@@ -159,15 +159,26 @@ impl Analyser {
         for package in admitted {
             let contract = package.contract.digest();
             let mut outputs: Vec<Vec<f64>> = Vec::new();
+            let mut failure = None;
             for input in normalised.of_contract(&contract) {
                 match self.engine.score(&package.identity.key(), input.clone()).await {
                     Ok(values) => outputs.push(values),
                     Err(InferError::Stopped) => return Err(InferError::Stopped.into()),
                     Err(error) => {
-                        read.refusal = Some(Refusal::new(RefusalCode::ModelFailed, error.to_string()));
+                        failure = Some(format!("{}: {error}", package.identity.name));
                         break;
                     }
                 }
+            }
+            // An image counts whole or not at all. Without its race score it is still worth a report.
+            if let Some(failure) = failure {
+                if package.purpose == Purpose::Clinical {
+                    read.scores.clear();
+                    read.refusal = Some(Refusal::new(RefusalCode::ModelFailed, failure));
+                    return Ok(read);
+                }
+                tracing::warn!(failure, "an image has no race score");
+                continue;
             }
             if let Some(mean) = mean_of_frames(&outputs) {
                 read.scores.push(ImageScore {
@@ -177,9 +188,6 @@ impl Analyser {
                     outputs: mean,
                 });
             }
-        }
-        if !read.scores.is_empty() {
-            read.refusal = None;
         }
         Ok(read)
     }
@@ -237,7 +245,10 @@ impl Analyser {
             Err(error) => return Conclusion::Refused(Refusal::new(RefusalCode::ModelFailed, error.to_string())),
         };
         let analysed: BTreeSet<Uid> = scores.iter().flat_map(|s| s.images.iter().cloned()).collect();
-        let complete = !study.instances.iter().any(|i| i.refusal.as_ref().is_some_and(is_loss));
+        let lost = |i: &ScoredInstance| i.refusal.as_ref().is_some_and(is_loss);
+        // Scored before the models were changed: those numbers are not comparable, `studies requeue` makes new ones.
+        let outdated = |i: &ScoredInstance| !i.scores.is_empty() && !analysed.contains(&i.header.sop_instance);
+        let complete = !study.instances.iter().any(|i| lost(i) || outdated(i));
         Conclusion::Assessed {
             assessment: Box::new(assessment),
             scores,
@@ -246,20 +257,16 @@ impl Analyser {
         }
     }
 
-    /// The assessment as a destination with this disclosure may see it: where groups are withheld, without the
-    /// disclosed part, and with level 2 only where that gives no group away.
+    /// The assessment as a destination with this disclosure may see it ([`assess::released`]).
     pub fn released(&self, assessment: &Assessment, disclosure: Disclosure) -> Assessment {
-        let mut released = assessment.clone();
-        if disclosure == Disclosure::Withheld {
-            for finding in &mut released.findings {
-                let releasable = self.profile.as_ref().is_some_and(|p| {
-                    p.elevated_releasable(&finding.finding.key, finding.direction, self.risk.delta)
-                });
-                finding.level = assess::released_level(finding.level, disclosure, releasable);
-                finding.disclosed = None;
-            }
-        }
-        released
+        let delta = self.risk.delta;
+        let release = |finding: &FindingAssessment| {
+            let profile = self.profile.as_ref();
+            let releasable =
+                profile.is_some_and(|p| p.elevated_releasable(&finding.finding.key, finding.direction, delta));
+            assess::released(finding, disclosure, releasable, delta)
+        };
+        Assessment { findings: assessment.findings.iter().map(release).collect(), ..assessment.clone() }
     }
 
     /// The report in the three SOP classes that a destination may accept, the preferred first, each under its own
@@ -337,16 +344,15 @@ fn patient_mismatch(study: &ReadyStudy) -> Option<Refusal> {
         _ => String::new(),
     };
     for (tag, name) in [(0x0010_0020, "Patient ID (0010,0020)"), (0x0010_0021, "Issuer of Patient ID (0010,0021)")] {
-        let values: BTreeSet<String> = study
-            .instances
-            .iter()
-            .filter(|i| !i.scores.is_empty())
-            .map(|i| identity(tag, &i.header))
-            .collect();
+        let values: BTreeSet<String> =
+            study.instances.iter().filter(|i| !i.scores.is_empty()).map(|i| identity(tag, &i.header)).collect();
         if values.len() > 1 {
             return Some(Refusal::new(
                 RefusalCode::PatientMismatch,
-                format!("{} different values of {name} in one study: correct it on the PACS and send again", values.len()),
+                format!(
+                    "{} different values of {name} in one study: correct it on the PACS and send again",
+                    values.len()
+                ),
             ));
         }
     }
@@ -368,6 +374,10 @@ fn nothing_to_analyse(study: &ReadyStudy) -> Refusal {
         .map(|((code, detail), n)| format!("{n} × {code}: {detail}"))
         .collect::<Vec<_>>()
         .join("; ");
-    let detail = if detail.is_empty() { "the study holds no image in scope".to_owned() } else { detail };
+    let detail = if detail.is_empty() {
+        "no image has a score by the models in use: `sidelight studies requeue` analyses the study again".to_owned()
+    } else {
+        detail
+    };
     Refusal::new(RefusalCode::NothingToAnalyse, detail)
 }

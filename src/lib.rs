@@ -20,8 +20,8 @@ pub mod dicom;
 
 pub mod store;
 
-pub mod assess;
 pub mod assemble;
+pub mod assess;
 pub mod deliver;
 pub mod infer;
 pub mod pixels;

@@ -25,7 +25,9 @@ use crate::deliver::{self, ReportFile, Retry};
 use crate::domain::{Disclosure, Purpose, Refusal, RefusalCode, Uid};
 use crate::receive::Receiver;
 use crate::report::Predecessor;
-use crate::store::{Closed, Delivery, OutgoingReport, Outcome, PendingInstance, Reading, Retention, Store, StudyClaim};
+use crate::store::{
+    Closed, Delivery, Outcome, OutgoingReport, PendingInstance, Reading, Retention, Store, StoreError, StudyClaim,
+};
 use crate::web;
 
 /// How long the loops wait without a wake-up: what another process changed is seen within this.
@@ -46,6 +48,8 @@ struct Node {
     store: Store,
     analyser: Analyser,
     cancel: CancellationToken,
+    /// Set by the first fault that the node cannot work on with; it stops then, and a restart continues.
+    broken: AtomicBool,
 }
 
 /// Runs the node until `cancel`. Ports are bound and models are warm before it reports itself ready.
@@ -70,11 +74,12 @@ pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken)
     if let Some(server) = web {
         tasks.spawn(server.run(cancel.clone()));
     }
-    let node = Arc::new(Node { config, store: store.clone(), analyser, cancel: cancel.clone() });
-    tasks.spawn(Arc::clone(&node).read_loop());
-    tasks.spawn(Arc::clone(&node).close_loop());
-    tasks.spawn(Arc::clone(&node).deliver_loop());
-    tasks.spawn(Arc::clone(&node).retention_loop());
+    let broken = AtomicBool::new(false);
+    let node = Arc::new(Node { config, store: store.clone(), analyser, cancel: cancel.clone(), broken });
+    tasks.spawn(Arc::clone(&node).supervise("reading", Arc::clone(&node).read_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("retention", Arc::clone(&node).retention_loop()));
     ready.store(true, Ordering::Relaxed);
     info!(
         dicom = %dicom,
@@ -85,19 +90,44 @@ pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken)
         "ready"
     );
 
-    let drained = receiver.run(store.clone(), cancel.clone()).await;
-    ready.store(false, Ordering::Relaxed);
+    let stopping = async {
+        cancel.cancelled().await;
+        ready.store(false, Ordering::Relaxed);
+        tokio::time::Instant::now()
+    };
+    let (drained, stopped_at) = tokio::join!(receiver.run(store.clone(), cancel.clone()), stopping);
     info!(?drained, "no longer receiving");
     tasks.close();
-    if tokio::time::timeout(node.config.node.drain_timeout, tasks.wait()).await.is_err() {
+    // One deadline for both: an orchestrator waits so long and no longer.
+    if tokio::time::timeout_at(stopped_at + node.config.node.drain_timeout, tasks.wait()).await.is_err() {
         warn!("work was still under way at the end of node.drain_timeout; the next start continues it");
     }
     store.close().await;
     info!("stopped");
+    anyhow::ensure!(
+        !node.broken.load(Ordering::Relaxed),
+        "the node stopped because of a fault of its own; see the log"
+    );
     Ok(())
 }
 
 impl Node {
+    /// Runs a loop; one that ends before the node does stops the node, so that nobody takes it for ready.
+    async fn supervise(self: Arc<Self>, doing: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let ended = tokio::spawn(work).await;
+        if !self.cancel.is_cancelled() {
+            let cause = ended.err().map_or_else(|| "it returned".to_owned(), |e| e.to_string());
+            self.give_up(&format!("{doing} ended: {cause}"));
+        }
+    }
+
+    /// Stops the node: it cannot work on, and must not pretend to.
+    fn give_up(&self, cause: &str) {
+        error!(cause, "the node stops; a restart continues where it stood");
+        self.broken.store(true, Ordering::Relaxed);
+        self.cancel.cancel();
+    }
+
     /// Reads, decodes and scores what arrived, as many at once as there are decode workers and one more.
     async fn read_loop(self: Arc<Self>) {
         let permits = Arc::new(Semaphore::new(self.config.pixels.workers + 1));
@@ -134,12 +164,24 @@ impl Node {
         }
         let read = match self.analyser.read(&pending.path).await {
             Ok(read) => read,
-            Err(error) => {
-                error!(%error, "reading failed; the object will be tried again");
-                if let Err(error) = self.store.release_instance(sop_instance).await {
-                    error!(%error, "the claim could not be released; it ends by itself");
-                }
+            // The claim stays: the next start lifts it, and does not count it as an attempt.
+            Err(error) => return self.give_up(&format!("inference ended: {error:#}")),
+        };
+        if read.refusal.as_ref().is_some_and(|r| r.code == RefusalCode::WorkerDied) {
+            // Signals to the whole service end workers too: that says nothing of the object.
+            if self.cancel.is_cancelled() {
                 return;
+            }
+            if pending.attempts < ATTEMPTS_MAX {
+                warn!(attempt = pending.attempts, "a decode worker died; the object will be tried again");
+                return self.release(sop_instance).await;
+            }
+        }
+        let own = match self.store.is_own_report(sop_instance).await {
+            Ok(own) => own,
+            Err(error) => {
+                self.trouble("asking for own reports", &error).await;
+                return self.release(sop_instance).await;
             }
         };
         let contradiction = read.header.as_ref().and_then(|header| {
@@ -150,7 +192,12 @@ impl Node {
                 )
             })
         });
-        let refusal = contradiction.or(read.refusal);
+        // What is no image never opens its study again, whatever else is wrong with it.
+        let refusal = match read.refusal {
+            _ if own => Some(Refusal::new(RefusalCode::OwnReport, "a report of sidelight is kept and never processed")),
+            Some(r) if matches!(r.code, RefusalCode::OwnReport | RefusalCode::NotAnImage) => Some(r),
+            other => contradiction.or(other),
+        };
         let scores: Vec<_> = read
             .scores
             .into_iter()
@@ -164,7 +211,7 @@ impl Node {
             }
             (None, ..) => {
                 error!("an object was read without a result and without a reason; it will be tried again");
-                return;
+                return self.release(sop_instance).await;
             }
         };
         self.save(sop_instance, reading).await;
@@ -172,7 +219,14 @@ impl Node {
 
     async fn save(&self, sop_instance: &Uid, reading: Reading<'_>) {
         if let Err(error) = self.store.save_read(sop_instance, reading, Utc::now()).await {
-            error!(%error, "what was read could not be saved; the object will be read again");
+            self.trouble("saving what was read", &error).await;
+            self.release(sop_instance).await;
+        }
+    }
+
+    async fn release(&self, sop_instance: &Uid) {
+        if let Err(error) = self.store.release_instance(sop_instance).await {
+            error!(%error, "the claim could not be released; it ends by itself");
         }
     }
 
@@ -211,18 +265,25 @@ impl Node {
         }
     }
 
-    async fn close(&self, study: &Uid, complete: bool) {
+    async fn close(self: &Arc<Self>, study: &Uid, complete: bool) {
         let claim = match self.store.claim_study(study, LEASE, Utc::now()).await {
             Ok(Some(claim)) => claim,
             Ok(None) => return,
             Err(error) => return self.trouble("claiming a study", &error).await,
         };
         let log_id = self.store.log_id(study.as_str());
-        let concluded = self.conclude(&claim, complete).await;
+        // In a task of its own: a study that brings it down fails alone.
+        let (node, own) = (Arc::clone(self), claim.clone());
+        let concluded = match tokio::spawn(async move { node.conclude(&own, complete).await }).await {
+            Ok(concluded) => concluded,
+            Err(ended) => Err(anyhow::anyhow!("assessing ended early: {ended}")),
+        };
+        // Trouble of the store says nothing of the study: it is tried for as long as it takes.
+        let of_study = concluded.as_ref().err().is_some_and(|e| e.downcast_ref::<StoreError>().is_none());
         match concluded {
             Ok(Closed::As(state)) => info!(study = log_id, state = state.as_str(), "study closed"),
             Ok(Closed::Superseded) => info!(study = log_id, "an image arrived while the study was closed; again"),
-            Err(error) if claim.attempts >= ATTEMPTS_MAX => {
+            Err(error) if of_study && (claim.attempts >= ATTEMPTS_MAX || claim.interrupted > INTERRUPTIONS_MAX) => {
                 error!(study = log_id, error = format!("{error:#}"), "the study failed; `studies requeue` tries again");
                 let cause = format!("{error:#}");
                 if let Err(error) = self.store.close_study(&claim, Outcome::Failed(&cause), Utc::now()).await {
@@ -325,6 +386,13 @@ impl Node {
         let destination = self.config.destinations.iter().find(|d| d.name == delivery.destination);
         let sent = match destination {
             None => Err(("the destination is no longer in the configuration".to_owned(), Retry::Never)),
+            // The site may have changed its mind since the report was made.
+            Some(destination)
+                if delivery.disclosure == Disclosure::Probabilities && delivery.disclosure != destination.disclose =>
+            {
+                let cause = "the report holds probabilities and the destination is withheld now: `studies requeue`";
+                Err((cause.to_owned(), Retry::Never))
+            }
             Some(destination) => self.send(destination, &delivery).await,
         };
         let recorded = match sent {
@@ -355,7 +423,10 @@ impl Node {
 
     /// Class and UID under which the report was accepted, or the cause and when to try again.
     async fn send(&self, destination: &Destination, delivery: &Delivery) -> Result<(Uid, Uid), (String, Retry)> {
-        let variants = self.store.report_files(delivery.report).await.map_err(|e| (e.to_string(), Retry::Never))?;
+        let variants = self.store.report_files(delivery.report).await.map_err(|e| {
+            let retry = if matches!(e, StoreError::ReportGone(_)) { Retry::Never } else { Retry::Soon };
+            (e.to_string(), retry)
+        })?;
         let files: Vec<ReportFile<'_>> = variants
             .iter()
             .map(|v| ReportFile { sop_class: &v.sop_class, sop_instance: &v.sop_instance, file: &v.file })

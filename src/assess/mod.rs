@@ -93,14 +93,36 @@ pub fn assess(
     Ok(Assessment { audit: input.audit.clone(), profile, findings })
 }
 
-/// The level that a destination may see. Level 2 depends on the image's race posterior; where groups are withheld
-/// it is told only if that gives no group away (`releasable`, see [`Profile::elevated_releasable`]), and otherwise
-/// becomes level 1, which it implies.
-pub fn released_level(level: Level, disclosure: Disclosure, releasable: bool) -> Level {
-    match (level, disclosure) {
-        (Level::Elevated, Disclosure::Withheld) if !releasable => Level::ScoreDependent,
-        _ => level,
+/// A finding as a destination may see it. Level 2 depends on the image's race posterior; where groups are withheld it
+/// is told only if that gives no group away (`releasable`, see [`Profile::elevated_releasable`]). Otherwise the level
+/// is what the score alone says, so that it carries nothing of the posterior.
+pub fn released(
+    finding: &FindingAssessment,
+    disclosure: Disclosure,
+    releasable: bool,
+    delta: f64,
+) -> FindingAssessment {
+    let mut released = finding.clone();
+    if disclosure == Disclosure::Probabilities {
+        return released;
     }
+    released.disclosed = None;
+    if finding.level != Level::Elevated || releasable {
+        return released;
+    }
+    match &finding.spread {
+        Some(spread) if spread.lower > delta => released.level = Level::ScoreDependent,
+        Some(spread) if spread.upper < delta => released.level = Level::NotElevated,
+        spread => {
+            // An upper limit of 1 is that of a group without a curve of its own.
+            let open = spread.as_ref().is_some_and(|s| s.upper >= 1.0);
+            released.level = Level::Indeterminate;
+            released.reasons.insert(0, if open { IndReason::Cells } else { IndReason::Wide });
+            released.expected_error = None;
+            released.spread = None;
+        }
+    }
+    released
 }
 
 /// One finding with the score that a model gave it.

@@ -10,7 +10,7 @@ use rand_distr::{Distribution, StandardNormal};
 use super::cohort::{Cohort, FindingModel, Row};
 use super::curves::log_ratios;
 use super::*;
-use crate::domain::{Code, Digest, Purpose, Uid};
+use crate::domain::{Code, Digest, Interval, Purpose, Uid};
 use crate::stats::expit;
 
 /// What is planted.
@@ -405,12 +405,24 @@ fn level_two_is_told_only_where_it_gives_no_group_away() {
     even.findings[0].elevated.iter_mut().for_each(|e| e.largest_share = 0.6);
     assert!(even.elevated_releasable("pneumothorax", Direction::Miss, DELTA));
     assert!(!even.elevated_releasable("pneumothorax", Direction::Miss, 0.1));
-    let check =
-        |level, disclosure, releasable, expected| assert_eq!(released_level(level, disclosure, releasable), expected);
-    check(Level::Elevated, Disclosure::Withheld, false, Level::ScoreDependent);
-    check(Level::Elevated, Disclosure::Withheld, true, Level::Elevated);
-    check(Level::Elevated, Disclosure::Probabilities, false, Level::Elevated);
-    check(Level::Indeterminate, Disclosure::Withheld, false, Level::Indeterminate);
+    // Withheld and not releasable, the level is what R alone says: nothing in it comes from the posterior.
+    let mut finding = assessed(&even, 0.3, &[0.2, 0.6, 0.2]);
+    finding.level = Level::Elevated;
+    finding.expected_error = Some(Interval { estimate: 0.3, lower: 0.2, upper: 0.4 });
+    let mut check = |lower: f64, upper: f64, disclosure, releasable, expected: Level, reason: Option<IndReason>| {
+        finding.spread = Some(Interval { estimate: (lower + upper) / 2.0, lower, upper });
+        finding.reasons.clear();
+        let seen = released(&finding, disclosure, releasable, DELTA);
+        assert_eq!((seen.level, seen.reasons.first().copied()), (expected, reason), "{lower} {upper}");
+        assert_eq!(seen.spread.is_some(), expected != Level::Indeterminate);
+        assert_eq!(seen.disclosed.is_some(), disclosure == Disclosure::Probabilities && finding.disclosed.is_some());
+    };
+    check(0.06, 0.3, Disclosure::Withheld, false, Level::ScoreDependent, None);
+    check(0.01, 0.04, Disclosure::Withheld, false, Level::NotElevated, None);
+    check(0.01, 0.3, Disclosure::Withheld, false, Level::Indeterminate, Some(IndReason::Wide));
+    check(0.01, 1.0, Disclosure::Withheld, false, Level::Indeterminate, Some(IndReason::Cells));
+    check(0.01, 0.3, Disclosure::Withheld, true, Level::Elevated, None);
+    check(0.01, 0.3, Disclosure::Probabilities, false, Level::Elevated, None);
 }
 
 #[test]

@@ -183,7 +183,8 @@ fn conclude(analyser: &Analyser, study: &ReadyStudy, options: &Options) -> anyho
     let uid = study.study.to_string();
     let (assessment, scores, analysed, complete) = match analyser.conclude(study, now) {
         Conclusion::Refused(refusal) => {
-            let row = vec![uid.clone(), String::new(), String::new(), String::new(), "refused".into(), refusal.to_string()];
+            let row =
+                vec![uid.clone(), String::new(), String::new(), String::new(), "refused".into(), refusal.to_string()];
             let value = json!({
                 "study": uid, "state": "refused", "refusal": refusal, "instances": instances(study),
             });
@@ -261,9 +262,10 @@ fn posteriors(scores: &[StudyScore]) -> Option<Value> {
 
 fn models(analyser: &Analyser) -> Value {
     let packages = analyser.packages();
-    let race = packages.iter().find(|p| p.purpose == Purpose::Race).map(|p| {
-        json!({"key": p.key(), "groups": p.groups().iter().map(|g| &g.key).collect::<Vec<_>>()})
-    });
+    let race = packages
+        .iter()
+        .find(|p| p.purpose == Purpose::Race)
+        .map(|p| json!({"key": p.key(), "groups": p.groups().iter().map(|g| &g.key).collect::<Vec<_>>()}));
     let clinical: Vec<Value> = packages
         .iter()
         .filter(|p| p.purpose == Purpose::Clinical)

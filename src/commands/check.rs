@@ -41,11 +41,8 @@ pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<E
         items.push(Item::new("sources", Err("nobody may send: list the PACS under [[sources]]".into())));
     }
     for destination in config.destinations.iter().filter(|_| network) {
-        let peer = Peer {
-            ae_title: destination.ae_title.clone(),
-            host: destination.host.clone(),
-            port: destination.port,
-        };
+        let peer =
+            Peer { ae_title: destination.ae_title.clone(), host: destination.host.clone(), port: destination.port };
         let answer = deliver::echo(&peer, &config.node.ae_title, destination.timeout).await;
         let outcome = answer.map(|()| "answers C-ECHO".to_owned()).map_err(|e| e.to_string());
         items.push(Item::new(format!("destination {}", destination.name), outcome));

@@ -14,7 +14,13 @@ use sidelight::phantom::{self, PhantomOptions};
 use super::{print, print_json, progress};
 
 /// Joins scores and labels, fits the profile and writes it.
-pub fn fit(results: &[PathBuf], labels: &Path, out: &Path, options: &FitOptions, json: bool) -> anyhow::Result<ExitCode> {
+pub fn fit(
+    results: &[PathBuf],
+    labels: &Path,
+    out: &Path,
+    options: &FitOptions,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let result = merged(results)?;
     let labels = fs::read(labels).with_context(|| format!("{} cannot be read", labels.display()))?;
     let cohort = assess::read_cohort(&result, &labels)?;
@@ -75,9 +81,9 @@ pub fn phantom(options: &PhantomOptions, out: &Path) -> anyhow::Result<ExitCode>
     bar.finish_and_clear();
     print(&format!(
         "{} images of {} studies, labels in {}",
-            summary.images,
-            summary.studies,
-            summary.labels.display()
+        summary.images,
+        summary.studies,
+        summary.labels.display()
     ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -14,8 +14,9 @@ use super::{print, print_json, table};
 
 /// Names of the folders that hold a card, sorted.
 fn names(dir: &Path) -> anyhow::Result<Vec<String>> {
-    let entries = fs::read_dir(dir)
-        .with_context(|| format!("models.dir {} cannot be read: set it to the folder of the packages", dir.display()))?;
+    let entries = fs::read_dir(dir).with_context(|| {
+        format!("models.dir {} cannot be read: set it to the folder of the packages", dir.display())
+    })?;
     let mut names = Vec::new();
     for entry in entries {
         let path = entry?.path();
@@ -49,7 +50,12 @@ pub fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
             let hash: String = text(v, "weights").chars().take(12).collect();
             let note = if v["phantoms_only"] == true { "phantoms only".to_owned() } else { text(v, "fault") };
             vec![
-                text(v, "name"), text(v, "version"), text(v, "purpose"), hash, text(v, "contract"), text(v, "outputs"),
+                text(v, "name"),
+                text(v, "version"),
+                text(v, "purpose"),
+                hash,
+                text(v, "contract"),
+                text(v, "outputs"),
                 note,
             ]
         });

@@ -24,7 +24,11 @@ pub async fn list(config: &Config, state: Option<StudyState>, limit: u32, json: 
                 r.state.as_str().to_owned(),
                 r.source.to_string(),
                 r.last_at.format("%Y-%m-%d %H:%M:%S").to_string(),
-                format!("{}{}", r.instances, if r.instances_refused > 0 { format!(" ({} refused)", r.instances_refused) } else { String::new() }),
+                format!(
+                    "{}{}",
+                    r.instances,
+                    if r.instances_refused > 0 { format!(" ({} refused)", r.instances_refused) } else { String::new() }
+                ),
                 r.level.map_or_else(String::new, |l| l.code().1.to_owned()),
                 why(r),
             ]
@@ -37,7 +41,8 @@ pub async fn list(config: &Config, state: Option<StudyState>, limit: u32, json: 
 pub async fn show(config: &Config, study: &Uid, json: bool) -> anyhow::Result<ExitCode> {
     let store = Store::attach(&config.store).await?;
     let detail = store.show_study(study).await?;
-    let detail = detail.with_context(|| format!("study {study} is not known here; `studies list` shows those that are"))?;
+    let detail =
+        detail.with_context(|| format!("study {study} is not known here; `studies list` shows those that are"))?;
     if json {
         print_json(&detail)?;
     } else {

@@ -79,7 +79,10 @@ pub async fn normalise(config: &Config, options: &Normalise, json: bool) -> anyh
         }))?;
     } else {
         let rows = [
-            ("image", format!("{} × {}, {} bits, {}", header.rows, header.columns, header.bits_stored, header.photometric)),
+            (
+                "image",
+                format!("{} × {}, {} bits, {}", header.rows, header.columns, header.bits_stored, header.photometric),
+            ),
             ("pixel digest", normalised.pixel_digest.to_string()),
             ("contract", contract.label()),
             ("tensor", format!("{} × {} × {}", contract.channels, contract.size, contract.size)),

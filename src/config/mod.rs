@@ -34,7 +34,7 @@ pub struct Config {
     pub store: Store,
     pub web: Web,
     pub study: StudyRules,
-    /// Who may send; nobody but those listed (an empty list refuses every association).
+    /// Who may send; nobody but those listed (an empty list lets everybody do C-ECHO and nothing else).
     pub sources: Vec<Source>,
     pub destinations: Vec<Destination>,
     pub delivery: Delivery,

@@ -50,7 +50,8 @@ pub enum DeliverError {
     Rejected { peer: String, transient: bool, reason: String },
     #[error("{peer} accepts none of the SOP classes offered; enable structured report storage there")]
     NotAccepted { peer: String },
-    #[error("{peer} answered {status}{}", comment.as_ref().map(|c| format!(" ({c})")).unwrap_or_default())]
+    /// The comment is the peer's own text and may name a patient: it is for callers, never in the message.
+    #[error("{peer} answered {status}")]
     Status { peer: String, status: Status, comment: Option<String> },
     #[error("the association with {peer} broke: {cause}")]
     Broken { peer: String, cause: String },
@@ -156,9 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_shown_with_its_name_and_comment() {
-        let error =
-            DeliverError::Status { peer: "PACS@h:104".into(), status: Status(0xa700), comment: Some("full".into()) };
-        assert_eq!(error.to_string(), "PACS@h:104 answered A700H refused: out of resources (full)");
+    fn a_status_is_shown_with_its_name_and_without_the_peers_own_words() {
+        let error = DeliverError::Status {
+            peer: "PACS@h:104".into(),
+            status: Status(0xa700),
+            comment: Some("DOE^JANE".into()),
+        };
+        assert_eq!(error.to_string(), "PACS@h:104 answered A700H refused: out of resources");
     }
 }

@@ -119,10 +119,9 @@ pub async fn send(
         return Err(DeliverError::Status { peer: peer.to_string(), status, comment: response.comment });
     }
     if status == Status::SUCCESS {
-        info!(destination = %destination.name, sop_instance = %alternative.sop_instance, "report delivered");
+        info!(destination = %destination.name, "report delivered");
     } else {
-        warn!(destination = %destination.name, sop_instance = %alternative.sop_instance, %status,
-            "report delivered with a remark");
+        warn!(destination = %destination.name, %status, "report delivered with a remark");
     }
     let (sop_class, sop_instance) = (alternative.sop_class.clone(), alternative.sop_instance.clone());
     Ok(Sent { index, sop_class, sop_instance, status })

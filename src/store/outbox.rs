@@ -58,14 +58,6 @@ impl Store {
         Ok(due)
     }
 
-    /// When to ask for due deliveries again, if nothing wakes the caller before. `None`: nothing is pending.
-    pub async fn next_delivery_at(&self) -> Result<Option<Timestamp>, StoreError> {
-        let sql = "SELECT min(max(d.next_at, ifnull(d.lease_until, 0), ifnull((SELECT max(o.lease_until)
-                       FROM deliveries o WHERE o.study = d.study AND o.destination = d.destination AND o.id < d.id),
-                       0))) AS at FROM deliveries d WHERE d.state = 'pending'";
-        sqlx::query(sql).fetch_one(self.index().read()).await?.opt_time("at")
-    }
-
     /// The destination accepted the report, as this SOP class and instance. When all current deliveries of the study
     /// came that far, the study is delivered.
     pub async fn delivery_succeeded(

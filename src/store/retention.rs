@@ -35,13 +35,15 @@ impl Store {
         if let Some(before) = before(retention.reports_kept) {
             expired.studies = forget_studies(&mut tx, before, &mut files).await?;
         }
-        tx.commit().await?;
+        // Files first: a kill in between leaves rows whose file is gone, which the next run forgets, and never files
+        // that no row knows.
         let spool = self.spool().clone();
         blocking(move || {
             files.iter().for_each(|path| spool.remove(path));
             Ok(())
         })
         .await?;
+        tx.commit().await?;
         if expired != Expired::default() {
             info!(
                 objects = expired.objects,

@@ -32,7 +32,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
 
 /// Rooms that take no clock, file, socket or runtime.
 const PURE: &[&str] = &["domain", "stats", "assemble", "assess", "report"];
-const IMPURE: &[&str] = &["Utc::now", "SystemTime::now", "Instant::now", "std::fs", "tokio::", "std::net::Tcp", "rand::rng("];
+const IMPURE: &[&str] =
+    &["Utc::now", "SystemTime::now", "Instant::now", "std::fs", "tokio::", "std::net::Tcp", "rand::rng("];
 
 fn sources() -> Vec<(String, PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 
-use crate::support::{Node, NodeOptions, Pacs, dicom_files, element, phantoms, storescu, wait_for};
+use crate::support::{Node, NodeOptions, Pacs, dicom_files, element, phantoms, sidelight, storescu, wait_for};
 
 const KILLS: usize = 20;
 const SENDERS: usize = 8;
@@ -43,7 +43,9 @@ fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
     let config = node.config.clone();
 
     let port = Arc::new(AtomicU16::new(node.dicom_port));
-    let queue = Arc::new(Mutex::new(files.iter().cloned().collect::<VecDeque<PathBuf>>()));
+    // Each round gets its share, so that every kill falls into the sending.
+    let mut rest: VecDeque<PathBuf> = files.iter().cloned().collect();
+    let queue = Arc::new(Mutex::new(VecDeque::<PathBuf>::new()));
     let acknowledged = Arc::new(Mutex::new(Vec::<PathBuf>::new()));
     let give_up = Arc::new(AtomicBool::new(false));
     let senders: Vec<_> = (0..SENDERS)
@@ -52,7 +54,11 @@ fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
             let (acknowledged, give_up) = (Arc::clone(&acknowledged), Arc::clone(&give_up));
             std::thread::spawn(move || {
                 while !give_up.load(Ordering::Relaxed) {
-                    let Some(file) = queue.lock().expect("queue").pop_front() else { return };
+                    let next = queue.lock().expect("queue").pop_front();
+                    let Some(file) = next else {
+                        std::thread::sleep(Duration::from_millis(10));
+                        continue;
+                    };
                     // One association per object: exit status 0 says that its response was 0000H.
                     let sent = storescu(port.load(Ordering::Relaxed), &[], std::slice::from_ref(&file));
                     if sent.status.success() {
@@ -69,8 +75,21 @@ fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(20);
     for round in 0..KILLS {
         // Instants are spread over the sending, the reading, the reporting and the delivering.
+        let share = rest.len().min(OBJECTS / KILLS);
+        queue.lock().expect("queue").extend(rest.drain(..share));
         std::thread::sleep(Duration::from_millis(random.random_range(20..1500)));
         node.kill();
+        if round % 4 == 3 {
+            // Once more while it starts: opening the index, sweeping the spool, loading the models.
+            let mut starting = sidelight(&["serve", "--config"])
+                .arg(&config)
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .expect("the node starts");
+            std::thread::sleep(Duration::from_millis(random.random_range(1..400)));
+            starting.kill().expect("killable");
+            starting.wait().expect("waitable");
+        }
         node = Node::restart(&config);
         port.store(node.dicom_port, Ordering::Relaxed);
         eprintln!("kill {}: {} objects acknowledged", round + 1, acknowledged.lock().expect("list").len());

@@ -119,7 +119,9 @@ fn normalise_writes_what_a_model_sees() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let files = phantoms(&folder.path().join("phantoms"), "null", 1, 61);
     let (npy, png) = (folder.path().join("seen.npy"), folder.path().join("seen.png"));
-    for (contract, shape) in [("minmax-unit", [1, 224, 224]), ("imagenet-rgb", [3, 224, 224]), ("xrv-1024", [1, 224, 224])] {
+    for (contract, shape) in
+        [("minmax-unit", [1, 224, 224]), ("imagenet-rgb", [3, 224, 224]), ("xrv-1024", [1, 224, 224])]
+    {
         let told = json(
             sidelight(&["normalise", "--json", "--contract", contract, "--npy"])
                 .arg(&npy)
@@ -172,10 +174,11 @@ fn random_files_become_refusals_and_never_a_crash() {
     use rand::{Rng, SeedableRng};
     let folder = tempfile::tempdir().expect("temporary folder");
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(71);
-    let seeds: Vec<Vec<u8>> = ["CT/CT_small.dcm", "MR/emri_small_RLE.dcm", "NM/JPEG-lossy.dcm", "OT/SC_rgb_jpeg_dcmtk.dcm"]
-        .iter()
-        .map(|f| fs::read(shared().join("corpus").join(f)).expect("the corpus is there"))
-        .collect();
+    let seeds: Vec<Vec<u8>> =
+        ["CT/CT_small.dcm", "MR/emri_small_RLE.dcm", "NM/JPEG-lossy.dcm", "OT/SC_rgb_jpeg_dcmtk.dcm"]
+            .iter()
+            .map(|f| fs::read(shared().join("corpus").join(f)).expect("the corpus is there"))
+            .collect();
     let inputs = folder.path().join("inputs");
     fs::create_dir(&inputs).expect("writable");
     for n in 0..400 {
@@ -195,8 +198,12 @@ fn random_files_become_refusals_and_never_a_crash() {
     // Nothing of it is a chest radiograph: no study is analysed, each file is accounted for.
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     let result: Value = serde_json::from_slice(&fs::read(out.join("result.json")).expect("written")).expect("JSON");
-    let in_studies: usize =
-        result["studies"].as_array().expect("a list").iter().map(|s| s["instances"].as_array().map_or(0, Vec::len)).sum();
+    let in_studies: usize = result["studies"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|s| s["instances"].as_array().map_or(0, Vec::len))
+        .sum();
     let unreadable = result["unreadable"].as_array().expect("a list").len();
     assert!(in_studies + unreadable > 0 && in_studies + unreadable <= 400);
     assert!(Path::new(&out).exists());

@@ -112,10 +112,19 @@ fn a_late_image_yields_a_new_report_that_names_its_predecessor() {
     let dump = run_ok(Command::new("dcmdump").args(["+P", "PredecessorDocumentsSequence"]).arg(&second));
     assert!(dump.contains(&first), "the predecessor is named: {dump}");
 
-    // The same image again is one copy, one job: no third report.
+    // The same image again is one copy, one job: no third report. Another study, sent after it, comes back first if
+    // there is one to come.
     assert!(storescu(node.dicom_port, &[], &frontal).status.success());
-    wait_for("the study is delivered", REPORT_LIMIT, || node.studies()[0]["state"] == "delivered");
-    assert_eq!(pacs.files().len(), 2);
+    let other: Vec<_> = files.iter().filter(|f| &element(f, "StudyInstanceUID") != study).take(1).cloned().collect();
+    assert!(storescu(node.dicom_port, &[], &other).status.success());
+    wait_for("the other study is closed", REPORT_LIMIT, || {
+        let rows = node.studies();
+        rows.len() == 2 && rows.iter().all(|s| matches!(s["state"].as_str(), Some("delivered" | "refused")))
+    });
+    let row = node.studies().into_iter().find(|s| s["study"] == study.as_str()).expect("listed");
+    assert_eq!(row["revision"], 2, "{row}");
+    let of_study = pacs.files().iter().filter(|f| &element(f, "StudyInstanceUID") == study).count();
+    assert_eq!(of_study, 2);
 }
 
 #[test]
@@ -196,7 +205,11 @@ fn the_offline_command_gives_the_same_answer_as_the_node() {
     wait_for("the reports", REPORT_LIMIT, || pacs.files().len() == 3);
     let out = folder.path().join("offline");
     run_ok(
-        sidelight(&["analyse", "--config"]).arg(&node.config).arg(folder.path().join("phantoms")).arg("--out").arg(&out),
+        sidelight(&["analyse", "--config"])
+            .arg(&node.config)
+            .arg(folder.path().join("phantoms"))
+            .arg("--out")
+            .arg(&out),
     );
     // The content of both reports, but for UIDs and times.
     let content = |files: Vec<PathBuf>| -> BTreeMap<String, Vec<String>> {

@@ -188,6 +188,18 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Value of a line of `/metrics`, e.g. `sidelight_instances{state="received"}`.
+    pub fn metric(&self, name: &str) -> Option<u64> {
+        use std::io::{Read as _, Write as _};
+        let mut stream = TcpStream::connect(("127.0.0.1", self.web_port)).ok()?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok())
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.child.kill();
