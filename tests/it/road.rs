@@ -141,7 +141,10 @@ fn its_own_report_is_kept_but_never_processed() {
     });
     assert!(storescu(node.dicom_port, &[], &files).status.success());
     wait_for("the report", REPORT_LIMIT, || pacs.files().len() == 1);
-    assert!(storescu(node.dicom_port, &[], &pacs.files()).status.success(), "a report is accepted");
+    wait_for("the study is delivered", REPORT_LIMIT, || node.studies()[0]["state"] == "delivered");
+    // dcmtk does not propose Comprehensive 3D SR by itself: -R proposes what the files need.
+    let sent = storescu(node.dicom_port, &["-R"], &pacs.files());
+    assert!(sent.status.success(), "a report is accepted: {}", String::from_utf8_lossy(&sent.stderr));
     let own = element(&pacs.files()[0], "SOPInstanceUID");
     let study = element(&files[0], "StudyInstanceUID");
     wait_for("the report is refused by name", REPORT_LIMIT, || {
