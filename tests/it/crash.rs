@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 
-use crate::support::{Node, NodeOptions, Pacs, dicom_files, element, phantoms, sidelight, storescu, wait_for};
+use crate::support::{
+    Node, NodeOptions, Pacs, dicom_files, element, free_port, phantoms, sidelight, storescu, wait_for,
+};
 
 const KILLS: usize = 20;
 const SENDERS: usize = 8;
@@ -102,9 +104,19 @@ fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
         sender.join().expect("a sender ends");
     }
 
+    // What storescu really sends of each file, by a receiver that writes the bytes as they come.
+    let reference = Pacs::start_with(&folder.path().join("reference"), free_port(), &["--bit-preserving"]);
+    assert!(storescu(reference.port, &[], &files).status.success());
+    wait_for("the reference copies", Duration::from_secs(30), || reference.files().len() == OBJECTS);
+    let as_sent: BTreeMap<String, Vec<u8>> =
+        reference.files().iter().map(|f| (element(f, "SOPInstanceUID"), data_set(f))).collect();
     let kept: BTreeSet<Vec<u8>> = dicom_files(&data.join("spool")).iter().map(|f| data_set(f)).collect();
     for file in acknowledged.lock().expect("list").iter() {
-        assert!(kept.contains(&data_set(file)), "{} was acknowledged and is not there byte for byte", file.display());
+        assert!(
+            kept.contains(&as_sent[&element(file, "SOPInstanceUID")]),
+            "{} was acknowledged and is not there byte for byte",
+            file.display()
+        );
     }
     wait_for("every study is delivered or refused", Duration::from_secs(240), || {
         let rows = node.studies();

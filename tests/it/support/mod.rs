@@ -264,11 +264,17 @@ impl Pacs {
     }
 
     pub fn start_on(folder: &Path, port: u16) -> Self {
+        Self::start_with(folder, port, &[])
+    }
+
+    /// With further options of storescp, e.g. `--bit-preserving`.
+    pub fn start_with(folder: &Path, port: u16, options: &[&str]) -> Self {
         fs::create_dir_all(folder).expect("the test folder is writable");
         let child = Command::new("storescp")
             .args(["--aetitle", "PACS", "--output-directory"])
             .arg(folder)
             .args(["--filename-extension", ".dcm", "--fork"])
+            .args(options)
             .arg(port.to_string())
             .env("TCP_NODELAY", "1")
             .stdin(Stdio::null())
@@ -303,9 +309,10 @@ pub fn storescu(port: u16, options: &[&str], files: &[PathBuf]) -> Output {
         .args(files))
 }
 
-/// Value of a header element by dcmdump, e.g. `StudyInstanceUID`.
+/// Value of a header element by dcmdump, e.g. `StudyInstanceUID`; empty where dcmdump finds none.
 pub fn element(file: &Path, keyword: &str) -> String {
-    let text = run_ok(Command::new("dcmdump").args(["-q", "+P", keyword, "+L"]).arg(file));
+    let output = run(Command::new("dcmdump").args(["-q", "-Un", "+P", keyword, "+L"]).arg(file));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().next().unwrap_or("");
     match (line.find('['), line.find(']')) {
         (Some(from), Some(to)) if from < to => line[from + 1..to].to_owned(),
