@@ -48,7 +48,9 @@ fn each_corpus_file_ends_in_a_report_or_a_named_refusal() {
     }
     // storescu itself cannot send some (no meta, HTJ2K unknown to dcmtk 3.6.7), the node negotiates others away.
     eprintln!("accepted {} of {}; not sent or not negotiated: {}", accepted.len(), files.len(), refused.join(" "));
-    assert!(accepted.len() >= 50, "only {} accepted", accepted.len());
+    // The same image under one UID in several syntaxes is a conflict: answered 0111H, kept aside, counted.
+    let conflicts = node.metric("sidelight_conflicts").expect("a metric");
+    assert!(accepted.len() as u64 + conflicts >= 62, "{} accepted, {conflicts} kept aside", accepted.len());
 
     wait_for("nothing stays in limbo", Duration::from_secs(240), || {
         let studies = node.studies();

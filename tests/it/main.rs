@@ -1,5 +1,8 @@
 //! The integration tests, one binary: real processes, real peers (dcmtk, Orthanc), real files.
 
+// A test that cannot set its scene up may stop there.
+#![allow(clippy::unwrap_used)]
+
 mod architecture;
 mod corpus;
 mod crash;
