@@ -92,7 +92,8 @@ fn describe(detail: &StudyDetail) -> String {
         row.state.as_str(),
         if why(row).is_empty() { String::new() } else { format!(": {}", why(row)) },
         row.source,
-        row.first_at.format("%Y-%m-%d %H:%M:%S"),
+        // Assembly of a revision can begin after its only object arrived.
+        row.first_at.min(row.last_at).format("%Y-%m-%d %H:%M:%S"),
         row.last_at.format("%Y-%m-%d %H:%M:%S"),
         row.revision,
     );
