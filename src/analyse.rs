@@ -12,8 +12,8 @@ use anyhow::Context;
 use crate::assess::{self, AssessInput, Profile, RiskSettings};
 use crate::config::Config;
 use crate::domain::{
-    Assessment, Contract, Digest, Disclosure, FindingAssessment, ImageScore, InstanceHeader, ModelIdentity, Purpose,
-    ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore, Timestamp, Uid,
+    Assessment, Contract, Digest, Disclosure, FindingAssessment, ImageScore, IndReason, InstanceHeader, ModelIdentity,
+    Purpose, ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore, Timestamp, Uid,
 };
 use crate::infer::{self, Engine, EngineOptions, InferError, Package};
 use crate::pixels::{Frames, Workers};
@@ -233,7 +233,10 @@ impl Analyser {
                 scores.push(score);
             }
         }
-        let race = scores.iter().find(|s| is_purpose(s, Purpose::Race, &self.packages));
+        let race = scores
+            .iter()
+            .find(|s| is_purpose(s, Purpose::Race, &self.packages))
+            .ok_or_else(|| self.without_race(study));
         let clinical: Vec<StudyScore> =
             scores.iter().filter(|s| is_purpose(s, Purpose::Clinical, &self.packages)).cloned().collect();
         if clinical.is_empty() {
@@ -254,6 +257,16 @@ impl Analyser {
             scores,
             analysed: analysed.into_iter().collect(),
             complete,
+        }
+    }
+
+    /// Why a study has no race posterior.
+    fn without_race(&self, study: &ReadyStudy) -> IndReason {
+        let in_scope = |p: &Package| study.instances.iter().any(|i| p.scope.admits(&i.header).is_ok());
+        match self.packages.iter().find(|p| p.purpose == Purpose::Race) {
+            None => IndReason::Off,
+            Some(package) if !in_scope(package) => IndReason::Scope,
+            Some(_) => IndReason::Failed,
         }
     }
 

@@ -291,6 +291,7 @@ fn rounded_quality(quality: RaceQuality) -> RaceQuality {
     RaceQuality {
         auc: quality.auc.into_iter().map(|a| a.map(round)).collect(),
         calibration_error: significant(quality.calibration_error),
+        reach: quality.reach,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Scores → Assessment: how far a clinical result's error risk depends on race (method.md §1, §2 and §6).
 //!
 //! A site fits a [`Profile`] once from a labelled [`Cohort`] ([`fit`]); the node then compares every study with it
-//! ([`assess`]). The road: `cohort` → `fit` (`estimate`, `gate`, `quality`, `bands`) → `profile` → `risk`; `curves`
+//! ([`assess`]). The road: `cohort` → `fit` (`estimate`, `gate`, `quality` with `reach`, `bands`) → `profile` → `risk`; `curves`
 //! says what the parameters mean, `show` prints a profile. Pure: no clock, files or sockets; seeds and `now` are
 //! arguments. Left out: detectors of unsuitable images and drift, whose reasons arrive from outside.
 //!
@@ -15,6 +15,7 @@ mod fit;
 mod gate;
 mod profile;
 mod quality;
+mod reach;
 mod risk;
 mod show;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use profile::{
     CohortDescription, Curves, FindingProfile, GroupEvidence, Profile, ProfileError, Series, StratumEvidence,
 };
 pub use quality::{Auc, RaceQuality};
+pub use reach::Reach;
 pub use show::{ProfileSummary, render, summary};
 
 use crate::domain::{
@@ -44,8 +46,8 @@ use risk::{Decision, Individual};
 pub struct AssessInput<'a> {
     /// The race model, named even where it did not run.
     pub audit: &'a ModelIdentity,
-    /// Its posteriors for this study; none if it failed or is switched off.
-    pub race: Option<&'a StudyScore>,
+    /// Its posteriors for this study, or why there are none.
+    pub race: Result<&'a StudyScore, IndReason>,
     pub clinical: &'a [StudyScore],
     /// Reasons found elsewhere that forbid any statement on this study (drift alarm, unsuitable images).
     pub upstream: &'a [IndReason],
@@ -107,6 +109,7 @@ pub fn released(
         return released;
     }
     released.disclosed = None;
+    withhold_reasons(&mut released);
     if finding.level != Level::Elevated || releasable {
         return released;
     }
@@ -123,6 +126,14 @@ pub fn released(
         }
     }
     released
+}
+
+/// Takes out the reasons that tell of the race posterior: that it lies out of the cohort's reach. A reason that
+/// decided the level stays, it forbids the whole statement and comes first.
+fn withhold_reasons(released: &mut FindingAssessment) {
+    let decided = usize::from(released.level == Level::Indeterminate).min(released.reasons.len());
+    let individual = released.reasons.split_off(decided);
+    released.reasons.extend(individual.into_iter().filter(|r| *r != IndReason::Ood));
 }
 
 /// One finding with the score that a model gave it.
@@ -216,14 +227,14 @@ struct RacePart {
 
 /// The race model's posteriors, or why they may not be used.
 fn race_part(
-    race: Option<&StudyScore>,
+    race: Result<&StudyScore, IndReason>,
     profile: Option<&Profile>,
     settings: &RiskSettings,
 ) -> Result<RacePart, IndReason> {
     if !settings.per_study_inference {
         return Err(IndReason::Off);
     }
-    let race = race.ok_or(IndReason::Failed)?;
+    let race = race?;
     let profile = profile.ok_or(IndReason::NoCal)?;
     let expected = profile.race_model.as_ref().ok_or(IndReason::NoCal)?;
     if *expected != race.model.key() {

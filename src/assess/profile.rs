@@ -233,6 +233,9 @@ impl FindingProfile {
         if self.race.as_ref().is_some_and(|r| r.auc.len() != groups.len()) {
             return Some("race.auc has another length than groups");
         }
+        if let Some(fault) = self.race.as_ref().and_then(|r| r.reach.fault(groups.len())) {
+            return Some(fault);
+        }
         let Some(curves) = &self.curves else {
             return self.withheld.is_none().then_some("it has neither curves nor a reason for having none");
         };

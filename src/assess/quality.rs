@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::curves::{Layout, ScoreScale, log_ratios};
 use super::estimate::{Observation, race_ridge};
+use super::reach::Reach;
 use crate::stats::{
     ClusterBootstrap, Design, NumericsError, classwise_calibration_error, delong_clustered, multinomial, softmax,
 };
@@ -20,6 +21,8 @@ pub struct RaceQuality {
     pub auc: Vec<Option<Auc>>,
     /// Classwise calibration error after cross-fitted recalibration, 0..1.
     pub calibration_error: f64,
+    /// The posteriors that the cohort covers.
+    pub reach: Reach,
 }
 
 /// An AUC with 95 % limits.
@@ -68,7 +71,9 @@ pub(super) fn measure(
     let posteriors = cross_fitted(layout, scale, &rows, folds)?;
     let class: Vec<usize> = rows.iter().map(|(o, _)| o.group).collect();
     let error = classwise_calibration_error(&posteriors, &class, BINS);
-    Ok(error.map(|calibration_error| RaceQuality { auc, calibration_error }))
+    let placed: Vec<(&[f64], usize)> = rows.iter().map(|(o, ratios)| (ratios.as_slice(), o.group)).collect();
+    let reach = Reach::of(&placed, layout.groups, PATIENTS_MIN);
+    Ok(error.zip(reach).map(|(calibration_error, reach)| RaceQuality { auc, calibration_error, reach }))
 }
 
 fn one_against_rest(rows: &[(&Observation, Vec<f64>)], group: usize) -> Option<Auc> {
@@ -122,7 +127,9 @@ mod tests {
     fn every_criterion_can_withhold() {
         let auc = |lower| Some(Auc { auc: 0.95, lower, upper: 0.99 });
         let check = |auc: Vec<Option<Auc>>, calibration_error, admitted: &[usize], expected| {
-            assert_eq!(RaceQuality { auc, calibration_error }.is_sufficient(admitted), expected);
+            let rows: Vec<(&[f64], usize)> = vec![(&[0.0], 0), (&[1.0], 0)];
+            let reach = Reach::of(&rows, 2, 2).unwrap();
+            assert_eq!(RaceQuality { auc, calibration_error, reach }.is_sufficient(admitted), expected);
         };
         check(vec![auc(0.9), auc(0.86)], 0.04, &[0, 1], true);
         check(vec![auc(0.9), auc(0.84)], 0.04, &[0, 1], false);

@@ -135,6 +135,7 @@ fn individual_part(finding: &FindingProfile, individual: Individual<'_>) -> (Opt
         return (None, vec![IndReason::Weak]);
     }
     match log_ratios(posteriors) {
+        Some(ratios) if quality.reach.is_beyond(&ratios) => (None, vec![IndReason::Ood]),
         Some(ratios) => (Some(ratios), Vec::new()),
         None => (None, vec![IndReason::Failed]),
     }

@@ -141,7 +141,7 @@ const SETTINGS: RiskSettings = RiskSettings { delta: DELTA, per_study_inference:
 
 fn assessed(profile: &Profile, score: f64, posteriors: &[f64]) -> FindingAssessment {
     let (audit, race, clinical) = (identity("race", Purpose::Race), race(posteriors), [clinical(score)]);
-    let input = AssessInput { audit: &audit, race: Some(&race), clinical: &clinical, upstream: &[] };
+    let input = AssessInput { audit: &audit, race: Ok(&race), clinical: &clinical, upstream: &[] };
     assess(&input, Some(profile), &SETTINGS, day(1)).unwrap().findings.remove(0)
 }
 
@@ -357,7 +357,7 @@ fn every_precondition_is_named_when_it_fails() {
         m[0].threshold = Probability::new(0.6).unwrap();
         u[0].key = "nodule".into();
     }
-    let check = |race: Option<&StudyScore>,
+    let check = |race: Result<&StudyScore, IndReason>,
                  clinical: StudyScore,
                  profile: Option<&Profile>,
                  s,
@@ -369,30 +369,57 @@ fn every_precondition_is_named_when_it_fails() {
         assert_eq!((a.level, a.reasons.as_slice()), (level, reasons));
         assert_eq!(a.spread.is_some(), level != Level::Indeterminate);
     };
-    use IndReason::{Failed, NoCal, Off, Range, Stale};
+    use IndReason::{Failed, NoCal, Off, Range, Scope, Stale};
     let (some, indeterminate, by_score) = (Some(&profile), Level::Indeterminate, Level::ScoreDependent);
-    check(Some(&race_ok), clinical(0.42), some, usual, Level::Elevated, &[]);
-    check(Some(&race_ok), clinical(0.42), None, usual, indeterminate, &[NoCal]);
-    check(Some(&race_ok), unknown, some, usual, indeterminate, &[NoCal]);
-    check(Some(&race_ok), renamed, some, usual, indeterminate, &[Stale]);
-    check(Some(&race_ok), moved, some, usual, indeterminate, &[Stale]);
-    check(Some(&race_ok), clinical(0.42), some, settings(true, Some(39)), indeterminate, &[Stale]);
-    check(Some(&race_ok), clinical(0.42), some, settings(true, Some(41)), Level::Elevated, &[]);
-    check(None, clinical(0.42), some, usual, by_score, &[Failed]);
-    check(Some(&broken), clinical(0.42), some, usual, by_score, &[Failed]);
-    check(Some(&other_race), clinical(0.42), some, usual, by_score, &[Stale]);
-    check(Some(&race_ok), clinical(0.42), some, settings(false, None), by_score, &[Off]);
-    check(None, clinical(0.42), None, settings(false, None), indeterminate, &[NoCal, Off]);
+    check(Ok(&race_ok), clinical(0.42), some, usual, Level::Elevated, &[]);
+    check(Ok(&race_ok), clinical(0.42), None, usual, indeterminate, &[NoCal]);
+    check(Ok(&race_ok), unknown, some, usual, indeterminate, &[NoCal]);
+    check(Ok(&race_ok), renamed, some, usual, indeterminate, &[Stale]);
+    check(Ok(&race_ok), moved, some, usual, indeterminate, &[Stale]);
+    check(Ok(&race_ok), clinical(0.42), some, settings(true, Some(39)), indeterminate, &[Stale]);
+    check(Ok(&race_ok), clinical(0.42), some, settings(true, Some(41)), Level::Elevated, &[]);
+    check(Err(Failed), clinical(0.42), some, usual, by_score, &[Failed]);
+    check(Err(Scope), clinical(0.42), some, usual, by_score, &[Scope]);
+    check(Ok(&broken), clinical(0.42), some, usual, by_score, &[Failed]);
+    check(Ok(&other_race), clinical(0.42), some, usual, by_score, &[Stale]);
+    check(Ok(&race_ok), clinical(0.42), some, settings(false, None), by_score, &[Off]);
+    check(Err(Failed), clinical(0.42), None, settings(false, None), indeterminate, &[NoCal, Off]);
     let far = assessed(&profile, 0.9999, &[0.005, 0.99, 0.005]);
     assert!(far.level == indeterminate && far.reasons.contains(&Range), "{:?}", far.reasons);
     let audit = identity("race", Purpose::Race);
-    let drifting =
-        AssessInput { audit: &audit, race: None, clinical: &[clinical(0.42)], upstream: &[IndReason::Drift] };
+    let drifting = AssessInput {
+        audit: &audit,
+        race: Err(IndReason::Failed),
+        clinical: &[clinical(0.42)],
+        upstream: &[IndReason::Drift],
+    };
     let a = assess(&drifting, some, &usual, day(1)).unwrap().findings.remove(0);
     assert_eq!((a.level, a.reasons), (indeterminate, vec![IndReason::Drift, Failed]));
     assert!(a.expected_error.is_none());
     let impossible = AssessInput { clinical: &[clinical(f64::NAN)], ..drifting };
     assert!(assess(&impossible, some, &usual, day(1)).is_err());
+}
+
+#[test]
+fn a_posterior_where_the_cohort_has_none_says_nothing_of_the_individual() {
+    let profile = BIASED.profile(22, 80);
+    // A limit from 2,400 patients has a standard error of .15 points of coverage, a fresh cohort as much again.
+    let beyond = |seed: u64| {
+        let fresh = assessed_cohort(&BIASED, 100 + seed, &BIASED.profile(seed, 50));
+        share(&fresh, |a| a.reasons.contains(&IndReason::Ood))
+    };
+    let mean = (22..28).map(beyond).sum::<f64>() / 6.0;
+    assert!((0.0015..0.0085).contains(&mean), "{mean}, .005 ± 4 standard errors were expected");
+    // Torn between two groups without a thought of the third, far between all centres.
+    let torn = [0.5, 0.5 - 1e-6, 1e-6];
+    let a = assessed(&profile, 0.42, &torn);
+    assert_eq!((a.level, a.reasons.as_slice()), (Level::ScoreDependent, [IndReason::Ood].as_slice()));
+    assert!(a.spread.is_some() && a.disclosed.is_none());
+    // A withheld destination cannot tell it from a study whose posterior the cohort knows.
+    let usual = assessed(&profile, 0.42, &[0.005, 0.99, 0.005]);
+    assert_eq!(usual.level, Level::Elevated);
+    let seen = |a| released(&a, Disclosure::Withheld, false, DELTA);
+    assert_eq!(seen(a), seen(usual));
 }
 
 #[test]

@@ -124,6 +124,39 @@ fn labels_match_the_world_and_are_independent_of_each_other() {
 }
 
 #[test]
+fn in_the_null_world_nothing_that_is_drawn_depends_on_the_group() {
+    let world = World::null();
+    let drawn: Vec<Patient> = (1..=60_000).map(|i| Patient::draw(&world, 8, i, 0.3)).collect();
+    type Quantity = (&'static str, fn(&Patient) -> Option<f64>);
+    let quantities: [Quantity; 12] = [
+        ("pneumothorax", |p| Some(f64::from(p.pneumothorax.is_some()))),
+        ("its severity", |p| p.pneumothorax.map(|l| l.severity)),
+        ("its contrast", |p| p.pneumothorax.map(|l| l.contrast)),
+        ("its side", |p| p.pneumothorax.map(|l| f64::from(l.side == Side::Left))),
+        ("effusion", |p| Some(f64::from(p.pleural_effusion.is_some()))),
+        ("its severity", |p| p.pleural_effusion.map(|l| l.severity)),
+        ("skin fold", |p| Some(f64::from(p.build.skin_fold.is_some()))),
+        ("haze", |p| Some(f64::from(p.build.basal_haze.is_some()))),
+        ("scale", |p| Some(p.build.scale)),
+        ("vessels", |p| Some(p.build.vessels)),
+        ("anisotropy", |p| Some(p.texture.anisotropy)),
+        ("age", |p| Some(f64::from(p.age))),
+    ];
+    for (name, quantity) in quantities {
+        let of =
+            |group: usize| -> Vec<f64> { drawn.iter().filter(|p| p.group == group).filter_map(quantity).collect() };
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let groups: Vec<Vec<f64>> = (0..3).map(of).collect();
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            let error = |v: &[f64]| crate::stats::standard_deviation(v).powi(2) / v.len() as f64;
+            let z = (mean(&groups[a]) - mean(&groups[b])) / (error(&groups[a]) + error(&groups[b])).sqrt();
+            // 36 comparisons: 4.5 standard errors happen by chance once in 4,000 worlds.
+            assert!(z.abs() < 4.5, "{name} differs between groups {a} and {b} by {z:.1} standard errors");
+        }
+    }
+}
+
+#[test]
 fn a_patient_has_the_same_body_and_findings_in_both_worlds() {
     for number in 1..200 {
         let [null, biased] = [World::null(), World::biased()].map(|w| Patient::draw(&w, 9, number, 0.3));
