@@ -1,5 +1,5 @@
 //! Every kind of report against the independent checks of `check_sr.py`: dciodvfy, dcmtk, highdicom and the rules of
-//! the specification. `SIDELIGHT_SR_PYTHON` names a Python with pydicom and highdicom (scripts/test sets it).
+//! the specification. They need a Python with pydicom and highdicom (`support::reference_python`).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -45,10 +45,6 @@ fn check_file(name: &str, file: &[u8], sources: &[Source]) {
         String::from_utf8_lossy(&output.stderr),
         dump(&path)
     );
-}
-
-fn python() -> std::ffi::OsString {
-    std::env::var_os("SIDELIGHT_SR_PYTHON").expect("SIDELIGHT_SR_PYTHON names a Python with pydicom and highdicom")
 }
 
 fn dump(path: &Path) -> String {

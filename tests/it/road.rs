@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::{
-    Node, NodeOptions, Pacs, dicom_files, element, phantoms, run, run_ok, shared, sidelight, storescu, wait_for,
+    Node, NodeOptions, Pacs, dicom_files, element, phantoms, reference_python, run, run_ok, shared, sidelight, storescu, wait_for,
 };
 
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
@@ -25,10 +25,8 @@ fn frontal_by_study(files: &[PathBuf]) -> BTreeMap<String, Vec<PathBuf>> {
 
 /// Runs the independent report checker; panics with its lines if one of its checks fails.
 pub fn check_report(report: &PathBuf, sources: &[PathBuf]) {
-    let python = std::env::var("SIDELIGHT_SR_PYTHON")
-        .expect("SIDELIGHT_SR_PYTHON is a Python with pydicom and highdicom; scripts/test sets it up");
     let checker = shared().join("tools/check_sr.py");
-    let output = run(Command::new(python).arg(checker).arg(report).arg("--source").args(sources));
+    let output = run(Command::new(reference_python()).arg(checker).arg(report).arg("--source").args(sources));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}:\n{text}{}", report.display(), String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("25 passed, 0 failed"), "{text}");

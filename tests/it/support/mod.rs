@@ -23,6 +23,11 @@ pub fn shared() -> PathBuf {
     folder
 }
 
+/// A Python with pydicom, its decoders and highdicom: `SIDELIGHT_PYTHON`, set up by `scripts/test`.
+pub fn reference_python() -> std::ffi::OsString {
+    std::env::var_os("SIDELIGHT_PYTHON").expect("SIDELIGHT_PYTHON names a Python with pydicom; scripts/test sets it up")
+}
+
 /// Waits until `condition` holds; panics with `what` after `limit`.
 pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();

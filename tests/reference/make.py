@@ -1,0 +1,215 @@
+"""Writes small images in every transfer syntax, photometric interpretation and depth that dcmtk, GDCM and pylibjpeg
+can make, for the conformance test (tests/it/conformance.rs). Usage: make.py FOLDER. The same files every time.
+
+Names are SOURCE_ENCODER_SYNTAX.dcm; what an encoder refuses is left out.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import warnings
+
+import gdcm
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+warnings.simplefilter("ignore")
+ROWS, COLUMNS = 61, 47  # odd on purpose: values of odd length, blocks that do not fill up
+
+
+def picture(bits, signed=False, rows=ROWS, columns=COLUMNS, seed=0):
+    """A smooth shape with noise that uses the whole range of `bits`."""
+    y, x = np.mgrid[0:rows, 0:columns]
+    shape = 0.5 + 0.4 * np.sin(x / 7.0 + seed) * np.cos(y / 9.0) + 0.1 * ((x // 8 + y // 8) % 2)
+    noise = np.random.default_rng(seed).normal(0, 0.02, (rows, columns))
+    unit = np.clip(shape + noise, 0, 1)
+    unit[0, 0], unit[-1, -1] = 0, 1
+    values = np.round(unit * (2**bits - 1)).astype(np.int64)
+    return values - 2 ** (bits - 1) if signed else values
+
+
+def dataset(number, photometric, samples, allocated, stored, signed, frames, pixels):
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    multi = frames > 1
+    ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7" + (".2" if multi else "")
+    ds.SOPInstanceUID = f"2.25.777{number}"
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = "2.25.7771", "2.25.7772"
+    ds.PatientName, ds.PatientID = "PHANTOM", "PHANTOM"
+    ds.Modality = "OT"
+    ds.Rows, ds.Columns = ROWS, COLUMNS
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = samples, photometric
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = allocated, stored, stored - 1
+    ds.PixelRepresentation = int(signed)
+    if samples == 3:
+        ds.PlanarConfiguration = 0
+    if multi:
+        ds.NumberOfFrames = frames
+    data = pixels.tobytes()
+    ds.PixelData = data + b"\0" * (len(data) % 2)
+    ds["PixelData"].VR = "OB" if allocated == 8 else "OW"
+    return ds
+
+
+def sources():
+    """Name and data set of each uncompressed source."""
+    number = 0
+    for bits, signed in [(8, False), (10, False), (12, False), (14, False), (16, False), (12, True), (16, True)]:
+        allocated = 8 if bits == 8 else 16
+        kind = ("i" if signed else "u") + str(allocated // 8)
+        for photometric in ["MONOCHROME2", "MONOCHROME1"] if bits in (8, 12) and not signed else ["MONOCHROME2"]:
+            number += 1
+            stored = picture(bits, signed, seed=number).astype("<" + kind)
+            name = f"{photometric.lower()}-{bits}{'s' if signed else 'u'}"
+            yield name, dataset(number, photometric, 1, allocated, bits, signed, 1, stored)
+    number += 1
+    frames = np.stack([picture(12, seed=20 + i) for i in range(3)]).astype("<u2")
+    yield "multiframe-12u", dataset(number, "MONOCHROME2", 1, 16, 12, False, 3, frames)
+    number += 1
+    yield "monochrome2-32u", dataset(number, "MONOCHROME2", 1, 32, 32, False, 1, picture(32, seed=5).astype("<u4"))
+    number += 1
+    yield "monochrome2-32s", dataset(number, "MONOCHROME2", 1, 32, 32, True, 1, picture(32, True, seed=6).astype("<i4"))
+    colour = np.stack([picture(8, seed=30 + i) for i in range(3)], axis=-1).astype("u1")
+    for photometric in ["RGB", "YBR_FULL"]:
+        number += 1
+        yield photometric.lower() + "-8", dataset(number, photometric, 3, 8, 8, False, 1, colour)
+    number += 1
+    palette = dataset(number, "PALETTE COLOR", 1, 8, 8, False, 1, picture(8, seed=40).astype("u1"))
+    for i, colour_name in enumerate(["Red", "Green", "Blue"]):
+        setattr(palette, colour_name + "PaletteColorLookupTableDescriptor", [256, 0, 16])
+        table = ((np.arange(256) * (i + 1) * 131) % 65536).astype("<u2").tobytes()
+        setattr(palette, colour_name + "PaletteColorLookupTableData", table)
+    yield "palette-8", palette
+
+
+def run(*command):
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+DCMTK = {
+    "implicit": ["dcmconv", "+ti"],
+    "explicit": ["dcmconv", "+te"],
+    "big-endian": ["dcmconv", "+tb"],
+    "deflated": ["dcmconv", "+td"],
+    "rle": ["dcmcrle"],
+    "rle-many-fragments": ["dcmcrle", "+fs", "1"],
+    "baseline": ["dcmcjpeg", "+eb", "+q", "95", "+ua"],
+    "baseline-444": ["dcmcjpeg", "+eb", "+q", "95", "+s4", "+ua"],
+    "baseline-rgb": ["dcmcjpeg", "+eb", "+q", "95", "+cr", "+ua"],
+    "extended": ["dcmcjpeg", "+ee", "+q", "95", "+bt", "+ua"],
+    "lossless-14": ["dcmcjpeg", "+el", "+ua"],
+    "lossless-14-predictor-5": ["dcmcjpeg", "+el", "+sv", "5", "+ua"],
+    "lossless-14-point-transform": ["dcmcjpeg", "+el", "+pt", "2", "+ua"],
+    "lossless-sv1": ["dcmcjpeg", "+e1", "+ua"],
+    "jpeg-ls": ["dcmcjpls", "+el", "+ua"],
+    "jpeg-ls-sample": ["dcmcjpls", "+el", "+is", "+ua"],
+    "jpeg-ls-near": ["dcmcjpls", "+en", "+md", "2", "+ua"],
+}
+GDCM = {
+    "rle": gdcm.TransferSyntax.RLELossless,
+    "lossless-14": gdcm.TransferSyntax.JPEGLosslessProcess14,
+    "lossless-sv1": gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+    "baseline": gdcm.TransferSyntax.JPEGBaselineProcess1,
+    "jpeg-ls": gdcm.TransferSyntax.JPEGLSLossless,
+    "j2k": gdcm.TransferSyntax.JPEG2000Lossless,
+    "j2k-lossy": gdcm.TransferSyntax.JPEG2000,
+}
+PYDICOM = {
+    "rle": ("1.2.840.10008.1.2.5", {"encoding_plugin": "pylibjpeg"}),
+    "j2k": ("1.2.840.10008.1.2.4.90", {"encoding_plugin": "pylibjpeg"}),
+    "j2k-lossy": ("1.2.840.10008.1.2.4.91", {"encoding_plugin": "pylibjpeg", "j2k_cr": [10]}),
+    "jpeg-ls": ("1.2.840.10008.1.2.4.80", {"encoding_plugin": "pyjpegls"}),
+    "jpeg-ls-near": ("1.2.840.10008.1.2.4.81", {"encoding_plugin": "pyjpegls", "jls_error": 2}),
+}
+
+
+def with_gdcm(source, target, syntax):
+    """In a process of its own: GDCM ends the process where an image does not suit a codec."""
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        write_gdcm(source, target, syntax)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        target.unlink(missing_ok=True)
+
+
+def write_gdcm(source, target, syntax):
+    gdcm.Trace.WarningOff(), gdcm.Trace.ErrorOff()
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(source))
+    if not reader.Read():
+        return
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reader.GetImage())
+    if not change.Change():
+        return
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(target))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.Write()
+
+
+def with_pydicom(source, target, uid, options):
+    ds = pydicom.dcmread(source)
+    try:
+        ds.compress(uid, generate_instance_uid=False, **options)
+        ds.save_as(target)
+    except Exception:  # this encoder has no such format
+        target.unlink(missing_ok=True)
+
+
+def variants(folder, name):
+    """What an encoder does not write but a file may hold: made from files that are there already."""
+    source = folder / f"{name}_pydicom_explicit.dcm"
+    ds = pydicom.dcmread(source)
+    if ds.SamplesPerPixel == 3:
+        values = np.frombuffer(ds.PixelData[: ROWS * COLUMNS * 3], "u1").reshape(ROWS * COLUMNS, 3)
+        ds.PlanarConfiguration = 1
+        data = values.T.tobytes()
+        ds.PixelData = data + b"\0" * (len(data) % 2)
+        ds.save_as(folder / f"{name}_pydicom_planar.dcm")
+    if ds.BitsAllocated == 16 and ds.BitsStored == 12 and ds.get("NumberOfFrames", 1) == 1:
+        values = np.frombuffer(ds.PixelData, "<u2")
+        garbage = (np.arange(values.size) * 7919 & 0xF) << 12
+        ds.PixelData = ((values & 0xFFF) | garbage).astype("<u2").tobytes()
+        ds.save_as(folder / f"{name}_pydicom_garbage-above-stored.dcm")
+    tables = folder / f"{name}_pydicom_j2k.dcm"
+    if tables.exists() and ds.get("NumberOfFrames", 1) > 1:
+        encapsulated = pydicom.dcmread(tables)
+        frames = list(pydicom.encaps.generate_frames(encapsulated.PixelData, number_of_frames=ds.NumberOfFrames))
+        encapsulated.PixelData = pydicom.encaps.encapsulate(frames, has_bot=False)
+        encapsulated.save_as(folder / f"{name}_pydicom_j2k-no-offset-table.dcm")
+        encapsulated.PixelData = pydicom.encaps.encapsulate(frames, fragments_per_frame=3, has_bot=True)
+        encapsulated.save_as(folder / f"{name}_pydicom_j2k-fragments.dcm")
+        extended = pydicom.encaps.encapsulate_extended(frames)
+        encapsulated.PixelData, encapsulated.ExtendedOffsetTable, encapsulated.ExtendedOffsetTableLengths = extended
+        encapsulated.save_as(folder / f"{name}_pydicom_j2k-extended-offset-table.dcm")
+
+
+def main(folder):
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, ds in sources():
+        source = folder / f"{name}_pydicom_explicit.dcm"
+        ds.save_as(source, enforce_file_format=True)
+        for syntax, command in DCMTK.items():
+            target = folder / f"{name}_dcmtk_{syntax}.dcm"
+            if not run(command[0], *command[1:], str(source), str(target)):
+                target.unlink(missing_ok=True)
+        for syntax, code in GDCM.items():
+            with_gdcm(source, folder / f"{name}_gdcm_{syntax}.dcm", code)
+        for syntax, (uid, options) in PYDICOM.items():
+            with_pydicom(source, folder / f"{name}_pydicom_{syntax}.dcm", uid, options)
+        variants(folder, name)
+
+
+main(sys.argv[1])

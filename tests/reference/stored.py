@@ -1,0 +1,78 @@
+"""Stored values of DICOM images by pydicom and its plugins, the reference of the conformance test.
+
+Usage: stored.py OUT < LIST. LIST has one path a line. OUT/NUMBER.npy (line number from 0) holds one row of stored
+values per frame, colour by pixel as decoded; OUT/index.json what each is, or why there is none.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import warnings
+
+import numpy as np
+import pydicom
+from pydicom.pixels import pixel_array
+
+warnings.simplefilter("ignore")
+pydicom.config.logger.disabled = True
+PLUGINS = ["pylibjpeg", "pyjpegls", "pydicom", "gdcm"]
+
+
+def decode(ds, path):
+    frames = int(ds.get("NumberOfFrames", 1) or 1)
+    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        faults = []
+        for plugin in PLUGINS:
+            try:
+                return plugin, [pixel_array(ds, index=i, raw=True, decoding_plugin=plugin) for i in range(frames)]
+            except Exception as fault:  # the plugin does not know the syntax, or this kind of image
+                faults.append(f"{plugin}: {fault}")
+        if ds.SamplesPerPixel == 1:
+            with tempfile.TemporaryDirectory() as folder:
+                plain = os.path.join(folder, "plain.dcm")
+                if subprocess.run(["dcmdjpeg", path, plain], stderr=subprocess.DEVNULL).returncode == 0:
+                    return "dcmtk", decode(pydicom.dcmread(plain), plain)[1]
+        raise ValueError("; ".join(faults)[:600])
+    return "pydicom", [pixel_array(ds, index=i, raw=True) for i in range(frames)]
+
+
+def answer(path, target):
+    ds = pydicom.dcmread(path, force=True)
+    keys = ["BitsAllocated", "BitsStored", "PixelRepresentation", "SamplesPerPixel", "Rows", "Columns"]
+    facts = {key: int(ds.get(key) or 0) for key in keys}
+    facts["photometric"] = str(ds.get("PhotometricInterpretation", ""))
+    facts["syntax"] = str(ds.file_meta.get("TransferSyntaxUID", ""))
+    try:
+        plugin, frames = decode(ds, path)
+        values = np.stack([frame.reshape(-1) for frame in frames])
+        np.save(target, values.astype("<f8" if values.dtype.kind == "f" else "<i8"))
+        facts["plugin"] = plugin
+    except Exception as fault:
+        facts["fault"] = str(fault)[:600]
+    return facts
+
+
+def main(out):
+    out = pathlib.Path(out)
+    index = []
+    for number, path in enumerate(sys.stdin.read().splitlines()):
+        # A plugin may end its process: each file has one of its own.
+        readable, writable = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            facts = answer(path, out / f"{number}.npy")
+            os.write(writable, json.dumps(facts).encode())
+            os._exit(0)
+        os.close(writable)
+        with os.fdopen(readable) as pipe:
+            text = pipe.read()
+        status = os.waitpid(child, 0)[1]
+        index.append(json.loads(text) if status == 0 else {"fault": f"the reference reader ended with status {status}"})
+    (out / "index.json").write_text(json.dumps(index))
+
+
+main(sys.argv[1])
