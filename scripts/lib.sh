@@ -20,6 +20,7 @@ need_cargo() {
     . "$HOME/.cargo/env"
   fi
   command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup (https://rustup.rs), then try again"
+  cargo --version >/dev/null 2>&1 || die "cargo does not run: choose a toolchain with \`rustup default stable\`, then try again"
 }
 
 # Sets LIBTORCH to a folder with include/ and lib/, downloading it the first time.

@@ -233,10 +233,7 @@ impl Analyser {
                 scores.push(score);
             }
         }
-        let race = scores
-            .iter()
-            .find(|s| is_purpose(s, Purpose::Race, &self.packages))
-            .ok_or_else(|| self.without_race(study));
+        let race = self.race_of(study, &scores);
         let clinical: Vec<StudyScore> =
             scores.iter().filter(|s| is_purpose(s, Purpose::Clinical, &self.packages)).cloned().collect();
         if clinical.is_empty() {
@@ -260,25 +257,27 @@ impl Analyser {
         }
     }
 
-    /// Why a study has no race posterior.
-    fn without_race(&self, study: &ReadyStudy) -> IndReason {
-        let in_scope = |p: &Package| study.instances.iter().any(|i| p.scope.admits(&i.header).is_ok());
-        match self.packages.iter().find(|p| p.purpose == Purpose::Race) {
-            None => IndReason::Off,
-            Some(package) if !in_scope(package) => IndReason::Scope,
-            Some(_) => IndReason::Failed,
+    /// The study's race posterior, or why there is none. It must come from every image that both models may see: one
+    /// of other images than the clinical score would not be the posterior that the profile was fitted with.
+    fn race_of<'a>(&self, study: &ReadyStudy, scores: &'a [StudyScore]) -> Result<&'a StudyScore, IndReason> {
+        let package = self.packages.iter().find(|p| p.purpose == Purpose::Race).ok_or(IndReason::Off)?;
+        let mut shared = study
+            .instances
+            .iter()
+            .filter(|i| !i.scores.is_empty() && package.scope.admits(&i.header).is_ok())
+            .map(|i| &i.header.sop_instance)
+            .peekable();
+        if shared.peek().is_none() {
+            return Err(IndReason::Scope);
         }
+        let score = scores.iter().find(|s| s.model.key() == package.identity.key()).ok_or(IndReason::Failed)?;
+        if shared.all(|image| score.images.contains(image)) { Ok(score) } else { Err(IndReason::Failed) }
     }
 
     /// The assessment as a destination with this disclosure may see it ([`assess::released`]).
     pub fn released(&self, assessment: &Assessment, disclosure: Disclosure) -> Assessment {
         let delta = self.risk.delta;
-        let release = |finding: &FindingAssessment| {
-            let profile = self.profile.as_ref();
-            let releasable =
-                profile.is_some_and(|p| p.elevated_releasable(&finding.finding.key, finding.direction, delta));
-            assess::released(finding, disclosure, releasable, delta)
-        };
+        let release = |finding: &FindingAssessment| assess::released(finding, disclosure, delta);
         Assessment { findings: assessment.findings.iter().map(release).collect(), ..assessment.clone() }
     }
 

@@ -24,6 +24,8 @@ pub struct StudyActivity {
     pub study: Uid,
     /// The AE title that sent the study's first object; its source may have its own quiet period.
     pub source: AeTitle,
+    /// Counts what changed in the study: whoever closes it does so on what was decided about.
+    pub version: i64,
     /// 1 for the first report, one more each time that a closed study is opened again.
     pub revision: u32,
     /// When assembly of this revision began.
@@ -79,6 +81,7 @@ mod tests {
 
     fn activity(first: i64, last: i64, unread: Option<i64>) -> StudyActivity {
         StudyActivity {
+            version: 1,
             study: Uid::parse("1.2.3").unwrap(),
             source: AeTitle::parse("MODALITY").unwrap(),
             revision: 1,

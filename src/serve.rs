@@ -167,21 +167,29 @@ impl Node {
             // The claim stays: the next start lifts it, and does not count it as an attempt.
             Err(error) => return self.give_up(&format!("inference ended: {error:#}")),
         };
-        if read.refusal.as_ref().is_some_and(|r| r.code == RefusalCode::WorkerDied) {
+        if let Some(refusal) = &read.refusal {
+            let (code, detail) = (refusal.code, &refusal.detail);
             // Signals to the whole service end workers too: that says nothing of the object.
-            if self.cancel.is_cancelled() {
+            if code == RefusalCode::WorkerDied && self.cancel.is_cancelled() {
                 return;
             }
-            if pending.attempts < ATTEMPTS_MAX {
-                warn!(attempt = pending.attempts, "a decode worker died; the object will be tried again");
-                return self.release(sop_instance).await;
+            if code == RefusalCode::WorkerUnavailable {
+                self.trouble("starting a decode worker", detail).await;
+                return self.release(sop_instance, false).await;
+            }
+            let fleeting = matches!(code, RefusalCode::WorkerDied | RefusalCode::ModelFailed);
+            if fleeting && pending.attempts < ATTEMPTS_MAX {
+                warn!(attempt = pending.attempts, %code, detail, "the object will be tried again");
+                // What ended the attempt, want of memory for instance, may pass.
+                self.pause(&tokio::sync::Notify::new(), IDLE * pending.attempts).await;
+                return self.release(sop_instance, true).await;
             }
         }
         let own = match self.store.is_own_report(sop_instance).await {
             Ok(own) => own,
             Err(error) => {
                 self.trouble("asking for own reports", &error).await;
-                return self.release(sop_instance).await;
+                return self.release(sop_instance, false).await;
             }
         };
         let contradiction = read.header.as_ref().and_then(|header| {
@@ -211,7 +219,7 @@ impl Node {
             }
             (None, ..) => {
                 error!("an object was read without a result and without a reason; it will be tried again");
-                return self.release(sop_instance).await;
+                return self.release(sop_instance, true).await;
             }
         };
         self.save(sop_instance, reading).await;
@@ -220,12 +228,12 @@ impl Node {
     async fn save(&self, sop_instance: &Uid, reading: Reading<'_>) {
         if let Err(error) = self.store.save_read(sop_instance, reading, Utc::now()).await {
             self.trouble("saving what was read", &error).await;
-            self.release(sop_instance).await;
+            self.release(sop_instance, false).await;
         }
     }
 
-    async fn release(&self, sop_instance: &Uid) {
-        if let Err(error) = self.store.release_instance(sop_instance).await {
+    async fn release(&self, sop_instance: &Uid, counted: bool) {
+        if let Err(error) = self.store.release_instance(sop_instance, counted).await {
             error!(%error, "the claim could not be released; it ends by itself");
         }
     }
@@ -247,7 +255,7 @@ impl Node {
                     Decision::Wait { until } => {
                         wait = wait.min((until - now).to_std().unwrap_or_default().max(Duration::from_millis(5)));
                     }
-                    Decision::Close { complete } => self.close(&activity.study, complete).await,
+                    Decision::Close { complete } => self.close(&activity, complete).await,
                 }
                 if self.cancel.is_cancelled() {
                     return;
@@ -265,8 +273,9 @@ impl Node {
         }
     }
 
-    async fn close(self: &Arc<Self>, study: &Uid, complete: bool) {
-        let claim = match self.store.claim_study(study, LEASE, Utc::now()).await {
+    async fn close(self: &Arc<Self>, activity: &StudyActivity, complete: bool) {
+        let study = &activity.study;
+        let claim = match self.store.claim_study(study, activity.version, LEASE, Utc::now()).await {
             Ok(Some(claim)) => claim,
             Ok(None) => return,
             Err(error) => return self.trouble("claiming a study", &error).await,

@@ -95,22 +95,18 @@ pub fn assess(
     Ok(Assessment { audit: input.audit.clone(), profile, findings })
 }
 
-/// A finding as a destination may see it. Level 2 depends on the image's race posterior; where groups are withheld it
-/// is told only if that gives no group away (`releasable`, see [`Profile::elevated_releasable`]). Otherwise the level
-/// is what the score alone says, so that it carries nothing of the posterior.
-pub fn released(
-    finding: &FindingAssessment,
-    disclosure: Disclosure,
-    releasable: bool,
-    delta: f64,
-) -> FindingAssessment {
+/// A finding as a destination may see it. Level 2 depends on the image's race posterior, so where groups are withheld
+/// the level is what the score alone says. No rule on who is flagged could make level 2 safe to tell: whoever is at
+/// level 1 at the same score is then known not to be at level 2, and that may be one group (method.md §6 would tell it
+/// where the flagged are mixed).
+pub fn released(finding: &FindingAssessment, disclosure: Disclosure, delta: f64) -> FindingAssessment {
     let mut released = finding.clone();
     if disclosure == Disclosure::Probabilities {
         return released;
     }
     released.disclosed = None;
     withhold_reasons(&mut released);
-    if finding.level != Level::Elevated || releasable {
+    if finding.level != Level::Elevated {
         return released;
     }
     match &finding.spread {

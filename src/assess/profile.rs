@@ -68,7 +68,7 @@ pub struct FindingProfile {
     pub gate: Option<Gate>,
     /// None where the cohort has no posteriors.
     pub race: Option<RaceQuality>,
-    /// Who would be at level 2 in the cohort itself; see [`Profile::elevated_releasable`].
+    /// Who would be at level 2 in the cohort itself, for the people who judge a profile.
     pub elevated: Vec<StratumEvidence>,
     pub curves: Option<Curves>,
 }
@@ -170,15 +170,6 @@ impl Profile {
         let mut bytes = serde_json::to_vec_pretty(self).expect("a profile holds no map with keys that are not text");
         bytes.push(b'\n');
         bytes
-    }
-
-    /// Whether level 2 may be told to a destination from which groups are withheld (method.md §6): at least 11
-    /// reference patients would be flagged alike, and no group makes up more than 80 % of them. Otherwise the flag
-    /// alone would all but name the patient's group. False unless the profile was fitted for this δ.
-    pub fn elevated_releasable(&self, finding: &str, direction: Direction, delta: f64) -> bool {
-        let same_delta = (self.delta - delta).abs() < 1e-6;
-        let strata = self.findings.iter().filter(|f| f.finding == finding).flat_map(|f| &f.elevated);
-        same_delta && strata.filter(|e| e.direction == direction).any(|e| e.patients >= 11 && e.largest_share <= 0.8)
     }
 
     /// Completes a fitted profile: format and identifier.

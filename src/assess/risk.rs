@@ -148,7 +148,7 @@ struct Sample<'a> {
     z: f64,
     point: Quantities,
     draws: Vec<Quantities>,
-    /// π and D of the estimate, D of the draws.
+    /// π and D of the estimate, and D of the estimated curves with the π of each draw.
     individual: Option<(Vec<f64>, f64, Vec<f64>)>,
 }
 
@@ -163,8 +163,7 @@ impl<'a> Sample<'a> {
             let excess = layout.excess(&point, &posterior);
             let drawn = curves
                 .draw_values()
-                .zip(&draws)
-                .filter_map(|(parameters, q)| layout.posterior(parameters, &at, ratios).map(|p| layout.excess(q, &p)));
+                .filter_map(|parameters| layout.posterior(parameters, &at, ratios).map(|p| layout.excess(&point, &p)));
             Some((posterior, excess, drawn.collect()))
         });
         Self { curves, layout, z, point, draws, individual }
@@ -201,13 +200,24 @@ impl<'a> Sample<'a> {
             errors[g] = Some(turn(self.event(position, self.curves.critical.error)));
         }
         let individual = self.individual.as_ref().map(|(posterior, excess, drawn)| {
-            let half = self.curves.critical.excess * standard_deviation(drawn);
+            let half = self.excess_half_width(posterior, drawn);
             let (down, up) = self.unknown_share(posterior);
             let excess = Interval { estimate: *excess, lower: excess - half - down, upper: excess + half + up };
             let excess = if positive { negate(excess) } else { excess };
             IndividualEstimates { posterior: posterior.clone(), excess, ambiguity: self.ambiguity(posterior) }
         });
         Estimates { expected: turn(self.expected()), spread: self.spread(), errors, individual }
+    }
+
+    /// Half width of D, simultaneous over scores and over π: the mean of the vertices' half widths (see `bands`), and
+    /// beside it what the recalibration of π adds.
+    fn excess_half_width(&self, posterior: &[f64], drawn: &[f64]) -> f64 {
+        let vertex = |position: usize| {
+            let deviations: Vec<f64> = self.draws.iter().map(|q| q.event[position] - q.expected).collect();
+            standard_deviation(&deviations)
+        };
+        let curves: f64 = self.layout.admitted.iter().enumerate().map(|(p, &g)| posterior[g] * vertex(p)).sum();
+        self.curves.critical.excess * (curves + standard_deviation(drawn))
     }
 
     /// c_g with limits, on the logit scale inside.

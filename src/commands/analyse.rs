@@ -17,7 +17,7 @@ use sidelight::domain::{
 };
 use sidelight::report;
 use tokio::sync::Semaphore;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{print, print_json, progress, table};
 
@@ -153,7 +153,7 @@ async fn read_all(
     Ok(read.into_iter().map(|(_, path, read)| (path, read)).collect())
 }
 
-/// Instances by study; what has no readable header stands apart. The same SOP instance counts once.
+/// Instances by study; what has no readable header stands apart, and so do further files of the same SOP instance.
 fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refusal)>) {
     let mut studies: BTreeMap<Uid, Vec<ScoredInstance>> = BTreeMap::new();
     let mut unreadable = Vec::new();
@@ -165,7 +165,8 @@ fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refus
             continue;
         };
         if !known.insert(header.sop_instance.clone()) {
-            warn!(file = %path.display(), "an instance that was read before is left out");
+            let detail = "another file with this SOP Instance UID was read before";
+            unreadable.push((path, Refusal::new(RefusalCode::Inconsistent, detail)));
             continue;
         }
         studies.entry(header.study.clone()).or_default().push(ScoredInstance {

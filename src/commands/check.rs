@@ -5,10 +5,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 
+use chrono::Utc;
 use serde_json::json;
 use sidelight::analyse::read_profile;
+use sidelight::assess::Profile;
 use sidelight::config::Config;
 use sidelight::deliver::{self, Peer};
+use sidelight::domain::{Finding, ModelOutputs, Purpose};
 use sidelight::infer::{self, Package};
 
 use super::{print, print_json, table};
@@ -88,18 +91,40 @@ fn profile(config: &Config) -> Item {
         return Item::new("risk.profile", Ok("none: every finding will be indeterminate (IND-NOCAL)".into()));
     };
     let outcome = read_profile(path).map_err(|e| format!("{e:#}")).and_then(|profile| {
-        let packages = infer::load_all(&config.models.dir, &config.models.clinical).map_err(|e| e.to_string())?;
-        for finding in &profile.findings {
-            if !packages.iter().any(|p| p.key() == finding.model) {
-                return Err(format!(
-                    "was fitted for {}, which is not configured: fit a profile for the deployed model",
-                    finding.model
-                ));
-            }
-        }
-        Ok(profile.id)
+        let names: Vec<String> = config.models.race.iter().chain(&config.models.clinical).cloned().collect();
+        let packages = infer::load_all(&config.models.dir, &names).map_err(|e| e.to_string())?;
+        profile_fault(&profile, &packages, config).map_or(Ok(profile.id), Err)
     });
     Item::new("risk.profile", outcome)
+}
+
+/// Why the node would abstain with this profile (IND-STALE), if it would.
+fn profile_fault(profile: &Profile, packages: &[Package], config: &Config) -> Option<String> {
+    let age = (Utc::now() - profile.fitted_at).to_std().unwrap_or_default();
+    if config.risk.profile_age_max.is_some_and(|limit| age > limit) {
+        let days = age.as_secs() / 86_400;
+        return Some(format!("was fitted {days} days ago, risk.profile_age_max is less: fit it again"));
+    }
+    for finding in &profile.findings {
+        let Some(package) = packages.iter().find(|p| p.key() == finding.model) else {
+            let model = &finding.model;
+            return Some(format!(
+                "was fitted for {model}, which is not configured: fit a profile for the deployed model"
+            ));
+        };
+        let ModelOutputs::Findings(deployed) = &package.outputs else { continue };
+        let same = |f: &Finding| f.key == finding.finding && (f.threshold.get() - finding.threshold).abs() < 1e-6;
+        if !deployed.iter().any(same) {
+            let (name, threshold) = (&finding.finding, finding.threshold);
+            return Some(format!(
+                "was fitted for {name} with threshold {threshold}, the model's is another: fit it again"
+            ));
+        }
+    }
+    let race =
+        profile.race_model.as_ref().filter(|_| config.risk.per_study_inference && config.models.race.is_some())?;
+    let known = packages.iter().any(|p| p.purpose == Purpose::Race && p.key() == *race);
+    (!known).then(|| format!("was fitted with the race model {race}, which is not configured: fit it again"))
 }
 
 /// Writable: proven by writing.

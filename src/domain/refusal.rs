@@ -22,6 +22,8 @@ pub enum RefusalCode {
     TooLarge,
     /// The decode worker exceeded its time or memory, or died.
     WorkerDied,
+    /// No decode worker could be started: trouble of the node, which says nothing of the object.
+    WorkerUnavailable,
     /// Modality, SOP class, view, body part or size outside every model's scope.
     OutOfScope,
     /// One of sidelight's own reports came back.
@@ -47,6 +49,7 @@ impl RefusalCode {
             RefusalCode::DecodeFailed => "decode-failed",
             RefusalCode::TooLarge => "too-large",
             RefusalCode::WorkerDied => "worker-died",
+            RefusalCode::WorkerUnavailable => "worker-unavailable",
             RefusalCode::OutOfScope => "out-of-scope",
             RefusalCode::OwnReport => "own-report",
             RefusalCode::NotAnImage => "not-an-image",

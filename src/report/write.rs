@@ -39,21 +39,25 @@ pub(super) fn put_code(object: &mut InMemDicomObject, tag: u32, code: &Code) {
     put_items(object, tag, vec![code_item(code)]);
 }
 
-/// Puts a copied attribute byte for byte, padded to even length. Returns whether the value fits `vr`.
+/// Puts a copied attribute byte for byte, padded to even length. Returns whether the value fits `vr`; one of a VR with
+/// a length of 16 bits (PS3.5 7.1.2) may come from an object in Implicit VR, where it may be longer.
 pub(super) fn put_verbatim(object: &mut InMemDicomObject, tag: u32, vr: VR, value: &AttributeValue) -> bool {
     match (value, vr) {
         (AttributeValue::Items(items), VR::SQ) => {
             put_items(object, tag, items.iter().map(verbatim_item).collect());
             true
         }
-        (AttributeValue::Bytes(bytes), VR::IS | VR::DS) => match std::str::from_utf8(bytes) {
-            Ok(text) if text.is_ascii() => {
-                put(object, tag, vr, text);
-                true
+        (AttributeValue::Bytes(bytes), VR::IS | VR::DS) if bytes.len() <= SHORT_LENGTH_MAX => {
+            match std::str::from_utf8(bytes) {
+                Ok(text) if text.is_ascii() => {
+                    put(object, tag, vr, text);
+                    true
+                }
+                _ => false,
             }
-            _ => false,
-        },
+        }
         (AttributeValue::Bytes(_), VR::SQ) | (AttributeValue::Items(_), _) => false,
+        (AttributeValue::Bytes(bytes), vr) if bytes.len() > SHORT_LENGTH_MAX && !has_long_length(vr) => false,
         (AttributeValue::Bytes(bytes), _) => {
             let mut bytes = bytes.clone();
             if bytes.len() % 2 == 1 {
@@ -63,6 +67,15 @@ pub(super) fn put_verbatim(object: &mut InMemDicomObject, tag: u32, vr: VR, valu
             true
         }
     }
+}
+
+/// The longest value of even length that 16 bits can tell.
+const SHORT_LENGTH_MAX: usize = 0xFFFE;
+
+/// Whether the length of this VR has 32 bits in explicit transfer syntaxes (PS3.5 Table 7.1-1).
+fn has_long_length(vr: VR) -> bool {
+    use VR::{OB, OD, OF, OL, OV, OW, SQ, SV, UC, UN, UR, UT, UV};
+    matches!(vr, OB | OD | OF | OL | OV | OW | SQ | SV | UC | UN | UR | UT | UV)
 }
 
 /// The finished file: preamble, meta information, data set in Explicit VR Little Endian.
@@ -147,6 +160,19 @@ mod tests {
             let ts = dicom_transfer_syntax_registry::entries::EXPLICIT_VR_LITTLE_ENDIAN.erased();
             object.write_dataset_with_ts(&mut bytes, &ts).unwrap();
             assert_eq!(&bytes[8..], *expected, "{vr:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_explicit_vr_cannot_hold_is_left_out() {
+        for (vr, length, expected) in
+            [(VR::LO, 65_534, true), (VR::LO, 65_535, false), (VR::DS, 70_000, false), (VR::UT, 70_000, true)]
+        {
+            let mut object = InMemDicomObject::new_empty();
+            let value = AttributeValue::Bytes(vec![b'1'; length]);
+            assert_eq!(put_verbatim(&mut object, 0x0010_0010, vr, &value), expected, "{vr:?} of {length}");
+            let ts = dicom_transfer_syntax_registry::entries::EXPLICIT_VR_LITTLE_ENDIAN.erased();
+            assert!(object.write_dataset_with_ts(&mut Vec::new(), &ts).is_ok());
         }
     }
 }

@@ -116,7 +116,7 @@ impl Writer {
         let mut results = Vec::with_capacity(jobs.len());
         let mut moves = Vec::new();
         for (sealed, received) in jobs {
-            let (accepted, target) = admit(&mut tx, sealed, received).await?;
+            let (accepted, target) = admit(&mut tx, &self.spool, sealed, received).await?;
             moves.extend(target.map(|to| (sealed.temporary.path().to_owned(), to)));
             results.push(accepted);
         }
@@ -156,6 +156,7 @@ impl Writer {
 /// Decides what an object is and records it; gives the place that its file goes to, if it is kept.
 async fn admit(
     tx: &mut Transaction<'_, Sqlite>,
+    spool: &Spool,
     sealed: &Sealed,
     received: &ReceivedInstance,
 ) -> Result<(Accepted, Option<String>), StoreError> {
@@ -186,10 +187,11 @@ async fn admit(
     if row.text("digest")? != sealed.digest.as_str() {
         return conflict(tx, sealed, received).await;
     }
-    if row.opt_text("path")?.is_some() {
+    // Success says that the object is there, so that is looked at.
+    if row.opt_text("path")?.is_some_and(|path| spool.absolute(&path).is_file()) {
         return Ok((Accepted::Duplicate, None));
     }
-    // Its object was past its retention. What is acknowledged is kept, until the retention comes by again.
+    // Its object was past its retention, or the file was lost. What is acknowledged is kept, until the retention comes by again.
     let sql = "UPDATE instances SET path = ? WHERE sop_instance = ?";
     sqlx::query(sql).bind(&path).bind(uid.as_str()).execute(&mut **tx).await?;
     Ok((Accepted::Duplicate, Some(path)))

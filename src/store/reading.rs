@@ -50,11 +50,13 @@ impl Store {
         Ok(claimed)
     }
 
-    /// Gives a claim back after a failed attempt, so that the object can be claimed again at once.
-    pub async fn release_instance(&self, sop_instance: &Uid) -> Result<(), StoreError> {
+    /// Gives a claim back, so that the object can be claimed again at once. `counted`: the attempt says something of
+    /// the object; trouble of the node does not.
+    pub async fn release_instance(&self, sop_instance: &Uid, counted: bool) -> Result<(), StoreError> {
         let mut tx = self.index().write().await?;
-        let sql = "UPDATE instances SET lease_until = NULL WHERE sop_instance = ? AND state = 'received'";
-        sqlx::query(sql).bind(sop_instance.as_str()).execute(&mut *tx).await?;
+        let sql = "UPDATE instances SET lease_until = NULL, attempts = attempts - ?
+                   WHERE sop_instance = ? AND state = 'received'";
+        sqlx::query(sql).bind(i64::from(!counted)).bind(sop_instance.as_str()).execute(&mut *tx).await?;
         tx.commit().await?;
         self.wake().instance_arrived.notify_one();
         Ok(())

@@ -1,7 +1,7 @@
 //! What is past its retention goes: objects, race scores, finally whole studies.
 //!
-//! Only finished studies lose anything. The index forgets a file before the file is removed, so that a kill in
-//! between leaves an orphan for the next start and never a row without its file. Neighbours: `serve` calls this now
+//! Only finished studies lose anything, a batch at a time, so that receiving goes on beside it. A file is removed
+//! before the row that knows it is committed: no file outlives its row. Neighbours: `serve` calls this now
 //! and then. Left out: the spans, which are configuration.
 
 use sqlx::{Sqlite, Transaction};
@@ -17,33 +17,28 @@ use super::{Expired, Retention, Store, StoreError, blocking};
 const FINISHED: &str = "SELECT s.study FROM studies s WHERE s.state IN ('delivered', 'refused', 'failed')
     AND s.closed_at < ?1 AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.study = s.study AND d.state = 'pending')";
 
+/// Files whose rows go in one transaction: receiving never waits longer than for so many deletions.
+const BATCH: u32 = 200;
+
 impl Store {
     /// Deletes what is past its retention: objects (conflicting ones by their arrival); race scores, and the files of
     /// disclosed reports, which hold them; rows and reports of studies whose objects are gone too.
     pub async fn expire(&self, now: Timestamp, retention: Retention) -> Result<Expired, StoreError> {
         let mut expired = Expired::default();
-        let mut files = Vec::new();
         let before = |kept: Option<Duration>| kept.map(|span| shifted(now, span, -1));
-        let mut tx = self.index().write().await?;
         if let Some(before) = before(retention.objects_kept) {
-            expired.objects = forget_objects(&mut tx, before, &mut files).await?;
+            expired.objects =
+                self.in_batches(before, Due::Objects).await? + self.in_batches(before, Due::Conflicts).await?;
         }
         if let Some(before) = before(retention.posteriors_kept) {
+            let mut tx = self.index().write().await?;
             expired.posteriors = forget_posteriors(&mut tx, before).await?;
-            expired.disclosed_reports = forget_disclosed_reports(&mut tx, before, &mut files).await?;
+            tx.commit().await?;
+            expired.disclosed_reports = self.in_batches(before, Due::DisclosedReports).await?;
         }
         if let Some(before) = before(retention.reports_kept) {
-            expired.studies = forget_studies(&mut tx, before, &mut files).await?;
+            expired.studies = self.in_batches(before, Due::Studies).await?;
         }
-        // Files first: a kill in between leaves rows whose file is gone, which the next run forgets, and never files
-        // that no row knows.
-        let spool = self.spool().clone();
-        blocking(move || {
-            files.iter().for_each(|path| spool.remove(path));
-            Ok(())
-        })
-        .await?;
-        tx.commit().await?;
         if expired != Expired::default() {
             info!(
                 objects = expired.objects,
@@ -55,20 +50,72 @@ impl Store {
         }
         Ok(expired)
     }
+
+    /// Forgets what is due, a batch a transaction; how many of its kind.
+    async fn in_batches(&self, before: i64, due: Due) -> Result<u64, StoreError> {
+        let mut total = 0;
+        loop {
+            let mut files = Vec::new();
+            let mut tx = self.index().write().await?;
+            let (rows, forgotten) = match due {
+                Due::Objects => forget_objects(&mut tx, before, &mut files).await?,
+                Due::Conflicts => forget_conflicts(&mut tx, before, &mut files).await?,
+                Due::DisclosedReports => forget_disclosed_reports(&mut tx, before, &mut files).await?,
+                Due::Studies => forget_studies(&mut tx, before, &mut files).await?,
+            };
+            // Files first: a kill in between leaves rows whose file is gone, which the next run forgets and a repeated
+            // object fills again, and never files that no row knows.
+            let spool = self.spool().clone();
+            blocking(move || {
+                files.iter().for_each(|path| spool.remove(path));
+                Ok(())
+            })
+            .await?;
+            tx.commit().await?;
+            total += forgotten;
+            if rows < BATCH as usize {
+                return Ok(total);
+            }
+        }
+    }
 }
 
+/// What may be past its retention and has files.
+#[derive(Clone, Copy)]
+enum Due {
+    Objects,
+    Conflicts,
+    DisclosedReports,
+    Studies,
+}
+
+/// Rows of this batch, and how many objects they were; so do the others.
 async fn forget_objects(
     tx: &mut Transaction<'_, Sqlite>,
     before: i64,
     files: &mut Vec<String>,
-) -> Result<u64, StoreError> {
-    let first = files.len();
-    let due = format!("state <> 'received' AND path IS NOT NULL AND study IN ({FINISHED})");
-    take_paths(tx, &format!("SELECT path FROM instances WHERE {due}"), before, files).await?;
-    sqlx::query(&format!("UPDATE instances SET path = NULL WHERE {due}")).bind(before).execute(&mut **tx).await?;
-    take_paths(tx, "SELECT path FROM conflicts WHERE received_at < ?1", before, files).await?;
-    sqlx::query("DELETE FROM conflicts WHERE received_at < ?1").bind(before).execute(&mut **tx).await?;
-    Ok((files.len() - first) as u64)
+) -> Result<(usize, u64), StoreError> {
+    let due = format!(
+        "SELECT sop_instance FROM instances WHERE state <> 'received' AND path IS NOT NULL AND study IN ({FINISHED})
+         ORDER BY sop_instance LIMIT {BATCH}"
+    );
+    let sql = format!("SELECT path FROM instances WHERE sop_instance IN ({due})");
+    let rows = take_paths(tx, &sql, before, files).await?;
+    let sql = format!("UPDATE instances SET path = NULL WHERE sop_instance IN ({due})");
+    sqlx::query(&sql).bind(before).execute(&mut **tx).await?;
+    Ok((rows, rows as u64))
+}
+
+async fn forget_conflicts(
+    tx: &mut Transaction<'_, Sqlite>,
+    before: i64,
+    files: &mut Vec<String>,
+) -> Result<(usize, u64), StoreError> {
+    let due = format!("SELECT rowid FROM conflicts WHERE received_at < ?1 ORDER BY rowid LIMIT {BATCH}");
+    let rows = take_paths(tx, &format!("SELECT path FROM conflicts WHERE rowid IN ({due})"), before, files).await?;
+    let sql = format!("DELETE FROM conflicts WHERE rowid IN ({due})");
+    sqlx::query(&sql).bind(before).execute(&mut **tx).await?;
+    Ok((rows, rows as u64))
 }
 
 async fn forget_posteriors(tx: &mut Transaction<'_, Sqlite>, before: i64) -> Result<u64, StoreError> {
@@ -86,36 +133,41 @@ async fn forget_disclosed_reports(
     tx: &mut Transaction<'_, Sqlite>,
     before: i64,
     files: &mut Vec<String>,
-) -> Result<u64, StoreError> {
-    let due = format!("disclosure = 'probabilities' AND path IS NOT NULL AND study IN ({FINISHED})");
-    take_paths(tx, &format!("SELECT path FROM reports WHERE {due}"), before, files).await?;
-    let sql = format!("UPDATE reports SET path = NULL WHERE {due} RETURNING variant_of");
+) -> Result<(usize, u64), StoreError> {
+    let due = format!(
+        "SELECT rowid FROM reports WHERE disclosure = 'probabilities' AND path IS NOT NULL AND study IN ({FINISHED})
+         ORDER BY rowid LIMIT {BATCH}"
+    );
+    let rows = take_paths(tx, &format!("SELECT path FROM reports WHERE rowid IN ({due})"), before, files).await?;
+    let sql = format!("UPDATE reports SET path = NULL WHERE rowid IN ({due}) RETURNING variant_of");
     let mut reports = 0;
     for row in sqlx::query(&sql).bind(before).fetch_all(&mut **tx).await? {
         // A report in several SOP classes is one.
         reports += u64::from(row.opt_int("variant_of")?.is_none());
     }
-    Ok(reports)
+    Ok((rows, reports))
 }
 
 async fn forget_studies(
     tx: &mut Transaction<'_, Sqlite>,
     before: i64,
     files: &mut Vec<String>,
-) -> Result<u64, StoreError> {
-    let due = format!(
-        "study IN ({FINISHED}) AND study NOT IN
-         (SELECT study FROM instances WHERE study IS NOT NULL AND path IS NOT NULL)"
+) -> Result<(usize, u64), StoreError> {
+    let sql = format!(
+        "SELECT study FROM studies WHERE study IN ({FINISHED}) AND study NOT IN
+             (SELECT study FROM instances WHERE study IS NOT NULL AND path IS NOT NULL)
+         ORDER BY study LIMIT {BATCH}"
     );
-    take_paths(tx, &format!("SELECT path FROM reports WHERE path IS NOT NULL AND {due}"), before, files).await?;
-    let sql = format!("SELECT study FROM studies WHERE {due}");
     let studies: Vec<String> = sqlx::query_scalar(&sql).bind(before).fetch_all(&mut **tx).await?;
     for study in &studies {
+        let sql = "SELECT path FROM reports WHERE path IS NOT NULL AND study = ?";
+        let paths: Vec<String> = sqlx::query_scalar(sql).bind(study).fetch_all(&mut **tx).await?;
+        files.extend(paths);
         // Scores go with instances, reports and deliveries with studies (ON DELETE CASCADE).
         sqlx::query("DELETE FROM instances WHERE study = ?").bind(study).execute(&mut **tx).await?;
         sqlx::query("DELETE FROM studies WHERE study = ?").bind(study).execute(&mut **tx).await?;
     }
-    Ok(studies.len() as u64)
+    Ok((studies.len(), studies.len() as u64))
 }
 
 async fn take_paths(
@@ -123,9 +175,10 @@ async fn take_paths(
     sql: &str,
     before: i64,
     files: &mut Vec<String>,
-) -> Result<(), StoreError> {
+) -> Result<usize, StoreError> {
+    let first = files.len();
     for row in sqlx::query(sql).bind(before).fetch_all(&mut **tx).await? {
         files.push(row.text("path")?);
     }
-    Ok(())
+    Ok(files.len() - first)
 }

@@ -23,7 +23,7 @@ impl Store {
     /// The activity of every open study that nobody is closing, for `assemble::decide`.
     pub async fn activities(&self, now: Timestamp) -> Result<Vec<StudyActivity>, StoreError> {
         // Unread and possibly of this study: known to be (analysed again), or study unknown and from one of its senders.
-        let sql = "SELECT s.study, s.source, s.revision, s.first_at, s.last_at,
+        let sql = "SELECT s.study, s.source, s.version, s.revision, s.first_at, s.last_at,
                        (SELECT min(u.received_at) FROM instances u WHERE u.state = 'received' AND (u.study = s.study
                            OR (u.study IS NULL AND u.calling IN
                                (SELECT i.calling FROM instances i WHERE i.study = s.study)))) AS unread_since
@@ -36,6 +36,7 @@ impl Store {
             activities.push(StudyActivity {
                 study: row.parsed("study")?,
                 source: row.parsed("source")?,
+                version: row.int("version")?,
                 revision: row.small("revision")?,
                 first_at: row.time("first_at")?,
                 last_at: row.time("last_at")?,
@@ -45,20 +46,23 @@ impl Store {
         Ok(activities)
     }
 
-    /// Leases an open study to the caller, who closes it. `None`: it is not open, or somebody else has it.
+    /// Leases an open study to the caller, who closes it. `None`: it is not open, somebody else has it, or it is not
+    /// what it was at this version.
     pub async fn claim_study(
         &self,
         study: &Uid,
+        version: i64,
         lease: Duration,
         now: Timestamp,
     ) -> Result<Option<StudyClaim>, StoreError> {
         let mut tx = self.index().write().await?;
         let sql = "UPDATE studies SET lease_until = ?, attempts = attempts + 1
-                   WHERE study = ? AND state = 'open' AND (lease_until IS NULL OR lease_until <= ?)
+                   WHERE study = ? AND version = ? AND state = 'open' AND (lease_until IS NULL OR lease_until <= ?)
                    RETURNING revision, version, attempts, interrupted";
         let row = sqlx::query(sql)
             .bind(shifted(now, lease, 1))
             .bind(study.as_str())
+            .bind(version)
             .bind(micros(now))
             .fetch_optional(&mut *tx)
             .await?;

@@ -97,7 +97,11 @@ fn each_corpus_file_ends_in_a_report_or_a_named_refusal() {
         let name = file.file_name().expect("a file").to_string_lossy().into_owned();
         let instance = element(file, "SOPInstanceUID");
         let conflicts = node.metric("sidelight_conflicts").expect("a metric");
-        let sent = storescu(node.dicom_port, &[proposal(&element(file, "TransferSyntaxUID"))], &[file.clone()]);
+        let sent = storescu(
+            node.dicom_port,
+            &["-R", proposal(&element(file, "TransferSyntaxUID"))],
+            std::slice::from_ref(file),
+        );
         let said = String::from_utf8_lossy(&sent.stderr);
         let outcome = if sent.status.success() {
             accepted.push(instance);

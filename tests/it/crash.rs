@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -45,13 +45,14 @@ fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
     let config = node.config.clone();
 
     let port = Arc::new(AtomicU16::new(node.dicom_port));
-    // Each round gets its share, so that every kill falls into the sending.
-    let mut rest: VecDeque<PathBuf> = files.iter().cloned().collect();
-    let queue = Arc::new(Mutex::new(VecDeque::<PathBuf>::new()));
+    let queue: Arc<Mutex<VecDeque<PathBuf>>> = Arc::new(Mutex::new(files.iter().cloned().collect()));
+    let sending = Arc::new(AtomicUsize::new(0));
     let acknowledged = Arc::new(Mutex::new(Vec::<PathBuf>::new()));
     let give_up = Arc::new(AtomicBool::new(false));
     let senders: Vec<_> = (0..SENDERS)
-        .map(|_| {
+        .map(|sender| {
+            let sending = Arc::clone(&sending);
+            let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(100 + sender as u64);
             let (port, queue) = (Arc::clone(&port), Arc::clone(&queue));
             let (acknowledged, give_up) = (Arc::clone(&acknowledged), Arc::clone(&give_up));
             std::thread::spawn(move || {
@@ -62,9 +63,13 @@ fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
                         continue;
                     };
                     // One association per object: exit status 0 says that its response was 0000H.
+                    sending.fetch_add(1, Ordering::SeqCst);
                     let sent = storescu(port.load(Ordering::Relaxed), &[], std::slice::from_ref(&file));
+                    sending.fetch_sub(1, Ordering::SeqCst);
                     if sent.status.success() {
                         acknowledged.lock().expect("list").push(file);
+                        // A modality's pace: the sending outlasts the kills.
+                        std::thread::sleep(Duration::from_millis(random.random_range(0..2000)));
                     } else {
                         std::thread::sleep(Duration::from_millis(50));
                         queue.lock().expect("queue").push_back(file);
@@ -75,12 +80,19 @@ fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
         .collect();
 
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(20);
+    let mut cut = 0;
     for round in 0..KILLS {
-        // Instants are spread over the sending, the reading, the reporting and the delivering.
-        let share = rest.len().min(OBJECTS / KILLS);
-        queue.lock().expect("queue").extend(rest.drain(..share));
+        // Instants are spread over the sending, the reading, the reporting and the delivering; every other one falls
+        // into a transfer.
         std::thread::sleep(Duration::from_millis(random.random_range(20..1500)));
+        if round % 2 == 0 {
+            let moment = Duration::from_millis(random.random_range(0..40));
+            wait_for("a transfer", Duration::from_secs(20), || sending.load(Ordering::SeqCst) > 0);
+            std::thread::sleep(moment);
+        }
+        cut += usize::from(sending.load(Ordering::SeqCst) > 0);
         node.kill();
+        assert!(acknowledged.lock().expect("list").len() < OBJECTS, "kill {round}: the sending was over");
         if round % 4 == 3 {
             // Once more while it starts: opening the index, sweeping the spool, loading the models.
             let mut starting = sidelight(&["serve", "--config"])
@@ -96,6 +108,7 @@ fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
         port.store(node.dicom_port, Ordering::Relaxed);
         eprintln!("kill {}: {} objects acknowledged", round + 1, acknowledged.lock().expect("list").len());
     }
+    assert!(cut >= KILLS / 4, "only {cut} kills fell into a transfer");
     wait_for("all objects are acknowledged in the end", Duration::from_secs(240), || {
         acknowledged.lock().expect("list").len() == OBJECTS
     });

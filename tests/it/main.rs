@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
-mod conformance;
+
 mod corpus;
 mod crash;
 mod offline;

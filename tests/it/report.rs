@@ -30,14 +30,15 @@ fn check_file(name: &str, file: &[u8], sources: &[Source]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.dcm");
     std::fs::write(&path, file).unwrap();
-    let mut command = Command::new(python());
+    let mut command = Command::new(crate::support::reference_python());
     command.arg(shared().join("tools/check_sr.py")).arg(&path).arg("--source");
     for (i, source) in sources.iter().enumerate() {
         let path = folder.path().join(format!("source{i}.dcm"));
         source.write(&path);
         command.arg(path);
     }
-    let output = command.output().unwrap_or_else(|e| panic!("{:?} did not start: {e}", python()));
+    let output =
+        command.output().unwrap_or_else(|e| panic!("{:?} did not start: {e}", crate::support::reference_python()));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && text.contains("25 passed, 0 failed"),

@@ -6,7 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::{
-    Node, NodeOptions, Pacs, dicom_files, element, phantoms, reference_python, run, run_ok, shared, sidelight, storescu, wait_for,
+    Node, NodeOptions, Pacs, dicom_files, element, phantoms, reference_python, run, run_ok, shared, sidelight,
+    storescu, wait_for,
 };
 
 const REPORT_LIMIT: Duration = Duration::from_secs(60);

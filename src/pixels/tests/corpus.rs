@@ -4,7 +4,7 @@
 //! from pydicom 3.0.2 (pylibjpeg 2, pyjpegls), the number of frames, the mean of the first frame's samples, and the
 //! mean of the windowed image by pydicom's `apply_modality_lut` and `apply_voi_lut`. Means of 12-bit JPEG come from
 //! dcmtk 3.6.7. Files of a lossy DCT have no digest: decoders may differ by one in the last place. The corpus is not
-//! part of this repository: the test looks in `SIDELIGHT_CORPUS` or beside the checkout and says so if it finds none.
+//! part of this repository: the test looks in `SIDELIGHT_SHARED` (set by `scripts/test`) or beside the checkout.
 
 use std::path::{Path, PathBuf};
 
@@ -34,10 +34,10 @@ struct Row {
 
 #[test]
 fn every_object_of_the_corpus_decodes_right_or_is_refused_by_name() {
-    let Some(corpus) = corpus() else {
-        eprintln!("no corpus: set SIDELIGHT_CORPUS to its folder to run this test");
-        return;
-    };
+    let shared = std::env::var_os("SIDELIGHT_SHARED")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared")), PathBuf::from);
+    let corpus = shared.join("corpus");
+    assert!(corpus.is_dir(), "no corpus in {}: set SIDELIGHT_SHARED", shared.display());
     let rows: Vec<Row> = csv::Reader::from_reader(include_str!("corpus.csv").as_bytes())
         .deserialize()
         .map(|r| r.expect("a row"))
@@ -49,12 +49,6 @@ fn every_object_of_the_corpus_decodes_right_or_is_refused_by_name() {
         }
     }
     assert!(rows.len() > 70 && faults.is_empty(), "{faults:#?}");
-}
-
-fn corpus() -> Option<PathBuf> {
-    let folder = std::env::var_os("SIDELIGHT_CORPUS")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/corpus")), PathBuf::from);
-    folder.is_dir().then_some(folder)
 }
 
 fn check(path: &Path, row: &Row) -> Result<(), String> {

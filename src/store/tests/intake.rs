@@ -67,6 +67,28 @@ async fn the_same_object_again_is_one_copy_and_one_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_object_fills_the_place_of_a_lost_file() {
+    let (dir, store) = fresh().await;
+    assert_eq!(put(&store, "1.2.3", 0).await, Accepted::New);
+    let place = dir.path().join(Spool::object_path(&uid("1.2.3")));
+    let kept = fs::read(&place).unwrap();
+    fs::remove_file(&place).unwrap();
+    assert_eq!(put(&store, "1.2.3", 1).await, Accepted::Duplicate);
+    assert_eq!(fs::read(&place).unwrap(), kept, "success says that it is there");
+    assert_eq!(store.claim_received(10, LEASE, at(3)).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_of_the_node_is_no_attempt() {
+    let (_dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    for (counted, expected) in [(false, 1), (true, 1), (false, 2), (true, 2), (true, 3)] {
+        assert_eq!(store.claim_received(1, LEASE, at(1)).await.unwrap()[0].attempts, expected);
+        store.release_instance(&uid("1.2.3"), counted).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_object_under_a_known_uid_is_kept_aside() {
     let (dir, store) = fresh().await;
     put(&store, "1.2.3", 0).await;

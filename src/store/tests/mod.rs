@@ -229,7 +229,13 @@ fn outgoing(study: &str, report: &str, disclosure: Disclosure, destinations: &[&
 }
 
 async fn claim(store: &Store, study: &str, second: i64) -> StudyClaim {
-    store.claim_study(&uid(study), LEASE, at(second)).await.unwrap().expect("the study is open and free")
+    let version = version(store, study).await;
+    store.claim_study(&uid(study), version, LEASE, at(second)).await.unwrap().expect("the study is open and free")
+}
+
+async fn version(store: &Store, study: &str) -> i64 {
+    let sql = "SELECT version FROM studies WHERE study = ?";
+    sqlx::query_scalar(sql).bind(study).fetch_one(store.index().read()).await.unwrap()
 }
 
 async fn close_with(store: &Store, claim: &StudyClaim, reports: &[OutgoingReport], second: i64) -> Closed {

@@ -119,3 +119,19 @@ async fn what_is_still_to_be_delivered_keeps_its_study() {
     let expired = store.expire(at(3 * DAY), all).await.unwrap();
     assert_eq!((expired.studies, expired.posteriors), (1, 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_one_batch_goes_in_one_run() {
+    let (dir, store) = fresh().await;
+    let instances: Vec<String> = (0..450).map(|n| format!("1.2.{n}")).collect();
+    for instance in &instances {
+        put(&store, instance, 0).await;
+        refuse(&store, instance, Some("1.9"), RefusalCode::OutOfScope, 1).await;
+    }
+    let claim = claim(&store, "1.9", 2).await;
+    let refusal = Refusal::new(RefusalCode::NothingToAnalyse, "nothing");
+    store.close_study(&claim, Outcome::Refused(&refusal), at(3)).await.unwrap();
+    let expired = store.expire(at(2 * DAY), kept(Some(1), Some(1), None)).await.unwrap();
+    assert_eq!((expired.objects, expired.studies), (450, 1));
+    assert!(files(&dir.path().join("spool")).is_empty());
+}

@@ -64,18 +64,24 @@ async fn a_lease_keeps_others_off_until_it_ends() {
     assert_eq!(take(0).await.len(), 1);
     assert!(take(59).await.is_empty());
     assert_eq!(take(60).await[0].attempts, 2);
-    store.release_instance(&uid("1.2.3")).await.unwrap();
+    store.release_instance(&uid("1.2.3"), true).await.unwrap();
     assert_eq!(take(61).await[0].attempts, 3);
 
     score_all(&store, "1.2", 200).await;
     let study = uid("1.2");
     let first = claim(&store, "1.2", 300).await;
-    assert_eq!(store.claim_study(&study, LEASE, at(359)).await.unwrap(), None);
+    assert_eq!(store.claim_study(&study, first.version, LEASE, at(359)).await.unwrap(), None);
     assert!(store.activities(at(359)).await.unwrap().is_empty());
     assert_eq!(store.activities(at(360)).await.unwrap().len(), 1);
     assert_eq!(claim(&store, "1.2", 360).await.attempts, 2);
     store.release_study(&first).await.unwrap();
-    assert_eq!(store.claim_study(&study, LEASE, at(361)).await.unwrap(), None, "an old claim frees nothing");
+    assert_eq!(
+        store.claim_study(&study, first.version, LEASE, at(361)).await.unwrap(),
+        None,
+        "an old claim frees nothing"
+    );
+    let stale = first.version - 1;
+    assert_eq!(store.claim_study(&study, stale, LEASE, at(900)).await.unwrap(), None, "it is not what it was");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -291,7 +291,7 @@ impl Pacs {
         Self { child, port, folder: folder.to_owned() }
     }
 
-    /// The objects that arrived, complete ones only.
+    /// The objects that arrived.
     pub fn files(&self) -> Vec<PathBuf> {
         dicom_files(&self.folder)
     }

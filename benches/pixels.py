@@ -1,0 +1,176 @@
+"""Decoding and normalising side by side: sidelight, pydicom's plugins, dcmtk and GDCM, each on one thread, in one run.
+
+Usage: benches/pixels [ROUNDS], which sets up and calls this. One large image per transfer syntax is made, every
+reader takes it in turn ROUNDS times, and medians and ratios are printed as a table; only ratios within a run count.
+
+MB are those of the decoded pixels. sidelight is measured three times: the decoder alone, decode to tensor in one
+process, and through a decode worker with everything that a node does (open, send, decode, digest, hand over). dcmtk is
+a process of its own that reads and writes files in memory (/dev/shm); the time of the same command on an image of
+16 × 16 is taken off. The Python reference of the whole path is pydicom, numpy and Pillow.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+
+os.environ.update({name: "1" for name in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPJ_NUM_THREADS"]})
+import gdcm
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels import pixel_array
+from pydicom.uid import ExplicitVRLittleEndian
+
+warnings.simplefilter("ignore")
+ROWS, COLUMNS = 2500, 2048
+SIZE = 224
+
+
+def picture(rows, columns, bits):
+    y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
+    shape = 0.45 + 0.35 * np.sin(x / 310) * np.cos(y / 270) + 0.08 * np.sin(x / 23 + y / 41) + 0.04 * ((x // 64 + y // 80) % 2)
+    noise = np.random.default_rng(1).normal(0, 0.004, (rows, columns)).astype(np.float32)
+    return np.round(np.clip(shape + noise, 0, 1) * (2**bits - 1)).astype("u1" if bits == 8 else "<u2")
+
+
+def write(path, rows, columns, bits):
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", "2.25.881"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.Modality = "2.25.882", "2.25.883", "CR"
+    ds.PatientName, ds.PatientID = "PHANTOM", "PHANTOM"
+    ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = rows, columns, 1, "MONOCHROME2"
+    ds.BitsAllocated = 8 if bits == 8 else 16
+    ds.BitsStored, ds.HighBit, ds.PixelRepresentation = bits, bits - 1, 0
+    ds.PixelData = picture(rows, columns, bits).tobytes()
+    ds["PixelData"].VR = "OB" if bits == 8 else "OW"
+    ds.save_as(path, enforce_file_format=True)
+
+
+def encode(folder, name, rows, columns):
+    """The file of a syntax, made from the uncompressed one of its depth."""
+    bits, how = SYNTAXES[name][:2]
+    suffix = "" if rows == ROWS else "-small"
+    source = folder / f"plain{bits}{suffix}.dcm"
+    if not source.exists():
+        write(source, rows, columns, bits)
+    target = folder / f"{name}{suffix}.dcm"
+    if how is None:
+        target.write_bytes(source.read_bytes())
+    elif isinstance(how, list):
+        subprocess.run([*how, source, target], check=True, stderr=subprocess.DEVNULL)
+    else:
+        ds = pydicom.dcmread(source)
+        ds.compress(how[0], generate_instance_uid=False, encoding_plugin=how[1], **(how[2] if len(how) > 2 else {}))
+        ds.save_as(target)
+    return target
+
+
+# Bits stored, how to encode it, the dcmtk command that decodes it.
+SYNTAXES = {
+    "explicit-le": (12, None, None),
+    "explicit-be": (12, ["dcmconv", "+tb"], None),
+    "deflated": (12, ["dcmconv", "+td"], None),
+    "rle": (12, ["dcmcrle"], "dcmdrle"),
+    "jpeg-baseline": (8, ["dcmcjpeg", "+eb", "+q", "90"], "dcmdjpeg"),
+    "jpeg-extended-12": (12, ["dcmcjpeg", "+ee", "+q", "90", "+bt"], "dcmdjpeg"),
+    "jpeg-lossless-57": (12, ["dcmcjpeg", "+el"], "dcmdjpeg"),
+    "jpeg-lossless-70": (12, ["dcmcjpeg", "+e1"], "dcmdjpeg"),
+    "jpeg-ls": (12, ("1.2.840.10008.1.2.4.80", "pyjpegls"), "dcmdjpls"),
+    "jpeg-ls-near": (12, ("1.2.840.10008.1.2.4.81", "pyjpegls", {"jls_error": 2}), "dcmdjpls"),
+    "jpeg-2000-lossless": (12, ("1.2.840.10008.1.2.4.90", "pylibjpeg"), None),
+    "jpeg-2000-lossy": (12, ("1.2.840.10008.1.2.4.91", "pylibjpeg", {"j2k_cr": [10]}), None),
+}
+
+
+def seconds(action):
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def with_gdcm(path):
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    if not reader.Read():
+        raise ValueError("GDCM cannot read it")
+    reader.GetImage().GetBuffer()
+
+
+def normalise(path):
+    """The preset imagenet-rgb at 224 pixels without a window: observed range."""
+    ds = pydicom.dcmread(path)
+    values = pixel_array(ds).astype(np.float32)
+    low, high = values.min(), values.max()
+    small = Image.fromarray((values - low) / (high - low)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+    return (np.asarray(small)[None] - mean[:, None, None]) / std[:, None, None]
+
+
+def sidelight(binary, path, small):
+    """Seconds of the decoder, of decode to tensor, and of the same through a worker."""
+    line = subprocess.run([binary, path, small], check=True, capture_output=True, text=True).stdout
+    return json.loads(line)
+
+
+def readers(name, path, folder):
+    """Name and action of each peer that can read the file."""
+    ds = pydicom.dcmread(path)
+    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        for plugin in ["pylibjpeg", "pyjpegls", "gdcm"]:
+            yield f"pydicom/{plugin}", lambda plugin=plugin: pixel_array(pydicom.dcmread(path), raw=True, decoding_plugin=plugin)
+    else:
+        yield "pydicom", lambda: pixel_array(pydicom.dcmread(path), raw=True)
+    yield "gdcm", lambda: with_gdcm(path)
+    tool = SYNTAXES[name][2]
+    if tool:
+        out, small = folder / "out.dcm", path.with_name(path.stem + "-small.dcm")
+        base = lambda file: subprocess.run([tool, file, out], check=True, stderr=subprocess.DEVNULL)
+        yield "dcmtk", lambda: seconds(lambda: base(path)) - seconds(lambda: base(small))
+
+
+def main(folder, binary, rounds):
+    folder = pathlib.Path(folder)
+    print("| syntax | sidelight MB/s | best peer MB/s | ratio | all peers MB/s | to tensor, images/s | through a worker | Python reference | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in SYNTAXES:
+        path, small = encode(folder, name, ROWS, COLUMNS), encode(folder, name, 16, 16)
+        megabytes = ROWS * COLUMNS * (1 if SYNTAXES[name][0] == 8 else 2) / 1e6
+        peers, own, reference = {}, [], []
+        candidates = []
+        for peer, action in readers(name, path, folder):
+            try:
+                action()
+                candidates.append((peer, action))
+            except Exception:  # this peer does not read the syntax
+                continue
+        for _ in range(rounds):
+            own.append(sidelight(binary, path, small))
+            for peer, action in candidates:
+                took = action() if peer == "dcmtk" else seconds(action)
+                peers.setdefault(peer, []).append(took)
+            try:
+                reference.append(seconds(lambda: normalise(path)))
+            except Exception:
+                pass
+        median = lambda key: statistics.median(o[key] for o in own)
+        rates = {peer: megabytes / statistics.median(times) for peer, times in peers.items()}
+        best = max(rates, key=rates.get)
+        mine = megabytes / median("decode")
+        python = 1 / statistics.median(reference) if reference else float("nan")
+        others = ", ".join(f"{peer} {rate:.0f}" for peer, rate in sorted(rates.items(), key=lambda r: -r[1]))
+        print(
+            f"| {name} | {mine:.0f} | {rates[best]:.0f} ({best}) | {mine / rates[best]:.2f} | {others} | "
+            f"{1 / median('tensor'):.1f} | {1 / median('worker'):.1f} | {python:.1f} | {median('worker') and (1 / median('worker')) / python:.1f} |",
+            flush=True,
+        )
+
+
+main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 5)

@@ -1,0 +1,199 @@
+//! What is said of a study and to whom: abstentions by name, disclosure, the profile as a file and as text.
+
+use super::*;
+
+#[test]
+fn every_precondition_is_named_when_it_fails() {
+    let profile = BIASED.profile(16, 80);
+    let settings = |per_study_inference, days: Option<u64>| RiskSettings {
+        per_study_inference,
+        profile_age_max: days.map(|d| Duration::from_secs(86_400 * d)),
+        ..SETTINGS
+    };
+    let usual = settings(true, None);
+    let race_ok = race(&[0.005, 0.99, 0.005]);
+    let other_race = StudyScore { model: identity("other", Purpose::Race), ..race_ok.clone() };
+    let broken = race(&[0.5, 0.8, 0.1]);
+    let mut renamed = clinical(0.42);
+    renamed.model.version = "2".into();
+    let (mut moved, mut unknown) = (clinical(0.42), clinical(0.42));
+    if let (ModelOutputs::Findings(m), ModelOutputs::Findings(u)) = (&mut moved.outputs, &mut unknown.outputs) {
+        m[0].threshold = Probability::new(0.6).unwrap();
+        u[0].key = "nodule".into();
+    }
+    let check = |race: Result<&StudyScore, IndReason>,
+                 clinical: StudyScore,
+                 profile: Option<&Profile>,
+                 s,
+                 level,
+                 reasons: &[IndReason]| {
+        let audit = identity("race", Purpose::Race);
+        let input = AssessInput { audit: &audit, race, clinical: &[clinical], upstream: &[] };
+        let a = assess(&input, profile, &s, day(40)).unwrap().findings.remove(0);
+        assert_eq!((a.level, a.reasons.as_slice()), (level, reasons));
+        assert_eq!(a.spread.is_some(), level != Level::Indeterminate);
+    };
+    use IndReason::{Failed, NoCal, Off, Range, Scope, Stale};
+    let (some, indeterminate, by_score) = (Some(&profile), Level::Indeterminate, Level::ScoreDependent);
+    check(Ok(&race_ok), clinical(0.42), some, usual, Level::Elevated, &[]);
+    check(Ok(&race_ok), clinical(0.42), None, usual, indeterminate, &[NoCal]);
+    check(Ok(&race_ok), unknown, some, usual, indeterminate, &[NoCal]);
+    check(Ok(&race_ok), renamed, some, usual, indeterminate, &[Stale]);
+    check(Ok(&race_ok), moved, some, usual, indeterminate, &[Stale]);
+    check(Ok(&race_ok), clinical(0.42), some, settings(true, Some(39)), indeterminate, &[Stale]);
+    check(Ok(&race_ok), clinical(0.42), some, settings(true, Some(41)), Level::Elevated, &[]);
+    check(Err(Failed), clinical(0.42), some, usual, by_score, &[Failed]);
+    check(Err(Scope), clinical(0.42), some, usual, by_score, &[Scope]);
+    check(Ok(&broken), clinical(0.42), some, usual, by_score, &[Failed]);
+    check(Ok(&other_race), clinical(0.42), some, usual, by_score, &[Stale]);
+    check(Ok(&race_ok), clinical(0.42), some, settings(false, None), by_score, &[Off]);
+    check(Err(Failed), clinical(0.42), None, settings(false, None), indeterminate, &[NoCal, Off]);
+    let far = assessed(&profile, 0.9999, &[0.005, 0.99, 0.005]);
+    assert!(far.level == indeterminate && far.reasons.contains(&Range), "{:?}", far.reasons);
+    let audit = identity("race", Purpose::Race);
+    let drifting = AssessInput {
+        audit: &audit,
+        race: Err(IndReason::Failed),
+        clinical: &[clinical(0.42)],
+        upstream: &[IndReason::Drift],
+    };
+    let a = assess(&drifting, some, &usual, day(1)).unwrap().findings.remove(0);
+    assert_eq!((a.level, a.reasons), (indeterminate, vec![IndReason::Drift, Failed]));
+    assert!(a.expected_error.is_none());
+    let impossible = AssessInput { clinical: &[clinical(f64::NAN)], ..drifting };
+    assert!(assess(&impossible, some, &usual, day(1)).is_err());
+}
+
+#[test]
+fn a_posterior_where_the_cohort_has_none_says_nothing_of_the_individual() {
+    let profile = BIASED.profile(22, 80);
+    // A limit from 2,400 patients has a standard error of .15 points of coverage, a fresh cohort as much again.
+    let beyond = |seed: u64| {
+        let fresh = assessed_cohort(&BIASED, 100 + seed, &BIASED.profile(seed, 50));
+        share(&fresh, |a| a.reasons.contains(&IndReason::Ood))
+    };
+    let mean = (22..28).map(beyond).sum::<f64>() / 6.0;
+    assert!((0.0015..0.0085).contains(&mean), "{mean}, .005 ± 4 standard errors were expected");
+    // Torn between two groups without a thought of the third, far between all centres.
+    let torn = [0.5, 0.5 - 1e-6, 1e-6];
+    let a = assessed(&profile, 0.42, &torn);
+    assert_eq!((a.level, a.reasons.as_slice()), (Level::ScoreDependent, [IndReason::Ood].as_slice()));
+    assert!(a.spread.is_some() && a.disclosed.is_none());
+    // A withheld destination cannot tell it from a study whose posterior the cohort knows.
+    let usual = assessed(&profile, 0.42, &[0.005, 0.99, 0.005]);
+    assert_eq!(usual.level, Level::Elevated);
+    let seen = |a| released(&a, Disclosure::Withheld, DELTA);
+    assert_eq!(seen(a), seen(usual));
+}
+
+#[test]
+fn level_two_is_never_told_where_groups_are_withheld() {
+    let profile = BIASED.profile(17, 80);
+    let elevated = profile.findings[0].elevated.iter().find(|e| e.direction == Direction::Miss).unwrap();
+    assert!(elevated.patients >= 11 && elevated.largest_share > 0.8, "{elevated:?}");
+    // The level is what R alone says: nothing in it comes from the posterior.
+    let mut finding = assessed(&profile, 0.3, &[0.2, 0.6, 0.2]);
+    finding.level = Level::Elevated;
+    finding.expected_error = Some(Interval { estimate: 0.3, lower: 0.2, upper: 0.4 });
+    let mut check = |lower: f64, upper: f64, disclosure, expected: Level, reason: Option<IndReason>| {
+        finding.spread = Some(Interval { estimate: (lower + upper) / 2.0, lower, upper });
+        finding.reasons.clear();
+        let seen = released(&finding, disclosure, DELTA);
+        assert_eq!((seen.level, seen.reasons.first().copied()), (expected, reason), "{lower} {upper}");
+        assert_eq!(seen.spread.is_some(), expected != Level::Indeterminate);
+        assert_eq!(seen.disclosed.is_some(), disclosure == Disclosure::Probabilities && finding.disclosed.is_some());
+    };
+    check(0.06, 0.3, Disclosure::Withheld, Level::ScoreDependent, None);
+    check(0.01, 0.04, Disclosure::Withheld, Level::NotElevated, None);
+    check(0.01, 0.3, Disclosure::Withheld, Level::Indeterminate, Some(IndReason::Wide));
+    check(0.01, 1.0, Disclosure::Withheld, Level::Indeterminate, Some(IndReason::Cells));
+    check(0.01, 0.3, Disclosure::Probabilities, Level::Elevated, None);
+}
+
+#[test]
+fn a_withheld_level_is_the_same_for_every_posterior() {
+    let profile = BIASED.profile(24, 60);
+    let posteriors =
+        [[0.99, 0.005, 0.005], [0.005, 0.99, 0.005], [0.005, 0.005, 0.99], [0.34, 0.33, 0.33], [0.6, 0.3, 0.1]];
+    let mut levels = std::collections::BTreeSet::new();
+    for k in 1..100 {
+        let score = f64::from(k) / 100.0;
+        let told: Vec<String> = posteriors
+            .iter()
+            .map(|p| released(&assessed(&profile, score, p), Disclosure::Withheld, DELTA))
+            .inspect(|a| {
+                levels.insert(a.level);
+            })
+            .map(|a| serde_json::to_string(&a).unwrap())
+            .collect();
+        assert!(told.windows(2).all(|pair| pair[0] == pair[1]), "score {score}: {told:#?}");
+    }
+    assert!(levels.contains(&Level::ScoreDependent) && !levels.contains(&Level::Elevated), "{levels:?}");
+    // The posterior does matter to those who may know: it makes level 2 of level 1.
+    assert_eq!(assessed(&profile, 0.42, &posteriors[1]).level, Level::Elevated);
+}
+
+#[test]
+fn a_profile_survives_its_file_and_does_not_depend_on_the_order_of_rows() {
+    let world = World { patients: 1200, studies: 2, ..BIASED };
+    let mut cohort = world.cohort(18);
+    let profile = fit(&cohort, &options(18, 60)).unwrap();
+    let bytes = profile.to_json();
+    assert_eq!(Profile::parse(&bytes).unwrap(), profile);
+    assert_eq!(profile.cohort.studies, 2 * profile.cohort.patients);
+    cohort.rows.reverse();
+    assert_eq!(fit(&cohort, &options(18, 60)).unwrap().id, profile.id);
+    assert_ne!(fit(&cohort, &options(19, 60)).unwrap().id, profile.id);
+
+    let text = String::from_utf8(bytes).unwrap();
+    let first_draw = text.split("\"draws\": [").nth(1).unwrap().trim_start().split('\n').next().unwrap();
+    let check = |from: &str, to: &str, message: &str| {
+        assert!(text.contains(from), "{from}");
+        let error = Profile::parse(text.replacen(from, to, 1).as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    };
+    check("\"format\": 1", "\"format\": 2", "format 2");
+    check("\"site\": \"a world\"", "\"site\": \"another\"", "was edited");
+    check("\"threshold\": 0.5", "\"threshold\": 1.5", "threshold");
+    check("\"bootstrap\": 60", "\"bootstrap\": 1000000000", "bootstrap");
+    check("\"site\"", "\"sight\"", "unknown field");
+    check(first_draw, "\"1 2 3\",", "parameter vector");
+    check(first_draw, "\"1 inf\",", "finite numbers");
+    check("\"admitted\": true", "\"admitted\": false", "inconsistent");
+    check("\"scale\": 1.", "\"scale\": 0.00000001", "score scale");
+    check("\"z_low\": -", "\"z_low\": ", "score scale");
+    assert!(Profile::parse(&vec![b' '; 33 << 20]).unwrap_err().to_string().contains("bytes"));
+}
+
+#[test]
+fn a_summary_shows_what_the_profile_says() {
+    let profile = BIASED.profile(20, 60);
+    let text = render(&profile);
+    for part in
+        ["pneumothorax", "flags enabled", "own slope", "race model here: AUC A 0.9", "RDER-ELEV", "false alarm", "miss"]
+    {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let json = serde_json::to_value(summary(&profile)).unwrap();
+    assert_eq!(json["findings"][0]["table"].as_array().unwrap().len(), 9);
+    assert!(json.to_string().len() < 20_000);
+}
+
+#[test]
+fn cohorts_that_make_no_sense_are_refused() {
+    let good = World { patients: 600, ..NULL }.cohort(21);
+    let check = |change: &dyn Fn(&mut Cohort), bootstrap, message: &str| {
+        let mut cohort = good.clone();
+        change(&mut cohort);
+        let error = fit(&cohort, &options(1, bootstrap)).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    };
+    check(&|c| c.rows.clear(), 60, "no rows");
+    check(&|c| c.rows[3].score = 1.5, 60, "score");
+    check(&|c| c.rows[3].group = "D".into(), 60, "group");
+    check(&|c| c.rows[3].posteriors = Some(vec![0.5, 0.5]), 60, "posteriors");
+    check(&|c| c.groups.truncate(1), 60, "groups");
+    check(&|c| c.findings.push(c.findings[0].clone()), 60, "findings");
+    check(&|c| c.findings[0].threshold = f64::NAN, 60, "threshold");
+    check(&|_| (), 3, "bootstrap");
+}
