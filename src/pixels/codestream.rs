@@ -6,6 +6,8 @@
 use crate::domain::{Refusal, RefusalCode};
 
 const TILES_MAX: u32 = 4096;
+/// Bytes other than zero that may pad a frame, and the marker before them.
+const PADDING_MAX: usize = 16;
 
 /// The coding process of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,12 @@ impl Codestream {
 /// Reads the main header of a frame in a transfer syntax of the given family.
 pub fn inspect(frame: &[u8], jpeg2000: bool) -> Result<Codestream, Refusal> {
     if jpeg2000 { inspect_jpeg2000(frame) } else { inspect_jpeg(frame) }
+}
+
+/// Whether a frame of JPEG or JPEG-LS ends in its end-of-image marker, which coded data cannot hold; padding may follow.
+pub fn is_ended(frame: &[u8]) -> bool {
+    let end = frame.len() - frame.iter().rev().take_while(|b| **b == 0).count();
+    frame[end.saturating_sub(PADDING_MAX)..end].windows(2).any(|pair| pair == [0xFF, 0xD9])
 }
 
 fn failed(detail: &str) -> Refusal {
@@ -191,7 +199,8 @@ fn inspect_jpeg2000(frame: &[u8]) -> Result<Codestream, Refusal> {
 
 /// Number of tiles: each costs a decoder kilobytes, whatever its size (B.3).
 fn tiles(image: (u32, u32), size: (u32, u32), offset: (u32, u32)) -> Option<u32> {
-    let along = |image: u32, size: u32, offset: u32| Some(image.checked_sub(offset)?.div_ceil((size != 0).then_some(size)?));
+    let along =
+        |image: u32, size: u32, offset: u32| Some(image.checked_sub(offset)?.div_ceil((size != 0).then_some(size)?));
     along(image.0, size.0, offset.0)?.checked_mul(along(image.1, size.1, offset.1)?)
 }
 

@@ -25,11 +25,11 @@ const JPEG_LS: [&str; 2] = ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"];
 
 /// Every transfer syntax whose pixel data can be decoded; what a frame's codestream holds may still be refused.
 pub const DECODABLE_TRANSFER_SYNTAXES: [&str; 17] = [
-    "1.2.840.10008.1.2",       // Implicit VR Little Endian
-    "1.2.840.10008.1.2.1",     // Explicit VR Little Endian
-    "1.2.840.10008.1.2.2",     // Explicit VR Big Endian
-    "1.2.840.10008.1.2.1.99",  // Deflated Explicit VR Little Endian
-    RLE_LOSSLESS,              //
+    "1.2.840.10008.1.2",      // Implicit VR Little Endian
+    "1.2.840.10008.1.2.1",    // Explicit VR Little Endian
+    "1.2.840.10008.1.2.2",    // Explicit VR Big Endian
+    "1.2.840.10008.1.2.1.99", // Deflated Explicit VR Little Endian
+    RLE_LOSSLESS,             //
     JPEG[0],
     JPEG[1],
     JPEG[2],
@@ -253,7 +253,9 @@ impl Decoder {
             return Err(inconsistent(detail));
         }
         let known = match codestream.process {
-            Process::JpegDct | Process::JpegDct12 | Process::JpegLossless => JPEG.contains(&layout.transfer_syntax.as_str()),
+            Process::JpegDct | Process::JpegDct12 | Process::JpegLossless => {
+                JPEG.contains(&layout.transfer_syntax.as_str())
+            }
             Process::JpegLs => JPEG_LS.contains(&layout.transfer_syntax.as_str()),
             Process::Jpeg2000 => true,
         };
@@ -261,7 +263,9 @@ impl Decoder {
             return Err(inconsistent("the codestream is of another process than its transfer syntax".into()));
         }
         match codestream.process {
-            Process::JpegDct12 if signed => Err(inconsistent("12 unsigned bits in a JPEG frame of signed samples".into())),
+            Process::JpegDct12 if signed => {
+                Err(inconsistent("12 unsigned bits in a JPEG frame of signed samples".into()))
+            }
             Process::JpegDct12 if !(9..=12).contains(&layout.bits_stored) => {
                 Err(inconsistent(format!("12 bits in a JPEG frame, {} bits stored", layout.bits_stored)))
             }

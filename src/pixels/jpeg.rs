@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_int};
 
 use turbojpeg_sys as tj;
 
-use super::codestream::Codestream;
+use super::codestream::{Codestream, is_ended};
 use super::jpeg_colour::without_transform;
 use super::samples::Codes;
 use crate::domain::{Refusal, RefusalCode};
@@ -23,9 +23,8 @@ const FILL_BYTES: &str = "extraneous bytes before marker 0xd9";
 /// words.
 pub fn decode(frame: Vec<u8>, codestream: &Codestream) -> Result<Codes, Refusal> {
     let mut frame = without_transform(frame)?;
-    let end = frame.len() - frame.iter().rev().take_while(|b| **b == 0).count();
-    if !frame[..end].ends_with(&[0xFF, 0xD9]) {
-        // an end that is missing is no fault as long as no data is
+    if !is_ended(&frame) {
+        // some encoders leave the end out; at the marker the library notices whether data is missing, too
         frame.extend([0xFF, 0xD9]);
     }
     let decoder = Decompressor::new()?;

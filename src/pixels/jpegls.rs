@@ -5,12 +5,16 @@
 
 use charls::CharLS;
 
-use super::codestream::Codestream;
+use super::codestream::{Codestream, is_ended};
 use super::samples::Codes;
 use crate::domain::{Refusal, RefusalCode};
 
 /// Decodes a frame of a size that was checked.
 pub fn decode(frame: &[u8], codestream: &Codestream) -> Result<Codes, Refusal> {
+    if !is_ended(frame) {
+        // CharLS 2.4 would search for seconds behind the end of its buffer, or make up the bits of the last samples
+        return Err(failed("the frame has no end-of-image marker".into()));
+    }
     let samples = codestream.samples();
     let width = if codestream.precision <= 8 { 1 } else { 2 };
     let decoded = match run(frame, codestream) {

@@ -21,7 +21,9 @@ pub fn decode(
         (1, 1) => Codes::Bytes(planes),
         (_, 1) => Codes::Bytes(planes).interleaved(),
         (1, 2) => Codes::Words(words(at(0), at(1))),
-        (_, 2) => Codes::Words((0..samples_per_pixel).flat_map(|s| words(at(2 * s), at(2 * s + 1))).collect()).interleaved(),
+        (_, 2) => {
+            Codes::Words((0..samples_per_pixel).flat_map(|s| words(at(2 * s), at(2 * s + 1))).collect()).interleaved()
+        }
         _ => {
             let halves = words(at(0), at(1)).into_iter().zip(words(at(2), at(3)));
             Codes::Longs(halves.map(|(high, low)| u32::from(high) << 16 | u32::from(low)).collect())

@@ -1,7 +1,7 @@
 //! Pixel formats: bit depths, byte orders, colour, fragments, and the image headers that are refused.
 
-use super::super::decode::{ColourSpace, Samples};
 use super::super::Frames;
+use super::super::decode::{ColourSpace, Samples};
 use super::objects::{BIG, EXPLICIT, Encoding, Image, Object, decode, words};
 use crate::domain::RefusalCode;
 
@@ -94,7 +94,7 @@ fn refuses_image_headers_that_contradict_the_pixels() {
     }
 }
 
-fn encapsulated(image: &Image, syntax: &str, table: &[u32], fragments: &[Vec<u8>]) -> Vec<u8> {
+pub fn encapsulated(image: &Image, syntax: &str, table: &[u32], fragments: &[Vec<u8>]) -> Vec<u8> {
     let table: Vec<u8> = table.iter().flat_map(|v| v.to_le_bytes()).collect();
     let mut object = image.object(Encoding::Explicit).head(0x7FE0_0010, "OB", u32::MAX);
     for item in std::iter::once(&table).chain(fragments) {
