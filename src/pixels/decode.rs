@@ -95,6 +95,13 @@ impl Decoder {
     /// Decodes the frame with the given index, from 0.
     pub fn frame(&mut self, index: u32) -> Result<Frame, Refusal> {
         match self.layout.source.clone() {
+            PixelSource::Native { span, .. } if self.layout.bits_allocated == 1 => {
+                let pixels = self.layout.pixels() as u64;
+                let (first, last) = (u64::from(index) * pixels, (u64::from(index) + 1) * pixels - 1);
+                let bytes = Span { offset: span.offset + first / 8, bytes: last / 8 - first / 8 + 1 };
+                let bits = expand_bits(&self.scan.read(bytes)?, (first % 8) as usize, self.layout.pixels());
+                self.framed(Codes::Bytes(bits))
+            }
             PixelSource::Native { span, words } => {
                 let length = self.layout.native_frame_bytes() as u64;
                 let offset = span.offset + u64::from(index) * length;
@@ -163,15 +170,22 @@ impl Decoder {
 
     fn native(&self, bytes: Vec<u8>) -> Result<Frame, Refusal> {
         let layout = &self.layout;
-        let space = Self::space_as_declared(layout.photometric)?;
         if layout.kind == SampleKind::Float {
+            let space = Self::space_as_declared(layout.photometric)?;
             return Ok(Frame { samples: floats(&bytes, layout.bits_allocated), space });
+        }
+        if layout.bits_allocated == 1 {
+            return self.framed(Codes::Bytes(expand_bits(&bytes, 0, layout.pixels())));
         }
         let bytes = if layout.photometric == Photometric::YbrFull422 { expand_422(&bytes) } else { bytes };
         let codes = Codes::of_bytes(bytes, usize::from(layout.bits_allocated / 8), layout.big_endian);
         // 4:2:2 has no planes
         let by_plane = layout.planar && layout.photometric != Photometric::YbrFull422;
-        Ok(Frame { samples: self.stored(if by_plane { codes.interleaved() } else { codes }), space })
+        self.framed(if by_plane { codes.interleaved() } else { codes })
+    }
+
+    fn framed(&self, codes: Codes) -> Result<Frame, Refusal> {
+        Ok(Frame { samples: self.stored(codes), space: Self::space_as_declared(self.layout.photometric)? })
     }
 
     fn encapsulated(&self, mut bytes: Vec<u8>) -> Result<Frame, Refusal> {
@@ -187,14 +201,12 @@ impl Decoder {
             return Err(unsupported("floating point pixel data that is encapsulated"));
         }
         if layout.transfer_syntax == RLE_LOSSLESS {
-            if layout.photometric == Photometric::YbrFull422 {
-                return Err(unsupported("RLE with YBR_FULL_422"));
+            if layout.photometric == Photometric::YbrFull422 || layout.bits_allocated == 1 {
+                return Err(unsupported("RLE with YBR_FULL_422 or with one bit allocated"));
             }
             let width = usize::from(layout.bits_allocated / 8);
             // Planar Configuration has no meaning once the planes are put together (PS3.5 8.2.2)
-            let space = Self::space_as_declared(layout.photometric)?;
-            let codes = rle::decode(&bytes, layout.pixels(), usize::from(layout.samples_per_pixel), width)?;
-            return Ok(Frame { samples: self.stored(codes), space });
+            return self.framed(rle::decode(&bytes, layout.pixels(), usize::from(layout.samples_per_pixel), width)?);
         }
         let jpeg2000 = matches!(
             layout.transfer_syntax.rsplit('.').next(),
@@ -344,6 +356,11 @@ fn floats(bytes: &[u8], bits_allocated: u16) -> Samples {
         32 => bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
         _ => bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
     })
+}
+
+/// One byte for each bit, the lowest bit of a byte first (PS3.5 8.1.1), from the given bit.
+fn expand_bits(bytes: &[u8], first: usize, count: usize) -> Vec<u8> {
+    bytes.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1)).skip(first).take(count).collect()
 }
 
 /// Y1 Y2 Cb Cr (PS3.3 C.7.6.3.1.2) to Y Cb Cr of each pixel.

@@ -40,6 +40,17 @@ fn eight_bit_samples_in_big_endian_words_are_put_in_order() {
 }
 
 #[test]
+fn frames_of_single_bits_follow_without_padding() {
+    let image = Image { rows: 1, columns: 5, allocated: 1, stored: 1, high: 0, frames: Some("3"), ..Image::default() };
+    // read from the lowest bit: 10110 01001 11100 and one bit of padding
+    let file = image.file(&[0b0100_1101, 0b0001_1110]);
+    for (index, expected) in [(0, [1, 0, 1, 1, 0]), (1, [0, 1, 0, 0, 1]), (2, [1, 1, 1, 0, 0])] {
+        let frame = decode(file.clone(), index).expect("a sound image");
+        assert_eq!(frame.samples, Samples::U8(expected.to_vec()), "frame {index}");
+    }
+}
+
+#[test]
 fn colour_arrives_pixel_by_pixel() {
     let base = Image { rows: 1, columns: 2, samples: 3, allocated: 8, stored: 8, high: 7, ..Image::default() };
     let rows: Vec<(Image, &[u8], [u8; 6], ColourSpace)> = vec![
@@ -86,7 +97,9 @@ fn refuses_image_headers_that_contradict_the_pixels() {
         (Image { samples: 3, ..base.clone() }, 12, Inconsistent),
         (Image { photometric: "RGB", ..base.clone() }, 12, Inconsistent),
         (Image { photometric: "YBR_PARTIAL_422", samples: 3, ..base.clone() }, 12, UnsupportedFormat),
-        (Image { allocated: 1, stored: 1, high: 0, ..base.clone() }, 12, UnsupportedFormat),
+        (Image { allocated: 1, stored: 1, high: 0, ..base.clone() }, 12, Inconsistent),
+        (Image { allocated: 1, stored: 1, high: 0, frames: Some("17"), ..base.clone() }, 12, Inconsistent),
+        (Image { allocated: 4, stored: 4, high: 3, ..base.clone() }, 12, UnsupportedFormat),
         (Image { allocated: 24, ..base.clone() }, 12, UnsupportedFormat),
     ];
     for (n, (image, bytes, expected)) in rows.into_iter().enumerate() {
