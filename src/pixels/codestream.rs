@@ -5,12 +5,16 @@
 
 use crate::domain::{Refusal, RefusalCode};
 
+const TILES_MAX: u32 = 4096;
+/// Bytes other than zero that may pad a frame, and the marker before them.
+const PADDING_MAX: usize = 16;
+
 /// The coding process of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Process {
     /// Sequential or progressive DCT (ISO/IEC 10918-1, SOF0, SOF1, SOF2).
     JpegDct,
-    /// SOF1 with 12-bit samples.
+    /// SOF1, SOF2 with 12-bit samples.
     JpegDct12,
     /// SOF3.
     JpegLossless,
@@ -36,8 +40,6 @@ pub struct Codestream {
     pub jfif: bool,
     /// JPEG: the component identifiers are the letters R, G, B.
     pub named_rgb: bool,
-    /// JPEG Lossless: there are restart intervals, or samples lack their lowest bits (point transform).
-    pub restart_or_shift: bool,
     /// JPEG-LS: components follow one another plane by plane.
     pub by_plane: bool,
     /// JPEG 2000: a multiple component transform is used, so the decoder returns RGB.
@@ -46,9 +48,22 @@ pub struct Codestream {
     pub start: usize,
 }
 
+impl Codestream {
+    /// Samples of the frame.
+    pub fn samples(&self) -> usize {
+        self.rows as usize * self.columns as usize * usize::from(self.components)
+    }
+}
+
 /// Reads the main header of a frame in a transfer syntax of the given family.
 pub fn inspect(frame: &[u8], jpeg2000: bool) -> Result<Codestream, Refusal> {
     if jpeg2000 { inspect_jpeg2000(frame) } else { inspect_jpeg(frame) }
+}
+
+/// Whether a frame of JPEG or JPEG-LS ends in its end-of-image marker, which coded data cannot hold; padding may follow.
+pub fn is_ended(frame: &[u8]) -> bool {
+    let end = frame.len() - frame.iter().rev().take_while(|b| **b == 0).count();
+    frame[end.saturating_sub(PADDING_MAX)..end].windows(2).any(|pair| pair == [0xFF, 0xD9])
 }
 
 fn failed(detail: &str) -> Refusal {
@@ -69,7 +84,7 @@ fn inspect_jpeg(frame: &[u8]) -> Result<Codestream, Refusal> {
         return Err(failed("the frame does not start with a JPEG start-of-image marker"));
     }
     let broken = || failed("the JPEG header breaks off");
-    let (mut adobe_transform, mut jfif, mut restart, mut found) = (None, false, false, None);
+    let (mut adobe_transform, mut jfif, mut found) = (None, false, None);
     let mut at = 2;
     loop {
         while frame.get(at) == Some(&0xFF) && frame.get(at + 1) == Some(&0xFF) {
@@ -84,7 +99,6 @@ fn inspect_jpeg(frame: &[u8]) -> Result<Codestream, Refusal> {
         match marker {
             0xE0 => jfif |= segment.starts_with(b"JFIF"),
             0xEE if segment.starts_with(b"Adobe") => adobe_transform = segment.get(11).copied(),
-            0xDD => restart = segment.iter().any(|b| *b != 0),
             0xC0..=0xC3 | 0xF7 => {
                 if found.is_some() {
                     return Err(failed("the JPEG frame has two frame headers"));
@@ -99,8 +113,6 @@ fn inspect_jpeg(frame: &[u8]) -> Result<Codestream, Refusal> {
                 let mut codestream = found.ok_or_else(|| failed("the JPEG frame has a scan before its header"))?;
                 codestream.adobe_transform = adobe_transform;
                 codestream.jfif = jfif;
-                let shifted = segment.last().is_some_and(|b| b & 0x0F != 0);
-                codestream.restart_or_shift = restart || shifted;
                 let interleave = segment.len().checked_sub(2).and_then(|i| segment.get(i));
                 codestream.by_plane =
                     codestream.process == Process::JpegLs && codestream.components > 1 && interleave == Some(&0);
@@ -125,7 +137,7 @@ fn frame_header(marker: u8, segment: &[u8]) -> Result<Codestream, Refusal> {
         (0xF7, _) => Process::JpegLs,
         (0xC3, _) => Process::JpegLossless,
         (0xC0..=0xC2, 8) => Process::JpegDct,
-        (0xC1, 12) => Process::JpegDct12,
+        (0xC1 | 0xC2, 12) => Process::JpegDct12,
         _ => {
             let detail = format!("JPEG with {precision} bits in the process of marker FF{marker:02X} is not supported");
             return Err(Refusal::new(RefusalCode::UnsupportedFormat, detail));
@@ -141,7 +153,6 @@ fn frame_header(marker: u8, segment: &[u8]) -> Result<Codestream, Refusal> {
         adobe_transform: None,
         jfif: false,
         named_rgb: ids == *b"RGB",
-        restart_or_shift: false,
         by_plane: false,
         transformed: false,
         start: 0,
@@ -165,6 +176,8 @@ fn inspect_jpeg2000(frame: &[u8]) -> Result<Codestream, Refusal> {
         let detail = "JPEG 2000 with subsampled components or components of different depth is not supported";
         return Err(Refusal::new(RefusalCode::UnsupportedFormat, detail));
     }
+    let tiles = tiles((x1, y1), (siz(18)?, siz(22)?), (siz(26)?, siz(30)?)).ok_or_else(|| failed("no tiles"))?;
+    check_tiles(stream, tiles)?;
     if x0 != 0 || y0 != 0 {
         return Err(Refusal::new(RefusalCode::UnsupportedFormat, "JPEG 2000 with an image offset is not supported"));
     }
@@ -178,11 +191,47 @@ fn inspect_jpeg2000(frame: &[u8]) -> Result<Codestream, Refusal> {
         adobe_transform: None,
         jfif: false,
         named_rgb: false,
-        restart_or_shift: false,
         by_plane: false,
         transformed: component_transform(stream).ok_or_else(broken)?,
         start,
     })
+}
+
+/// Number of tiles: each costs a decoder kilobytes, whatever its size (B.3).
+fn tiles(image: (u32, u32), size: (u32, u32), offset: (u32, u32)) -> Option<u32> {
+    let along =
+        |image: u32, size: u32, offset: u32| Some(image.checked_sub(offset)?.div_ceil((size != 0).then_some(size)?));
+    along(image.0, size.0, offset.0)?.checked_mul(along(image.1, size.1, offset.1)?)
+}
+
+/// Every tile must have a tile-part (A.4.2): decoders leave out in silence what is missing.
+fn check_tiles(stream: &[u8], tiles: u32) -> Result<(), Refusal> {
+    if tiles > TILES_MAX {
+        let detail = format!("{tiles} tiles in a JPEG 2000 frame, the limit is {TILES_MAX}");
+        return Err(Refusal::new(RefusalCode::TooLarge, detail));
+    }
+    let mut present = vec![false; tiles as usize];
+    let mut at = 2;
+    loop {
+        let length = match u16_at(stream, at) {
+            Some(0xFF90) => {
+                let index = u16_at(stream, at + 4).map(usize::from);
+                if let Some(tile) = index.and_then(|index| present.get_mut(index)) {
+                    *tile = true;
+                }
+                // a length of zero: up to the end
+                u32_at(stream, at + 6).filter(|length| *length >= 12)
+            }
+            Some(0xFFD9) | None => None,
+            Some(_) => u16_at(stream, at + 2).map(|length| 2 + u32::from(length.max(2))),
+        };
+        let Some(length) = length else { break };
+        at = at.saturating_add(length as usize);
+    }
+    match present.iter().all(|tile| *tile) {
+        true => Ok(()),
+        false => Err(failed("a tile of the JPEG 2000 frame is missing")),
+    }
 }
 
 /// The multiple component transform of the first COD segment.
@@ -255,13 +304,22 @@ mod tests {
         let whole = jpeg(0xC0, 8, 4, 5, &[1, 2, 3]);
         let mut j2k = vec![0xFF, 0x4F, 0xFF, 0x51, 0, 41, 0, 0];
         j2k.extend([0, 0, 0, 7, 0, 0, 0, 9]);
-        j2k.extend([0; 24]);
+        j2k.extend([0; 8]);
+        j2k.extend([0, 0, 0, 7, 0, 0, 0, 5]);
+        j2k.extend([0; 8]);
         j2k.extend([0, 1, 0x8F, 1, 1, 0xFF, 0x52, 0, 12, 0, 0, 0, 1, 1, 5, 4, 4, 0, 1]);
+        assert!(inspect(&j2k, true).is_err_and(|r| r.detail.contains("tile")));
+        for tile in [0, 1] {
+            j2k.extend([0xFF, 0x90, 0, 10, 0, tile, 0, 0, 0, 14, 0, 1, 0xFF, 0x93]);
+        }
         let got = inspect(&j2k, true).map(|c| (c.rows, c.columns, c.precision, c.signed, c.transformed));
         assert_eq!(got, Ok((9, 7, 16, true, true)));
-        for n in 0..whole.len() {
-            let _ = inspect(&whole[..n], false);
-            let _ = inspect(&j2k[..n.min(j2k.len())], true);
+        (0..whole.len()).for_each(|n| _ = inspect(&whole[..n], false));
+        (0..j2k.len() - 4).for_each(|n| assert!(inspect(&j2k[..n], true).is_err() || n > j2k.len() - 14, "{n}"));
+        for (at, value) in [(22, 0u32), (26, 0), (22, 1 << 31), (30, 99), (34, 99)] {
+            let mut broken = j2k.clone();
+            broken[at..at + 4].copy_from_slice(&value.to_be_bytes());
+            let _ = inspect(&broken, true);
         }
     }
 }

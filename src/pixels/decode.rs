@@ -1,40 +1,41 @@
 //! Stored values of a frame: fragments gathered, codestream checked, decoded, masked and sign-extended.
 //!
-//! The codecs of dicom-rs are used as codecs only: each gets exactly one frame and the size that its own codestream
-//! declares, after that was compared with the data set. RLE is decoded by `rle`. Neighbours: `layout` says what the
-//! image is, `grey` what the values mean. Left out: colour conversion, modality and VOI transforms.
+//! A codec gets exactly one frame, after the size that its own codestream declares was compared with the data set.
+//! Neighbours: `layout` says what the image is, `jpeg`, `jpegls`, `jpeg2000` and `rle` decode, `grey` knows what the
+//! values mean. Left out: colour conversion, modality and VOI transforms.
 
-use std::borrow::Cow;
 use std::ops::Range;
-
-use dicom_core::value::C;
-use dicom_encoding::adapters::{PixelDataObject, RawPixelData};
-use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
-use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::Limits;
 use super::codestream::{Codestream, Process, inspect};
 use super::dataset::{Scan, Span};
-use super::jpeg_colour::without_transform;
 use super::layout::{Layout, Photometric, PixelSource, SampleKind};
-use super::{jpeg12, rle};
+use super::samples::Codes;
+use super::{jpeg, jpeg2000, jpegls, rle};
 use crate::domain::{Refusal, RefusalCode};
 
+pub use super::samples::Samples;
+
 const RLE_LOSSLESS: &str = "1.2.840.10008.1.2.5";
+/// Baseline, Extended, Lossless, Lossless with first-order prediction.
+const JPEG: [&str; 4] =
+    ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"];
+/// Lossless, near-lossless.
+const JPEG_LS: [&str; 2] = ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"];
 
 /// Every transfer syntax whose pixel data can be decoded; what a frame's codestream holds may still be refused.
 pub const DECODABLE_TRANSFER_SYNTAXES: [&str; 17] = [
-    "1.2.840.10008.1.2",       // Implicit VR Little Endian
-    "1.2.840.10008.1.2.1",     // Explicit VR Little Endian
-    "1.2.840.10008.1.2.2",     // Explicit VR Big Endian
-    "1.2.840.10008.1.2.1.99",  // Deflated Explicit VR Little Endian
-    RLE_LOSSLESS,              //
-    "1.2.840.10008.1.2.4.50",  // JPEG Baseline, 8 bit
-    "1.2.840.10008.1.2.4.51",  // JPEG Extended
-    "1.2.840.10008.1.2.4.57",  // JPEG Lossless
-    "1.2.840.10008.1.2.4.70",  // JPEG Lossless, first-order prediction
-    "1.2.840.10008.1.2.4.80",  // JPEG-LS Lossless
-    "1.2.840.10008.1.2.4.81",  // JPEG-LS Near-lossless
+    "1.2.840.10008.1.2",      // Implicit VR Little Endian
+    "1.2.840.10008.1.2.1",    // Explicit VR Little Endian
+    "1.2.840.10008.1.2.2",    // Explicit VR Big Endian
+    "1.2.840.10008.1.2.1.99", // Deflated Explicit VR Little Endian
+    RLE_LOSSLESS,             //
+    JPEG[0],
+    JPEG[1],
+    JPEG[2],
+    JPEG[3],
+    JPEG_LS[0],
+    JPEG_LS[1],
     "1.2.840.10008.1.2.4.90",  // JPEG 2000 Lossless
     "1.2.840.10008.1.2.4.91",  // JPEG 2000
     "1.2.840.10008.1.2.4.201", // HTJ2K Lossless
@@ -42,14 +43,6 @@ pub const DECODABLE_TRANSFER_SYNTAXES: [&str; 17] = [
     "1.2.840.10008.1.2.4.203", // HTJ2K
     "1.2.840.10008.1.2.1.98",  // Encapsulated Uncompressed Explicit VR Little Endian
 ];
-
-/// Samples of a frame as stored, colour by pixel.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Samples {
-    Int(Vec<i32>),
-    /// Floating point, and 32-bit unsigned samples.
-    Wide(Vec<f64>),
-}
 
 /// What three samples of a pixel are after decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +95,13 @@ impl Decoder {
     /// Decodes the frame with the given index, from 0.
     pub fn frame(&mut self, index: u32) -> Result<Frame, Refusal> {
         match self.layout.source.clone() {
+            PixelSource::Native { span, .. } if self.layout.bits_allocated == 1 => {
+                let pixels = self.layout.pixels() as u64;
+                let (first, last) = (u64::from(index) * pixels, (u64::from(index) + 1) * pixels - 1);
+                let bytes = Span { offset: span.offset + first / 8, bytes: last / 8 - first / 8 + 1 };
+                let bits = expand_bits(&self.scan.read(bytes)?, (first % 8) as usize, self.layout.pixels());
+                self.framed(Codes::Bytes(bits))
+            }
             PixelSource::Native { span, words } => {
                 let length = self.layout.native_frame_bytes() as u64;
                 let offset = span.offset + u64::from(index) * length;
@@ -112,15 +112,21 @@ impl Decoder {
                 let mut bytes = self.scan.read(Span { offset: offset - lead, bytes: lead + length + tail })?;
                 if swapped {
                     bytes.chunks_exact_mut(2).for_each(|word| word.swap(0, 1));
+                    bytes.drain(..usize::try_from(lead).unwrap_or_default());
+                    bytes.truncate(self.layout.native_frame_bytes());
                 }
-                let lead = usize::try_from(lead).unwrap_or_default();
-                self.native(&bytes[lead..lead + self.layout.native_frame_bytes()])
+                self.native(bytes)
             }
             PixelSource::Encapsulated { fragments, .. } => {
                 let range = self.fragments.get(index as usize).cloned().unwrap_or_default();
                 let mut bytes = Vec::new();
                 for span in &fragments[range] {
-                    bytes.append(&mut self.scan.read(*span)?);
+                    let mut fragment = self.scan.read(*span)?;
+                    if bytes.is_empty() {
+                        bytes = fragment;
+                    } else {
+                        bytes.append(&mut fragment);
+                    }
                 }
                 self.encapsulated(bytes)
             }
@@ -162,46 +168,45 @@ impl Decoder {
         Ok(starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect())
     }
 
-    fn native(&self, bytes: &[u8]) -> Result<Frame, Refusal> {
+    fn native(&self, bytes: Vec<u8>) -> Result<Frame, Refusal> {
         let layout = &self.layout;
-        let width = usize::from(layout.bits_allocated / 8);
-        let samples = match layout.photometric {
-            Photometric::YbrFull422 => self.integers(&expand_422(bytes), width),
-            _ => self.samples(bytes, width),
-        };
-        let space = match layout.photometric {
-            Photometric::Monochrome1 | Photometric::Monochrome2 => ColourSpace::Grey,
-            Photometric::Palette => ColourSpace::Palette,
-            Photometric::YbrFull | Photometric::YbrFull422 => ColourSpace::YbrFull,
-            Photometric::Rgb => ColourSpace::Rgb,
-            Photometric::YbrIct | Photometric::YbrRct => {
-                return Err(inconsistent("YBR_ICT and YBR_RCT exist within JPEG 2000 only".into()));
-            }
-        };
-        let samples = if layout.planar { interleave(samples, layout.pixels()) } else { samples };
-        Ok(Frame { samples, space })
+        if layout.kind == SampleKind::Float {
+            let space = Self::space_as_declared(layout.photometric)?;
+            return Ok(Frame { samples: floats(&bytes, layout.bits_allocated), space });
+        }
+        if layout.bits_allocated == 1 {
+            return self.framed(Codes::Bytes(expand_bits(&bytes, 0, layout.pixels())));
+        }
+        let bytes = if layout.photometric == Photometric::YbrFull422 { expand_422(&bytes) } else { bytes };
+        let codes = Codes::of_bytes(bytes, usize::from(layout.bits_allocated / 8), layout.big_endian);
+        // 4:2:2 has no planes
+        let by_plane = layout.planar && layout.photometric != Photometric::YbrFull422;
+        self.framed(if by_plane { codes.interleaved() } else { codes })
     }
 
-    fn encapsulated(&self, bytes: Vec<u8>) -> Result<Frame, Refusal> {
+    fn framed(&self, codes: Codes) -> Result<Frame, Refusal> {
+        Ok(Frame { samples: self.stored(codes), space: Self::space_as_declared(self.layout.photometric)? })
+    }
+
+    fn encapsulated(&self, mut bytes: Vec<u8>) -> Result<Frame, Refusal> {
         let layout = &self.layout;
         if layout.transfer_syntax == "1.2.840.10008.1.2.1.98" {
             if bytes.len() < layout.native_frame_bytes() {
                 return Err(decode_failed("a frame has fewer bytes than the image needs".into()));
             }
-            return self.native(&bytes[..layout.native_frame_bytes()]);
+            bytes.truncate(layout.native_frame_bytes());
+            return self.native(bytes);
         }
         if layout.kind == SampleKind::Float {
             return Err(unsupported("floating point pixel data that is encapsulated"));
         }
         if layout.transfer_syntax == RLE_LOSSLESS {
-            let width = usize::from(layout.bits_allocated / 8);
-            if layout.photometric == Photometric::YbrFull422 {
-                return Err(unsupported("RLE with YBR_FULL_422"));
+            if layout.photometric == Photometric::YbrFull422 || layout.bits_allocated == 1 {
+                return Err(unsupported("RLE with YBR_FULL_422 or with one bit allocated"));
             }
-            let decoded = rle::decode(&bytes, layout.pixels(), usize::from(layout.samples_per_pixel), width)?;
+            let width = usize::from(layout.bits_allocated / 8);
             // Planar Configuration has no meaning once the planes are put together (PS3.5 8.2.2)
-            let as_native = Self::space_as_declared(layout.photometric)?;
-            return Ok(Frame { samples: self.samples(&decoded, width), space: as_native });
+            return self.framed(rle::decode(&bytes, layout.pixels(), usize::from(layout.samples_per_pixel), width)?);
         }
         let jpeg2000 = matches!(
             layout.transfer_syntax.rsplit('.').next(),
@@ -210,29 +215,25 @@ impl Decoder {
         let codestream = inspect(&bytes, jpeg2000)?;
         self.check(&codestream)?;
         let space = self.space(&codestream)?;
-        let width =
-            if codestream.precision <= 8 && codestream.process != Process::JpegLossless || codestream.precision == 8 {
-                1
-            } else {
-                2
-            };
-        let bytes = match codestream.process {
-            Process::JpegDct if codestream.components == 3 => without_transform(bytes)?,
-            _ => bytes,
+        let mut codes = match codestream.process {
+            Process::JpegDct | Process::JpegLossless => jpeg::decode(bytes, &codestream)?,
+            Process::JpegDct12 => self.without_overshoot(jpeg::decode(bytes, &codestream)?)?,
+            Process::JpegLs => jpegls::decode(&bytes, &codestream)?,
+            Process::Jpeg2000 => jpeg2000::decode(&bytes[codestream.start..], &codestream)?,
         };
-        let decoded = match codestream.process {
-            Process::JpegDct12 => {
-                let (rows, columns) = (layout.rows as usize, layout.columns as usize);
-                jpeg12::decode(&bytes, rows, columns, (1 << layout.bits_stored) - 1)?
-            }
-            _ => self.run_codec(bytes, &codestream, width)?,
-        };
-        let mut samples = self.samples(&decoded, width);
-        self.check_range(&decoded, &codestream, width)?;
-        if codestream.by_plane {
-            samples = interleave(samples, layout.pixels());
+        if codes.len() != layout.samples() {
+            return Err(decode_failed(format!("a frame decoded to {} samples", codes.len())));
         }
-        Ok(Frame { samples, space })
+        self.check_range(&codes, &codestream)?;
+        if codestream.by_plane {
+            codes = codes.interleaved();
+        }
+        Ok(Frame { samples: self.stored(codes), space })
+    }
+
+    fn stored(&self, codes: Codes) -> Samples {
+        let layout = &self.layout;
+        codes.stored(layout.bits_stored, layout.shift, layout.kind == SampleKind::Signed)
     }
 
     /// The codestream must agree with the data set before a decoder may see it.
@@ -249,7 +250,7 @@ impl Decoder {
             return Err(inconsistent(detail));
         }
         let precision = codestream.precision;
-        if !(2..=16).contains(&precision) || precision > layout.bits_allocated {
+        if !(1..=16).contains(&precision) || precision > layout.bits_allocated {
             return Err(inconsistent(format!("{precision} bits in a frame, {} allocated", layout.bits_allocated)));
         }
         if layout.shift != 0 {
@@ -263,12 +264,19 @@ impl Decoder {
             let detail = format!("{precision} unsigned bits in a frame for {} signed bits stored", layout.bits_stored);
             return Err(inconsistent(detail));
         }
-        match codestream.process {
-            Process::JpegLossless if codestream.restart_or_shift => {
-                Err(unsupported("JPEG Lossless with restart intervals or a point transform"))
+        let known = match codestream.process {
+            Process::JpegDct | Process::JpegDct12 | Process::JpegLossless => {
+                JPEG.contains(&layout.transfer_syntax.as_str())
             }
-            Process::JpegDct12 if codestream.components != 1 || signed => {
-                Err(unsupported("JPEG Extended with 12 bits in colour or signed"))
+            Process::JpegLs => JPEG_LS.contains(&layout.transfer_syntax.as_str()),
+            Process::Jpeg2000 => true,
+        };
+        if !known {
+            return Err(inconsistent("the codestream is of another process than its transfer syntax".into()));
+        }
+        match codestream.process {
+            Process::JpegDct12 if signed => {
+                Err(inconsistent("12 unsigned bits in a JPEG frame of signed samples".into()))
             }
             Process::JpegDct12 if !(9..=12).contains(&layout.bits_stored) => {
                 Err(inconsistent(format!("12 bits in a JPEG frame, {} bits stored", layout.bits_stored)))
@@ -280,18 +288,30 @@ impl Decoder {
         }
     }
 
+    /// Where fewer than 12 bits are stored, lossy compression may overshoot by a little, which is cut off; values far
+    /// beyond are an image of another depth and refused.
+    fn without_overshoot(&self, codes: Codes) -> Result<Codes, Refusal> {
+        let max = u16::MAX >> (16 - self.layout.bits_stored);
+        match codes {
+            Codes::Words(mut words) => {
+                if words.iter().copied().max().unwrap_or(0) > max + max / 16 {
+                    return Err(decode_failed("JPEG with 12 bits: values exceed the bits stored".into()));
+                }
+                words.iter_mut().for_each(|v| *v = (*v).min(max));
+                Ok(Codes::Words(words))
+            }
+            codes => Ok(codes),
+        }
+    }
+
     /// Values above Bits Stored are garbage or overlays in a lossless frame and are masked; in a lossy one they are
     /// part of the picture, so that masking would fold them.
-    fn check_range(&self, decoded: &[u8], codestream: &Codestream, width: usize) -> Result<(), Refusal> {
+    fn check_range(&self, codes: &Codes, codestream: &Codestream) -> Result<(), Refusal> {
         let lossy = matches!(self.layout.transfer_syntax.rsplit('.').next(), Some("91" | "203" | "81"));
-        if !lossy || codestream.precision <= self.layout.bits_stored || codestream.signed || width != 2 {
+        if !lossy || codestream.signed || !codes.exceed(self.layout.bits_stored) {
             return Ok(());
         }
-        let (words, _) = decoded.as_chunks::<2>();
-        if words.iter().any(|w| u32::from(u16::from_le_bytes(*w)) >> self.layout.bits_stored != 0) {
-            return Err(decode_failed(format!("values exceed the {} bits stored", self.layout.bits_stored)));
-        }
-        Ok(())
+        Err(decode_failed(format!("values exceed the {} bits stored", self.layout.bits_stored)))
     }
 
     fn space_as_declared(photometric: Photometric) -> Result<ColourSpace, Refusal> {
@@ -329,145 +349,23 @@ impl Decoder {
             _ => Self::space_as_declared(photometric),
         }
     }
-
-    fn run_codec(&self, bytes: Vec<u8>, codestream: &Codestream, width: usize) -> Result<Vec<u8>, Refusal> {
-        let layout = &self.layout;
-        let Some(Codec::EncapsulatedPixelData(Some(codec), _)) =
-            TransferSyntaxRegistry.get(&layout.transfer_syntax).map(|ts| ts.codec())
-        else {
-            return Err(unsupported("this transfer syntax"));
-        };
-        let wanted = layout.samples() * width;
-        let frame = OneFrame { layout, bytes: padded(bytes, codestream.start, wanted), bits: width as u16 * 8 };
-        let mut decoded = Vec::new();
-        let mut outcome = codec.decode_frame(&frame, 0, &mut decoded);
-        if outcome.is_err()
-            && codestream.process == Process::JpegLs
-            && let Some(bytes) = without_filler(&frame.bytes)
-        {
-            decoded.clear();
-            outcome = codec.decode_frame(&OneFrame { bytes, ..frame }, 0, &mut decoded);
-        }
-        outcome.map_err(|e| decode_failed(format!("the frame cannot be decoded: {e:.200}")))?;
-        if decoded.len() != wanted {
-            return Err(decode_failed(format!("a frame decoded to {} bytes, {wanted} are right", decoded.len())));
-        }
-        Ok(decoded)
-    }
-
-    /// Bytes in little endian (or the file's order for native 16 bits) to stored values.
-    fn samples(&self, bytes: &[u8], width: usize) -> Samples {
-        let layout = &self.layout;
-        match (layout.kind, width) {
-            (SampleKind::Float, 4) => {
-                Samples::Wide(bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect())
-            }
-            (SampleKind::Float, _) => {
-                Samples::Wide(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
-            }
-            (SampleKind::Unsigned, 4) if layout.bits_stored == 32 => {
-                Samples::Wide(bytes.as_chunks::<4>().0.iter().map(|b| f64::from(u32::from_le_bytes(*b))).collect())
-            }
-            _ => self.integers(bytes, width),
-        }
-    }
-
-    /// Shift, mask and sign-extend (PS3.5 8.1.1): bits outside Bits Stored may hold anything.
-    fn integers(&self, bytes: &[u8], width: usize) -> Samples {
-        let layout = &self.layout;
-        let unused = u32::from(32 - layout.bits_stored);
-        let (shift, signed) = (u32::from(layout.shift), layout.kind == SampleKind::Signed);
-        let value = |raw: u32| {
-            let high = (raw >> shift) << unused;
-            if signed { high as i32 >> unused } else { (high >> unused) as i32 }
-        };
-        let native = matches!(layout.source, PixelSource::Native { .. });
-        Samples::Int(match width {
-            1 => bytes.iter().map(|b| value(u32::from(*b))).collect(),
-            2 if native && layout.big_endian => {
-                bytes.as_chunks::<2>().0.iter().map(|b| value(u32::from(u16::from_be_bytes(*b)))).collect()
-            }
-            2 => bytes.as_chunks::<2>().0.iter().map(|b| value(u32::from(u16::from_le_bytes(*b)))).collect(),
-            _ => bytes.as_chunks::<4>().0.iter().map(|b| value(u32::from_le_bytes(*b))).collect(),
-        })
-    }
 }
 
-/// The view of one frame that the codecs of dicom-rs want.
-struct OneFrame<'a> {
-    layout: &'a Layout,
-    bytes: Vec<u8>,
-    bits: u16,
+fn floats(bytes: &[u8], bits_allocated: u16) -> Samples {
+    Samples::Wide(match bits_allocated {
+        32 => bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
+        _ => bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+    })
 }
 
-impl PixelDataObject for OneFrame<'_> {
-    fn transfer_syntax_uid(&self) -> &str {
-        &self.layout.transfer_syntax
-    }
-    fn rows(&self) -> Option<u16> {
-        u16::try_from(self.layout.rows).ok()
-    }
-    fn cols(&self) -> Option<u16> {
-        u16::try_from(self.layout.columns).ok()
-    }
-    fn samples_per_pixel(&self) -> Option<u16> {
-        Some(self.layout.samples_per_pixel)
-    }
-    fn bits_allocated(&self) -> Option<u16> {
-        Some(self.bits)
-    }
-    fn bits_stored(&self) -> Option<u16> {
-        Some(self.layout.bits_stored.min(self.bits))
-    }
-    fn photometric_interpretation(&self) -> Option<&str> {
-        Some(if self.layout.samples_per_pixel == 3 { "RGB" } else { "MONOCHROME2" })
-    }
-    fn number_of_frames(&self) -> Option<u32> {
-        Some(1)
-    }
-    fn number_of_fragments(&self) -> Option<u32> {
-        Some(1)
-    }
-    fn fragment(&self, fragment: usize) -> Option<Cow<'_, [u8]>> {
-        (fragment == 0).then_some(Cow::Borrowed(self.bytes.as_slice()))
-    }
-    fn offset_table(&self) -> Option<Cow<'_, [u32]>> {
-        Some(Cow::Borrowed(&[]))
-    }
-    fn raw_pixel_data(&self) -> Option<RawPixelData> {
-        Some(RawPixelData { fragments: C::from_vec(vec![self.bytes.clone()]), offset_table: C::new() })
-    }
-}
-
-/// The codestream without what precedes it, and long enough for the codec's guard against ratios above 64: the
-/// memory was already bounded by the image's size, and an even background compresses better than that.
-fn padded(mut bytes: Vec<u8>, start: usize, wanted: usize) -> Vec<u8> {
-    bytes.drain(..start);
-    if wanted >= 1 << 24 && bytes.len() < wanted / 64 + 1 {
-        bytes.resize(wanted / 64 + 1, 0);
-    }
-    bytes
-}
-
-/// JPEG-LS without zero bytes between the last scan and the end-of-image marker, which some encoders leave there.
-fn without_filler(frame: &[u8]) -> Option<Vec<u8>> {
-    let end = frame.len() - frame.iter().rev().take_while(|b| **b == 0).count();
-    let scan = frame[..end].strip_suffix(&[0xFF, 0xD9])?;
-    let kept = scan.len() - scan.iter().rev().take_while(|b| **b == 0).count();
-    (kept < scan.len()).then(|| [&scan[..kept], &[0xFF, 0xD9]].concat())
+/// One byte for each bit, the lowest bit of a byte first (PS3.5 8.1.1), from the given bit.
+fn expand_bits(bytes: &[u8], first: usize, count: usize) -> Vec<u8> {
+    bytes.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1)).skip(first).take(count).collect()
 }
 
 /// Y1 Y2 Cb Cr (PS3.3 C.7.6.3.1.2) to Y Cb Cr of each pixel.
 fn expand_422(bytes: &[u8]) -> Vec<u8> {
     bytes.as_chunks::<4>().0.iter().flat_map(|&[y1, y2, cb, cr]| [y1, cb, cr, y2, cb, cr]).collect()
-}
-
-/// Three planes to three samples of each pixel.
-fn interleave(samples: Samples, pixels: usize) -> Samples {
-    match samples {
-        Samples::Int(v) => Samples::Int((0..pixels).flat_map(|i| [v[i], v[pixels + i], v[2 * pixels + i]]).collect()),
-        wide => wide,
-    }
 }
 
 fn decode_failed(detail: String) -> Refusal {

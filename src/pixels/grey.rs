@@ -83,12 +83,12 @@ impl Grey {
             grey.voi = voi(&scan.root, layout, index)?;
             return Ok(grey);
         }
-        let Samples::Int(samples) = &grey.stored else {
+        let Some(samples) = grey.stored.integers() else {
             return Err(Refusal::new(RefusalCode::UnsupportedFormat, "colour with wide samples is not supported"));
         };
         let (luminance, max) = match frame.space {
             ColourSpace::YbrFull => (samples.iter().copied().step_by(3).collect(), stored_range.map_or(255.0, |r| r.1)),
-            ColourSpace::Palette => palette(&scan.root, samples)?,
+            ColourSpace::Palette => palette(&scan.root, &samples)?,
             _ => {
                 let pixels = samples.as_chunks::<3>().0;
                 (pixels.iter().map(|p| luma(*p)).collect(), stored_range.map_or(255.0, |r| r.1))

@@ -1,14 +1,17 @@
-//! Keeps a JPEG decoder from converting colours.
+//! Keeps a JPEG decoder from converting colours, and from warnings that mean nothing.
 //!
-//! The decoder guesses the colour space from component identifiers and APP segments, and guesses wrong for RGB
-//! without an Adobe segment. With the identifiers R, G, B it returns components as they are coded, and `decode` knows
-//! from the data set and the codestream what they are.
+//! The decoder guesses the colour space from component identifiers and from JFIF and Adobe segments, and guesses wrong
+//! for RGB without an Adobe segment. With the identifiers R, G, B and none of these segments it returns components as
+//! they are coded, and `decode` knows from the data set and the codestream what they are. Some encoders leave the
+//! spectral selection of sequential scans zero, where only 0 to 63 is possible (ISO/IEC 10918-1 B.2.3).
 
 use crate::domain::{Refusal, RefusalCode};
 
-/// The frame with its three components renamed R, G, B in the frame header and in every scan header.
+/// The frame with JFIF and Adobe segments turned into comments, and three components renamed R, G, B in the frame header
+/// and in every scan header; a single component keeps its name. Sequential scans get the parameters that they must have.
 pub fn without_transform(mut frame: Vec<u8>) -> Result<Vec<u8>, Refusal> {
     let mut ids = [0u8; 3];
+    let mut sequential = false;
     let mut at = 2;
     while let Some(marker) = next_marker(&frame, at) {
         let code = frame[marker + 1];
@@ -19,7 +22,9 @@ pub fn without_transform(mut frame: Vec<u8>) -> Result<Vec<u8>, Refusal> {
         let length = usize::from(u16::from_be_bytes(*length)).max(2);
         let Some(segment) = frame.get_mut(marker + 4..marker + 2 + length) else { break };
         match code {
+            0xC0..=0xC3 if segment.get(5) != Some(&3) => sequential = code < 0xC2,
             0xC0..=0xC3 => {
+                sequential = code < 0xC2;
                 for (i, component) in segment.iter_mut().skip(6).step_by(3).take(3).enumerate() {
                     ids[i] = std::mem::replace(component, b"RGB"[i]);
                 }
@@ -28,6 +33,13 @@ pub fn without_transform(mut frame: Vec<u8>) -> Result<Vec<u8>, Refusal> {
                 }
             }
             0xDA => {
+                if let Some(parameters) = segment.last_chunk_mut::<3>().filter(|_| sequential) {
+                    *parameters = [0, 63, 0];
+                }
+                if ids == [0; 3] {
+                    // one component: no name matters, and what follows need not be searched
+                    break;
+                }
                 let count = usize::from(segment.first().copied().unwrap_or(0));
                 for component in segment.iter_mut().skip(1).step_by(2).take(count) {
                     if let Some(i) = ids.iter().position(|id| id == component) {
@@ -35,6 +47,7 @@ pub fn without_transform(mut frame: Vec<u8>) -> Result<Vec<u8>, Refusal> {
                     }
                 }
             }
+            0xE0 | 0xEE => frame[marker + 1] = 0xFE,
             _ => {}
         }
         at = marker + 2 + length;
@@ -55,15 +68,16 @@ mod tests {
 
     #[test]
     fn renames_components_in_every_scan_and_nothing_else() {
-        let mut frame = vec![0xFF, 0xD8, 0xFF, 0xE1, 0, 4, 0xFF, 0xDA];
+        let mut frame = vec![0xFF, 0xD8, 0xFF, 0xEE, 0, 4, 0xFF, 0xDA];
         frame.extend([0xFF, 0xC0, 0, 17, 8, 0, 1, 0, 1, 3, 1, 0x22, 0, 2, 0x11, 1, 3, 0x11, 1]);
         frame.extend([0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0, 0x12, 0xFF, 0, 0xFF, 0xD0, 0x34]);
-        frame.extend([0xFF, 0xDA, 0, 10, 2, 2, 0, 3, 0, 0, 63, 0, 0x56, 0xFF, 0xD9]);
+        frame.extend([0xFF, 0xDA, 0, 10, 2, 2, 0, 3, 0, 0, 0, 0, 0x56, 0xFF, 0xD9]);
         let mut expected = frame.clone();
         for (at, id) in [(18, b'R'), (21, b'G'), (24, b'B'), (32, b'R'), (48, b'G'), (50, b'B')] {
             assert!(matches!(expected[at], 1..=3), "{at}");
             expected[at] = id;
         }
+        (expected[3], expected[53]) = (0xFE, 63);
         assert_eq!(without_transform(frame), Ok(expected));
     }
 }

@@ -53,7 +53,7 @@ pub struct Layout {
     /// 1 or 3.
     pub samples_per_pixel: u16,
     pub photometric: Photometric,
-    /// 8, 16, 32 or 64.
+    /// 1, 8, 16, 32 or 64.
     pub bits_allocated: u16,
     /// 1 to Bits Allocated.
     pub bits_stored: u16,
@@ -96,8 +96,8 @@ impl Layout {
             }
             None => depth(root, bits_allocated)?,
         };
-        if samples_per_pixel == 3 && (kind != SampleKind::Unsigned || bits_allocated > 16) {
-            return Err(unsupported("colour samples that are signed or wider than 16 bits".into()));
+        if samples_per_pixel == 3 && (kind != SampleKind::Unsigned || !matches!(bits_allocated, 8 | 16)) {
+            return Err(unsupported("colour samples that are signed or neither 8 nor 16 bits wide".into()));
         }
         let planar = samples_per_pixel == 3 && root.us(0x0028_0006) == Some(1);
         let mut layout = Self {
@@ -129,8 +129,12 @@ impl Layout {
         self.pixels() * usize::from(self.samples_per_pixel)
     }
 
-    /// Bytes of one native frame (PS3.5 8.1.1, 8.2): 4:2:2 stores two chroma samples for two pixels.
+    /// Bytes of one native frame (PS3.5 8.1.1, 8.2): 4:2:2 stores two chroma samples for two pixels. With one bit
+    /// allocated, frames follow one another without padding, so that a frame may touch one byte more.
     pub fn native_frame_bytes(&self) -> usize {
+        if self.bits_allocated == 1 {
+            return self.pixels().div_ceil(8);
+        }
         let samples = if self.photometric == Photometric::YbrFull422 { self.pixels() * 2 } else { self.samples() };
         samples * usize::from(self.bits_allocated / 8)
     }
@@ -186,11 +190,14 @@ impl Layout {
         if self.photometric == Photometric::YbrFull422 && (self.columns % 2 == 1 || self.bits_allocated != 8) {
             return Err(unsupported("YBR_FULL_422 with an odd number of columns or other than 8 bits".into()));
         }
-        if self.big_endian && self.bits_allocated > 16 {
+        if self.big_endian && !matches!(self.bits_allocated, 8 | 16) {
             return Err(unsupported(format!("{} bits allocated in Explicit VR Big Endian", self.bits_allocated)));
         }
         let frame = self.native_frame_bytes() as u64;
-        let needed = frame * u64::from(self.frames);
+        let needed = match self.bits_allocated {
+            1 => (self.pixels() as u64 * u64::from(self.frames)).div_ceil(8),
+            _ => frame * u64::from(self.frames),
+        };
         if span.bytes < needed {
             return Err(inconsistent(format!("the pixel data has {} bytes, the image needs {needed}", span.bytes)));
         }
@@ -257,8 +264,8 @@ fn frames(root: &Item) -> Result<u32, Refusal> {
 
 /// Sample kind, Bits Stored and the position of the lowest stored bit.
 fn depth(root: &Item, bits_allocated: u16) -> Result<(SampleKind, u16, u16), Refusal> {
-    if !matches!(bits_allocated, 8 | 16 | 32) {
-        return Err(unsupported(format!("Bits Allocated {bits_allocated} in place of 8, 16 or 32")));
+    if !matches!(bits_allocated, 1 | 8 | 16 | 32) {
+        return Err(unsupported(format!("Bits Allocated {bits_allocated} in place of 1, 8, 16 or 32")));
     }
     let bits_stored = us(root, 0x0028_0101, "Bits Stored")?;
     if bits_stored == 0 || bits_stored > bits_allocated {

@@ -16,8 +16,10 @@ mod decode;
 mod export;
 mod grey;
 mod header;
-mod jpeg12;
+mod jpeg;
+mod jpeg2000;
 mod jpeg_colour;
+mod jpegls;
 mod layout;
 mod limits;
 mod lut;
@@ -26,6 +28,7 @@ mod prescan;
 mod process;
 mod resize;
 mod rle;
+mod samples;
 mod sandbox;
 mod wanted;
 mod wire;
@@ -151,18 +154,21 @@ fn open(path: &Path) -> Result<Box<dyn dataset::Source>, Refusal> {
 }
 
 fn hash_samples(hash: &mut sha2::Sha256, samples: &Samples) {
-    let mut block = Vec::with_capacity(1 << 16);
     match samples {
-        Samples::Int(values) => values.chunks(1 << 14).for_each(|chunk| {
-            block.clear();
-            chunk.iter().for_each(|v| block.extend_from_slice(&v.to_le_bytes()));
-            hash.update(&block);
-        }),
-        Samples::Wide(values) => values.chunks(1 << 13).for_each(|chunk| {
-            block.clear();
-            chunk.iter().for_each(|v| block.extend_from_slice(&v.to_le_bytes()));
-            hash.update(&block);
-        }),
+        Samples::U8(v) => hash_values(hash, v, |v| i32::from(*v).to_le_bytes()),
+        Samples::U16(v) => hash_values(hash, v, |v| i32::from(*v).to_le_bytes()),
+        Samples::I16(v) => hash_values(hash, v, |v| i32::from(*v).to_le_bytes()),
+        Samples::Int(v) => hash_values(hash, v, |v| v.to_le_bytes()),
+        Samples::Wide(v) => hash_values(hash, v, |v| v.to_le_bytes()),
+    }
+}
+
+fn hash_values<T, const N: usize>(hash: &mut sha2::Sha256, values: &[T], bytes: impl Fn(&T) -> [u8; N]) {
+    let mut block = Vec::with_capacity(N << 13);
+    for chunk in values.chunks(1 << 13) {
+        block.clear();
+        chunk.iter().for_each(|v| block.extend_from_slice(&bytes(v)));
+        hash.update(&block);
     }
 }
 

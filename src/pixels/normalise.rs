@@ -78,20 +78,34 @@ fn unit_image(grey: &Grey, range: ValueRange) -> Vec<f32> {
         (if grey.inverted { 1.0 - unit } else { unit }) as f32
     };
     match &grey.stored {
+        Samples::U8(values) => tabulated(values, one),
+        Samples::U16(values) => tabulated(values, one),
+        Samples::I16(values) => tabulated(values, one),
         Samples::Int(values) => tabulated(values, one),
         Samples::Wide(values) => values.iter().map(|v| one(*v)).collect(),
     }
 }
 
 /// Applies `f` to each value, once per distinct value where their range is small.
-fn tabulated(values: &[i32], f: impl Fn(f64) -> f32) -> Vec<f32> {
-    let (low, high) = values.iter().fold((i32::MAX, i32::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
-    let span = i64::from(high) - i64::from(low);
-    if !(0..1 << 17).contains(&span) {
-        return values.iter().map(|v| f(f64::from(*v))).collect();
+fn tabulated<T: Copy + Ord + Into<i32>>(values: &[T], f: impl Fn(f64) -> f32) -> Vec<f32> {
+    let (Some(low), Some(high)) = (values.iter().min(), values.iter().max()) else { return Vec::new() };
+    let (low, high): (i32, i32) = ((*low).into(), (*high).into());
+    if i64::from(high) - i64::from(low) >= 1 << 17 {
+        return values.iter().map(|v| f(f64::from((*v).into()))).collect();
     }
     let table: Vec<f32> = (low..=high).map(|v| f(f64::from(v))).collect();
-    values.iter().map(|v| table[(v - low) as usize]).collect()
+    values.iter().map(|v| table[((*v).into() - low) as usize]).collect()
+}
+
+/// Shows `see` the stored values that matter to the smallest and largest modality value.
+fn observe<T: Copy + Into<i32>>(values: &[T], grey: &Grey, mut see: impl FnMut(f64)) {
+    if let Modality::Lut(_) = grey.modality {
+        return values.iter().for_each(|v| see(f64::from((*v).into())));
+    }
+    // linear: the ends of the stored values are the ends of the modality values
+    let kept = values.iter().map(|v| (*v).into()).filter(|v| !grey.is_padding(f64::from(*v)));
+    let ends = kept.fold(None, |ends: Option<(i32, i32)>, v| Some(ends.map_or((v, v), |(l, h)| (l.min(v), h.max(v)))));
+    ends.into_iter().flat_map(|(l, h)| [l, h]).for_each(|v| see(f64::from(v)));
 }
 
 /// Modality values to 0..1, not yet clamped.
@@ -108,22 +122,18 @@ impl Scale {
     /// The smallest and largest modality value of the image, padding and what is not finite left out.
     fn observed(grey: &Grey) -> Self {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-        let mut see = |stored: f64| {
+        let see = |stored: f64| {
             let value = grey.modality.apply(stored);
             if !grey.is_padding(stored) && value.is_finite() {
                 (low, high) = (low.min(value), high.max(value));
             }
         };
-        match (&grey.stored, &grey.modality) {
-            (Samples::Int(v), Modality::Linear { .. }) => {
-                // linear: the ends of the stored values are the ends of the modality values
-                let kept = v.iter().copied().filter(|v| !grey.is_padding(f64::from(*v)));
-                let ends = kept
-                    .fold(None, |ends: Option<(i32, i32)>, v| Some(ends.map_or((v, v), |(l, h)| (l.min(v), h.max(v)))));
-                ends.into_iter().flat_map(|(l, h)| [l, h]).for_each(|v| see(f64::from(v)));
-            }
-            (Samples::Int(v), _) => v.iter().for_each(|v| see(f64::from(*v))),
-            (Samples::Wide(v), _) => v.iter().for_each(|v| see(*v)),
+        match &grey.stored {
+            Samples::U8(v) => observe(v, grey, see),
+            Samples::U16(v) => observe(v, grey, see),
+            Samples::I16(v) => observe(v, grey, see),
+            Samples::Int(v) => observe(v, grey, see),
+            Samples::Wide(v) => v.iter().copied().for_each(see),
         }
         Scale::between(low, high)
     }

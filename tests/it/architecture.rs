@@ -25,9 +25,11 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("axum::", &["web"]),
     ("clap::", &["cli", "main"]),
     ("dicom_ul::", &["dicom", "receive", "deliver"]),
-    ("dicom_pixeldata::", &["pixels"]),
+    ("turbojpeg_sys::", &["pixels"]),
+    ("openjpeg_sys::", &["pixels"]),
+    ("charls::", &["pixels"]),
     ("dicom_object::", &["dicom", "receive", "deliver", "pixels", "report", "phantom"]),
-    ("unsafe {", &["infer"]),
+    ("unsafe {", &["infer", "pixels"]),
 ];
 
 /// Rooms that take no clock, file, socket or runtime.

@@ -88,9 +88,13 @@ fn code(outcome: Result<(), Refusal>) -> String {
 fn first_frame(path: &Path, limits: &Limits, contract: &Contract) -> Result<(f64, f64), Refusal> {
     let mut decoder = Decoder::new(prescan::scan(open(path)?, limits)?, limits)?;
     let frame = decoder.frame(0)?;
-    let mean = match &frame.samples {
-        Samples::Int(v) => v.iter().map(|v| f64::from(*v)).sum::<f64>() / v.len() as f64,
-        Samples::Wide(v) => v.iter().sum::<f64>() / v.len() as f64,
+    let mean = |v: &mut dyn ExactSizeIterator<Item = f64>| {
+        let count = v.len() as f64;
+        v.sum::<f64>() / count
+    };
+    let mean = match (&frame.samples, frame.samples.integers()) {
+        (Samples::Wide(v), _) => mean(&mut v.iter().copied()),
+        (_, integers) => mean(&mut integers.unwrap_or_default().into_iter().map(f64::from)),
     };
     let layout = decoder.layout().clone();
     let grey = Grey::of(decoder.scan(), &layout, 0, frame)?;

@@ -1,17 +1,13 @@
 //! Pixel formats: bit depths, byte orders, colour, fragments, and the image headers that are refused.
 
-use proptest::prelude::*;
-
+use super::super::Frames;
 use super::super::decode::{ColourSpace, Samples};
-use super::super::{Frames, jpeg12};
 use super::objects::{BIG, EXPLICIT, Encoding, Image, Object, decode, words};
 use crate::domain::RefusalCode;
 
 fn ints(bytes: Vec<u8>) -> Vec<i32> {
-    match decode(bytes, 0).map(|f| f.samples) {
-        Ok(Samples::Int(values)) => values,
-        other => panic!("{other:?}"),
-    }
+    let samples = decode(bytes, 0).expect("a sound image").samples;
+    samples.integers().expect("integers")
 }
 
 #[test]
@@ -38,15 +34,26 @@ fn eight_bit_samples_in_big_endian_words_are_put_in_order() {
     for (vr, bytes) in [("OB", [1, 2, 3, 4, 5, 6]), ("OW", [2, 1, 4, 3, 6, 5])] {
         for (index, expected) in [(0, vec![1, 2, 3]), (1, vec![4, 5, 6])] {
             let frame = decode(file(vr, &bytes), index).expect("a sound image");
-            assert_eq!(frame.samples, Samples::Int(expected), "{vr} frame {index}");
+            assert_eq!(frame.samples, Samples::U8(expected), "{vr} frame {index}");
         }
+    }
+}
+
+#[test]
+fn frames_of_single_bits_follow_without_padding() {
+    let image = Image { rows: 1, columns: 5, allocated: 1, stored: 1, high: 0, frames: Some("3"), ..Image::default() };
+    // read from the lowest bit: 10110 01001 11100 and one bit of padding
+    let file = image.file(&[0b0100_1101, 0b0001_1110]);
+    for (index, expected) in [(0, [1, 0, 1, 1, 0]), (1, [0, 1, 0, 0, 1]), (2, [1, 1, 1, 0, 0])] {
+        let frame = decode(file.clone(), index).expect("a sound image");
+        assert_eq!(frame.samples, Samples::U8(expected.to_vec()), "frame {index}");
     }
 }
 
 #[test]
 fn colour_arrives_pixel_by_pixel() {
     let base = Image { rows: 1, columns: 2, samples: 3, allocated: 8, stored: 8, high: 7, ..Image::default() };
-    let rows: Vec<(Image, &[u8], [i32; 6], ColourSpace)> = vec![
+    let rows: Vec<(Image, &[u8], [u8; 6], ColourSpace)> = vec![
         (Image { photometric: "RGB", ..base.clone() }, &[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6], ColourSpace::Rgb),
         (
             Image { photometric: "RGB", planar: Some(1), ..base.clone() },
@@ -64,7 +71,7 @@ fn colour_arrives_pixel_by_pixel() {
     ];
     for (image, pixels, expected, space) in rows {
         let frame = decode(image.file(pixels), 0).expect("a sound image");
-        assert_eq!((frame.samples, frame.space), (Samples::Int(expected.to_vec()), space), "{}", image.photometric);
+        assert_eq!((frame.samples, frame.space), (Samples::U8(expected.to_vec()), space), "{}", image.photometric);
     }
 }
 
@@ -90,7 +97,9 @@ fn refuses_image_headers_that_contradict_the_pixels() {
         (Image { samples: 3, ..base.clone() }, 12, Inconsistent),
         (Image { photometric: "RGB", ..base.clone() }, 12, Inconsistent),
         (Image { photometric: "YBR_PARTIAL_422", samples: 3, ..base.clone() }, 12, UnsupportedFormat),
-        (Image { allocated: 1, stored: 1, high: 0, ..base.clone() }, 12, UnsupportedFormat),
+        (Image { allocated: 1, stored: 1, high: 0, ..base.clone() }, 12, Inconsistent),
+        (Image { allocated: 1, stored: 1, high: 0, frames: Some("17"), ..base.clone() }, 12, Inconsistent),
+        (Image { allocated: 4, stored: 4, high: 3, ..base.clone() }, 12, UnsupportedFormat),
         (Image { allocated: 24, ..base.clone() }, 12, UnsupportedFormat),
     ];
     for (n, (image, bytes, expected)) in rows.into_iter().enumerate() {
@@ -98,7 +107,7 @@ fn refuses_image_headers_that_contradict_the_pixels() {
     }
 }
 
-fn encapsulated(image: &Image, syntax: &str, table: &[u32], fragments: &[Vec<u8>]) -> Vec<u8> {
+pub fn encapsulated(image: &Image, syntax: &str, table: &[u32], fragments: &[Vec<u8>]) -> Vec<u8> {
     let table: Vec<u8> = table.iter().flat_map(|v| v.to_le_bytes()).collect();
     let mut object = image.object(Encoding::Explicit).head(0x7FE0_0010, "OB", u32::MAX);
     for item in std::iter::once(&table).chain(fragments) {
@@ -124,7 +133,7 @@ fn fragments_find_their_frames() {
     let (a, b) = (halves(7), halves(9));
     let split = [a.0, a.1, b.0, b.1];
     let second = 8 + 40 + 8 + 26;
-    let rows: Vec<(&str, Vec<u8>, Result<i32, RefusalCode>)> = vec![
+    let rows: Vec<(&str, Vec<u8>, Result<u8, RefusalCode>)> = vec![
         ("one fragment each", encapsulated(&image, RLE, &[], &[rle(7), rle(9)]), Ok(9)),
         ("two each, with a table", encapsulated(&image, RLE, &[0, second], &split), Ok(9)),
         ("a table into the void", encapsulated(&image, RLE, &[0, second + 2], &split), Err(RefusalCode::Inconsistent)),
@@ -159,7 +168,7 @@ fn fragments_find_their_frames() {
     ];
     for (name, bytes, expected) in rows {
         let got = decode(bytes, 1).map(|f| f.samples).map_err(|r| r.code);
-        assert_eq!(got, expected.map(|v| Samples::Int(vec![v; 6])), "{name}");
+        assert_eq!(got, expected.map(|v| Samples::U8(vec![v; 6])), "{name}");
     }
 }
 
@@ -198,51 +207,6 @@ fn frames_are_chosen_evenly_with_both_ends() {
         assert_eq!(&frames.of(*count), expected, "{frames:?} of {count}");
     }
     assert_eq!(Frames::All { max: 3 }.of(u32::MAX), [0, u32::MAX / 2, u32::MAX - 1]);
-}
-
-/// A 12-bit frame with one DC code (size 4) and one AC code (end of block).
-fn jpeg12_frame(data: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0xFF, 0xD8, 0xFF, 0xDB, 0, 67, 0];
-    frame.extend([1; 64]);
-    frame.extend([0xFF, 0xC1, 0, 11, 12, 0, 8, 0, 16, 1, 1, 0x11, 0]);
-    let table = |class: u8, symbol: u8| {
-        let mut bytes = vec![0xFF, 0xC4, 0, 20, class << 4, 1];
-        bytes.extend([0; 15]);
-        bytes.push(symbol);
-        bytes
-    };
-    frame.extend(table(0, 4));
-    frame.extend(table(1, 0));
-    frame.extend([0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0]);
-    frame.extend_from_slice(data);
-    frame
-}
-
-#[test]
-fn a_twelve_bit_frame_decodes_by_hand() {
-    // block 1: 0 1000 0, DC 8; block 2: 0 1111 0, DC 8 + 15; the mean is an eighth of the DC term
-    let frame = jpeg12_frame(&[0b0100_0001, 0b1110_1111, 0xFF, 0xD9]);
-    let decoded = jpeg12::decode(&frame, 8, 16, 4095).expect("a sound frame");
-    let row: Vec<u16> = decoded[..32].as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect();
-    assert_eq!((row[..8].to_vec(), row[8..].to_vec()), (vec![2049; 8], vec![2051; 8]));
-    assert!(jpeg12::decode(&frame, 8, 24, 4095).is_err(), "a block is missing");
-    assert!(jpeg12::decode(&frame, 8, 16, 1023).is_err(), "values exceed the bits stored");
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
-    #[test]
-    fn garbage_in_a_twelve_bit_frame_never_panics(
-        data in proptest::collection::vec(any::<u8>(), 0..60),
-        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
-    ) {
-        let mut frame = jpeg12_frame(&data);
-        for (at, value) in changes {
-            let at = at.index(frame.len());
-            frame[at] = value;
-        }
-        let _ = jpeg12::decode(&frame, 8, 16, 4095);
-    }
 }
 
 #[test]

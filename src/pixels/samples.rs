@@ -1,0 +1,152 @@
+//! Samples of a frame: the codes that a decoder returns, and the stored values that they stand for.
+//!
+//! An unsigned image whose bits are all used passes through without a copy. Neighbours: the codecs below, `decode`
+//! above. Left out: what a stored value means (`grey`).
+
+/// Samples as stored, colour by pixel, in the narrowest type that holds them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Samples {
+    U8(Vec<u8>),
+    U16(Vec<u16>),
+    I16(Vec<i16>),
+    Int(Vec<i32>),
+    /// Floating point, and 32-bit unsigned samples.
+    Wide(Vec<f64>),
+}
+
+/// Samples as coded: bits outside Bits Stored may hold anything, signed ones are two's complement.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Codes {
+    Bytes(Vec<u8>),
+    Words(Vec<u16>),
+    Longs(Vec<u32>),
+}
+
+impl Samples {
+    /// The samples as integers; nothing for [`Samples::Wide`].
+    pub fn integers(&self) -> Option<Vec<i32>> {
+        match self {
+            Samples::U8(v) => Some(v.iter().map(|v| i32::from(*v)).collect()),
+            Samples::U16(v) => Some(v.iter().map(|v| i32::from(*v)).collect()),
+            Samples::I16(v) => Some(v.iter().map(|v| i32::from(*v)).collect()),
+            Samples::Int(v) => Some(v.clone()),
+            Samples::Wide(_) => None,
+        }
+    }
+}
+
+impl Codes {
+    /// Bytes of samples that are 1, 2 or 4 bytes wide.
+    pub fn of_bytes(bytes: Vec<u8>, width: usize, big_endian: bool) -> Self {
+        match (width, big_endian) {
+            (1, _) => Codes::Bytes(bytes),
+            (2, true) => Codes::Words(bytes.as_chunks::<2>().0.iter().map(|b| u16::from_be_bytes(*b)).collect()),
+            (2, false) => Codes::Words(bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect()),
+            (_, true) => Codes::Longs(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_be_bytes(*b)).collect()),
+            (_, false) => Codes::Longs(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Codes::Bytes(v) => v.len(),
+            Codes::Words(v) => v.len(),
+            Codes::Longs(v) => v.len(),
+        }
+    }
+
+    /// Three planes to three samples of each pixel.
+    pub fn interleaved(self) -> Self {
+        match self {
+            Codes::Bytes(v) => Codes::Bytes(interleave(&v)),
+            Codes::Words(v) => Codes::Words(interleave(&v)),
+            Codes::Longs(v) => Codes::Longs(interleave(&v)),
+        }
+    }
+
+    /// Whether any code is larger than so many bits allow.
+    pub fn exceed(&self, bits: u16) -> bool {
+        let bits = u32::from(bits);
+        match self {
+            Codes::Bytes(v) => bits < 8 && v.iter().fold(0, |all, v| all | v) >> bits != 0,
+            Codes::Words(v) => bits < 16 && v.iter().fold(0, |all, v| all | v) >> bits != 0,
+            Codes::Longs(v) => bits < 32 && v.iter().fold(0, |all, v| all | v) >> bits != 0,
+        }
+    }
+
+    /// Shift, mask and sign-extend (PS3.5 8.1.1); `shift` is the position of the lowest stored bit.
+    pub fn stored(self, bits_stored: u16, shift: u16, signed: bool) -> Samples {
+        let shift = u32::from(shift);
+        let above = |width: u16| u32::from(width.saturating_sub(bits_stored));
+        match self {
+            Codes::Bytes(v) if signed => {
+                let up = above(8);
+                Samples::I16(v.iter().map(|v| i16::from(((v >> shift) << up) as i8 >> up)).collect())
+            }
+            Codes::Bytes(mut v) => {
+                mask(&mut v, |v| (v >> shift) & (u8::MAX >> above(8)), shift == 0 && above(8) == 0);
+                Samples::U8(v)
+            }
+            Codes::Words(v) if signed => {
+                let up = above(16);
+                Samples::I16(v.into_iter().map(|v| ((v >> shift) << up) as i16 >> up).collect())
+            }
+            Codes::Words(mut v) => {
+                mask(&mut v, |v| (v >> shift) & (u16::MAX >> above(16)), shift == 0 && above(16) == 0);
+                Samples::U16(v)
+            }
+            Codes::Longs(v) if signed => {
+                let up = above(32);
+                Samples::Int(v.into_iter().map(|v| ((v >> shift) << up) as i32 >> up).collect())
+            }
+            Codes::Longs(v) if bits_stored == 32 => Samples::Wide(v.into_iter().map(f64::from).collect()),
+            Codes::Longs(v) => {
+                Samples::Int(v.into_iter().map(|v| ((v >> shift) & (u32::MAX >> above(32))) as i32).collect())
+            }
+        }
+    }
+}
+
+fn mask<T: Copy>(values: &mut [T], f: impl Fn(T) -> T, nothing_to_do: bool) {
+    if !nothing_to_do {
+        values.iter_mut().for_each(|v| *v = f(*v));
+    }
+}
+
+fn interleave<T: Copy + Default>(planes: &[T]) -> Vec<T> {
+    let pixels = planes.len() / 3;
+    let (red, rest) = planes.split_at(pixels);
+    let (green, blue) = rest.split_at(pixels);
+    let mut samples = vec![T::default(); pixels * 3];
+    let values = red.iter().zip(green).zip(blue);
+    for (pixel, ((r, g), b)) in samples.as_chunks_mut::<3>().0.iter_mut().zip(values) {
+        *pixel = [*r, *g, *b];
+    }
+    samples
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_become_stored_values() {
+        let words = |v: &[u16]| Codes::Words(v.to_vec());
+        let rows = [
+            (words(&[0xF001, 0xFFFF]), 12, 0, false, Samples::U16(vec![1, 4095])),
+            (words(&[0xF001, 0xFFFF]), 16, 0, false, Samples::U16(vec![0xF001, 0xFFFF])),
+            (words(&[0x001F, 0x8000]), 12, 4, true, Samples::I16(vec![1, -2048])),
+            (words(&[0x0FFF, 0xF7FF]), 12, 0, true, Samples::I16(vec![-1, 2047])),
+            (Codes::Bytes(vec![0x7F, 0xC0]), 7, 0, true, Samples::I16(vec![-1, -64])),
+            (Codes::Bytes(vec![0x7F, 0xC0]), 7, 1, false, Samples::U8(vec![0x3F, 0x60])),
+            (Codes::Longs(vec![u32::MAX, 1]), 32, 0, false, Samples::Wide(vec![4_294_967_295.0, 1.0])),
+            (Codes::Longs(vec![u32::MAX, 1]), 24, 0, false, Samples::Int(vec![0xFF_FFFF, 1])),
+            (Codes::Longs(vec![u32::MAX, 1]), 32, 0, true, Samples::Int(vec![-1, 1])),
+        ];
+        for (codes, bits, shift, signed, expected) in rows {
+            assert_eq!(codes.clone().stored(bits, shift, signed), expected, "{codes:?} {bits} {shift} {signed}");
+        }
+        assert_eq!(words(&[1, 4, 2, 5, 3, 6]).interleaved(), words(&[1, 2, 3, 4, 5, 6]));
+        assert!(words(&[0x1000]).exceed(12) && !words(&[0x0FFF]).exceed(12) && !words(&[0xFFFF]).exceed(16));
+    }
+}
