@@ -198,8 +198,9 @@ mod tests {
     fn knows_its_own_address_space() {
         let mapped = || mapped_bytes(File::open("/proc/self/status").expect("procfs")).expect("a size");
         let before = mapped();
-        let block = vec![1u8; 256 << 20];
-        assert!(mapped() >= before + (200 << 20), "{} after {before}", mapped());
+        // mapped, not used; other tests may give some back meanwhile
+        let block = std::hint::black_box(vec![0u8; 1 << 30]);
+        assert!(mapped() >= before + (1 << 29), "{} after {before}", mapped());
         drop(block);
     }
 }
