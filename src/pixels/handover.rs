@@ -5,9 +5,10 @@
 //! copies them out once, and checks its copy. What another process can still write must not be trusted after a check:
 //! so nothing that was checked is ever read again from here, and no reference into this memory exists in the node.
 //!
-//! Read and written by `pread` and `pwrite` in blocks that stay in the cache, not mapped: for 3 × 1024 × 1024 values
-//! that costs 9.6 ms for both ends together, a mapping made once 7.6 ms, one made per image 13.8 ms, a pipe 21 ms. The
-//! faster mapping would need unsafe code and address space out of the worker's limit.
+//! Read and written by `pread` and `pwrite` in blocks that stay in the cache, not mapped: 3 × 1024 × 1024 values cost
+//! 9.6 ms for both ends together, through a mapping made once 7.6 ms, through one made per image 13.8 ms, through a
+//! pipe 21 ms (one thread, two busy cores). The faster mapping would take unsafe code, and address space out of the
+//! worker's limit.
 //!
 //! Neighbours: `child` (the node's end) and `process` (the worker's). Left out: which values are expected (`child`).
 
