@@ -7,7 +7,7 @@
 //!
 //! Read and written by `pread` and `pwrite` in blocks that stay in the cache, not mapped: 3 × 1024 × 1024 values cost
 //! 9.6 ms for both ends together, through a mapping made once 7.6 ms, through one made per image 13.8 ms, through a
-//! pipe 21 ms (one thread, two busy cores). The faster mapping would take unsafe code, and address space out of the
+//! pipe 21 ms (a busy machine of two cores). The faster mapping would take unsafe code, and address space out of the
 //! worker's limit.
 //!
 //! Neighbours: `child` (the node's end) and `process` (the worker's). Left out: which values are expected (`child`).
