@@ -10,11 +10,13 @@
 //! files such as phantoms. `normalise` is pure. Neighbours: `domain` and `config` below, `analyse` above. Left out:
 //! which models want an image (their packages' scope) and what is done with a refusal.
 
+mod child;
 mod codestream;
 mod dataset;
 mod decode;
 mod export;
 mod grey;
+mod handover;
 mod header;
 mod jpeg;
 mod jpeg2000;
@@ -30,11 +32,13 @@ mod resize;
 mod rle;
 mod samples;
 mod sandbox;
+mod system_calls;
 mod wanted;
 mod wire;
 mod worker;
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +48,7 @@ pub use decode::DECODABLE_TRANSFER_SYNTAXES;
 pub use export::{write_npy, write_png};
 pub use limits::Limits;
 pub use process::worker_main;
+pub use sandbox::{Attempt, Outcome, Protections};
 pub use worker::Workers;
 
 use crate::domain::{Contract, Digest, InstanceHeader, ModelInput, Refusal, RefusalCode};
@@ -109,7 +114,7 @@ impl Frames {
 
 /// Reads the header of a trusted file in this process.
 pub fn read_header_file(path: &Path, limits: &Limits) -> Result<InstanceHeader, Refusal> {
-    header::header_of(&prescan::scan(open(path)?, limits)?)
+    read_header_object(open(path)?, limits)
 }
 
 /// Decodes and normalises a trusted file in this process.
@@ -119,7 +124,22 @@ pub fn normalise_file(
     frames: Frames,
     limits: &Limits,
 ) -> Result<Normalised, Refusal> {
-    let mut decoder = Decoder::new(prescan::scan(open(path)?, limits)?, limits)?;
+    normalise_object(open(path)?, contracts, frames, limits)
+}
+
+/// Reads the header of an open object.
+fn read_header_object(object: Box<dyn dataset::Source>, limits: &Limits) -> Result<InstanceHeader, Refusal> {
+    header::header_of(&prescan::scan(object, limits)?)
+}
+
+/// Decodes and normalises an open object.
+fn normalise_object(
+    object: Box<dyn dataset::Source>,
+    contracts: &[Contract],
+    frames: Frames,
+    limits: &Limits,
+) -> Result<Normalised, Refusal> {
+    let mut decoder = Decoder::new(prescan::scan(object, limits)?, limits)?;
     let layout = decoder.layout().clone();
     let chosen = frames.of(layout.frames);
     limits.check_output(layout.samples(), chosen.len(), contracts)?;
@@ -145,12 +165,23 @@ pub fn normalise_file(
 }
 
 fn open(path: &Path) -> Result<Box<dyn dataset::Source>, Refusal> {
+    Ok(Box::new(open_file(path)?))
+}
+
+/// Opens an object for reading; what is no regular file is refused.
+fn open_file(path: &Path) -> Result<File, Refusal> {
     let fail = |e: std::io::Error| Refusal::new(RefusalCode::Malformed, format!("the file cannot be opened: {e}"));
-    // asked before it is opened: opening a pipe would wait for its other end
-    if !std::fs::metadata(path).map_err(fail)?.is_file() {
-        return Err(Refusal::new(RefusalCode::Malformed, "not a regular file"));
-    }
-    Ok(Box::new(File::open(path).map_err(fail)?))
+    let check = |metadata: std::fs::Metadata| match metadata.is_file() {
+        true => Ok(()),
+        false => Err(Refusal::new(RefusalCode::Malformed, "not a regular file")),
+    };
+    // asked before it is opened, since opening a device may do something
+    check(std::fs::metadata(path).map_err(fail)?)?;
+    // and again afterwards, since the name may mean something else by then; a pipe does not wait for its other end
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(fail)?;
+    check(file.metadata().map_err(fail)?)?;
+    Ok(file)
 }
 
 fn hash_samples(hash: &mut sha2::Sha256, samples: &Samples) {

@@ -1,65 +1,98 @@
-//! The decode worker: `sidelight __worker`, a process that reads requests from its input and answers on its output.
+//! The decode worker: `sidelight __worker`, a process whose standard input is a socket to the node.
 //!
-//! It locks itself down ([`sandbox`](super::sandbox)), then parses and decodes one object after another on a thread
-//! with a deep stack. A panic of a decoder is a refusal; what the sandbox kills, the parent reports.
+//! It locks itself down ([`sandbox`](super::sandbox)) and says so, then parses and decodes one object after another on
+//! a thread with a deep stack. Objects come as open files, values of model inputs go into the hand-over memory: it
+//! knows no path and opens nothing. A panic of a decoder is a refusal; what the sandbox kills, the node reports.
+//! Neighbours: `wire` (messages), `handover` (values), `child` (the other end).
 
-use std::ffi::OsString;
-use std::io::{self, BufWriter, Write};
-use std::os::unix::ffi::OsStringExt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 
-use super::wire::{self, Hello, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request, Task};
-use super::{Limits, Normalised, normalise_file, read_header_file, sandbox};
+use super::handover::Handover;
+use super::sandbox::{self, Protections};
+use super::wire::{self, Hello, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Ready, Reply, Task};
+use super::{Limits, Normalised, normalise_object, read_header_object};
 use crate::domain::{ModelInput, Refusal, RefusalCode};
 
 const STACK_BYTES: usize = 16 << 20;
 
-/// Runs until the input ends. Fails if it cannot lock itself down or the parent sends nonsense.
+/// Runs until the node closes the socket. Fails if it cannot lock itself down or the node sends nonsense.
 pub fn worker_main() -> ExitCode {
     // a panic message may quote what a decoder read: nothing of a patient leaves but through the answer
     std::panic::set_hook(Box::new(|_| {}));
-    let served = thread::Builder::new().stack_size(STACK_BYTES).spawn(serve).map(thread::JoinHandle::join);
-    match served {
-        Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn serve() -> io::Result<()> {
-    let mut input = io::stdin().lock();
-    let mut output = BufWriter::new(io::stdout().lock());
-    let Some(hello) = wire::read::<Hello>(&mut input, REQUEST_BYTES_MAX)? else { return Ok(()) };
-    sandbox::enter(hello.memory_max)?;
-    while let Some(request) = wire::read::<Request>(&mut input, REQUEST_BYTES_MAX)? {
-        sandbox::grant_cpu(hello.cpu_seconds)?;
-        let (reply, inputs) = answer(request, &hello.limits);
-        if wire::write(&mut output, &reply, REPLY_BYTES_MAX).is_err() {
-            let refusal = Refusal::new(RefusalCode::TooLarge, "the header is larger than an answer may be");
-            wire::write(&mut output, &Reply::Refused(refusal), REPLY_BYTES_MAX)?;
-        }
-        for value in inputs.iter().flat_map(|input| &input.values) {
-            output.write_all(&value.to_le_bytes())?;
-        }
-        output.flush()?;
-    }
-    Ok(())
+/// What the decoding thread works with.
+struct Worker {
+    socket: UnixStream,
+    hello: Hello,
+    handover: Handover,
 }
 
-fn answer(request: Request, limits: &Limits) -> (Reply, Vec<ModelInput>) {
-    let path = PathBuf::from(OsString::from_vec(request.path));
-    let work = || match request.task {
-        Task::Header => read_header_file(&path, limits).map(|h| (Reply::Header(Box::new(h)), Vec::new())),
-        Task::Normalise { contracts, frames } => normalise_file(&path, &contracts, frames, limits).map(|n| {
-            let Normalised { pixel_digest, frames, inputs } = n;
-            (Reply::Normalised { pixel_digest, frames }, inputs)
-        }),
-    };
-    let refused = |refusal| (Reply::Refused(refusal), Vec::new());
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(outcome) => outcome.unwrap_or_else(refused),
-        Err(_) => refused(Refusal::new(RefusalCode::DecodeFailed, "the decoder gave up on a broken frame")),
+fn start() -> io::Result<()> {
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let Some((hello, memory)) = wire::receive::<Hello>(&socket, REQUEST_BYTES_MAX)? else { return Ok(()) };
+    let handover = Handover::from(memory.ok_or(io::ErrorKind::InvalidInput)?);
+    let status = File::open("/proc/self/status")?;
+    let protections = sandbox::renounce()?;
+    let worker = Worker { socket, hello, handover };
+    let served = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || worker.run(status, protections))?;
+    served.join().unwrap_or_else(|_| Err(io::Error::other("the worker's own code panicked")))
+}
+
+impl Worker {
+    fn run(&self, status: File, mut protections: Protections) -> io::Result<()> {
+        sandbox::enter(self.hello.memory_max, status, &mut protections)?;
+        wire::write(&self.socket, &Ready { protections }, REPLY_BYTES_MAX)?;
+        while let Some((task, object)) = wire::receive::<Task>(&self.socket, REQUEST_BYTES_MAX)? {
+            sandbox::grant_cpu(self.hello.cpu_seconds)?;
+            let reply = self.answer(task, object)?;
+            let encoded = wire::encode(&reply, REPLY_BYTES_MAX).or_else(|_| {
+                let detail = "the header is larger than an answer may be";
+                wire::encode(&Reply::Refused(Refusal::new(RefusalCode::TooLarge, detail)), REPLY_BYTES_MAX)
+            })?;
+            wire::send(&self.socket, &encoded, None)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&self, task: Task, object: Option<OwnedFd>) -> io::Result<Reply> {
+        if let Task::Probe(attempt) = task {
+            return Ok(Reply::Probed(sandbox::attempt(attempt)));
+        }
+        let object = File::from(object.ok_or(io::ErrorKind::InvalidInput)?);
+        let work = AssertUnwindSafe(|| decode(task, object, &self.hello.limits));
+        Ok(match catch_unwind(work) {
+            Ok(Ok((reply, inputs))) => match self.handover.write(&inputs) {
+                Ok(()) => reply,
+                Err(e) => Reply::Refused(Refusal::new(
+                    RefusalCode::WorkerDied,
+                    format!("the values cannot be handed over: {e}: is there memory left on this machine?"),
+                )),
+            },
+            Ok(Err(refusal)) => Reply::Refused(refusal),
+            Err(_) => Reply::Refused(Refusal::new(RefusalCode::DecodeFailed, "the decoder gave up on a broken frame")),
+        })
+    }
+}
+
+fn decode(task: Task, object: File, limits: &Limits) -> Result<(Reply, Vec<ModelInput>), Refusal> {
+    match task {
+        Task::Header => Ok((Reply::Header(Box::new(read_header_object(Box::new(object), limits)?)), Vec::new())),
+        Task::Normalise { contracts, frames } => {
+            let Normalised { pixel_digest, frames, inputs } =
+                normalise_object(Box::new(object), &contracts, frames, limits)?;
+            Ok((Reply::Normalised { pixel_digest, frames }, inputs))
+        }
+        Task::Probe(_) => Err(Refusal::new(RefusalCode::Malformed, "a probe has no object")),
     }
 }

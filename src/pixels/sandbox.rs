@@ -1,52 +1,206 @@
 //! What a decode worker takes from itself before it sees the first untrusted byte.
 //!
-//! Memory, processor time, files, core dumps, and life beyond its parent. Left out: system call filters (seccomp)
-//! and file access rules (Landlock), which the service manager or container adds for the whole node.
+//! [`renounce`]: life beyond its parent, core dumps, new privileges, all files by path and all network by Landlock;
+//! [`enter`]: memory, and by seccomp (`system_calls`) every system call that decoding does not need. Memory and time are
+//! limited on every kernel; Landlock and seccomp where the kernel has them and lets a process use them.
+//! [`Protections`] says what is in force, [`attempt`] tries it out. What remains is three open files: the socket to
+//! the node, the hand-over memory, and, for one request each, the object.
+//!
+//! What a worker can take at most: `memory_max` of private memory beyond the program itself (RLIMIT_AS), the hand-over
+//! memory's fixed size (`limits::OUTPUT_BYTES_MAX`), and the processor time granted per request.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::net::UdpSocket;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope,
 };
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior, set_parent_process_death_signal,
+    setrlimit,
+};
+use rustix::thread::{no_new_privs, set_no_new_privs};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
-/// Locks the process down. `memory_max` is granted beyond the address space that the program maps at this moment:
-/// libtorch alone maps some hundred megabytes (with CUDA some gigabytes), which cost nothing until they are used.
-pub fn enter(memory_max: u64) -> io::Result<()> {
+use super::limits::OUTPUT_BYTES_MAX;
+use super::system_calls;
+
+/// Standard streams, socket, hand-over memory, object, and some to spare.
+const FILES_MAX: u64 = 16;
+
+/// What is in force in a worker, beside the limits on memory and time that always are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protections {
+    /// No program that it might start would gain rights.
+    pub no_new_privs: bool,
+    /// Version of the Landlock rules: no file by path; from 4 on no TCP; from 6 on no signals and no abstract sockets.
+    pub landlock_abi: Option<u32>,
+    /// System calls are filtered.
+    pub seccomp: bool,
+    /// Why something of this is not in force.
+    pub missing: Vec<String>,
+}
+
+/// Things that a worker may not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attempt {
+    ReadFile,
+    CreateFile,
+    OpenSocket,
+    StartProcess,
+    ReplaceProgram,
+}
+
+/// What came of an [`Attempt`] that its worker survived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The error's text.
+    Refused(String),
+    Granted,
+}
+
+/// First half, before there is a second thread: Landlock's rules hold for the calling thread and those it starts.
+pub fn renounce() -> io::Result<Protections> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     limit(Resource::Core, 0)?;
-    limit(Resource::Fsize, 0)?;
-    limit(Resource::Nofile, 16)?;
-    limit(Resource::As, mapped_bytes()?.saturating_add(memory_max))
+    limit(Resource::Nofile, FILES_MAX)?;
+    // the hand-over memory is a file too, and the only one that can be written
+    limit(Resource::Fsize, OUTPUT_BYTES_MAX)?;
+    let mut protections = Protections::default();
+    set_no_new_privs(true)?;
+    protections.no_new_privs = no_new_privs()?;
+    match deny_paths_and_network() {
+        Ok(abi) => protections.landlock_abi = Some(abi),
+        Err(why) => protections.missing.push(format!("Landlock: {why}")),
+    }
+    Ok(protections)
+}
+
+/// Second half, on the thread that decodes, when everything is set up. `memory_max` is granted beyond the address
+/// space that the program maps at this moment: libtorch alone maps some hundred megabytes (with CUDA some gigabytes),
+/// which cost nothing until they are used. `status` is `/proc/self/status`, opened while that was possible.
+pub fn enter(memory_max: u64, status: File, protections: &mut Protections) -> io::Result<()> {
+    limit(Resource::As, mapped_bytes(status)?.saturating_add(memory_max))?;
+    match system_calls::restrict() {
+        Ok(()) => protections.seccomp = true,
+        Err(why) => protections.missing.push(format!("seccomp: {why}")),
+    }
+    Ok(())
 }
 
 /// Grants the next request its processor time.
 pub fn grant_cpu(seconds: u64) -> io::Result<()> {
-    let current = Some(used_cpu_seconds()?.saturating_add(seconds).saturating_add(1));
-    Ok(setrlimit(Resource::Cpu, Rlimit { current, maximum: None })?)
+    let used = u64::try_from(clock_gettime(ClockId::ProcessCPUTime).tv_sec).unwrap_or_default();
+    let maximum = getrlimit(Resource::Cpu).maximum;
+    let wanted = used.saturating_add(seconds).saturating_add(1);
+    let current = Some(maximum.map_or(wanted, |most| most.min(wanted)));
+    Ok(setrlimit(Resource::Cpu, Rlimit { current, maximum })?)
+}
+
+/// Tries it. What the filter of system calls kills does not return.
+pub fn attempt(what: Attempt) -> Outcome {
+    let result = match what {
+        Attempt::ReadFile => File::open("/etc/passwd").map(drop),
+        Attempt::CreateFile => {
+            let path = std::env::temp_dir().join(format!("sidelight-probe-{}", std::process::id()));
+            File::create_new(&path).and_then(|_| fs::remove_file(&path))
+        }
+        Attempt::OpenSocket => UdpSocket::bind("127.0.0.1:0").map(drop),
+        Attempt::StartProcess => Command::new("/bin/true").status().map(drop),
+        // comes back only if it failed
+        Attempt::ReplaceProgram => Err(Command::new("/bin/true").exec()),
+    };
+    match result {
+        Ok(()) => Outcome::Granted,
+        Err(e) => Outcome::Refused(e.to_string()),
+    }
+}
+
+/// No rule grants anything, so everything that the rules know is denied. Answers the version in force.
+fn deny_paths_and_network() -> Result<u32, String> {
+    // the newest version of which every part was seen at work
+    let abi = ABI::V6;
+    let restrict = || -> Result<_, RulesetError> {
+        Ruleset::default()
+            .handle_access(AccessFs::from_all(abi))?
+            .handle_access(AccessNet::from_all(abi))?
+            .scope(Scope::from_all(abi))?
+            .create()?
+            .restrict_self()
+    };
+    let status = restrict().map_err(|e| e.to_string())?;
+    match (status.ruleset, status.landlock) {
+        (RulesetStatus::NotEnforced, _) => Err("this kernel has none, or the container forbids it".into()),
+        (_, LandlockStatus::Available { effective_abi, .. }) => Ok(effective_abi.min(abi) as u32),
+        (_, none) => Err(format!("{none:?}")),
+    }
 }
 
 fn limit(resource: Resource, most: u64) -> io::Result<()> {
+    // a service manager may have set less already
+    let most = getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));
     Ok(setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?)
 }
 
 /// Address space in use (proc_pid_status: VmSize, in units of 1024 bytes).
-fn mapped_bytes() -> io::Result<u64> {
-    let text = fs::read_to_string("/proc/self/status")?;
+fn mapped_bytes(mut status: File) -> io::Result<u64> {
+    let mut text = String::new();
+    status.rewind()?;
+    status.read_to_string(&mut text)?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmSize:"));
     let number: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
     number.map(|kib| kib.saturating_mul(1024)).ok_or_else(|| io::Error::other("/proc/self/status holds no VmSize"))
 }
 
-/// Processor time of all threads so far (proc_pid_stat: utime and stime, fields 14 and 15, in ticks of 10 ms).
-fn used_cpu_seconds() -> io::Result<u64> {
-    let text = fs::read_to_string("/proc/self/stat")?;
-    // the second field, the name in parentheses, may hold spaces
-    let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks = |field: usize| fields.get(field - 3).and_then(|n| n.parse::<u64>().ok());
-    match (ticks(14), ticks(15)) {
-        (Some(user), Some(system)) => Ok((user + system) / 100),
-        _ => Err(io::Error::other("/proc/self/stat holds no times")),
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// Landlock and seccomp hold for one thread: this one ends afterwards.
+    fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| scope.spawn(work).join().expect("no panic"))
+    }
+
+    #[test]
+    fn landlock_alone_denies_files_and_from_version_4_on_tcp() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (abi, read, create, listen) = on_a_thread(|| {
+            let abi = deny_paths_and_network();
+            let (read, create) = (File::open("/etc/passwd"), File::create(folder.path().join("new")));
+            (abi, read.map(drop), create.map(drop), TcpListener::bind("127.0.0.1:0").map(drop))
+        });
+        let denied =
+            |result: &io::Result<()>| result.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
+        assert_eq!((denied(&read), denied(&create)), (abi.is_ok(), abi.is_ok()), "{abi:?}");
+        assert_eq!(denied(&listen), abi.as_ref().is_ok_and(|abi| *abi >= 4), "{abi:?}");
+        assert!(File::open("/etc/passwd").is_ok(), "only that thread");
+    }
+
+    #[test]
+    fn processor_time_is_granted_from_now_on() {
+        grant_cpu(3600).expect("below any limit of a test run");
+        let used = clock_gettime(ClockId::ProcessCPUTime).tv_sec as u64;
+        let granted = getrlimit(Resource::Cpu).current.expect("a limit");
+        assert!((used + 3600..=used + 3601).contains(&granted), "{granted} after {used}");
+    }
+
+    #[test]
+    fn knows_its_own_address_space() {
+        let mapped = || mapped_bytes(File::open("/proc/self/status").expect("procfs")).expect("a size");
+        let before = mapped();
+        // mapped, not used; other tests may give some back meanwhile
+        let block = std::hint::black_box(vec![0u8; 1 << 30]);
+        assert!(mapped() >= before + (1 << 29), "{} after {before}", mapped());
+        drop(block);
     }
 }

@@ -1,11 +1,18 @@
 //! Decode workers as processes: answers, limits, crashes, bombs, and that nothing survives the pool.
 
-use std::io::{Read, Write};
+mod hostile;
+mod locked;
+
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use sidelight::config;
 use sidelight::domain::{Contract, RefusalCode};
 use sidelight::pixels::{Frames, Limits, Workers, normalise_file, read_header_file};
@@ -113,8 +120,36 @@ async fn a_worker_answers_what_the_same_code_answers_in_process() {
     for answer in asked {
         assert_eq!(answer.await.expect("no panic"), expected);
     }
-    let missing = workers.read_header(&folder.path().join("missing")).await;
-    assert_eq!(missing.map_err(|r| r.code), Err(RefusalCode::Malformed));
+}
+
+#[tokio::test]
+async fn what_is_no_regular_file_is_refused_and_a_link_is_followed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    write(folder.path(), "sound", &sound(8, 8));
+    std::os::unix::fs::symlink("sound", path("link")).expect("a link");
+    std::os::unix::fs::symlink("missing", path("dangling")).expect("a link");
+    std::os::unix::net::UnixListener::bind(path("socket")).expect("a socket");
+    let made = Command::new("mkfifo").arg(path("pipe")).status().expect("mkfifo runs");
+    assert!(made.success());
+    let workers = Workers::start(&settings(), EXE.into());
+    let rows = [
+        ("sound", Ok(())),
+        ("link", Ok(())),
+        ("missing", Err("cannot be opened")),
+        ("dangling", Err("cannot be opened")),
+        (".", Err("not a regular file")),
+        ("pipe", Err("not a regular file")),
+        ("socket", Err("not a regular file")),
+    ];
+    for (name, expected) in rows {
+        let answer = workers.read_header(&path(name)).await.map(|_| ());
+        let fits = match (&answer, expected) {
+            (Err(refusal), Err(text)) => refusal.code == RefusalCode::Malformed && refusal.detail.contains(text),
+            (answer, expected) => answer.is_ok() && expected.is_ok(),
+        };
+        assert!(fits, "{name}: {answer:?}");
+    }
 }
 
 #[tokio::test]
@@ -183,8 +218,8 @@ async fn late_dead_and_lying_workers_are_refusals_with_their_cause() {
         ("late", script(folder.path(), "late", "exec sleep 600"), "no answer"),
         ("dead", script(folder.path(), "dead", "exit 7"), "exit code 7"),
         ("killed", script(folder.path(), "killed", "kill -9 $$"), "signal 9"),
-        ("lying", script(folder.path(), "lying", r"printf '\005\000\000\000hello'; exec sleep 600"), "no sense"),
-        ("boasting", script(folder.path(), "boasting", r"printf '\377\377\377\377'; exec sleep 600"), "no sense"),
+        ("lying", script(folder.path(), "lying", r"printf '\005\000\000\000hello' >&0; exec sleep 600"), "no sense"),
+        ("boasting", script(folder.path(), "boasting", r"printf '\377\377\377\377' >&0; exec sleep 600"), "no sense"),
         ("missing", folder.path().join("missing"), "could not be started"),
     ];
     for (name, exe, expected) in rows {
@@ -232,31 +267,38 @@ fn wait_for<T>(mut condition: impl FnMut() -> Option<T>) -> T {
 }
 
 #[test]
-fn a_worker_ends_with_its_input_and_refuses_to_work_without_limits() {
-    let rows: [(&str, &[u8], bool); 3] = [
-        ("nothing", b"", true),
-        (
-            "only limits",
-            br#"{"memory_max":1073741824,"cpu_seconds":5,"limits":{"samples_max":1,"inflate_bytes_max":1}}"#,
-            true,
-        ),
-        ("nonsense", b"no limits at all", false),
+fn a_worker_ends_with_its_input_and_refuses_to_work_without_limits_or_memory() {
+    let limits = br#"{"memory_max":1073741824,"cpu_seconds":5,"limits":{"samples_max":1,"inflate_bytes_max":1}}"#;
+    let nonsense = b"no limits at all";
+    let rows: [(&str, &[u8], bool, Result<&str, ()>); 4] = [
+        ("nothing", b"", false, Ok("")),
+        ("limits and memory", limits, true, Ok("no_new_privs")),
+        ("limits without memory", limits, false, Err(())),
+        ("nonsense", nonsense, true, Err(())),
     ];
-    for (name, hello, expected) in rows {
-        let mut child = Command::new(EXE)
-            .arg("__worker")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a started worker");
-        let mut input = child.stdin.take().expect("a pipe");
+    for (name, hello, memory, expected) in rows {
+        let (mut node, worker) = UnixStream::pair().expect("sockets");
+        let mut command = Command::new(EXE);
+        let mut child =
+            command.arg("__worker").stdin(OwnedFd::from(worker)).stdout(Stdio::null()).spawn().expect("a worker");
+        drop(command);
         if !hello.is_empty() {
-            input.write_all(&(hello.len() as u32).to_le_bytes()).expect("an open pipe");
-            input.write_all(hello).expect("an open pipe");
+            let file = tempfile::tempfile().expect("a file");
+            let files = [file.as_fd()];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(!memory || control.push(SendAncillaryMessage::ScmRights(&files)));
+            let length = (hello.len() as u32).to_le_bytes();
+            sendmsg(&node, &[IoSlice::new(&length)], &mut control, SendFlags::empty()).expect("an open socket");
+            node.write_all(hello).expect("an open socket");
         }
-        drop(input);
+        node.shutdown(std::net::Shutdown::Write).expect("an open socket");
         let mut said = Vec::new();
-        child.stdout.take().expect("a pipe").read_to_end(&mut said).expect("a readable pipe");
-        assert_eq!((child.wait().expect("an end").success(), said.len()), (expected, 0), "{name}");
+        // where the worker ends with something unread, the socket says so in place of an end
+        let _ = node.read_to_end(&mut said);
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let ended = child.wait().expect("an end").success();
+        let sound = expected.map_or(said.is_empty(), |text| said.contains(text));
+        assert_eq!((ended, sound), (expected.is_ok(), true), "{name}: {said}");
     }
 }
