@@ -17,8 +17,8 @@ pub use assessment::{
     Assessment, Direction, Disclosed, Disclosure, FindingAssessment, GroupEstimate, IndReason, Interval, Level,
 };
 pub use code::Code;
-pub use contract::{Contract, Fit, ModelInput, ValueRange};
-pub use header::{Attribute, AttributeValue, Attributes, InstanceHeader, View};
+pub use contract::{Contract, Filter, Fit, Mask, ModelInput, Orientation, ValueRange};
+pub use header::{Attribute, AttributeValue, Attributes, ImageFacts, InstanceHeader, Laterality, View};
 pub use ident::{AeTitle, Digest, ParseError, Probability, Uid};
 pub use model::{Finding, Group, ImageScore, ModelIdentity, ModelOutputs, Purpose, StudyScore};
 pub use refusal::{Refusal, RefusalCode};

@@ -14,6 +14,7 @@ mod codestream;
 mod dataset;
 mod decode;
 mod export;
+mod geometry;
 mod grey;
 mod header;
 mod jpeg12;
@@ -27,6 +28,9 @@ mod process;
 mod resize;
 mod rle;
 mod sandbox;
+mod shutter;
+mod slices;
+mod view;
 mod wanted;
 mod wire;
 mod worker;
@@ -41,6 +45,7 @@ pub use decode::DECODABLE_TRANSFER_SYNTAXES;
 pub use export::{write_npy, write_png};
 pub use limits::Limits;
 pub use process::worker_main;
+pub use slices::slice_order;
 pub use worker::Workers;
 
 use crate::domain::{Contract, Digest, InstanceHeader, ModelInput, Refusal, RefusalCode};
@@ -131,7 +136,7 @@ pub fn normalise_file(
         hash_samples(&mut hash, &frame.samples);
         let grey = Grey::of(decoder.scan(), &layout, index, frame)?;
         for (inputs, contract) in by_contract.iter_mut().zip(contracts) {
-            inputs.push(normalise::normalise(&grey, contract));
+            inputs.push(normalise::normalise(&grey, contract)?);
         }
     }
     Ok(Normalised {

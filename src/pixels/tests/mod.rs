@@ -2,6 +2,6 @@
 
 mod corpus;
 mod formats;
-mod objects;
+pub(super) mod objects;
 mod structure;
 mod values;
