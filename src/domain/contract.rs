@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Digest;
+use super::{Digest, InstanceHeader, Orientation, Refusal, RefusalCode};
 
 /// How decoded values (after the modality LUT) are brought to 0..1, before `low`..`high` is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -16,7 +16,8 @@ pub enum ValueRange {
     Window,
     /// A fixed window on modality values, whatever their unit.
     Fixed { center: f64, width: f64 },
-    /// A fixed window in Hounsfield units; an image that is not rescaled to them is refused.
+    /// A fixed window in Hounsfield units; an image that is not rescaled to them is refused. They are a physical
+    /// quantity, so that MONOCHROME1, which says how they are shown, does not invert them.
     HuWindow { center: f64, width: f64 },
 }
 
@@ -42,20 +43,6 @@ pub enum Filter {
     /// The mean over the area that an output pixel covers: OpenCV's `INTER_AREA`; torch's adaptive average pooling
     /// where the scale is a whole number.
     Area,
-}
-
-/// Which way round the model sees the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Orientation {
-    #[default]
-    AsStored,
-    /// Mammography: mirrored where needed so that the chest wall is on the left. Patient Orientation decides by its
-    /// row direction (A as stored, P mirrored); without it laterality does (L as stored, R mirrored); else refused.
-    LateralityLeft,
-    /// Projections: turned so that rows run to the patient's left and columns to the feet, where Patient Orientation
-    /// says that they do not. As stored without Patient Orientation; refused where the image has no left and right.
-    PatientOrientation,
 }
 
 /// What becomes the lowest output besides padding; both are left out of the observed range.
@@ -178,6 +165,22 @@ impl Contract {
             return Some("mask lists shutter and border once each, in this order".into());
         }
         None
+    }
+
+    /// Whether this image can fulfil the contract, as far as its header says; asked before pixels are decoded, so that
+    /// a contract that one model needs takes no image from another.
+    pub fn admits(&self, header: &InstanceHeader) -> Result<(), Refusal> {
+        self.admits_units(header.image.hounsfield)?;
+        self.orientation.turn(&header.image.patient_orientation, header.image.laterality).map(|_| ())
+    }
+
+    /// Whether modality values of this unit are what the range policy is about.
+    pub fn admits_units(&self, hounsfield: bool) -> Result<(), Refusal> {
+        if !hounsfield && matches!(self.range, ValueRange::HuWindow { .. }) {
+            let detail = format!("contract {} needs Hounsfield units, the image is not rescaled to them", self.name);
+            return Err(Refusal::new(RefusalCode::OutOfScope, detail));
+        }
+        Ok(())
     }
 
     /// Digest over every field: two contracts with the same digest treat pixels the same way.

@@ -163,7 +163,7 @@ impl Scope {
         if let Some(value) = facts.image_type.iter().find(|t| rules.image_types_excluded.contains(t)) {
             return refuse(format!("Image Type (0008,0008) says {}, the model excludes it", named(value)));
         }
-        if !rules.secondary_captures && header.sop_class.as_str().starts_with(SECONDARY_CAPTURE) {
+        if !rules.secondary_captures && is_secondary_capture(&header.sop_class) {
             return refuse(format!("SOP class {} is a secondary capture, the model takes none", header.sop_class));
         }
         if !rules.secondary_captures && !facts.conversion_type.is_empty() {
@@ -202,7 +202,10 @@ impl Scope {
 }
 
 /// Secondary Capture Image Storage and its multi-frame kinds (PS3.4 B.5).
-const SECONDARY_CAPTURE: &str = "1.2.840.10008.5.1.4.1.1.7";
+fn is_secondary_capture(class: &Uid) -> bool {
+    let kind = class.as_str().strip_prefix("1.2.840.10008.5.1.4.1.1.7");
+    kind.is_some_and(|kind| kind.is_empty() || kind.starts_with('.'))
+}
 
 fn refuse<T>(detail: String) -> Result<T, Refusal> {
     Err(Refusal::new(RefusalCode::OutOfScope, detail))
@@ -333,14 +336,13 @@ mod tests {
                 Box::new(|h| h.image.burned_in_annotation = Some(true)),
                 "Burned In Annotation (0028,0301) is YES, the model takes none",
             ),
-            (
-                Box::new(|h| h.photometric = "RGB".into()),
-                "Photometric Interpretation RGB, the model takes MONOCHROME2",
-            ),
+            (Box::new(|h| h.photometric = "RGB".into()), "Photometric Interpretation RGB, the model takes MONOCHROME2"),
         ];
         for (change, detail) in rows {
             let mut h = header();
             assert_eq!(strict.admits(&h), Ok(()));
+            h.sop_class = uid("1.2.840.10008.5.1.4.1.1.77.1.1");
+            assert_eq!(strict.admits(&h), Ok(()), "visible light is no capture");
             change(&mut h);
             assert_eq!(strict.admits(&h), Err(Refusal::new(RefusalCode::OutOfScope, detail)));
             assert_eq!(Scope::default().admits(&h), Ok(()), "{detail}");
@@ -417,12 +419,15 @@ mod tests {
             ..ScopeCard::default()
         };
         let keys: Vec<_> = Scope::new(card).unwrap_err().into_iter().map(|f| f.0).collect();
-        assert_eq!(keys, [
-            "scope.modalities",
-            "scope.body_parts",
-            "scope.image_types_excluded",
-            "scope.photometric",
-            "scope.rows_min",
-        ]);
+        assert_eq!(
+            keys,
+            [
+                "scope.modalities",
+                "scope.body_parts",
+                "scope.image_types_excluded",
+                "scope.photometric",
+                "scope.rows_min",
+            ]
+        );
     }
 }

@@ -143,8 +143,7 @@ impl Grey {
 /// out where it is HU).
 pub fn is_hounsfield(root: &Item, index: usize) -> bool {
     let of_group = |group: Option<&'_ Item>| group.and_then(|g| g.items(PIXEL_VALUE_TRANSFORMATION).first().cloned());
-    let group =
-        of_group(root.items(0x5200_9230).get(index)).or_else(|| of_group(root.items(0x5200_9229).first()));
+    let group = of_group(root.items(0x5200_9230).get(index)).or_else(|| of_group(root.items(0x5200_9229).first()));
     if let (None, Some(table)) = (&group, root.items(MODALITY_LUT_SEQUENCE).first()) {
         return table.code_string(MODALITY_LUT_TYPE).as_deref() == Some("HU");
     }
@@ -268,7 +267,9 @@ fn presentation(root: &Item, layout: &Layout) -> Result<(Option<Lut>, bool), Ref
     }
     match (root.code_string(PRESENTATION_LUT_SHAPE).as_deref(), monochrome1) {
         (None, _) | (Some("INVERSE"), true) | (Some("IDENTITY"), false) => Ok((None, monochrome1)),
-        (Some("INVERSE"), false) => Err(inconsistent("MONOCHROME2 contradicts Presentation LUT Shape (2050,0020) INVERSE")),
+        (Some("INVERSE"), false) => {
+            Err(inconsistent("MONOCHROME2 contradicts Presentation LUT Shape (2050,0020) INVERSE"))
+        }
         (Some("IDENTITY"), true) => {
             Err(inconsistent("MONOCHROME1 contradicts Presentation LUT Shape (2050,0020) IDENTITY"))
         }

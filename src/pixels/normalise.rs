@@ -1,7 +1,7 @@
 //! Grey values to a model's input contract: pure, the same for the node, the offline commands and training.
 //!
 //! In the Standard's order (PS3.4 N.2): padding and what the contract masks are set aside, modality LUT, range policy
-//! (VOI, then a presentation table), MONOCHROME1 inverted last; then orientation, fit and resize, `low..high`, channels,
+//! (VOI, then a presentation table), MONOCHROME1 inverted last except in Hounsfield units; then orientation, fit and resize, `low..high`, channels,
 //! mean and standard deviation. Padding and masked pixels become the lowest output.
 //!
 //! `StoredBits` maps the range that Bits Stored and Pixel Representation allow, carried through the modality LUT. A
@@ -15,19 +15,15 @@
 //! count by their height and width.
 
 use super::decode::Samples;
-use super::geometry::Turn;
 use super::grey::{Grey, Modality, Voi, VoiFunction};
 use super::resize::{Window, resize};
 use super::shutter;
-use crate::domain::{Contract, Fit, ModelInput, Refusal, RefusalCode, ValueRange};
+use crate::domain::{Contract, Fit, ModelInput, Refusal, Turn, ValueRange};
 
 /// The frame as the model of this contract sees it; every value is finite. The refusal names what the contract asks
 /// for and the image does not say.
 pub fn normalise(grey: &Grey, contract: &Contract) -> Result<ModelInput, Refusal> {
-    if matches!(contract.range, ValueRange::HuWindow { .. }) && !grey.hounsfield {
-        let detail = format!("contract {} needs Hounsfield units, the image is not rescaled to them", contract.name);
-        return Err(Refusal::new(RefusalCode::OutOfScope, detail));
-    }
+    contract.admits_units(grey.hounsfield)?;
     let turn = grey.geometry.turn(contract.orientation)?;
     let aspect = aspect(grey, contract.fit, turn)?;
     let hidden = shutter::hidden(grey, &contract.mask)?;
@@ -93,6 +89,8 @@ fn unit_image(grey: &Grey, range: ValueRange, hidden: Option<&[bool]>) -> Vec<f3
     };
     // a presentation table takes what the VOI gives: other policies do without both
     let presentation = grey.presentation.as_ref().filter(|_| range == ValueRange::Window);
+    // Hounsfield units are what they are: MONOCHROME1 says how they are shown
+    let inverted = grey.inverted && !matches!(range, ValueRange::HuWindow { .. });
     let one = |stored: f64| {
         if grey.is_padding(stored) {
             return 0.0;
@@ -103,7 +101,7 @@ fn unit_image(grey: &Grey, range: ValueRange, hidden: Option<&[bool]>) -> Vec<f3
             // the whole range of the VOI output is spread over the entries (PS3.3 C.11.6.1)
             unit = lut.apply(f64::from(lut.first) + unit * (lut.entries.len() - 1) as f64) / lut.max();
         }
-        (if grey.inverted { 1.0 - unit } else { unit }) as f32
+        (if inverted { 1.0 - unit } else { unit }) as f32
     };
     let mut unit = match &grey.stored {
         Samples::Int(values) => tabulated(values, one),

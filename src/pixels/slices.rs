@@ -24,8 +24,12 @@ pub fn slice_order(headers: &[&InstanceHeader]) -> Result<Vec<usize>, Refusal> {
     for (index, header) in headers.iter().enumerate() {
         let (position, orientation) = match (header.image.position, header.image.orientation) {
             (Some(position), Some(orientation)) => (position, orientation),
-            (None, _) => return fail("Image Position (Patient) (0020,0032) of a slice is missing or is not three numbers"),
-            (_, None) => return fail("Image Orientation (Patient) (0020,0037) of a slice is missing or is not six numbers"),
+            (None, _) => {
+                return fail("Image Position (Patient) (0020,0032) of a slice is missing or is not three numbers");
+            }
+            (_, None) => {
+                return fail("Image Orientation (Patient) (0020,0037) of a slice is missing or is not six numbers");
+            }
         };
         let Some(normal) = normal(orientation) else {
             return fail("Image Orientation (Patient) (0020,0037) of a slice is not two unit vectors at a right angle");

@@ -32,9 +32,7 @@ impl Keep {
             Keep::Root if matches!(tag, 0x5200_9229 | 0x5200_9230) => Some(Keep::Groups),
             Keep::Root if IMAGE.binary_search(&tag).is_ok() => Some(Keep::All),
             // Frame Display Shutter, Frame Anatomy, Pixel Measures, Frame VOI LUT, Pixel Value Transformation
-            Keep::Groups
-                if matches!(tag, 0x0018_9472 | 0x0020_9071 | 0x0028_9110 | 0x0028_9132 | 0x0028_9145) =>
-            {
+            Keep::Groups if matches!(tag, 0x0018_9472 | 0x0020_9071 | 0x0028_9110 | 0x0028_9132 | 0x0028_9145) => {
                 Some(Keep::All)
             }
             Keep::All => Some(Keep::All),

@@ -1,5 +1,6 @@
-//! Tests that cross the room's files: structures, pixel formats, value transforms, and the corpus of real objects.
+//! Tests that cross the room's files: structures, pixel formats, value transforms, contracts, and the corpus of real objects.
 
+mod contract;
 mod corpus;
 mod formats;
 pub(super) mod objects;
