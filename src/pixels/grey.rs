@@ -156,9 +156,9 @@ pub fn is_hounsfield(root: &Item, index: usize) -> bool {
     rescaled && unit
 }
 
-/// ITU-R BT.601: .299 R + .587 G + .114 B, rounded.
+/// ITU-R BT.601: .299 R + .587 G + .114 B, rounded half up; in whole numbers, so that a half is a half everywhere.
 fn luma([r, g, b]: [i32; 3]) -> i32 {
-    (0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b)).round() as i32
+    (299 * r + 587 * g + 114 * b + 500) / 1000
 }
 
 /// Luminance of each palette index, and the largest value that the palette allows.
