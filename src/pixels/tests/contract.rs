@@ -293,7 +293,7 @@ proptest! {
     ) {
         let geometry = Geometry { laterality: Some(Laterality::Right), ..Geometry::default() };
         let shapes = Ok(vec![Shape::Rectangle { top: 1.0, bottom: 7.0, left: 2.0, right: 8.0 }]);
-        let entries: Vec<u16> = (0..4096u32).map(|i| (i * i >> 8) as u16).collect();
+        let entries: Vec<u16> = (0..4096u32).map(|i| ((i * i) >> 8) as u16).collect();
         let lut = |entries: Vec<u16>| Some(Voi::Lut(Lut { first: 0, entries, bits: 16 }));
         let voi = |table: Option<Voi>, center| table.or_else(|| window(center, width, function));
         let one = Grey {
