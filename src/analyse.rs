@@ -200,13 +200,13 @@ impl Analyser {
         if header.modality == "SR" {
             return Err(Refusal::new(RefusalCode::NotAnImage, "a structured report holds no image"));
         }
-        if !header.has_pixels {
-            return Err(Refusal::new(RefusalCode::NoPixels, "the object has no pixel data"));
+        if let Some(refusal) = header.not_an_image() {
+            return Err(refusal);
         }
         let mut admitted = Vec::new();
         let mut reasons = BTreeSet::new();
         for package in &self.packages {
-            match package.scope.admits(header) {
+            match admits(package, header) {
                 Ok(()) => admitted.push(package),
                 Err(refusal) => {
                     reasons.insert(format!("{}: {}", package.identity.name, refusal.detail));
@@ -264,7 +264,7 @@ impl Analyser {
         let mut shared = study
             .instances
             .iter()
-            .filter(|i| !i.scores.is_empty() && package.scope.admits(&i.header).is_ok())
+            .filter(|i| !i.scores.is_empty() && admits(package, &i.header).is_ok())
             .map(|i| &i.header.sop_instance)
             .peekable();
         if shared.peek().is_none() {
@@ -330,6 +330,11 @@ pub fn read_profile(path: &Path) -> anyhow::Result<Profile> {
 
 fn is_purpose(score: &StudyScore, purpose: Purpose, packages: &[Package]) -> bool {
     packages.iter().any(|p| p.purpose == purpose && p.identity.key() == score.model.key())
+}
+
+/// Whether the model may see the instance, and its contract can be fulfilled as far as the header tells.
+fn admits(package: &Package, header: &InstanceHeader) -> Result<(), Refusal> {
+    package.scope.admits(header).and_then(|()| package.contract.admits(header))
 }
 
 /// Mean over the frames of one image; `None` without frames.

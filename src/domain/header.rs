@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Uid;
+use super::{Refusal, RefusalCode, Uid};
 
 /// An attribute copied verbatim. `value` keeps the bytes of the source (text in the source's character set,
 /// numbers little endian), so that nothing is transcoded on its way into a report.
@@ -25,13 +25,17 @@ pub enum AttributeValue {
 /// Attributes by tag, `group << 16 | element`.
 pub type Attributes = BTreeMap<u32, Attribute>;
 
-/// The projection of a chest or other radiograph, from View Position (0018,5101) or View Code Sequence.
+/// The projection of a chest or other radiograph, from View Position (0018,5101), View Code Sequence (0054,0220) or
+/// Patient Orientation (0020,0020).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum View {
     #[serde(rename = "PA")]
     Pa,
     #[serde(rename = "AP")]
     Ap,
+    /// PA or AP: the header does not say which.
+    #[serde(rename = "FRONTAL")]
+    Frontal,
     #[serde(rename = "LATERAL")]
     Lateral,
     #[serde(rename = "CC")]
@@ -47,12 +51,50 @@ impl View {
         match self {
             View::Pa => "PA",
             View::Ap => "AP",
+            View::Frontal => "FRONTAL",
             View::Lateral => "LATERAL",
             View::Cc => "CC",
             View::Mlo => "MLO",
             View::Other => "OTHER",
         }
     }
+}
+
+/// The side of the body that a whole image shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Laterality {
+    Left,
+    Right,
+    Both,
+}
+
+/// What kind of picture it is and how it lies, as far as the header says; defaults are "not said".
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageFacts {
+    /// Image Type (0008,0008), upper case: ORIGINAL or DERIVED, PRIMARY or SECONDARY, then the modality's own.
+    pub image_type: Vec<String>,
+    /// Conversion Type (0008,0064) of secondary captures; empty if absent.
+    pub conversion_type: String,
+    /// Presentation Intent Type (0008,0068); empty if absent.
+    pub presentation_intent: String,
+    /// Burned In Annotation (0028,0301).
+    pub burned_in_annotation: Option<bool>,
+    /// Code values of the View Modifier Code Sequence (0054,0222) that make the view another one.
+    pub view_modifiers: Vec<String>,
+    /// View Position or code say frontal and Patient Orientation lateral, or the reverse: the view is `Other`.
+    pub view_contradicted: bool,
+    /// Image Laterality (0020,0062), else Frame Laterality (0020,9072), else Laterality (0020,0060).
+    pub laterality: Option<Laterality>,
+    /// Patient Orientation (0020,0020): direction of the rows, then of the columns; empty if absent.
+    pub patient_orientation: Vec<String>,
+    /// Image Position (Patient) (0020,0032): x, y, z of the first pixel's centre, mm.
+    pub position: Option<[f64; 3]>,
+    /// Image Orientation (Patient) (0020,0037): direction cosines of the rows, then of the columns.
+    pub orientation: Option<[f64; 6]>,
+    /// Modality values are Hounsfield units.
+    pub hounsfield: bool,
 }
 
 /// The header of one instance. Texts are decoded for comparison only and trimmed; what a report copies comes
@@ -80,7 +122,43 @@ pub struct InstanceHeader {
     pub photometric: String,
     /// Whether there is a Pixel Data, Float or Double Float Pixel Data element.
     pub has_pixels: bool,
-    /// Burned In Annotation, Image Type and the like are not interpreted here.
+    /// Default in headers that were stored before it was read.
+    #[serde(default)]
+    pub image: ImageFacts,
     /// Patient, study, trial, issuer and de-identification attributes for the report (PS3.3 C.7.1, C.7.2).
     pub copied: Attributes,
 }
+
+impl InstanceHeader {
+    /// Why the object is no image that a model could see, whatever its scope: by its SOP class, which says more than
+    /// the absence of pixels does, and some such objects have pixels.
+    pub fn not_an_image(&self) -> Option<Refusal> {
+        let class = self.sop_class.as_str();
+        let known = NOT_IMAGES.iter().find(|(start, _)| class.starts_with(start)).filter(|_| class != RT_IMAGE);
+        if let Some((_, what)) = known {
+            return Some(Refusal::new(RefusalCode::NotAnImage, format!("{what} holds no image, SOP class {class}")));
+        }
+        (!self.has_pixels).then(|| Refusal::new(RefusalCode::NoPixels, "the object has no pixel data"))
+    }
+}
+
+const RT_IMAGE: &str = "1.2.840.10008.5.1.4.1.1.481.1";
+
+/// SOP classes that hold no picture of a patient, by the start of their UID (PS3.4 B.5).
+const NOT_IMAGES: [(&str, &str); 15] = [
+    ("1.2.840.10008.5.1.4.1.1.11.", "a presentation state"),
+    ("1.2.840.10008.5.1.4.1.1.88.59", "a key object selection"),
+    ("1.2.840.10008.5.1.4.1.1.88.", "a structured report"),
+    ("1.2.840.10008.5.1.4.1.1.104.", "an encapsulated document"),
+    ("1.2.840.10008.5.1.4.1.1.9.", "a waveform"),
+    ("1.2.840.10008.5.1.4.1.1.66", "a segmentation, registration or raw data object"),
+    ("1.2.840.10008.5.1.4.1.1.67", "a real world value mapping"),
+    ("1.2.840.10008.5.1.4.1.1.68.", "a surface scan"),
+    ("1.2.840.10008.5.1.4.1.1.30", "a parametric map"),
+    ("1.2.840.10008.5.1.4.1.1.90.", "a content assessment"),
+    ("1.2.840.10008.5.1.4.1.1.200.", "a protocol"),
+    ("1.2.840.10008.5.1.4.1.1.481.", "a radiotherapy plan, dose or structure set"),
+    ("1.2.840.10008.5.1.4.34.", "a radiotherapy instruction"),
+    ("1.2.840.10008.5.1.4.38.", "a hanging protocol"),
+    ("1.2.840.10008.5.1.4.39.", "a colour palette"),
+];

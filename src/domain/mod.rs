@@ -10,6 +10,7 @@ mod contract;
 mod header;
 mod ident;
 mod model;
+mod orientation;
 mod refusal;
 mod study;
 
@@ -17,10 +18,11 @@ pub use assessment::{
     Assessment, Direction, Disclosed, Disclosure, FindingAssessment, GroupEstimate, IndReason, Interval, Level,
 };
 pub use code::Code;
-pub use contract::{Contract, Fit, ModelInput, ValueRange};
-pub use header::{Attribute, AttributeValue, Attributes, InstanceHeader, View};
+pub use contract::{Contract, Filter, Fit, Mask, ModelInput, ValueRange};
+pub use header::{Attribute, AttributeValue, Attributes, ImageFacts, InstanceHeader, Laterality, View};
 pub use ident::{AeTitle, Digest, ParseError, Probability, Uid};
 pub use model::{Finding, Group, ImageScore, ModelIdentity, ModelOutputs, Purpose, StudyScore};
+pub use orientation::{Orientation, Turn};
 pub use refusal::{Refusal, RefusalCode};
 pub use study::{
     Accepted, DeliveryState, InstanceState, ReadyStudy, ReceivedInstance, Report, ScoredInstance, StudyState, Timestamp,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Code, Digest, Fit, Probability, Purpose, Uid, ValueRange};
+use crate::domain::{Code, Digest, Filter, Fit, Mask, Orientation, Probability, Purpose, Uid, ValueRange};
 
 use super::scope::ScopeCard;
 
@@ -70,7 +70,7 @@ pub enum Architecture {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputCard {
-    /// `imagenet-rgb`, `xrv-1024` or `minmax-unit`.
+    /// One of [`crate::domain::Contract::PRESETS`].
     pub contract: String,
     /// Side of the square input, pixels.
     pub size: u32,
@@ -92,6 +92,15 @@ pub struct InputCard {
     pub std: Option<Vec<f32>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<ValueRange>,
+    /// `bilinear` or `area`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+    /// `as-stored`, `laterality-left` or `patient-orientation`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orientation: Option<Orientation>,
+    /// Of `shutter` and `border`, those that are hidden.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<Vec<Mask>>,
 }
 
 /// What the network's outputs are, and so what is applied to them to get probabilities.

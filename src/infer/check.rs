@@ -76,7 +76,10 @@ pub(super) fn contract(input: &InputCard, faults: &mut Faults) -> Option<Contrac
         || input.fit.is_some()
         || input.channels.is_some()
         || input.mean.is_some()
-        || input.std.is_some();
+        || input.std.is_some()
+        || input.filter.is_some()
+        || input.orientation.is_some()
+        || input.mask.is_some();
     match &input.name {
         Some(name) if Contract::PRESETS.contains(&name.as_str()) || !is_name(name) => {
             faults.add(
@@ -100,6 +103,9 @@ pub(super) fn contract(input: &InputCard, faults: &mut Faults) -> Option<Contrac
     contract.channels = input.channels.unwrap_or(contract.channels);
     contract.mean = input.mean.clone().unwrap_or(contract.mean);
     contract.std = input.std.clone().unwrap_or(contract.std);
+    contract.filter = input.filter.unwrap_or(contract.filter);
+    contract.orientation = input.orientation.unwrap_or(contract.orientation);
+    contract.mask = input.mask.clone().unwrap_or(contract.mask);
     if let Some(fault) = contract.fault() {
         faults.add("input", fault, "correct the field, see domain/contract.rs for the presets");
         return None;

@@ -103,6 +103,20 @@ impl Item {
         (!first.is_empty()).then(|| first.to_owned())
     }
 
+    /// Every value of a text, trimmed, empty ones in their place; none if absent or empty.
+    pub fn texts(&self, tag: Tag) -> Vec<String> {
+        let Some(bytes) = self.bytes(tag) else { return Vec::new() };
+        let text = String::from_utf8_lossy(bytes);
+        let values = text.split('\\').map(|v| v.trim_matches([' ', '\0', '\t', '\r', '\n']).to_owned());
+        let values: Vec<String> = values.collect();
+        if values.iter().all(String::is_empty) { Vec::new() } else { values }
+    }
+
+    /// Every value of a decimal or integer string (DS, IS): `None` unless all are finite numbers, empty if absent.
+    pub fn decimals(&self, tag: Tag) -> Option<Vec<f64>> {
+        self.texts(tag).iter().map(|v| v.parse::<f64>().ok().filter(|v| v.is_finite())).collect()
+    }
+
     /// [`Item::text`] in upper case, for code strings (CS).
     pub fn code_string(&self, tag: Tag) -> Option<String> {
         self.text(tag).map(|t| t.to_uppercase())

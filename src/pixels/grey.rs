@@ -1,14 +1,20 @@
 //! What the values of one frame mean: one grey value per pixel, with modality and VOI transforms, padding and polarity.
 //!
 //! Attributes of the functional groups of Enhanced objects (PS3.3 C.7.6.16) take precedence over those of the image.
+//! A VOI LUT Sequence is used before a window, as PS3.4 N.2.4 leaves it to the application; of several tables or
+//! windows the first: the Standard says that they are alternatives, and the first is what every viewer opens with.
+//! Attributes of VR UN are read as what the data dictionary says they are (PS3.5 6.2.2); what is then no finite number
+//! is refused by name. MONOCHROME1 and Presentation LUT Shape INVERSE are two names of one fact (PS3.3 C.8.11.3.1.2): the
+//! image is inverted once; where they contradict each other it is refused, because readers differ on which to believe.
 //! Colour becomes luminance (ITU-R BT.601, as Y of YBR_FULL, PS3.3 C.7.6.3.1.2), without modality or VOI transforms.
-//! Presentation LUT Shape is not read: for the image types that have it, it follows from Photometric Interpretation.
 //! Neighbours: `decode` below, `normalise` above.
 
-use super::dataset::{Item, Scan, Tag};
+use super::dataset::{Item, Scan, Tag, tag_text};
 use super::decode::{ColourSpace, Frame, Samples};
+use super::geometry::Geometry;
 use super::layout::{Layout, Photometric, SampleKind};
 use super::lut::Lut;
+use super::shutter::{self, Shape};
 use crate::domain::{Refusal, RefusalCode};
 
 const RESCALE_INTERCEPT: Tag = 0x0028_1052;
@@ -22,6 +28,13 @@ const LUT_DESCRIPTOR: Tag = 0x0028_3002;
 const LUT_DATA: Tag = 0x0028_3006;
 const PIXEL_VALUE_TRANSFORMATION: Tag = 0x0028_9145;
 const FRAME_VOI_LUT: Tag = 0x0028_9132;
+const RESCALE_TYPE: Tag = 0x0028_1054;
+const MODALITY_LUT_TYPE: Tag = 0x0028_3004;
+const PRESENTATION_LUT_SEQUENCE: Tag = 0x2050_0010;
+const PRESENTATION_LUT_SHAPE: Tag = 0x2050_0020;
+
+/// Rescale and window values beyond this have no meaning in an image.
+const SENSIBLE_MAX: f64 = 1e12;
 
 /// One frame, one value per pixel, as stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,8 +48,15 @@ pub struct Grey {
     pub padding: Option<(f64, f64)>,
     pub modality: Modality,
     pub voi: Option<Voi>,
+    /// VOI output to P-values (PS3.3 C.11.6), where the image brings a table of its own.
+    pub presentation: Option<Lut>,
     /// MONOCHROME1: the lowest value is white.
     pub inverted: bool,
+    /// Modality values are Hounsfield units.
+    pub hounsfield: bool,
+    pub geometry: Geometry,
+    /// Display shutter and collimator, or what is wrong with them; asked for by contracts that mask.
+    pub shapes: Result<Vec<Shape>, Refusal>,
 }
 
 /// Stored values to modality values (PS3.3 C.11.1).
@@ -75,12 +95,18 @@ impl Grey {
             padding: None,
             modality: Modality::Linear { slope: 1.0, intercept: 0.0 },
             voi: None,
-            inverted: layout.photometric == Photometric::Monochrome1,
+            presentation: None,
+            inverted: false,
+            hounsfield: false,
+            geometry: Geometry::of(&scan.root, index as usize),
+            shapes: shutter::shapes(&scan.root, index as usize),
         };
         if frame.space == ColourSpace::Grey {
             grey.padding = padding(&scan.root, layout)?;
             grey.modality = modality(&scan.root, layout, index)?;
-            grey.voi = voi(&scan.root, layout, index)?;
+            grey.voi = voi(&scan.root, layout, index, grey.may_be_negative())?;
+            (grey.presentation, grey.inverted) = presentation(&scan.root, layout)?;
+            grey.hounsfield = is_hounsfield(&scan.root, index as usize);
             return Ok(grey);
         }
         let Some(samples) = grey.stored.integers() else {
@@ -101,20 +127,47 @@ impl Grey {
         grey.voi = Some(Voi::Window { center: max / 2.0, width: max, function });
         Ok(grey)
     }
+
+    /// Whether modality values below 0 are possible: then the input of a VOI table is signed.
+    fn may_be_negative(&self) -> bool {
+        let (low, high) = self.stored_range.unwrap_or((-1.0, 1.0));
+        match &self.modality {
+            Modality::Linear { .. } => self.modality.apply(low).min(self.modality.apply(high)) < 0.0,
+            Modality::Lut(_) => false,
+        }
+    }
 }
 
-/// ITU-R BT.601: .299 R + .587 G + .114 B, rounded.
+/// Whether the modality values of the frame with this index are Hounsfield units: the type of the modality table or
+/// rescale says HU, or says nothing and a CT image has both slope and intercept (PS3.3 C.8.2.1: Rescale Type may be left
+/// out where it is HU).
+pub fn is_hounsfield(root: &Item, index: usize) -> bool {
+    let of_group = |group: Option<&'_ Item>| group.and_then(|g| g.items(PIXEL_VALUE_TRANSFORMATION).first().cloned());
+    let group = of_group(root.items(0x5200_9230).get(index)).or_else(|| of_group(root.items(0x5200_9229).first()));
+    if let (None, Some(table)) = (&group, root.items(MODALITY_LUT_SEQUENCE).first()) {
+        return table.code_string(MODALITY_LUT_TYPE).as_deref() == Some("HU");
+    }
+    let item = group.as_ref().unwrap_or(root);
+    let rescaled = item.bytes(RESCALE_SLOPE).is_some() && item.bytes(RESCALE_INTERCEPT).is_some();
+    let unit = match item.code_string(RESCALE_TYPE) {
+        Some(unit) => unit == "HU",
+        None => root.code_string(0x0008_0060).as_deref() == Some("CT"),
+    };
+    rescaled && unit
+}
+
+/// ITU-R BT.601: .299 R + .587 G + .114 B, rounded half up; in whole numbers, so that a half is a half everywhere.
 fn luma([r, g, b]: [i32; 3]) -> i32 {
-    (0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b)).round() as i32
+    (299 * r + 587 * g + 114 * b + 500) / 1000
 }
 
 /// Luminance of each palette index, and the largest value that the palette allows.
 fn palette(root: &Item, indices: &[i32]) -> Result<(Vec<i32>, f64), Refusal> {
-    if [0x0028_1221, 0x0028_1222, 0x0028_1223].iter().any(|t| root.get(*t).is_some()) {
-        let detail = "a segmented palette colour look-up table is not supported";
-        return Err(Refusal::new(RefusalCode::UnsupportedFormat, detail));
-    }
-    let [red, green, blue] = [1, 2, 3].map(|i| Lut::read(root, 0x0028_1100 + i, 0x0028_1200 + i, false));
+    let segmented = [0x0028_1221, 0x0028_1222, 0x0028_1223].iter().any(|t| root.get(*t).is_some());
+    let [red, green, blue] = [1, 2, 3].map(|i| match segmented {
+        true => Lut::read_segmented(root, 0x0028_1100 + i, 0x0028_1220 + i),
+        false => Lut::read(root, 0x0028_1100 + i, 0x0028_1200 + i, false),
+    });
     let (red, green, blue) = (red?, green?, blue?);
     if red.bits != green.bits || red.bits != blue.bits {
         return Err(inconsistent("the palette colour look-up tables differ in depth"));
@@ -125,17 +178,21 @@ fn palette(root: &Item, indices: &[i32]) -> Result<(Vec<i32>, f64), Refusal> {
     Ok((indices.iter().map(|v| table[(v - low) as usize]).collect(), red.max()))
 }
 
-/// Pixel Padding Value and Range Limit (0028,0120), (0028,0121), in stored values.
+/// Pixel Padding Value and Range Limit (0028,0120) to (0028,0125), in stored values.
 fn padding(root: &Item, layout: &Layout) -> Result<Option<(f64, f64)>, Refusal> {
-    if layout.kind == SampleKind::Float || layout.bits_allocated > 16 {
-        return Ok(None);
-    }
-    let stored = |tag| {
-        let raw = root.us(tag)?;
-        Some(if layout.kind == SampleKind::Signed { f64::from(raw as i16) } else { f64::from(raw) })
+    let stored = |tag: Tag| match (layout.kind, layout.bits_allocated) {
+        (SampleKind::Float, 32) => root.bytes(tag + 2)?.first_chunk().map(|b| f64::from(f32::from_le_bytes(*b))),
+        (SampleKind::Float, _) => root.bytes(tag + 3)?.first_chunk().map(|b| f64::from_le_bytes(*b)),
+        (SampleKind::Signed, 8 | 16) => root.us(tag).map(|raw| f64::from(raw as i16)),
+        (_, 8 | 16) => root.us(tag).map(f64::from),
+        _ => None,
     };
     let Some(value) = stored(0x0028_0120) else { return Ok(None) };
-    let limit = stored(0x0028_0121).unwrap_or(value);
+    let limit = stored(if layout.kind == SampleKind::Float { 0x0028_0122 } else { 0x0028_0121 }).unwrap_or(value);
+    if value.is_nan() || limit.is_nan() {
+        // what is not a number is padding wherever it is
+        return Ok(None);
+    }
     Ok(Some((value.min(limit), value.max(limit))))
 }
 
@@ -150,30 +207,39 @@ fn modality(root: &Item, layout: &Layout, index: u32) -> Result<Modality, Refusa
 }
 
 fn linear(item: &Item) -> Result<Modality, Refusal> {
-    let number = |tag, default| match item.bytes(tag) {
-        Some(_) => item.decimal(tag).ok_or_else(|| inconsistent("Rescale Slope or Intercept is not a number")),
-        None => Ok(default),
-    };
-    let (slope, intercept) = (number(RESCALE_SLOPE, 1.0)?, number(RESCALE_INTERCEPT, 0.0)?);
-    if slope == 0.0 || slope.abs() > 1e12 || intercept.abs() > 1e12 {
-        return Err(inconsistent("Rescale Slope is 0, or rescaled values have no sensible size"));
+    let slope = number(item, RESCALE_SLOPE, "Rescale Slope")?.unwrap_or(1.0);
+    let intercept = number(item, RESCALE_INTERCEPT, "Rescale Intercept")?.unwrap_or(0.0);
+    if slope == 0.0 {
+        return Err(inconsistent("Rescale Slope (0028,1053) is 0"));
     }
     Ok(Modality::Linear { slope, intercept })
 }
 
-/// The VOI LUT Sequence, else the first window; none where there is neither or the window has no width.
-fn voi(root: &Item, layout: &Layout, index: u32) -> Result<Option<Voi>, Refusal> {
+/// The first value of a decimal string; `None` if absent or empty.
+fn number(item: &Item, tag: Tag, name: &str) -> Result<Option<f64>, Refusal> {
+    if item.text(tag).is_none() {
+        return Ok(None);
+    }
+    match item.decimal(tag).filter(|v| v.abs() <= SENSIBLE_MAX) {
+        Some(value) => Ok(Some(value)),
+        None => Err(inconsistent(&format!("{name} {} is no number, or has no sensible size", tag_text(tag)))),
+    }
+}
+
+/// The VOI LUT Sequence, else the first window; none where there is neither or the window has no width. `signed`:
+/// whether modality values may be negative, for tables whose VR does not say.
+fn voi(root: &Item, layout: &Layout, index: u32, signed: bool) -> Result<Option<Voi>, Refusal> {
     let item = match functional_group(root, layout, index, FRAME_VOI_LUT)? {
         Some(item) => item,
         None => {
             if let Some(item) = root.items(VOI_LUT_SEQUENCE).first() {
-                let signed = layout.kind == SampleKind::Signed;
                 return Ok(Some(Voi::Lut(Lut::read(item, LUT_DESCRIPTOR, LUT_DATA, signed)?)));
             }
             root
         }
     };
-    let (Some(center), Some(width)) = (item.decimal(WINDOW_CENTER), item.decimal(WINDOW_WIDTH)) else {
+    let (center, width) = (number(item, WINDOW_CENTER, "Window Center")?, number(item, WINDOW_WIDTH, "Window Width")?);
+    let (Some(center), Some(width)) = (center, width) else {
         return Ok(None);
     };
     let function = match item.code_string(VOI_LUT_FUNCTION).as_deref() {
@@ -187,6 +253,31 @@ fn voi(root: &Item, layout: &Layout, index: u32) -> Result<Option<Voi>, Refusal>
     };
     let width_min = if function == VoiFunction::Linear { 1.0 } else { f64::MIN_POSITIVE };
     Ok((width >= width_min).then_some(Voi::Window { center, width, function }))
+}
+
+/// The image's own presentation table, and whether its lowest value is white (PS3.3 C.11.6, C.8.11.3.1.2).
+fn presentation(root: &Item, layout: &Layout) -> Result<(Option<Lut>, bool), Refusal> {
+    let monochrome1 = layout.photometric == Photometric::Monochrome1;
+    if let Some(item) = root.items(PRESENTATION_LUT_SEQUENCE).first() {
+        if monochrome1 {
+            let detail = "MONOCHROME1 with a Presentation LUT Sequence (2050,0010): which of them inverts is not said";
+            return Err(inconsistent(detail));
+        }
+        return Ok((Some(Lut::read(item, LUT_DESCRIPTOR, LUT_DATA, false)?), false));
+    }
+    match (root.code_string(PRESENTATION_LUT_SHAPE).as_deref(), monochrome1) {
+        (None, _) | (Some("INVERSE"), true) | (Some("IDENTITY"), false) => Ok((None, monochrome1)),
+        (Some("INVERSE"), false) => {
+            Err(inconsistent("MONOCHROME2 contradicts Presentation LUT Shape (2050,0020) INVERSE"))
+        }
+        (Some("IDENTITY"), true) => {
+            Err(inconsistent("MONOCHROME1 contradicts Presentation LUT Shape (2050,0020) IDENTITY"))
+        }
+        (Some(other), _) => {
+            let detail = format!("Presentation LUT Shape {other:.16} is not supported");
+            Err(Refusal::new(RefusalCode::UnsupportedFormat, detail))
+        }
+    }
 }
 
 /// The first item of a functional group macro: that of the frame, else the shared one.

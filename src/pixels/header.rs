@@ -1,11 +1,13 @@
 //! From a scanned data set to [`InstanceHeader`]: identity, scope, size, and what a report copies.
 //!
-//! Texts are decoded for comparison only; copied values keep their bytes. Neighbours: `prescan` below. Left out:
+//! Texts are decoded for comparison only; copied values keep their bytes. Neighbours: `prescan` below, `view` for what
+//! kind of picture it is. Left out:
 //! whether the pixels can be decoded (`layout`) and whether any model wants them (scope rules of the packages).
 
 use super::dataset::{Item, Scan, Tag, Value, tag_text};
+use super::view::facts_of;
 use super::wanted::is_copied;
-use crate::domain::{Attribute, AttributeValue, Attributes, InstanceHeader, Refusal, RefusalCode, Uid, View};
+use crate::domain::{Attribute, AttributeValue, Attributes, InstanceHeader, Refusal, RefusalCode, Uid};
 
 /// Bytes of all copied values: a report is a small object.
 const COPIED_BYTES_MAX: usize = 256 * 1024;
@@ -29,6 +31,7 @@ pub fn header_of(scan: &Scan) -> Result<InstanceHeader, Refusal> {
         Some(None) => 0,
         None => u32::from(has_pixels),
     };
+    let (view, image) = facts_of(root);
     let mut budget = COPIED_BYTES_MAX;
     Ok(InstanceHeader {
         study: uid(0x0020_000D, "Study Instance UID", &None)?,
@@ -38,7 +41,7 @@ pub fn header_of(scan: &Scan) -> Result<InstanceHeader, Refusal> {
         transfer_syntax,
         modality: root.code_string(0x0008_0060).unwrap_or_default(),
         body_part: root.code_string(0x0018_0015).unwrap_or_default(),
-        view: view_of(root),
+        view,
         manufacturer: root.text(0x0008_0070).unwrap_or_default(),
         model_name: root.text(0x0008_1090).unwrap_or_default(),
         rows: u32::from(root.us(0x0028_0010).unwrap_or(0)),
@@ -48,35 +51,8 @@ pub fn header_of(scan: &Scan) -> Result<InstanceHeader, Refusal> {
         bits_stored: root.us(0x0028_0101).unwrap_or(0),
         photometric: root.code_string(0x0028_0004).unwrap_or_default(),
         has_pixels,
+        image,
         copied: copied(root, is_copied, &mut budget, 0)?,
-    })
-}
-
-/// The view from View Position (0018,5101), else from the first item of View Code Sequence (0054,0220).
-///
-/// Decubitus and oblique positions are `Other`: they are neither a PA nor a lateral of an upright patient.
-fn view_of(root: &Item) -> Option<View> {
-    if let Some(position) = root.code_string(0x0018_5101) {
-        return Some(match position.as_str() {
-            "PA" => View::Pa,
-            "AP" => View::Ap,
-            "LL" | "RL" | "LAT" | "LATERAL" => View::Lateral,
-            "CC" => View::Cc,
-            "MLO" => View::Mlo,
-            _ => View::Other,
-        });
-    }
-    let code = root.items(0x0054_0220).first()?;
-    let value = code.text(0x0008_0100)?;
-    let scheme = code.code_string(0x0008_0102)?;
-    Some(match (scheme.as_str(), value.as_str()) {
-        ("SCT", "272479007") | ("SNM3" | "SRT", "R-10214" | "R-40888") => View::Pa,
-        ("SCT", "399348003") | ("SNM3" | "SRT", "R-10206") => View::Ap,
-        ("SCT", "399067008" | "399173006" | "399198007") => View::Lateral,
-        ("SNM3" | "SRT", "R-102CD" | "R-10232" | "R-10236") => View::Lateral,
-        ("SCT", "399162004") | ("SNM3" | "SRT", "R-10242") => View::Cc,
-        ("SCT", "399368009") | ("SNM3" | "SRT", "R-10226") => View::Mlo,
-        _ => View::Other,
     })
 }
 

@@ -49,6 +49,33 @@ impl Lut {
         Ok(Self { first, entries, bits })
     }
 
+    /// Reads descriptor and segmented data (PS3.3 C.7.9.2), which palette colours may have.
+    pub fn read_segmented(item: &Item, descriptor: Tag, data: Tag) -> Result<Self, Refusal> {
+        let fail = |what: &str| {
+            let detail = format!("segmented look-up table {}: {what}", tag_text(data));
+            Refusal::new(RefusalCode::Inconsistent, detail)
+        };
+        let (Some(element), Some(bytes)) = (item.get(descriptor), item.bytes(data)) else {
+            return Err(fail("descriptor or data missing"));
+        };
+        let Some([count, first, bits]) = three_words(element) else {
+            return Err(fail("the descriptor has not three values"));
+        };
+        let count = if count == 0 { 65_536 } else { usize::from(count) };
+        let first = if element.vr == *b"SS" { i32::from(first as i16) } else { i32::from(first) };
+        let segments: Vec<u16> = match bits {
+            8 => bytes.iter().map(|b| u16::from(*b)).collect(),
+            16 => bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect(),
+            _ => return Err(fail("entries have other than 8 or 16 bits")),
+        };
+        let mut entries = Vec::with_capacity(count);
+        expand(&segments, bits == 8, count, &mut entries).map_err(fail)?;
+        if entries.len() != count {
+            return Err(fail("the segments make another number of entries than the descriptor says"));
+        }
+        Ok(Self { first, entries, bits })
+    }
+
     pub fn apply(&self, value: f64) -> f64 {
         let last = self.entries.len() - 1;
         let index = (value.round() - f64::from(self.first)).clamp(0.0, last as f64);
@@ -58,6 +85,59 @@ impl Lut {
     /// The largest output that the bits of an entry allow.
     pub fn max(&self) -> f64 {
         f64::from(self.bits).exp2() - 1.0
+    }
+}
+
+/// Expands discrete (0), linear (1) and indirect (2) segments until the data ends or there are `count` entries.
+fn expand(data: &[u16], of_bytes: bool, count: usize, entries: &mut Vec<u16>) -> Result<(), &'static str> {
+    let mut at = 0;
+    while at + 1 < data.len() && entries.len() < count {
+        if data[at] != 2 {
+            at = segment(data, at, count, entries)?;
+            continue;
+        }
+        let offset = data.get(at + 2..at + if of_bytes { 6 } else { 4 }).ok_or(BREAKS_OFF)?;
+        let bits = if of_bytes { 8 } else { 16 };
+        let offset = offset.iter().rev().fold(0usize, |sum, part| sum << bits | usize::from(*part));
+        if !of_bytes && offset % 2 == 1 {
+            return Err("an indirect segment points between two entries");
+        }
+        let mut copied = if of_bytes { offset } else { offset / 2 };
+        for _ in 0..data[at + 1] {
+            // only what was read before may be repeated, and no indirect segment within (PS3.3 C.7.9.2.3)
+            if copied >= at || data[copied] == 2 {
+                return Err("an indirect segment points to none that was read");
+            }
+            copied = segment(data, copied, count, entries)?;
+        }
+        at += if of_bytes { 6 } else { 4 };
+    }
+    Ok(())
+}
+
+const BREAKS_OFF: &str = "a segment breaks off";
+
+/// Expands the discrete or linear segment at `at`; returns where the next one starts.
+fn segment(data: &[u16], at: usize, count: usize, entries: &mut Vec<u16>) -> Result<usize, &'static str> {
+    let (Some(opcode), Some(length)) = (data.get(at), data.get(at + 1)) else { return Err(BREAKS_OFF) };
+    let length = usize::from(*length);
+    // a segment of nothing could be repeated without end
+    if length == 0 || entries.len() + length > count {
+        return Err("a segment is empty, or longer than the descriptor says");
+    }
+    match opcode {
+        0 => {
+            entries.extend_from_slice(data.get(at + 2..at + 2 + length).ok_or(BREAKS_OFF)?);
+            Ok(at + 2 + length)
+        }
+        1 => {
+            let from = f64::from(*entries.last().ok_or("the first segment is linear: it has no start")?);
+            let to = f64::from(*data.get(at + 2).ok_or(BREAKS_OFF)?);
+            let step = (to - from) / length as f64;
+            entries.extend((1..=length).map(|i| (from + step * i as f64).round_ties_even() as u16));
+            Ok(at + 3)
+        }
+        _ => Err("a segment is neither discrete nor linear nor indirect"),
     }
 }
 
@@ -94,6 +174,33 @@ mod tests {
             assert_eq!(got.ok().map(|l| (l.first, l.entries.len())), expected, "{descriptor:?}");
         }
         assert!(Lut::read(&item(b"US", [2, 0, 8], vec![0, 1, 0, 0]), 0x0028_3002, 0x0028_3006, false).is_err());
+    }
+
+    #[test]
+    fn segments_are_expanded_and_what_they_cannot_mean_is_refused() {
+        let words = |w: &[u16]| w.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
+        let indirect = [0, 2, 5, 7, 1, 3, 10, 2, 2, 0, 0];
+        let rows: Vec<(u16, u16, Vec<u8>, Option<Vec<u16>>)> = vec![
+            (3, 16, words(&[0, 3, 7, 8, 9]), Some(vec![7, 8, 9])),
+            (5, 16, words(&[0, 1, 100, 1, 4, 200]), Some(vec![100, 125, 150, 175, 200])),
+            (4, 8, vec![0, 1, 200, 1, 3, 50], Some(vec![200, 150, 100, 50])),
+            // the two segments before, once more: the linear one now starts at the last entry
+            (10, 16, words(&indirect), Some(vec![5, 7, 8, 9, 10, 5, 7, 8, 9, 10])),
+            (6, 8, vec![0, 2, 1, 2, 0, 1, 3, 2, 1, 4, 0, 0, 0, 0, 2, 5, 5], Some(vec![1, 2, 3, 3, 5, 5])),
+            (6, 8, vec![0, 2, 1, 2, 0, 2, 3, 4, 2, 1, 4, 0, 0, 0], Some(vec![1, 2, 3, 4, 3, 4])),
+            (4, 16, words(&[1, 4, 9]), None),
+            (4, 16, words(&[0, 3, 7, 8, 9]), None),
+            (2, 16, words(&[0, 3, 7, 8, 9]), None),
+            (4, 16, words(&[0, 4, 7, 8]), None),
+            (4, 16, words(&[3, 4, 7, 8, 9, 9]), None),
+            (4, 16, words(&[0, 2, 5, 7, 2, 1, 8, 0]), None),
+            (4, 16, words(&[0, 0, 2, 0xFFFF, 0, 0]), None),
+            (4, 12, words(&[0, 4, 1, 2, 3, 4]), None),
+        ];
+        for (count, bits, data, expected) in rows {
+            let got = Lut::read_segmented(&item(b"US", [count, 0, bits], data.clone()), 0x0028_3002, 0x0028_3006);
+            assert_eq!(got.ok().map(|l| l.entries), expected, "{data:?}");
+        }
     }
 
     #[test]

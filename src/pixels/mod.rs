@@ -15,6 +15,7 @@ mod codestream;
 mod dataset;
 mod decode;
 mod export;
+mod geometry;
 mod grey;
 mod handover;
 mod header;
@@ -32,7 +33,10 @@ mod resize;
 mod rle;
 mod samples;
 mod sandbox;
+mod shutter;
+mod slices;
 mod system_calls;
+mod view;
 mod wanted;
 mod wire;
 mod worker;
@@ -48,11 +52,13 @@ pub use decode::DECODABLE_TRANSFER_SYNTAXES;
 pub use export::{write_npy, write_png};
 pub use limits::Limits;
 pub use process::worker_main;
+pub use samples::Samples;
 pub use sandbox::{Attempt, Outcome, Protections};
+pub use slices::slice_order;
 pub use worker::Workers;
 
 use crate::domain::{Contract, Digest, InstanceHeader, ModelInput, Refusal, RefusalCode};
-use decode::{Decoder, Samples};
+use decode::Decoder;
 use grey::Grey;
 
 /// Which frames of a multi-frame image a model sees.
@@ -127,6 +133,14 @@ pub fn normalise_file(
     normalise_object(open(path)?, contracts, frames, limits)
 }
 
+/// The stored values of every frame of a trusted file, decoded in this process: what is compared with other readers.
+pub fn stored_values_file(path: &Path, limits: &Limits) -> Result<Vec<Samples>, Refusal> {
+    let mut decoder = Decoder::new(prescan::scan(open(path)?, limits)?, limits)?;
+    let frames = decoder.layout().frames;
+    limits.check_output(decoder.layout().samples(), frames as usize, &[])?;
+    (0..frames).map(|index| decoder.frame(index).map(|frame| frame.samples)).collect()
+}
+
 /// Reads the header of an open object.
 fn read_header_object(object: Box<dyn dataset::Source>, limits: &Limits) -> Result<InstanceHeader, Refusal> {
     header::header_of(&prescan::scan(object, limits)?)
@@ -154,7 +168,7 @@ fn normalise_object(
         hash_samples(&mut hash, &frame.samples);
         let grey = Grey::of(decoder.scan(), &layout, index, frame)?;
         for (inputs, contract) in by_contract.iter_mut().zip(contracts) {
-            inputs.push(normalise::normalise(&grey, contract));
+            inputs.push(normalise::normalise(&grey, contract)?);
         }
     }
     Ok(Normalised {

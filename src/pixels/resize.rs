@@ -1,7 +1,12 @@
-//! Antialiased bilinear resize, equal to `torchvision.transforms.functional.resize(antialias=True)` on float images.
+//! Resize: antialiased bilinear, equal to `torchvision.transforms.functional.resize(antialias=True)` on float images,
+//! or by area.
 //!
-//! Separable: a triangle filter as wide as the scale (at least one pixel to each side), rows first, then columns. The
-//! source is seen through a window, which crops it or pads it with 0 without a copy.
+//! Separable, rows first, then columns. Bilinear: a triangle filter as wide as the scale (at least one pixel to each
+//! side). Area: each output pixel is the mean of what it covers, parts of pixels by their part, which is OpenCV's
+//! `INTER_AREA` where both axes shrink or both grow. The source is seen through a window, which crops it or pads it
+//! with 0 without a copy.
+
+use crate::domain::Filter;
 
 /// The part of an image that is resized: may start before the image or end behind it; there the value is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,9 +18,9 @@ pub struct Window {
 }
 
 /// Resizes the window of `image` (`rows` × `columns`, row by row) to `size` × `size`.
-pub fn resize(image: &[f32], rows: usize, columns: usize, window: Window, size: usize) -> Vec<f32> {
-    let across = weights(window.left, window.columns, columns, size);
-    let down = weights(window.top, window.rows, rows, size);
+pub fn resize(image: &[f32], rows: usize, columns: usize, window: Window, size: usize, filter: Filter) -> Vec<f32> {
+    let across = weights(window.left, window.columns, columns, size, filter);
+    let down = weights(window.top, window.rows, rows, size, filter);
     // only the rows that some output row needs
     let first = down.iter().filter(|w| !w.values.is_empty()).map(|w| w.start).min().unwrap_or(0);
     let last = down.iter().map(|w| w.start + w.values.len()).max().unwrap_or(0).max(first);
@@ -46,15 +51,22 @@ struct Taps {
     values: Vec<f32>,
 }
 
-fn weights(offset: isize, length: usize, available: usize, size: usize) -> Vec<Taps> {
+fn weights(offset: isize, length: usize, available: usize, size: usize, filter: Filter) -> Vec<Taps> {
     let scale = length as f64 / size as f64;
     let support = scale.max(1.0);
     (0..size)
         .map(|i| {
             let center = scale * (i as f64 + 0.5);
-            let from = (center - support + 0.5).max(0.0) as usize;
-            let to = ((center + support + 0.5) as usize).min(length);
-            let weight = |j: usize| (1.0 - ((j as f64 - center + 0.5) / support).abs()).max(0.0);
+            let (low, high) = (scale * i as f64, scale * (i as f64 + 1.0));
+            let (from, to) = match filter {
+                Filter::Bilinear => ((center - support + 0.5).max(0.0) as usize, (center + support + 0.5) as usize),
+                Filter::Area => (low as usize, high.ceil() as usize),
+            };
+            let to = to.min(length);
+            let weight = |j: usize| match filter {
+                Filter::Bilinear => (1.0 - ((j as f64 - center + 0.5) / support).abs()).max(0.0),
+                Filter::Area => ((j as f64 + 1.0).min(high) - (j as f64).max(low)).max(0.0),
+            };
             let total: f64 = (from..to).map(weight).sum();
             let inside = |j: &usize| (0..available as isize).contains(&(*j as isize + offset));
             let kept: Vec<usize> = (from..to).filter(inside).collect();
@@ -91,13 +103,37 @@ mod tests {
         let sizes = [(7, 9, 16), (64, 64, 64), (300, 211, 64), (1024, 1000, 320), (33, 1500, 32), (5, 5, 224)];
         for (rows, columns, size) in sizes {
             let source = image(rows, columns, 1 + rows as u32);
-            let got = resize(&source, rows, columns, whole(rows, columns), size);
+            let got = resize(&source, rows, columns, whole(rows, columns), size, Filter::Bilinear);
             let tensor = tch::Tensor::from_slice(&source).view([1, 1, rows as i64, columns as i64]);
             let side = size as i64;
             let reference = tensor.internal_upsample_bilinear2d_aa([side, side], false, None, None).view([-1]);
             let reference = Vec::<f32>::try_from(reference).expect("a tensor of floats");
             let worst = got.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(worst < 2e-5, "{rows}×{columns} to {size}: {worst}");
+        }
+    }
+
+    /// Whole-number scales, down and up: there adaptive average pooling and `INTER_AREA` are one.
+    #[test]
+    fn area_equals_libtorch_adaptive_average_pooling_at_whole_scales() {
+        for (rows, columns, size) in [(64, 96, 32), (300, 60, 60), (16, 16, 16), (8, 4, 32)] {
+            let source = image(rows, columns, 3);
+            let got = resize(&source, rows, columns, whole(rows, columns), size, Filter::Area);
+            let tensor = tch::Tensor::from_slice(&source).view([1, 1, rows as i64, columns as i64]);
+            let reference = tensor.adaptive_avg_pool2d([size as i64, size as i64]).view([-1]);
+            let reference = Vec::<f32>::try_from(reference).expect("a tensor of floats");
+            let worst = got.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 2e-6, "{rows}×{columns} to {size}: {worst}");
+        }
+    }
+
+    /// Five pixels to two: the third is shared by halves, as in OpenCV.
+    #[test]
+    fn area_shares_pixels_by_their_part() {
+        let source = [1.0, 2.0, 3.0, 4.0, 5.0].repeat(5);
+        let got = resize(&source, 5, 5, whole(5, 5), 2, Filter::Area);
+        for (got, expected) in got.iter().zip([1.8, 4.2, 1.8, 4.2]) {
+            assert!((got - expected).abs() < 1e-6, "{got} for {expected}");
         }
     }
 
@@ -113,10 +149,12 @@ mod tests {
             let window = Window { top, left, rows: side, columns: side };
             let copy: Vec<f32> =
                 (0..side * side).map(|i| at(top + (i / side) as isize, left + (i % side) as isize)).collect();
-            let expected = resize(&copy, side, side, whole(side, side), 16);
-            let got = resize(&source, rows, columns, window, 16);
-            let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst < 1e-6, "{top} {left} {side}: {worst}");
+            for filter in [Filter::Bilinear, Filter::Area] {
+                let expected = resize(&copy, side, side, whole(side, side), 16, filter);
+                let got = resize(&source, rows, columns, window, 16, filter);
+                let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < 1e-6, "{top} {left} {side} {filter:?}: {worst}");
+            }
         }
     }
 
@@ -124,10 +162,12 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn keeps_constants_and_bounds(rows in 1usize..90, columns in 1usize..90, size in 8usize..40, value in 0f32..1.0) {
-            let even = resize(&vec![value; rows * columns], rows, columns, whole(rows, columns), size);
-            prop_assert!(even.iter().all(|v| (v - value).abs() < 1e-6));
-            let any = resize(&image(rows, columns, 9), rows, columns, whole(rows, columns), size);
-            prop_assert!(any.iter().all(|v| (-1e-6..=1.000_001).contains(v)));
+            for filter in [Filter::Bilinear, Filter::Area] {
+                let even = resize(&vec![value; rows * columns], rows, columns, whole(rows, columns), size, filter);
+                prop_assert!(even.iter().all(|v| (v - value).abs() < 1e-6));
+                let any = resize(&image(rows, columns, 9), rows, columns, whole(rows, columns), size, filter);
+                prop_assert!(any.iter().all(|v| (-1e-6..=1.000_001).contains(v)));
+            }
         }
     }
 }

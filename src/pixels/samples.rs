@@ -23,6 +23,14 @@ pub enum Codes {
 }
 
 impl Samples {
+    /// The samples as numbers of one type.
+    pub fn values(&self) -> Vec<f64> {
+        match (self, self.integers()) {
+            (Samples::Wide(v), _) => v.clone(),
+            (_, integers) => integers.unwrap_or_default().into_iter().map(f64::from).collect(),
+        }
+    }
+
     /// The samples as integers; nothing for [`Samples::Wide`].
     pub fn integers(&self) -> Option<Vec<i32>> {
         match self {

@@ -15,7 +15,7 @@ pub enum Keep {
     All,
     /// Everything that may be copied into a report.
     Copy,
-    /// Of functional groups, those that change pixel values.
+    /// Of functional groups, those that change pixel values or say how large pixels are, what is shut out, which side.
     Groups,
     /// Nothing; the bytes are walked only.
     Nothing,
@@ -31,7 +31,10 @@ impl Keep {
             Keep::Root if COPIED.binary_search(&tag).is_ok() => Some(Keep::Copy),
             Keep::Root if matches!(tag, 0x5200_9229 | 0x5200_9230) => Some(Keep::Groups),
             Keep::Root if IMAGE.binary_search(&tag).is_ok() => Some(Keep::All),
-            Keep::Groups if matches!(tag, 0x0028_9132 | 0x0028_9145) => Some(Keep::All),
+            // Frame Display Shutter, Frame Anatomy, Pixel Measures, Frame VOI LUT, Pixel Value Transformation
+            Keep::Groups if matches!(tag, 0x0018_9472 | 0x0020_9071 | 0x0028_9110 | 0x0028_9132 | 0x0028_9145) => {
+                Some(Keep::All)
+            }
             Keep::All => Some(Keep::All),
             Keep::Copy if !NEVER.contains(&tag) => Some(Keep::Copy),
             _ => None,
@@ -150,31 +153,65 @@ const COPIED: [Tag; 85] = [
 ];
 
 /// Attributes of the data set that describe the image and its pixels, in ascending order.
-const IMAGE: [Tag; 43] = [
+const IMAGE: [Tag; 79] = [
+    0x0008_0008, // Image Type
     0x0008_0016, // SOP Class UID
     0x0008_0018, // SOP Instance UID
     0x0008_0060, // Modality
+    0x0008_0064, // Conversion Type
+    0x0008_0068, // Presentation Intent Type
     0x0008_0070, // Manufacturer
     0x0008_1090, // Manufacturer's Model Name
     0x0018_0015, // Body Part Examined
+    0x0018_1164, // Imager Pixel Spacing
+    0x0018_1600, // Shutter Shape
+    0x0018_1602, // Shutter Left Vertical Edge
+    0x0018_1604, // Shutter Right Vertical Edge
+    0x0018_1606, // Shutter Upper Horizontal Edge
+    0x0018_1608, // Shutter Lower Horizontal Edge
+    0x0018_1610, // Center of Circular Shutter
+    0x0018_1612, // Radius of Circular Shutter
+    0x0018_1620, // Vertices of the Polygonal Shutter
+    0x0018_1700, // Collimator Shape
+    0x0018_1702, // Collimator Left Vertical Edge
+    0x0018_1704, // Collimator Right Vertical Edge
+    0x0018_1706, // Collimator Upper Horizontal Edge
+    0x0018_1708, // Collimator Lower Horizontal Edge
+    0x0018_1710, // Center of Circular Collimator
+    0x0018_1712, // Radius of Circular Collimator
+    0x0018_1720, // Vertices of the Polygonal Collimator
+    0x0018_2010, // Nominal Scanned Pixel Spacing
     0x0018_5101, // View Position
     0x0020_000E, // Series Instance UID
+    0x0020_0020, // Patient Orientation
+    0x0020_0032, // Image Position (Patient)
+    0x0020_0037, // Image Orientation (Patient)
+    0x0020_0060, // Laterality
+    0x0020_0062, // Image Laterality
     0x0028_0002, // Samples per Pixel
     0x0028_0004, // Photometric Interpretation
     0x0028_0006, // Planar Configuration
     0x0028_0008, // Number of Frames
     0x0028_0010, // Rows
     0x0028_0011, // Columns
+    0x0028_0030, // Pixel Spacing
+    0x0028_0034, // Pixel Aspect Ratio
     0x0028_0100, // Bits Allocated
     0x0028_0101, // Bits Stored
     0x0028_0102, // High Bit
     0x0028_0103, // Pixel Representation
     0x0028_0120, // Pixel Padding Value
     0x0028_0121, // Pixel Padding Range Limit
+    0x0028_0122, // Float Pixel Padding Value
+    0x0028_0123, // Double Float Pixel Padding Value
+    0x0028_0124, // Float Pixel Padding Range Limit
+    0x0028_0125, // Double Float Pixel Padding Range Limit
+    0x0028_0301, // Burned In Annotation
     0x0028_1050, // Window Center
     0x0028_1051, // Window Width
     0x0028_1052, // Rescale Intercept
     0x0028_1053, // Rescale Slope
+    0x0028_1054, // Rescale Type
     0x0028_1056, // VOI LUT Function
     0x0028_1101, // Red Palette Color Lookup Table Descriptor
     0x0028_1102, // Green Palette Color Lookup Table Descriptor
@@ -188,6 +225,8 @@ const IMAGE: [Tag; 43] = [
     0x0028_3000, // Modality LUT Sequence
     0x0028_3010, // VOI LUT Sequence
     0x0054_0220, // View Code Sequence
+    0x2050_0010, // Presentation LUT Sequence
+    0x2050_0020, // Presentation LUT Shape
     0x5200_9229, // Shared Functional Groups Sequence
     0x5200_9230, // Per-Frame Functional Groups Sequence
     0x7FE0_0001, // Extended Offset Table

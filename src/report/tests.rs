@@ -129,6 +129,7 @@ fn image(series: &str, instance: &str) -> InstanceHeader {
         bits_stored: 12,
         photometric: "MONOCHROME2".into(),
         has_pixels: true,
+        image: Default::default(),
         copied: Attributes::from([
             (0x0008_0005, attribute("CS", b"ISO_IR 100")),
             (0x0008_0201, attribute("SH", b"-0500")),

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::Deserialize;
-use sidelight::pixels::{Limits, stored_values_file};
+use sidelight::pixels::{Limits, Samples, stored_values_file};
 
 use crate::support::{dicom_files, reference_python, root, run_ok, shared};
 
@@ -104,7 +104,7 @@ fn outcome(file: &Path, reference: &Reference, npy: &Path) -> Result<String, Str
     }
     let expected = read_npy(npy);
     let frames = got.len();
-    let got: Vec<f64> = got.into_iter().flatten().collect();
+    let got: Vec<f64> = got.iter().flat_map(Samples::values).collect();
     if got.len() != expected.len() {
         return Err(format!("{} values in {frames} frames, the reference has {}", got.len(), expected.len()));
     }
@@ -168,7 +168,8 @@ fn table(lines: &BTreeMap<Kind, usize>, files: usize) -> String {
          | Transfer syntax | Photometric interpretation | Bits stored/allocated | Files | Result |\n|---|---|---|---|---|\n"
     );
     for (kind, count) in lines {
-        let _ = writeln!(text, "| {} | {} | {} | {count} | {} |", kind.syntax, kind.photometric, kind.depth, kind.outcome);
+        let _ =
+            writeln!(text, "| {} | {} | {} | {count} | {} |", kind.syntax, kind.photometric, kind.depth, kind.outcome);
     }
     text
 }

@@ -5,6 +5,7 @@
 
 mod architecture;
 
+mod conformance;
 mod corpus;
 mod crash;
 mod offline;

@@ -1,8 +1,9 @@
-//! Tests that cross the room's files: structures, pixel formats, value transforms, and the corpus of real objects.
+//! Tests that cross the room's files: structures, pixel formats, value transforms, contracts, and the corpus of real objects.
 
 mod codestreams;
+mod contract;
 mod corpus;
 mod formats;
-mod objects;
+pub(super) mod objects;
 mod structure;
 mod values;

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::decode::Samples;
+use super::super::geometry::Geometry;
 use super::super::grey::{Grey, Modality, Voi, VoiFunction};
 use super::super::lut::Lut;
 use super::super::normalise::normalise;
@@ -11,16 +12,16 @@ use crate::domain::{Contract, Fit, ValueRange};
 use crate::pixels::decode::Decoder;
 use crate::pixels::{Limits, normalise_file};
 
-fn linear(slope: f64, intercept: f64) -> Modality {
+pub(super) fn linear(slope: f64, intercept: f64) -> Modality {
     Modality::Linear { slope, intercept }
 }
 
-fn window(center: f64, width: f64, function: VoiFunction) -> Option<Voi> {
+pub(super) fn window(center: f64, width: f64, function: VoiFunction) -> Option<Voi> {
     Some(Voi::Window { center, width, function })
 }
 
 /// An 8 × 8 image whose first pixels are the values, the rest the last of them; 12 unsigned bits.
-fn grey(values: &[i32]) -> Grey {
+pub(super) fn grey(values: &[i32]) -> Grey {
     let mut stored = values.to_vec();
     stored.resize(64, *values.last().expect("at least one value"));
     let modality = linear(1.0, 0.0);
@@ -33,17 +34,26 @@ fn grey(values: &[i32]) -> Grey {
         padding: None,
         modality,
         voi: None,
+        presentation: None,
         inverted: false,
+        hounsfield: false,
+        geometry: Geometry::default(),
+        shapes: Ok(Vec::new()),
     }
 }
 
+/// The values of an image that fulfils the contract.
+pub(super) fn values_of(grey: &Grey, contract: &Contract) -> Vec<f32> {
+    normalise(grey, contract).expect("an image that fulfils the contract").values
+}
+
 /// A contract that leaves 8 × 8 images their size.
-fn contract(range: ValueRange) -> Contract {
+pub(super) fn contract(range: ValueRange) -> Contract {
     Contract { range, ..Contract::preset("minmax-unit", 8).expect("a preset") }
 }
 
 fn check(grey: &Grey, range: ValueRange, expected: &[f32]) {
-    let got = normalise(grey, &contract(range)).values;
+    let got = values_of(grey, &contract(range));
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
         assert!((got - expected).abs() < 1e-5, "{range:?} pixel {i}: {got} for {expected}, {grey:?}");
     }
@@ -91,7 +101,7 @@ fn xrv_1024_is_the_formula_of_torchxrayvision() {
     let values: Vec<i32> = (0..64).map(|i| i * 65).collect();
     let contract = Contract::preset("xrv-1024", 8).expect("a preset");
     for inverted in [false, true] {
-        let got = normalise(&Grey { inverted, ..grey(&values) }, &contract).values;
+        let got = values_of(&Grey { inverted, ..grey(&values) }, &contract);
         for (x, got) in values.iter().zip(got) {
             let x = f64::from(if inverted { 4095 - x } else { *x });
             let expected = (2.0 * x / 4095.0 - 1.0) * 1024.0;
@@ -103,7 +113,7 @@ fn xrv_1024_is_the_formula_of_torchxrayvision() {
 #[test]
 fn channels_repeat_and_mean_and_std_are_applied_to_each() {
     let contract = Contract::preset("imagenet-rgb", 8).expect("a preset");
-    let values = normalise(&grey(&[0, 4095]), &contract).values;
+    let values = values_of(&grey(&[0, 4095]), &contract);
     assert_eq!(values.len(), 3 * 64);
     for (channel, (mean, std)) in contract.mean.iter().zip(&contract.std).enumerate() {
         let pair = [values[channel * 64], values[channel * 64 + 1]];
@@ -117,7 +127,7 @@ fn fits_crop_pad_and_stretch() {
     let stored = (0..128).map(|i| if (4..12).contains(&(i % 16)) { 4095 } else { 0 }).collect();
     let wide = Grey { columns: 16, stored: Samples::Int(stored), ..grey(&[0]) };
     let mean = |fit| {
-        let values = normalise(&wide, &Contract { fit, ..contract(ValueRange::StoredBits) }).values;
+        let values = values_of(&wide, &Contract { fit, ..contract(ValueRange::StoredBits) });
         values.iter().sum::<f32>() / 64.0
     };
     for (fit, expected) in [(Fit::Stretch, 0.5), (Fit::CropCenter, 1.0), (Fit::PadSquare, 0.25)] {
@@ -125,7 +135,7 @@ fn fits_crop_pad_and_stretch() {
     }
 }
 
-fn grey_of(bytes: Vec<u8>, index: u32) -> Result<Grey, crate::domain::Refusal> {
+pub(super) fn grey_of(bytes: Vec<u8>, index: u32) -> Result<Grey, crate::domain::Refusal> {
     let mut decoder = Decoder::new(scan(bytes)?, &Limits::default())?;
     let frame = decoder.frame(index)?;
     let layout = decoder.layout().clone();
@@ -239,12 +249,13 @@ proptest! {
             modality: linear(slope, center),
             voi: window(center, width, VoiFunction::Sigmoid),
             inverted,
+            ..grey(&[0])
         };
         for range in [ValueRange::StoredBits, ValueRange::Observed, ValueRange::Window, ValueRange::Fixed { center, width }] {
             for fit in [Fit::Stretch, Fit::CropCenter, Fit::PadSquare] {
-                let input = normalise(&grey, &Contract { fit, ..contract(range) });
-                prop_assert_eq!(input.values.len(), 64);
-                prop_assert!(input.values.iter().all(|v| (0.0..=1.0).contains(v)));
+                let values = values_of(&grey, &Contract { fit, ..contract(range) });
+                prop_assert_eq!(values.len(), 64);
+                prop_assert!(values.iter().all(|v| (0.0..=1.0).contains(v)));
             }
         }
     }

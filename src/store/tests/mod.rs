@@ -131,6 +131,7 @@ fn header(study: &str, instance: &str) -> InstanceHeader {
         bits_stored: 12,
         photometric: "MONOCHROME2".into(),
         has_pixels: true,
+        image: Default::default(),
         copied: [(
             0x0010_0010,
             crate::domain::Attribute {

@@ -2,10 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
-use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
-use dicom_pixeldata::Transcode;
-use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sidelight::pixels::{Frames, Workers};
@@ -13,9 +9,6 @@ use sidelight::pixels::{Frames, Workers};
 use super::locked::{named_exe, processes, status};
 use super::*;
 
-const DEFLATED: &str = "1.2.840.10008.1.2.1.99";
-const JPEG_BASELINE: &str = "1.2.840.10008.1.2.4.50";
-const JPEG_LS: &str = "1.2.840.10008.1.2.4.80";
 const MUTATIONS: usize = 1000;
 
 /// Sound images of several transfer syntaxes.
@@ -29,9 +22,15 @@ fn originals() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("explicit", sound(64, 64)),
         ("rle", encapsulated(RLE, &rle)),
-        ("deflated", transcoded(sound(64, 64), DEFLATED)),
-        ("jpeg", transcoded(sound_8_bit(), JPEG_BASELINE)),
-        ("jpeg-ls", transcoded(sound(64, 64), JPEG_LS)),
+        ("deflated", encoded(&sound(64, 64), &["dcmconv", "+td"])),
+        ("jpeg", encoded(&sound_8_bit(), &["dcmcjpeg", "+eb"])),
+        ("jpeg-lossless", encoded(&sound(64, 64), &["dcmcjpeg", "+el"])),
+        (
+            "jpeg-2000",
+            std::fs::read(crate::support::shared().join("corpus/MR/emri_small_jpeg_2k_lossless.dcm"))
+                .expect("the corpus"),
+        ),
+        ("jpeg-ls", encoded(&sound(64, 64), &["dcmcjpls", "+el"])),
     ]
 }
 
@@ -43,17 +42,13 @@ fn sound_8_bit() -> Vec<u8> {
     [bytes, element(0x7FE0_0010, "OB", &pixels)].concat()
 }
 
-fn transcoded(bytes: Vec<u8>, syntax: &str) -> Vec<u8> {
-    // the data set begins with (0008,0016)
-    let start = bytes.windows(4).position(|w| w == [0x08, 0, 0x16, 0]).expect("an SOP class");
-    let explicit = TransferSyntaxRegistry.get(EXPLICIT.trim_end_matches('\0')).expect("a known syntax");
-    let data_set = InMemDicomObject::read_dataset_with_ts(&bytes[start..], explicit).expect("a sound data set");
-    let meta = FileMetaTableBuilder::new().transfer_syntax(explicit.uid());
-    let mut object = data_set.with_meta(meta).expect("a sound object");
-    object.transcode(TransferSyntaxRegistry.get(syntax).expect("a known syntax")).expect("an encoder");
-    let mut out = Vec::new();
-    object.write_all(&mut out).expect("memory takes every byte");
-    out
+/// The image in another transfer syntax, by dcmtk.
+fn encoded(bytes: &[u8], tool: &[&str]) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (plain, out) = (write(folder.path(), "plain.dcm", bytes), folder.path().join("out.dcm"));
+    let done = Command::new(tool[0]).args(&tool[1..]).arg(plain).arg(&out).output().expect("dcmtk is installed");
+    assert!(done.status.success(), "{tool:?}: {}", String::from_utf8_lossy(&done.stderr));
+    std::fs::read(out).expect("an encoded image")
 }
 
 /// One to four faults. Half of the mutants are wrong anywhere and in any way: bytes, truncation, lengths, parts that

@@ -130,6 +130,7 @@ impl Source {
             bits_stored: 12,
             photometric: "MONOCHROME1".into(),
             has_pixels: true,
+            image: Default::default(),
             copied: self.attributes(),
         }
     }
