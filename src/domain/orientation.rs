@@ -42,24 +42,20 @@ impl Orientation {
 }
 
 impl Turn {
-    /// The turned image with its rows and columns.
-    pub fn apply(self, image: Vec<f32>, rows: usize, columns: usize) -> (Vec<f32>, usize, usize) {
-        if self == Turn::default() {
-            return (image, rows, columns);
-        }
-        let (mut image, rows, columns) = if self.exchanged {
-            let turned = (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).map(|i| image[i]).collect();
-            (turned, columns, rows)
-        } else {
-            (image, rows, columns)
-        };
-        match (self.mirrored, self.upended) {
-            (true, true) => image.reverse(),
-            (true, false) => image.chunks_exact_mut(columns).for_each(<[f32]>::reverse),
-            (false, true) => image = image.chunks_exact(columns).rev().flatten().copied().collect(),
-            (false, false) => (),
-        }
-        (image, rows, columns)
+    /// Rows and columns of the turned image.
+    pub fn size(self, rows: usize, columns: usize) -> (usize, usize) {
+        if self.exchanged { (columns, rows) } else { (rows, columns) }
+    }
+
+    /// Where a row of the turned image lies in the image of `rows` × `columns` as stored, row by row: the index of its
+    /// first pixel, and the way from each to the next.
+    pub fn walk(self, row: usize, rows: usize, columns: usize) -> (usize, isize) {
+        let (turned_rows, turned_columns) = self.size(rows, columns);
+        let row = if self.upended { turned_rows - 1 - row } else { row };
+        let column = if self.mirrored { turned_columns - 1 } else { 0 };
+        let (start, step) =
+            if self.exchanged { (column * columns + row, columns as isize) } else { (row * columns + column, 1) };
+        (start, if self.mirrored { -step } else { step })
     }
 }
 
@@ -119,9 +115,16 @@ mod tests {
 
     /// The image 1 2 3 / 4 5 6 after the turn.
     fn check(directions: &str, laterality: Option<Laterality>, to: Orientation, expected: Option<[f32; 6]>) {
-        let image = (1u8..=6).map(f32::from).collect();
-        let got = turn(directions, laterality, to).ok().map(|turn| turn.apply(image, 2, 3));
-        assert_eq!(got.map(|g| g.0), expected.map(Vec::from), "{directions} {laterality:?} {to:?}");
+        let image = [1., 2., 3., 4., 5., 6.];
+        let got = turn(directions, laterality, to).ok().map(|turn| {
+            let (rows, columns) = turn.size(2, 3);
+            let at = |row, column| {
+                let (start, step) = turn.walk(row, 2, 3);
+                image[start.strict_add_signed(step * column as isize)]
+            };
+            (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))).map(|(r, c)| at(r, c)).collect()
+        });
+        assert_eq!(got, expected.map(Vec::from), "{directions} {laterality:?} {to:?}");
     }
 
     #[test]

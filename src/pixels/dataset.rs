@@ -61,17 +61,21 @@ pub struct Scan {
 impl Scan {
     /// The bytes of a span that the walk found.
     pub fn read(&mut self, span: Span) -> Result<Vec<u8>, Refusal> {
-        let fail = |e: &dyn std::fmt::Display| {
-            Refusal::new(RefusalCode::Malformed, format!("{} bytes at {} cannot be read: {e}", span.bytes, span.offset))
-        };
-        let length = usize::try_from(span.bytes).map_err(|e| fail(&e))?;
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(length).map_err(|e| fail(&e))?;
-        buffer.resize(length, 0);
-        self.source.seek(SeekFrom::Start(span.offset)).map_err(|e| fail(&e))?;
-        self.source.read_exact(&mut buffer).map_err(|e| fail(&e))?;
+        let mut buffer = vec![0; usize::try_from(span.bytes).map_err(|e| unreadable(span, &e))?];
+        self.read_into(span.offset, &mut buffer)?;
         Ok(buffer)
     }
+
+    /// The bytes from an offset that the walk found.
+    pub fn read_into(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Refusal> {
+        let bytes = buffer.len() as u64;
+        let seek = self.source.seek(SeekFrom::Start(offset));
+        seek.and_then(|_| self.source.read_exact(buffer)).map_err(|e| unreadable(Span { offset, bytes }, &e))
+    }
+}
+
+fn unreadable(span: Span, why: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(RefusalCode::Malformed, format!("{} bytes at {} cannot be read: {why}", span.bytes, span.offset))
 }
 
 impl Item {

@@ -94,26 +94,33 @@ impl Decoder {
 
     /// Decodes the frame with the given index, from 0.
     pub fn frame(&mut self, index: u32) -> Result<Frame, Refusal> {
-        match self.layout.source.clone() {
-            PixelSource::Native { span, .. } if self.layout.bits_allocated == 1 => {
-                let pixels = self.layout.pixels() as u64;
+        let layout = &self.layout;
+        match &layout.source {
+            PixelSource::Native { span, .. } if layout.bits_allocated == 1 => {
+                let pixels = layout.pixels() as u64;
                 let (first, last) = (u64::from(index) * pixels, (u64::from(index) + 1) * pixels - 1);
                 let bytes = Span { offset: span.offset + first / 8, bytes: last / 8 - first / 8 + 1 };
-                let bits = expand_bits(&self.scan.read(bytes)?, (first % 8) as usize, self.layout.pixels());
+                let bits = expand_bits(&self.scan.read(bytes)?, (first % 8) as usize, layout.pixels());
                 self.framed(Codes::Bytes(bits))
             }
             PixelSource::Native { span, words } => {
-                let length = self.layout.native_frame_bytes() as u64;
+                let length = layout.native_frame_bytes() as u64;
                 let offset = span.offset + u64::from(index) * length;
+                if layout.kind != SampleKind::Float && layout.bits_allocated > 8 {
+                    let width = usize::from(layout.bits_allocated / 8);
+                    let read = |bytes: &mut [u8]| self.scan.read_into(offset, bytes);
+                    let codes = Codes::read(layout.samples(), width, layout.big_endian, read)?;
+                    return self.native_codes(codes);
+                }
                 // 8-bit samples in big endian words: a frame may start in the middle of a word
-                let swapped = words && self.layout.big_endian && self.layout.bits_allocated == 8;
+                let swapped = *words && layout.big_endian && layout.bits_allocated == 8;
                 let lead = if swapped { (offset - span.offset) % 2 } else { 0 };
                 let tail = if swapped { (length + lead) % 2 } else { 0 };
                 let mut bytes = self.scan.read(Span { offset: offset - lead, bytes: lead + length + tail })?;
                 if swapped {
                     bytes.chunks_exact_mut(2).for_each(|word| word.swap(0, 1));
                     bytes.drain(..usize::try_from(lead).unwrap_or_default());
-                    bytes.truncate(self.layout.native_frame_bytes());
+                    bytes.truncate(layout.native_frame_bytes());
                 }
                 self.native(bytes)
             }
@@ -121,12 +128,9 @@ impl Decoder {
                 let range = self.fragments.get(index as usize).cloned().unwrap_or_default();
                 let mut bytes = Vec::new();
                 for span in &fragments[range] {
-                    let mut fragment = self.scan.read(*span)?;
-                    if bytes.is_empty() {
-                        bytes = fragment;
-                    } else {
-                        bytes.append(&mut fragment);
-                    }
+                    let start = bytes.len();
+                    bytes.resize(start + usize::try_from(span.bytes).unwrap_or(usize::MAX), 0);
+                    self.scan.read_into(span.offset, &mut bytes[start..])?;
                 }
                 self.encapsulated(bytes)
             }
@@ -177,10 +181,15 @@ impl Decoder {
         if layout.bits_allocated == 1 {
             return self.framed(Codes::Bytes(expand_bits(&bytes, 0, layout.pixels())));
         }
-        let bytes = if layout.photometric == Photometric::YbrFull422 { expand_422(&bytes) } else { bytes };
-        let codes = Codes::of_bytes(bytes, usize::from(layout.bits_allocated / 8), layout.big_endian);
+        if layout.photometric == Photometric::YbrFull422 {
+            return self.framed(Codes::Bytes(expand_422(&bytes)));
+        }
+        self.native_codes(Codes::of_bytes(bytes, usize::from(layout.bits_allocated / 8), layout.big_endian))
+    }
+
+    fn native_codes(&self, codes: Codes) -> Result<Frame, Refusal> {
         // 4:2:2 has no planes
-        let by_plane = layout.planar && layout.photometric != Photometric::YbrFull422;
+        let by_plane = self.layout.planar && self.layout.photometric != Photometric::YbrFull422;
         self.framed(if by_plane { codes.interleaved() } else { codes })
     }
 

@@ -120,12 +120,29 @@ impl Grey {
                 (pixels.iter().map(|p| luma(*p)).collect(), stored_range.map_or(255.0, |r| r.1))
             }
         };
-        grey.stored = Samples::Int(luminance);
+        grey.stored = Samples::narrow(luminance);
         grey.stored_range = Some((0.0, max));
         // a colour image is seen over its full range: it has no window
         let function = VoiFunction::LinearExact;
         grey.voi = Some(Voi::Window { center: max / 2.0, width: max, function });
         Ok(grey)
+    }
+
+    /// The stored value of a pixel, row by row; none for padding.
+    pub fn value(&self, index: usize) -> Option<f64> {
+        let stored = match &self.stored {
+            Samples::U8(values) => values.get(index).map(|v| f64::from(*v)),
+            Samples::U16(values) => values.get(index).map(|v| f64::from(*v)),
+            Samples::I16(values) => values.get(index).map(|v| f64::from(*v)),
+            Samples::Int(values) => values.get(index).map(|v| f64::from(*v)),
+            Samples::Wide(values) => values.get(index).copied(),
+        };
+        stored.filter(|v| !self.is_padding(*v))
+    }
+
+    /// Padding, or no number.
+    pub fn is_padding(&self, stored: f64) -> bool {
+        !stored.is_finite() || self.padding.is_some_and(|(low, high)| (low..=high).contains(&stored))
     }
 
     /// Whether modality values below 0 are possible: then the input of a VOI table is signed.
@@ -134,6 +151,30 @@ impl Grey {
         match &self.modality {
             Modality::Linear { .. } => self.modality.apply(low).min(self.modality.apply(high)) < 0.0,
             Modality::Lut(_) => false,
+        }
+    }
+}
+
+impl Modality {
+    pub fn apply(&self, stored: f64) -> f64 {
+        match self {
+            Modality::Linear { slope, intercept } => stored * slope + intercept,
+            Modality::Lut(lut) => lut.apply(stored),
+        }
+    }
+}
+
+impl Voi {
+    /// PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.2 (LINEAR_EXACT), C.11.2.1.3.1 (SIGMOID), C.11.2.1.1 (tables).
+    pub fn apply(&self, value: f64) -> f64 {
+        match self {
+            Voi::Lut(lut) => lut.apply(value) / lut.max(),
+            Voi::Window { center, width, function } => match function {
+                VoiFunction::Linear if *width <= 1.0 => f64::from(value > center - 0.5),
+                VoiFunction::Linear => (value - (center - 0.5)) / (width - 1.0) + 0.5,
+                VoiFunction::LinearExact => (value - center) / width + 0.5,
+                VoiFunction::Sigmoid => 1.0 / (1.0 + (-4.0 * (value - center) / width).exp()),
+            },
         }
     }
 }

@@ -36,6 +36,7 @@ mod sandbox;
 mod shutter;
 mod slices;
 mod system_calls;
+mod unit;
 mod view;
 mod wanted;
 mod wire;
@@ -46,7 +47,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::Digest as _;
 
 pub use decode::DECODABLE_TRANSFER_SYNTAXES;
 pub use export::{write_npy, write_png};
@@ -77,9 +77,10 @@ pub enum Frames {
 /// An image as models see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Normalised {
-    /// SHA-256 over rows, columns, samples per pixel and number of frames (32 bits each), then per frame its number
-    /// and its stored values (32 bits each, 64 for floating point), all little endian: the same image in two
-    /// lossless transfer syntaxes has the same digest.
+    /// BLAKE3 over rows, columns, samples per pixel and number of frames (32 bits each), then per frame its number, the
+    /// kind of its stored values and these, all little endian: the same image in two lossless transfer syntaxes has
+    /// the same digest. Kinds are U and S, unsigned and signed up to 16 bits (16 bits each), I, other integers (32 bits),
+    /// and W, floating point and unsigned 32 bits (64 bits).
     pub pixel_digest: Digest,
     /// Numbers of the frames that were decoded, from 1, ascending.
     pub frames: Vec<u32>,
@@ -157,14 +158,14 @@ fn normalise_object(
     let layout = decoder.layout().clone();
     let chosen = frames.of(layout.frames);
     limits.check_output(layout.samples(), chosen.len(), contracts)?;
-    let mut hash = sha2::Sha256::new();
+    let mut hash = blake3::Hasher::new();
     for number in [layout.rows, layout.columns, layout.samples_per_pixel.into(), chosen.len() as u32] {
-        hash.update(number.to_le_bytes());
+        hash.update(&number.to_le_bytes());
     }
     let mut by_contract: Vec<Vec<ModelInput>> = vec![Vec::new(); contracts.len()];
     for &index in &chosen {
         let frame = decoder.frame(index)?;
-        hash.update((index + 1).to_le_bytes());
+        hash.update(&(index + 1).to_le_bytes());
         hash_samples(&mut hash, &frame.samples);
         let grey = Grey::of(decoder.scan(), &layout, index, frame)?;
         for (inputs, contract) in by_contract.iter_mut().zip(contracts) {
@@ -172,7 +173,7 @@ fn normalise_object(
         }
     }
     Ok(Normalised {
-        pixel_digest: Digest::from_hash(&hash.finalize()),
+        pixel_digest: Digest::from_hash(hash.finalize().as_bytes()),
         frames: chosen.iter().map(|i| i + 1).collect(),
         inputs: by_contract.into_iter().flatten().collect(),
     })
@@ -198,22 +199,27 @@ fn open_file(path: &Path) -> Result<File, Refusal> {
     Ok(file)
 }
 
-fn hash_samples(hash: &mut sha2::Sha256, samples: &Samples) {
+fn hash_samples(hash: &mut blake3::Hasher, samples: &Samples) {
     match samples {
-        Samples::U8(v) => hash_values(hash, v, |v| i32::from(*v).to_le_bytes()),
-        Samples::U16(v) => hash_values(hash, v, |v| i32::from(*v).to_le_bytes()),
-        Samples::I16(v) => hash_values(hash, v, |v| i32::from(*v).to_le_bytes()),
-        Samples::Int(v) => hash_values(hash, v, |v| v.to_le_bytes()),
-        Samples::Wide(v) => hash_values(hash, v, |v| v.to_le_bytes()),
+        Samples::U8(v) => hash_values(hash, b'U', v, |v| u16::from(v).to_le_bytes()),
+        Samples::U16(v) => hash_values(hash, b'U', v, u16::to_le_bytes),
+        Samples::I16(v) => hash_values(hash, b'S', v, i16::to_le_bytes),
+        Samples::Int(v) => hash_values(hash, b'I', v, i32::to_le_bytes),
+        Samples::Wide(v) => hash_values(hash, b'W', v, f64::to_le_bytes),
     }
 }
 
-fn hash_values<T, const N: usize>(hash: &mut sha2::Sha256, values: &[T], bytes: impl Fn(&T) -> [u8; N]) {
-    let mut block = Vec::with_capacity(N << 13);
-    for chunk in values.chunks(1 << 13) {
-        block.clear();
-        chunk.iter().for_each(|v| block.extend_from_slice(&bytes(v)));
-        hash.update(&block);
+fn hash_values<T: Copy, const N: usize>(
+    hash: &mut blake3::Hasher,
+    kind: u8,
+    values: &[T],
+    bytes: impl Fn(T) -> [u8; N],
+) {
+    hash.update(&[kind]);
+    let mut block = [[0; N]; 1 << 13];
+    for values in values.chunks(block.len()) {
+        block.iter_mut().zip(values).for_each(|(bytes_of, value)| *bytes_of = bytes(*value));
+        hash.update(block[..values.len()].as_flattened());
     }
 }
 

@@ -31,6 +31,26 @@ impl Samples {
         }
     }
 
+    /// Integers in 16 bits, unsigned, if they fit.
+    pub fn narrow(values: Vec<i32>) -> Self {
+        match values.iter().map(|v| u16::try_from(*v)).collect() {
+            Ok(narrow) => Samples::U16(narrow),
+            Err(_) => Samples::Int(values),
+        }
+    }
+
+    /// Shows `see` every value that occurs where `hidden` (sample by sample) is not set: each once if they have 8 or
+    /// 16 bits.
+    pub fn each(&self, hidden: Option<&[bool]>, see: impl FnMut(f64)) {
+        match self {
+            Samples::U8(v) => each_code(v, hidden, |v| v.into(), f64::from, see),
+            Samples::U16(v) => each_code(v, hidden, |v| v, f64::from, see),
+            Samples::I16(v) => each_code(v, hidden, |v| v as u16, |code| f64::from(code as i16), see),
+            Samples::Int(v) => shown(v, hidden).map(|v| f64::from(*v)).for_each(see),
+            Samples::Wide(v) => shown(v, hidden).copied().for_each(see),
+        }
+    }
+
     /// The samples as integers; nothing for [`Samples::Wide`].
     pub fn integers(&self) -> Option<Vec<i32>> {
         match self {
@@ -53,6 +73,36 @@ impl Codes {
             (_, true) => Codes::Longs(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_be_bytes(*b)).collect()),
             (_, false) => Codes::Longs(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()),
         }
+    }
+
+    /// So many samples of 1, 2 or 4 bytes, which `read` fills in as they lie in the file: no byte is copied twice.
+    pub fn read<E>(
+        count: usize,
+        width: usize,
+        big_endian: bool,
+        read: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        Ok(match width {
+            1 => {
+                let mut bytes = vec![0; count];
+                read(&mut bytes)?;
+                Codes::Bytes(bytes)
+            }
+            2 => {
+                let mut words = vec![0u16; count];
+                read(bytemuck::cast_slice_mut(&mut words))?;
+                let order = if big_endian { u16::from_be } else { u16::from_le };
+                mask(&mut words, order, big_endian == cfg!(target_endian = "big"));
+                Codes::Words(words)
+            }
+            _ => {
+                let mut longs = vec![0u32; count];
+                read(bytemuck::cast_slice_mut(&mut longs))?;
+                let order = if big_endian { u32::from_be } else { u32::from_le };
+                mask(&mut longs, order, big_endian == cfg!(target_endian = "big"));
+                Codes::Longs(longs)
+            }
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -103,6 +153,11 @@ impl Codes {
                 mask(&mut v, |v| (v >> shift) & (u16::MAX >> above(16)), shift == 0 && above(16) == 0);
                 Samples::U16(v)
             }
+            // whatever was allocated, what fits in 16 bits is kept in 16
+            Codes::Longs(v) if bits_stored <= 16 => {
+                let words = v.into_iter().map(|v| (v >> shift) as u16).collect();
+                Codes::Words(words).stored(bits_stored, 0, signed)
+            }
             Codes::Longs(v) if signed => {
                 let up = above(32);
                 Samples::Int(v.into_iter().map(|v| ((v >> shift) << up) as i32 >> up).collect())
@@ -113,6 +168,25 @@ impl Codes {
             }
         }
     }
+}
+
+fn each_code<T: Copy>(
+    values: &[T],
+    hidden: Option<&[bool]>,
+    code: impl Fn(T) -> u16,
+    value: impl Fn(u16) -> f64,
+    mut see: impl FnMut(f64),
+) {
+    let mut seen = Box::new([false; 1 << 16]);
+    match hidden {
+        None => values.iter().for_each(|v| seen[usize::from(code(*v))] = true),
+        hidden => shown(values, hidden).for_each(|v| seen[usize::from(code(*v))] = true),
+    }
+    (0..=u16::MAX).filter(|code| seen[usize::from(*code)]).for_each(|code| see(value(code)));
+}
+
+fn shown<'a, T>(values: &'a [T], hidden: Option<&'a [bool]>) -> impl Iterator<Item = &'a T> {
+    values.iter().enumerate().filter(move |(i, _)| hidden.is_none_or(|h| !h[*i])).map(|(_, v)| v)
 }
 
 fn mask<T: Copy>(values: &mut [T], f: impl Fn(T) -> T, nothing_to_do: bool) {
@@ -149,6 +223,8 @@ mod tests {
             (Codes::Bytes(vec![0x7F, 0xC0]), 7, 1, false, Samples::U8(vec![0x3F, 0x60])),
             (Codes::Longs(vec![u32::MAX, 1]), 32, 0, false, Samples::Wide(vec![4_294_967_295.0, 1.0])),
             (Codes::Longs(vec![u32::MAX, 1]), 24, 0, false, Samples::Int(vec![0xFF_FFFF, 1])),
+            (Codes::Longs(vec![0x1_F000, 0xFFFF]), 16, 0, false, Samples::U16(vec![0xF000, 0xFFFF])),
+            (Codes::Longs(vec![0x8000, 0x1F_FFF0]), 12, 4, true, Samples::I16(vec![-2048, -1])),
             (Codes::Longs(vec![u32::MAX, 1]), 32, 0, true, Samples::Int(vec![-1, 1])),
         ];
         for (codes, bits, shift, signed, expected) in rows {
