@@ -16,7 +16,7 @@ use crate::domain::{
     Purpose, ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore, Timestamp, Uid,
 };
 use crate::infer::{self, Engine, EngineOptions, InferError, Package};
-use crate::pixels::{Frames, Workers};
+use crate::pixels::{self, Frames, Workers};
 use crate::report::{self, Completion, Observer, Predecessor, ReportOptions, SrClass};
 
 /// What reading, decoding and scoring one instance gave.
@@ -233,7 +233,7 @@ impl Analyser {
                 scores.push(score);
             }
         }
-        let race = self.race_of(study, &scores);
+        let race = race_of(self.packages.iter().find(|p| p.purpose == Purpose::Race), study, &scores);
         let clinical: Vec<StudyScore> =
             scores.iter().filter(|s| is_purpose(s, Purpose::Clinical, &self.packages)).cloned().collect();
         if clinical.is_empty() {
@@ -257,23 +257,6 @@ impl Analyser {
         }
     }
 
-    /// The study's race posterior, or why there is none. It must come from every image that both models may see: one
-    /// of other images than the clinical score would not be the posterior that the profile was fitted with.
-    fn race_of<'a>(&self, study: &ReadyStudy, scores: &'a [StudyScore]) -> Result<&'a StudyScore, IndReason> {
-        let package = self.packages.iter().find(|p| p.purpose == Purpose::Race).ok_or(IndReason::Off)?;
-        let mut shared = study
-            .instances
-            .iter()
-            .filter(|i| !i.scores.is_empty() && admits(package, &i.header).is_ok())
-            .map(|i| &i.header.sop_instance)
-            .peekable();
-        if shared.peek().is_none() {
-            return Err(IndReason::Scope);
-        }
-        let score = scores.iter().find(|s| s.model.key() == package.identity.key()).ok_or(IndReason::Failed)?;
-        if shared.all(|image| score.images.contains(image)) { Ok(score) } else { Err(IndReason::Failed) }
-    }
-
     /// The assessment as a destination with this disclosure may see it ([`assess::released`]).
     pub fn released(&self, assessment: &Assessment, disclosure: Disclosure) -> Assessment {
         let delta = self.risk.delta;
@@ -291,6 +274,8 @@ impl Analyser {
         context: &ReportContext,
     ) -> anyhow::Result<Vec<Report>> {
         let assessment = self.released(assessment, context.disclosure);
+        let images = in_slice_order(images);
+        let parameters: Vec<String> = frames_seen(&images).into_iter().collect();
         let series = fresh_uid();
         let completion = if context.complete {
             Completion::Complete
@@ -308,9 +293,10 @@ impl Analyser {
                 predecessor: predecessor.cloned(),
                 completion: completion.clone(),
                 sources: scores.iter().map(|s| (s.model.key(), s.images.clone())).collect(),
+                parameters: parameters.clone(),
                 now: context.now.with_timezone(&chrono::Local).fixed_offset(),
             };
-            report::build(&assessment, images, &options).context("the report could not be built")
+            report::build(&assessment, &images, &options).context("the report could not be built")
         };
         SrClass::ALL.iter().map(variant).collect()
     }
@@ -335,6 +321,42 @@ fn is_purpose(score: &StudyScore, purpose: Purpose, packages: &[Package]) -> boo
 /// Whether the model may see the instance, and its contract can be fulfilled as far as the header tells.
 fn admits(package: &Package, header: &InstanceHeader) -> Result<(), Refusal> {
     package.scope.admits(header).and_then(|()| package.contract.admits(header))
+}
+
+/// The study's race posterior, or why there is none. It must come from every image that both models may see: one of
+/// other images than the clinical score would not be the posterior that the profile was fitted with.
+fn race_of<'a>(
+    package: Option<&Package>,
+    study: &ReadyStudy,
+    scores: &'a [StudyScore],
+) -> Result<&'a StudyScore, IndReason> {
+    let package = package.ok_or(IndReason::Off)?;
+    let mut shared = study
+        .instances
+        .iter()
+        .filter(|i| !i.scores.is_empty() && admits(package, &i.header).is_ok())
+        .map(|i| &i.header.sop_instance)
+        .peekable();
+    if shared.peek().is_none() {
+        return Err(IndReason::Scope);
+    }
+    let score = scores.iter().find(|s| s.model.key() == package.identity.key()).ok_or(IndReason::Failed)?;
+    if shared.all(|image| score.images.contains(image)) { Ok(score) } else { Err(IndReason::Failed) }
+}
+
+/// The images of a volume from one end to the other, whatever order they came in; other images as they are.
+fn in_slice_order<'a>(images: &[&'a InstanceHeader]) -> Vec<&'a InstanceHeader> {
+    match pixels::slice_order(images) {
+        Ok(order) => order.into_iter().map(|index| images[index]).collect(),
+        Err(_) => images.to_vec(),
+    }
+}
+
+/// How many frames the models saw of the image that they saw least of, if they did not see all of every image.
+fn frames_seen(images: &[&InstanceHeader]) -> Option<String> {
+    let of_image = |image: &&InstanceHeader| (Frames::default().of(image.frames).len() as u32, image.frames);
+    let cut = images.iter().map(of_image).filter(|(seen, frames)| seen < frames);
+    cut.max_by_key(|(_, frames)| *frames).map(|(seen, frames)| format!("frames={seen}/{frames}"))
 }
 
 /// Mean over the frames of one image; `None` without frames.
@@ -398,3 +420,7 @@ fn nothing_to_analyse(study: &ReadyStudy) -> Refusal {
     };
     Refusal::new(RefusalCode::NothingToAnalyse, detail)
 }
+
+#[cfg(test)]
+#[path = "analyse_tests.rs"]
+mod tests;

@@ -22,7 +22,7 @@ use crate::analyse::{Analyser, Conclusion, ReportContext};
 use crate::assemble::{self, AssembleRules, Decision, StudyActivity};
 use crate::config::{Config, Destination};
 use crate::deliver::{self, ReportFile, Retry};
-use crate::domain::{Disclosure, Purpose, Refusal, RefusalCode, Uid};
+use crate::domain::{Disclosure, Purpose, Refusal, RefusalCode, Timestamp, Uid};
 use crate::receive::Receiver;
 use crate::report::Predecessor;
 use crate::store::{
@@ -175,21 +175,21 @@ impl Node {
             }
             if code == RefusalCode::WorkerUnavailable {
                 self.trouble("starting a decode worker", detail).await;
-                return self.release(sop_instance, false).await;
+                return self.release(sop_instance, false, None).await;
             }
             let fleeting = matches!(code, RefusalCode::WorkerDied | RefusalCode::ModelFailed);
             if fleeting && pending.attempts < ATTEMPTS_MAX {
                 warn!(attempt = pending.attempts, %code, detail, "the object will be tried again");
-                // What ended the attempt, want of memory for instance, may pass.
-                self.pause(&tokio::sync::Notify::new(), IDLE * pending.attempts).await;
-                return self.release(sop_instance, true).await;
+                // What ended the attempt, want of memory for instance, may pass; others are read meanwhile.
+                let later = Utc::now() + IDLE * pending.attempts;
+                return self.release(sop_instance, true, Some(later)).await;
             }
         }
         let own = match self.store.is_own_report(sop_instance).await {
             Ok(own) => own,
             Err(error) => {
                 self.trouble("asking for own reports", &error).await;
-                return self.release(sop_instance, false).await;
+                return self.release(sop_instance, false, None).await;
             }
         };
         let contradiction = read.header.as_ref().and_then(|header| {
@@ -219,7 +219,7 @@ impl Node {
             }
             (None, ..) => {
                 error!("an object was read without a result and without a reason; it will be tried again");
-                return self.release(sop_instance, true).await;
+                return self.release(sop_instance, true, None).await;
             }
         };
         self.save(sop_instance, reading).await;
@@ -228,12 +228,12 @@ impl Node {
     async fn save(&self, sop_instance: &Uid, reading: Reading<'_>) {
         if let Err(error) = self.store.save_read(sop_instance, reading, Utc::now()).await {
             self.trouble("saving what was read", &error).await;
-            self.release(sop_instance, false).await;
+            self.release(sop_instance, false, None).await;
         }
     }
 
-    async fn release(&self, sop_instance: &Uid, counted: bool) {
-        if let Err(error) = self.store.release_instance(sop_instance, counted).await {
+    async fn release(&self, sop_instance: &Uid, counted: bool, not_before: Option<Timestamp>) {
+        if let Err(error) = self.store.release_instance(sop_instance, counted, not_before).await {
             error!(%error, "the claim could not be released; it ends by itself");
         }
     }

@@ -18,7 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, FixedOffset};
 
-use crate::domain::{Assessment, Code, Digest, Disclosure, InstanceHeader, ModelIdentity, Report, Uid};
+use crate::domain::{
+    Assessment, Code, Digest, Disclosure, FindingAssessment, InstanceHeader, ModelIdentity, Report, Uid,
+};
 
 pub use codes::{PRIVATE_CODES, PRIVATE_SCHEME};
 pub use text::render;
@@ -84,6 +86,8 @@ pub struct ReportOptions {
     pub completion: Completion,
     /// The images that each clinical model scored, by [`ModelIdentity::key`]; not stated for a model without entry.
     pub sources: BTreeMap<String, Vec<Uid>>,
+    /// Algorithm parameters of every model besides weights, contract and profile, e.g. which frames were seen.
+    pub parameters: Vec<String>,
     /// The moment in the node's local time; written in the time zone of the images where they name one.
     pub now: DateTime<FixedOffset>,
 }
@@ -141,8 +145,9 @@ pub fn build(
     }
     check(assessment)?;
 
-    let audit = Algorithm::new(Role::Audit, &assessment.audit, Some(&assessment.profile))?;
-    let clinical = assessment.findings.iter().map(|f| Algorithm::new(Role::Clinical, &f.clinical, None));
+    let audit = Algorithm::new(Role::Audit, &assessment.audit, Some(&assessment.profile), &options.parameters)?;
+    let of_finding = |f: &FindingAssessment| Algorithm::new(Role::Clinical, &f.clinical, None, &options.parameters);
+    let clinical = assessment.findings.iter().map(of_finding);
     let clinical = clinical.collect::<Result<Vec<_>, _>>()?;
     let algorithms = distinct(&clinical, &audit)?;
     let schemes = declare_schemes(assessment, source, options.disclosure)?;

@@ -153,6 +153,7 @@ fn options() -> ReportOptions {
         predecessor: None,
         completion: Completion::Complete,
         sources: BTreeMap::new(),
+        parameters: Vec::new(),
         now: zone.with_ymd_and_hms(2026, 3, 1, 1, 30, 0).unwrap(),
     }
 }
@@ -309,6 +310,8 @@ fn many_findings_state_the_parameters_of_a_model_once() {
     assert_eq!(count(&few, "111002"), 8, "audit model twice with 3, clinical model once with 2");
     let all = items(&build_one(many.collect(), &options()));
     assert_eq!(count(&all, "111002"), 8);
+    let cut = ReportOptions { parameters: vec!["frames=32/500".into()], ..options() };
+    assert_eq!(count(&items(&build_one(vec![negative()], &cut)), "111002"), 11, "each time one more");
 }
 
 #[test]

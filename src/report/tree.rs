@@ -75,7 +75,12 @@ impl Role {
 impl Algorithm {
     /// # Errors
     /// [`ReportError::Model`] if name, version or manufacturer is empty.
-    pub(super) fn new(role: Role, model: &ModelIdentity, profile: Option<&str>) -> Result<Self, ReportError> {
+    pub(super) fn new(
+        role: Role,
+        model: &ModelIdentity,
+        profile: Option<&str>,
+        further: &[String],
+    ) -> Result<Self, ReportError> {
         let text = |field: &str, value: &str| match plain(value, 64) {
             text if text.is_empty() => Err(ReportError::Model(format!("{field} of model {:?} is empty", model.name))),
             text => Ok(text),
@@ -84,6 +89,7 @@ impl Algorithm {
         if !model.contract.is_empty() {
             parameters.push(format!("weights={}", model.weights.short()));
             parameters.push(plain(&format!("contract={}", model.contract), 64));
+            parameters.extend(further.iter().map(|p| plain(p, 64)));
         }
         parameters.extend(profile.map(|p| plain(&format!("profile={p}"), 64)));
         Ok(Self {

@@ -50,13 +50,19 @@ impl Store {
         Ok(claimed)
     }
 
-    /// Gives a claim back, so that the object can be claimed again at once. `counted`: the attempt says something of
-    /// the object; trouble of the node does not.
-    pub async fn release_instance(&self, sop_instance: &Uid, counted: bool) -> Result<(), StoreError> {
+    /// Gives a claim back, so that the object can be claimed again, at once or not before a moment. `counted`: the
+    /// attempt says something of the object; trouble of the node does not.
+    pub async fn release_instance(
+        &self,
+        sop_instance: &Uid,
+        counted: bool,
+        not_before: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
         let mut tx = self.index().write().await?;
-        let sql = "UPDATE instances SET lease_until = NULL, attempts = attempts - ?
+        let sql = "UPDATE instances SET lease_until = ?, attempts = attempts - ?
                    WHERE sop_instance = ? AND state = 'received'";
-        sqlx::query(sql).bind(i64::from(!counted)).bind(sop_instance.as_str()).execute(&mut *tx).await?;
+        let query = sqlx::query(sql).bind(not_before.map(micros)).bind(i64::from(!counted));
+        query.bind(sop_instance.as_str()).execute(&mut *tx).await?;
         tx.commit().await?;
         self.wake().instance_arrived.notify_one();
         Ok(())

@@ -28,6 +28,12 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("turbojpeg_sys::", &["pixels"]),
     ("openjpeg_sys::", &["pixels"]),
     ("charls::", &["pixels"]),
+    ("jxl::", &["pixels"]),
+    ("blake3::", &["pixels"]),
+    ("bytemuck::", &["pixels"]),
+    ("landlock::", &["pixels"]),
+    ("seccompiler::", &["pixels"]),
+    ("libc::", &["pixels"]),
     ("dicom_object::", &["dicom", "receive", "deliver", "pixels", "report", "phantom"]),
     ("unsafe {", &["infer", "pixels"]),
 ];

@@ -84,8 +84,18 @@ async fn trouble_of_the_node_is_no_attempt() {
     put(&store, "1.2.3", 0).await;
     for (counted, expected) in [(false, 1), (true, 1), (false, 2), (true, 2), (true, 3)] {
         assert_eq!(store.claim_received(1, LEASE, at(1)).await.unwrap()[0].attempts, expected);
-        store.release_instance(&uid("1.2.3"), counted).await.unwrap();
+        store.release_instance(&uid("1.2.3"), counted, None).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_pass_is_tried_again_when_its_time_has_come() {
+    let (_dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    assert_eq!(store.claim_received(1, LEASE, at(1)).await.unwrap().len(), 1);
+    store.release_instance(&uid("1.2.3"), true, Some(at(5))).await.unwrap();
+    assert_eq!(store.claim_received(1, LEASE, at(4)).await.unwrap().len(), 0);
+    assert_eq!(store.claim_received(1, LEASE, at(5)).await.unwrap()[0].attempts, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

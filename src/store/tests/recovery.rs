@@ -158,7 +158,7 @@ async fn work_continues_where_a_kill_stopped_it() {
     assert_eq!((claimed[0].attempts, claimed[0].interrupted), (1, 1));
 
     // Scored; the study is open. The outage does not count toward its cap.
-    store.release_instance(&uid("1.2.3"), true).await.unwrap();
+    store.release_instance(&uid("1.2.3"), true, None).await.unwrap();
     score_all(&store, "1.2", 3).await;
     let before = chrono::Utc::now();
     let (_scored, after) = restart(dir.path()).await;

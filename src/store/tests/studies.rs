@@ -64,7 +64,7 @@ async fn a_lease_keeps_others_off_until_it_ends() {
     assert_eq!(take(0).await.len(), 1);
     assert!(take(59).await.is_empty());
     assert_eq!(take(60).await[0].attempts, 2);
-    store.release_instance(&uid("1.2.3"), true).await.unwrap();
+    store.release_instance(&uid("1.2.3"), true, None).await.unwrap();
     assert_eq!(take(61).await[0].attempts, 3);
 
     score_all(&store, "1.2", 200).await;

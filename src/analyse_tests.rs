@@ -1,0 +1,82 @@
+//! The race score must come from the same images as the clinical score; what a report says of its images.
+
+use super::*;
+use crate::domain::ImageFacts;
+
+fn header(instance: &str, modality: &str) -> InstanceHeader {
+    let header = serde_json::json!({
+        "study": "1.2", "series": "1.2.1", "sop_instance": instance, "sop_class": "1.2.840.10008.5.1.4.1.1.1.1",
+        "transfer_syntax": "1.2.840.10008.1.2.1", "modality": modality, "body_part": "CHEST", "view": "PA",
+        "manufacturer": "", "model_name": "", "rows": 512, "columns": 512, "frames": 1, "bits_allocated": 16,
+        "bits_stored": 12, "photometric": "MONOCHROME2", "has_pixels": true, "copied": {}
+    });
+    serde_json::from_value(header).expect("a header")
+}
+
+fn uid(text: &str) -> Uid {
+    Uid::parse(text).expect("a UID")
+}
+
+/// Images of the demo race model's scope and others, each scored by some model; the race model scored those named.
+fn race(images: &[(&str, &str)], scored: Option<&[&str]>) -> Result<usize, IndReason> {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-race");
+    let package = Package::load(&models).expect("the demo race model");
+    let score = |instance: &str| ImageScore {
+        instance: uid(instance),
+        model: "any".into(),
+        contract: package.contract.digest(),
+        outputs: vec![0.5],
+    };
+    let instance = |(instance, modality): &(&str, &str)| ScoredInstance {
+        header: header(instance, modality),
+        pixel_digest: None,
+        scores: vec![score(instance)],
+        refusal: None,
+    };
+    let study = ReadyStudy { study: uid("1.2"), instances: images.iter().map(instance).collect() };
+    let of_race = scored.map(|scored| StudyScore {
+        model: package.identity.clone(),
+        outputs: package.outputs.clone(),
+        values: vec![0.2, 0.3, 0.5],
+        images: scored.iter().map(|i| uid(i)).collect(),
+    });
+    race_of(Some(&package), &study, of_race.as_slice()).map(|score| score.images.len())
+}
+
+#[test]
+fn a_race_score_comes_from_every_image_that_both_models_may_see_or_is_none() {
+    let (chest, other) = (("1.2.3", "DX"), ("1.2.4", "MG"));
+    let second = ("1.2.5", "DX");
+    let rows: [(&[(&str, &str)], Option<&[&str]>, Result<usize, IndReason>); 7] = [
+        (&[chest], Some(&["1.2.3"]), Ok(1)),
+        (&[chest, other], Some(&["1.2.3"]), Ok(1)),
+        (&[chest, second], Some(&["1.2.3", "1.2.5"]), Ok(2)),
+        (&[chest, second], Some(&["1.2.3"]), Err(IndReason::Failed)),
+        (&[chest], None, Err(IndReason::Failed)),
+        (&[other], None, Err(IndReason::Scope)),
+        (&[], None, Err(IndReason::Scope)),
+    ];
+    for (images, scored, expected) in rows {
+        assert_eq!(race(images, scored), expected, "{images:?} {scored:?}");
+    }
+    let study = ReadyStudy { study: uid("1.2"), instances: Vec::new() };
+    assert_eq!(race_of(None, &study, &[]), Err(IndReason::Off));
+}
+
+#[test]
+fn slices_are_reported_from_one_end_to_the_other_and_cut_frames_are_told() {
+    let slice = |instance: &str, z: f64| {
+        let axial = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
+        let image = ImageFacts { position: Some([0.0, 0.0, z]), orientation: Some(axial), ..ImageFacts::default() };
+        InstanceHeader { image, ..header(instance, "CT") }
+    };
+    let names = |images: &[&InstanceHeader]| {
+        in_slice_order(images).iter().map(|i| i.sop_instance.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    let (head, foot, plain) = (slice("1.3", 9.0), slice("1.4", -9.0), header("1.5", "CT"));
+    assert_eq!(names(&[&head, &foot]), ["1.4", "1.3"]);
+    assert_eq!(names(&[&head, &foot, &plain]), ["1.3", "1.4", "1.5"], "not a volume");
+    let long = InstanceHeader { frames: 500, ..plain.clone() };
+    assert_eq!(frames_seen(&[&plain, &long]).as_deref(), Some("frames=32/500"));
+    assert_eq!(frames_seen(&[&plain]), None);
+}
