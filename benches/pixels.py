@@ -1,6 +1,6 @@
 """Decoding and normalising side by side: sidelight, pydicom's plugins, dcmtk and GDCM, each on one thread, in one run.
 
-Usage: benches/pixels [ROUNDS], which sets up and calls this. One large image per transfer syntax is made, every
+Usage: benches/run pixels [ROUNDS], which sets up and calls this. One large image per transfer syntax is made, every
 reader takes it in turn ROUNDS times, and medians and ratios are printed as a table; only ratios within a run count.
 
 MB are those of the decoded pixels. sidelight is measured three times: the decoder alone, decode to tensor in one
@@ -115,7 +115,7 @@ def normalise(path):
 
 
 def sidelight(binary, path, small):
-    """Seconds of the decoder, of decode to tensor, and of the same through a worker."""
+    """Seconds of the decoder, of decode to tensor, of the same through a worker, and what a second worker adds."""
     line = subprocess.run([binary, path, small], check=True, capture_output=True, text=True).stdout
     return json.loads(line)
 
@@ -138,8 +138,8 @@ def readers(name, path, folder):
 
 def main(folder, binary, rounds):
     folder = pathlib.Path(folder)
-    print("| syntax | sidelight MB/s | best peer MB/s | ratio | all peers MB/s | to tensor, images/s | through a worker | Python reference | ratio |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| syntax | sidelight MB/s | best peer MB/s | ratio | all peers MB/s | to tensor, images/s | through a worker | Python reference, images/s | ratio | two workers |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name in SYNTAXES:
         path, small = encode(folder, name, ROWS, COLUMNS), encode(folder, name, 64, 64)
         megabytes = ROWS * COLUMNS * (1 if SYNTAXES[name][0] == 8 else 2) / 1e6
@@ -168,7 +168,7 @@ def main(folder, binary, rounds):
         others = ", ".join(f"{peer} {rate:.0f}" for peer, rate in sorted(rates.items(), key=lambda r: -r[1]))
         print(
             f"| {name} | {mine:.0f} | {rates[best]:.0f} ({best}) | {mine / rates[best]:.2f} | {others} | "
-            f"{1 / median('tensor'):.1f} | {1 / median('worker'):.1f} | {python:.1f} | {median('worker') and (1 / median('worker')) / python:.1f} |",
+            f"{1 / median('tensor'):.1f} | {1 / median('worker'):.1f} | {python:.1f} | {1 / median('worker') / python:.1f} | {median('scaling'):.2f} |",
             flush=True,
         )
 

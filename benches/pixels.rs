@@ -1,7 +1,7 @@
 //! One image in three ways: the decoder alone, decode to tensor in one process, and through a decode worker.
 //!
-//! `benches/run pixels` calls it beside other readers (`pixels.py`). Prints seconds (medians of five after a warm-up)
-//! as JSON. Arguments: the file; whatever follows is ignored.
+//! `benches/run pixels` calls it beside other readers (`pixels.py`). Prints seconds (medians of five after a warm-up),
+//! and how many times as many images two workers finish as one, as JSON. Arguments: the file; whatever follows is ignored.
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -12,6 +12,8 @@ use sidelight::domain::Contract;
 use sidelight::pixels::{Frames, Limits, Workers, normalise_file, stored_values_file};
 
 const ROUNDS: usize = 5;
+/// Images one after another, where one worker is compared with two.
+const SERIES: usize = 4;
 
 fn main() {
     let Some(path) = std::env::args_os().skip(1).find(|a| !a.to_string_lossy().starts_with("--")).map(PathBuf::from)
@@ -29,13 +31,25 @@ fn main() {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let settings =
-        config::Pixels { workers: 1, timeout: Duration::from_secs(60), memory_max: 1 << 30, samples_max: 1 << 28 };
+        config::Pixels { workers: 2, timeout: Duration::from_secs(60), memory_max: 1 << 30, samples_max: 1 << 28 };
     let workers = Workers::start(&settings, env!("CARGO_BIN_EXE_sidelight").into());
-    let worker = median(|| {
-        let answer = runtime.block_on(workers.normalise(&path, &contracts, frames));
-        black_box(answer.expect("an image that can be normalised"));
-    });
-    println!("{{\"decode\": {decode}, \"tensor\": {tensor}, \"worker\": {worker}}}");
+    let image = || async {
+        black_box(workers.normalise(&path, &contracts, frames).await.expect("an image that can be normalised"));
+    };
+    let series = || async {
+        for _ in 0..SERIES {
+            image().await;
+        }
+    };
+    // both workers have started, and have seen an image
+    runtime.block_on(async { tokio::join!(series(), series()) });
+    let worker = median(|| runtime.block_on(image()));
+    let one = median(|| runtime.block_on(series())) / SERIES as f64;
+    let two = median(|| {
+        runtime.block_on(async { tokio::join!(series(), series()) });
+    }) / (2 * SERIES) as f64;
+    let scaling = one / two;
+    println!("{{\"decode\": {decode}, \"tensor\": {tensor}, \"worker\": {worker}, \"scaling\": {scaling}}}");
 }
 
 fn median(mut action: impl FnMut()) -> f64 {
