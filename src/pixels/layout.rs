@@ -21,6 +21,8 @@ pub enum Photometric {
     /// JPEG 2000 with an irreversible or reversible colour transform: the decoder returns RGB.
     YbrIct,
     YbrRct,
+    /// JPEG XL in its own colour space: the decoder returns RGB.
+    Xyb,
 }
 
 /// What a stored sample is.
@@ -241,6 +243,7 @@ fn photometric(root: &Item, samples_per_pixel: u16) -> Result<Photometric, Refus
         "YBR_FULL_422" => (Photometric::YbrFull422, 3),
         "YBR_ICT" => (Photometric::YbrIct, 3),
         "YBR_RCT" => (Photometric::YbrRct, 3),
+        "XYB" => (Photometric::Xyb, 3),
         other => return Err(unsupported(format!("photometric interpretation {other:.20}"))),
     };
     if samples != samples_per_pixel {
