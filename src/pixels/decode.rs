@@ -47,7 +47,7 @@ pub const DECODABLE_TRANSFER_SYNTAXES: [&str; 20] = [
     JPEG_XL[0],
     JPEG_XL[1],
     JPEG_XL[2],
-    "1.2.840.10008.1.2.1.98",  // Encapsulated Uncompressed Explicit VR Little Endian
+    "1.2.840.10008.1.2.1.98", // Encapsulated Uncompressed Explicit VR Little Endian
 ];
 
 /// What three samples of a pixel are after decoding.
