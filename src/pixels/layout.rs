@@ -21,6 +21,8 @@ pub enum Photometric {
     /// JPEG 2000 with an irreversible or reversible colour transform: the decoder returns RGB.
     YbrIct,
     YbrRct,
+    /// JPEG XL in its own colour space: the decoder returns RGB.
+    Xyb,
 }
 
 /// What a stored sample is.
@@ -190,8 +192,20 @@ impl Layout {
         if self.photometric == Photometric::YbrFull422 && (self.columns % 2 == 1 || self.bits_allocated != 8) {
             return Err(unsupported("YBR_FULL_422 with an odd number of columns or other than 8 bits".into()));
         }
-        if self.big_endian && !matches!(self.bits_allocated, 8 | 16) {
-            return Err(unsupported(format!("{} bits allocated in Explicit VR Big Endian", self.bits_allocated)));
+        match self.bits_allocated {
+            8 | 16 => {}
+            // OW is a stream of 16-bit words (PS3.5 6.2), so only their bytes are swapped: dcmtk and GDCM write and
+            // read it so. pydicom swaps all four bytes. Nothing tells files of the two kinds apart, and a wrong guess
+            // is a factor of 65536.
+            32 if self.big_endian && self.kind != SampleKind::Float => {
+                return Err(unsupported(
+                    "32-bit integers in Explicit VR Big Endian, whose word order is ambiguous".into(),
+                ));
+            }
+            bits if self.big_endian => {
+                return Err(unsupported(format!("{bits} bits allocated in Explicit VR Big Endian")));
+            }
+            _ => {}
         }
         let frame = self.native_frame_bytes() as u64;
         let needed = match self.bits_allocated {
@@ -241,6 +255,7 @@ fn photometric(root: &Item, samples_per_pixel: u16) -> Result<Photometric, Refus
         "YBR_FULL_422" => (Photometric::YbrFull422, 3),
         "YBR_ICT" => (Photometric::YbrIct, 3),
         "YBR_RCT" => (Photometric::YbrRct, 3),
+        "XYB" => (Photometric::Xyb, 3),
         other => return Err(unsupported(format!("photometric interpretation {other:.20}"))),
     };
     if samples != samples_per_pixel {
