@@ -41,7 +41,11 @@ static CONTRACTS: LazyLock<Vec<Contract>> = LazyLock::new(|| {
             ..preset("minmax-unit")
         },
         Contract { size: 200, mask: vec![Mask::Border], ..preset("imagenet-rgb") },
-        Contract { range: ValueRange::Fixed { center: 40.0, width: 400.0 }, filter: Filter::Area, ..preset("xrv-1024") },
+        Contract {
+            range: ValueRange::Fixed { center: 40.0, width: 400.0 },
+            filter: Filter::Area,
+            ..preset("xrv-1024")
+        },
     ]);
     contracts
 });
