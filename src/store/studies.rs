@@ -23,10 +23,11 @@ impl Store {
     /// The activity of every open study that nobody is closing, for `assemble::decide`.
     pub async fn activities(&self, now: Timestamp) -> Result<Vec<StudyActivity>, StoreError> {
         // Unread and possibly of this study: known to be (analysed again), or study unknown and from one of its senders.
+        // EXISTS ends at the first object of that sender; IN would list the study again for each unread object.
         let sql = "SELECT s.study, s.source, s.version, s.revision, s.first_at, s.last_at,
                        (SELECT min(u.received_at) FROM instances u WHERE u.state = 'received' AND (u.study = s.study
-                           OR (u.study IS NULL AND u.calling IN
-                               (SELECT i.calling FROM instances i WHERE i.study = s.study)))) AS unread_since
+                           OR (u.study IS NULL AND EXISTS (SELECT 1 FROM instances i
+                               WHERE i.study = s.study AND i.calling = u.calling)))) AS unread_since
                    FROM studies s
                    WHERE s.state = 'open' AND (s.lease_until IS NULL OR s.lease_until <= ?)
                    ORDER BY s.last_at, s.study";
