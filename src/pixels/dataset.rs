@@ -56,6 +56,8 @@ pub struct Scan {
     pub big_endian: bool,
     pub root: Item,
     pub(super) source: BufReader<Box<dyn Source>>,
+    /// Where the source stands; nothing after a fault.
+    pub(super) at: Option<u64>,
 }
 
 impl Scan {
@@ -69,8 +71,15 @@ impl Scan {
     /// The bytes from an offset that the walk found.
     pub fn read_into(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Refusal> {
         let bytes = buffer.len() as u64;
-        let seek = self.source.seek(SeekFrom::Start(offset));
-        seek.and_then(|_| self.source.read_exact(buffer)).map_err(|e| unreadable(Span { offset, bytes }, &e))
+        // a relative move keeps what is buffered: small fragments lie close to one another
+        let seek = match self.at.take() {
+            Some(at) => self.source.seek_relative(offset.wrapping_sub(at).cast_signed()),
+            None => self.source.seek(SeekFrom::Start(offset)).map(|_| ()),
+        };
+        let read = seek.and_then(|()| self.source.read_exact(buffer));
+        read.map_err(|e| unreadable(Span { offset, bytes }, &e))?;
+        self.at = Some(offset + bytes);
+        Ok(())
     }
 }
 
