@@ -83,11 +83,12 @@ pub struct ImageFacts {
     pub burned_in_annotation: Option<bool>,
     /// Code values of the View Modifier Code Sequence (0054,0222) that make the view another one.
     pub view_modifiers: Vec<String>,
-    /// View Position or code say frontal and Patient Orientation lateral, or the reverse: the view is `Other`.
+    /// View Position, View Code Sequence and Patient Orientation contradict each other: the view is `Other`.
     pub view_contradicted: bool,
     /// Image Laterality (0020,0062), else Frame Laterality (0020,9072), else Laterality (0020,0060).
     pub laterality: Option<Laterality>,
-    /// Patient Orientation (0020,0020): direction of the rows, then of the columns; empty if absent.
+    /// Direction of the rows, then of the columns: Patient Orientation (0020,0020), else the main axes of Image
+    /// Orientation (Patient); empty if absent.
     pub patient_orientation: Vec<String>,
     /// Image Position (Patient) (0020,0032): x, y, z of the first pixel's centre, mm.
     pub position: Option<[f64; 3]>,

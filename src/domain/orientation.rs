@@ -16,8 +16,9 @@ pub enum Orientation {
     /// Mammography: mirrored where needed so that the chest wall is on the left. Patient Orientation decides by its
     /// row direction (A as stored, P mirrored); without it laterality does (L as stored, R mirrored); else refused.
     LateralityLeft,
-    /// Projections: turned so that rows run to the patient's left and columns to the feet, where Patient Orientation
-    /// says that they do not. As stored without Patient Orientation; refused where the image has no left and right.
+    /// Turned so that rows run to the patient's left, and columns to the feet (projections, coronal planes) or to the
+    /// back (axial planes), where the image's directions say that they do not. As stored where it has none; refused
+    /// where it has no left and right.
     PatientOrientation,
 }
 
@@ -80,7 +81,11 @@ fn upright(directions: &[String]) -> Result<Turn, Refusal> {
             Ok(Turn { exchanged: false, mirrored: x == b'R', upended: z == b'H' })
         }
         (z @ (b'H' | b'F'), x @ (b'L' | b'R')) => Ok(Turn { exchanged: true, mirrored: x == b'R', upended: z == b'H' }),
-        _ => refuse("Patient Orientation (0020,0020) has no right and left beside head and feet"),
+        (x @ (b'L' | b'R'), y @ (b'A' | b'P')) => {
+            Ok(Turn { exchanged: false, mirrored: x == b'R', upended: y == b'A' })
+        }
+        (y @ (b'A' | b'P'), x @ (b'L' | b'R')) => Ok(Turn { exchanged: true, mirrored: x == b'R', upended: y == b'A' }),
+        _ => refuse("its directions have no right and left"),
     }
 }
 
@@ -113,17 +118,18 @@ mod tests {
         to.turn(&directions, laterality)
     }
 
+    fn turned(turn: Turn, image: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+        let (turned_rows, turned_columns) = turn.size(rows, columns);
+        let row = |row| {
+            let (start, step) = turn.walk(row, rows, columns);
+            (0..turned_columns as isize).map(move |column| image[start.strict_add_signed(step * column)])
+        };
+        (0..turned_rows).flat_map(row).collect()
+    }
+
     /// The image 1 2 3 / 4 5 6 after the turn.
     fn check(directions: &str, laterality: Option<Laterality>, to: Orientation, expected: Option<[f32; 6]>) {
-        let image = [1., 2., 3., 4., 5., 6.];
-        let got = turn(directions, laterality, to).ok().map(|turn| {
-            let (rows, columns) = turn.size(2, 3);
-            let at = |row, column| {
-                let (start, step) = turn.walk(row, 2, 3);
-                image[start.strict_add_signed(step * column as isize)]
-            };
-            (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))).map(|(r, c)| at(r, c)).collect()
-        });
+        let got = turn(directions, laterality, to).ok().map(|turn| turned(turn, &[1., 2., 3., 4., 5., 6.], 2, 3));
         assert_eq!(got, expected.map(Vec::from), "{directions} {laterality:?} {to:?}");
     }
 
@@ -152,31 +158,31 @@ mod tests {
         }
     }
 
-    /// Every one of the eight ways a frontal image can lie shows the same patient once it is upright.
+    /// Every one of the eight ways a frontal or axial image can lie shows the same patient once it is turned.
     #[test]
-    fn frontal_images_are_turned_upright_from_each_of_the_eight_ways_they_lie() {
-        // what is at the head's right, head's left, foot's right, foot's left corner
+    fn images_are_turned_from_each_of_the_eight_ways_they_lie() {
+        // what is at the upper right, upper left, lower right, lower left corner of the patient
         let upright = [1., 2., 3., 4.];
-        let at = |x: u8, z: u8| upright[2 * usize::from(z == b'F') + usize::from(x == b'L')];
         let far = |d: u8| match d {
             b'L' => (b'R', b'L'),
             b'R' => (b'L', b'R'),
             b'F' => (b'H', b'F'),
-            _ => (b'F', b'H'),
+            b'H' => (b'F', b'H'),
+            b'P' => (b'A', b'P'),
+            _ => (b'P', b'A'),
         };
-        for (row, column) in
-            ["L\\F", "R\\F", "L\\H", "R\\H", "F\\L", "F\\R", "H\\L", "H\\R"].map(|d| (d.as_bytes()[0], d.as_bytes()[2]))
-        {
-            let (r, c) = (far(row), far(column));
+        let at = |x: u8, down: u8| upright[2 * usize::from(b"FP".contains(&down)) + usize::from(x == b'L')];
+        let frontal = ["L\\F", "R\\F", "L\\H", "R\\H", "F\\L", "F\\R", "H\\L", "H\\R"];
+        let axial = ["L\\P", "R\\P", "L\\A", "R\\A", "P\\L", "P\\R", "A\\L", "A\\R"];
+        for directions in frontal.into_iter().chain(axial) {
+            let (r, c) = (far(directions.as_bytes()[0]), far(directions.as_bytes()[2]));
             let corner = |right: u8, down: u8| if b"LR".contains(&right) { at(right, down) } else { at(down, right) };
-            let image = vec![corner(r.0, c.0), corner(r.1, c.0), corner(r.0, c.1), corner(r.1, c.1)];
-            let directions = format!("{}\\{}", char::from(row), char::from(column));
-            let turn = turn(&directions, None, Orientation::PatientOrientation).expect("a frontal image");
-            assert_eq!(turn.apply(image, 2, 2).0, upright, "{directions}");
+            let image = [corner(r.0, c.0), corner(r.1, c.0), corner(r.0, c.1), corner(r.1, c.1)];
+            let turn = turn(directions, None, Orientation::PatientOrientation).expect("an image with left and right");
+            assert_eq!(turned(turn, &image, 2, 2), upright, "{directions}");
         }
         check("", None, Orientation::PatientOrientation, Some([1., 2., 3., 4., 5., 6.]));
         check("F\\L", None, Orientation::PatientOrientation, Some([1., 4., 2., 5., 3., 6.]));
         check("A\\F", None, Orientation::PatientOrientation, None);
-        check("L\\P", None, Orientation::PatientOrientation, None);
     }
 }

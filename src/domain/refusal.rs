@@ -75,7 +75,9 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Control characters in `detail`, which may quote a header, become question marks.
     pub fn new(code: RefusalCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        let detail: String = detail.into();
+        Self { code, detail: detail.replace(char::is_control, "?") }
     }
 }

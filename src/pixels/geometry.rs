@@ -6,7 +6,7 @@
 //! as square: such pixels were measured, not made different. Neighbours: `view` (sides), `normalise`.
 
 use super::dataset::{Item, Tag, tag_text};
-use super::view::{self, PATIENT_ORIENTATION};
+use super::view;
 use crate::domain::{Laterality, Orientation, Refusal, RefusalCode, Turn};
 
 const PIXEL_SPACING: Tag = 0x0028_0030;
@@ -23,7 +23,7 @@ pub struct Geometry {
     /// Height of a pixel over its width, or the attribute that makes no sense; asked for where it matters.
     pub aspect: Result<f64, Refusal>,
     pub laterality: Option<Laterality>,
-    /// Directions of the rows and of the columns, upper case; empty if absent.
+    /// Directions of the rows and of the columns ([`view::directions`]).
     pub patient_orientation: Vec<String>,
 }
 
@@ -36,8 +36,11 @@ impl Default for Geometry {
 impl Geometry {
     /// Of the frame with this index, from 0.
     pub fn of(root: &Item, index: usize) -> Self {
-        let directions = root.texts(PATIENT_ORIENTATION).iter().map(|d| d.to_uppercase()).collect();
-        Self { aspect: aspect(root, index), laterality: view::laterality(root, index), patient_orientation: directions }
+        Self {
+            aspect: aspect(root, index),
+            laterality: view::laterality(root, index),
+            patient_orientation: view::directions(root, index),
+        }
     }
 
     /// The turn that brings the frame to this orientation.

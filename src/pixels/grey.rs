@@ -224,9 +224,9 @@ fn padding(root: &Item, layout: &Layout) -> Result<Option<(f64, f64)>, Refusal> 
     let stored = |tag: Tag| match (layout.kind, layout.bits_allocated) {
         (SampleKind::Float, 32) => root.bytes(tag + 2)?.first_chunk().map(|b| f64::from(f32::from_le_bytes(*b))),
         (SampleKind::Float, _) => root.bytes(tag + 3)?.first_chunk().map(|b| f64::from_le_bytes(*b)),
-        (SampleKind::Signed, 8 | 16) => root.us(tag).map(|raw| f64::from(raw as i16)),
-        (_, 8 | 16) => root.us(tag).map(f64::from),
-        _ => None,
+        // US or SS, however many bits a sample has
+        (SampleKind::Signed, _) => root.us(tag).map(|raw| f64::from(raw as i16)),
+        (SampleKind::Unsigned, _) => root.us(tag).map(f64::from),
     };
     let Some(value) = stored(0x0028_0120) else { return Ok(None) };
     let limit = stored(if layout.kind == SampleKind::Float { 0x0028_0122 } else { 0x0028_0121 }).unwrap_or(value);
@@ -312,6 +312,7 @@ fn presentation(root: &Item, layout: &Layout) -> Result<(Option<Lut>, bool), Ref
             Err(inconsistent("MONOCHROME2 contradicts Presentation LUT Shape (2050,0020) INVERSE"))
         }
         (Some("IDENTITY"), true) => {
+            // dcmtk believes the shape, others the photometric interpretation
             Err(inconsistent("MONOCHROME1 contradicts Presentation LUT Shape (2050,0020) IDENTITY"))
         }
         (Some(other), _) => {

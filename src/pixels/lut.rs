@@ -76,9 +76,10 @@ impl Lut {
         Ok(Self { first, entries, bits })
     }
 
+    /// The entry nearest to the value; of two, the even one, as numpy rounds: the Standard does not say.
     pub fn apply(&self, value: f64) -> f64 {
         let last = self.entries.len() - 1;
-        let index = (value.round() - f64::from(self.first)).clamp(0.0, last as f64);
+        let index = (value.round_ties_even() - f64::from(self.first)).clamp(0.0, last as f64);
         f64::from(self.entries[index as usize])
     }
 
@@ -206,7 +207,8 @@ mod tests {
     #[test]
     fn holds_its_ends_beyond_both_sides() {
         let lut = Lut { first: -1, entries: vec![5, 6, 7], bits: 8 };
-        for (value, expected) in [(-9.0, 5.0), (-1.0, 5.0), (0.4, 6.0), (1.0, 7.0), (9e9, 7.0)] {
+        for (value, expected) in [(-9.0, 5.0), (-1.0, 5.0), (0.4, 6.0), (0.5, 6.0), (-0.5, 6.0), (1.0, 7.0), (9e9, 7.0)]
+        {
             assert_eq!(lut.apply(value), expected, "{value}");
         }
     }

@@ -156,7 +156,10 @@ fn normalise_object(
 ) -> Result<Normalised, Refusal> {
     let mut decoder = Decoder::new(prescan::scan(object, limits)?, limits)?;
     let layout = decoder.layout().clone();
-    let chosen = frames.of(layout.frames);
+    // of a volume, what is spread evenly is its slices
+    let order = slices::frame_order(&decoder.scan().root, layout.frames);
+    let mut chosen: Vec<u32> = frames.of(layout.frames).into_iter().map(|place| order[place as usize]).collect();
+    chosen.sort_unstable();
     limits.check_output(layout.samples(), chosen.len(), contracts)?;
     let mut hash = blake3::Hasher::new();
     for number in [layout.rows, layout.columns, layout.samples_per_pixel.into(), chosen.len() as u32] {

@@ -171,8 +171,13 @@ fn read(item: &Item, base: Tag, what: &str) -> Result<Vec<Shape>, Refusal> {
         if numbers.iter().any(|n| n.abs() > POSITION_MAX) { Err(fail()) } else { Ok(numbers) }
     };
     let one = |offset, name| Ok::<f64, Refusal>(numbers(offset, name)?[0]);
+    let names = item.texts(base);
+    // VM 1-3: each shape has one set of attributes
+    if names.len() > 3 || (1..names.len()).any(|i| names[..i].contains(&names[i])) {
+        return Err(inconsistent(format!("{what} Shape {} names a shape twice, or more than three", tag_text(base))));
+    }
     let mut shapes = Vec::new();
-    for shape in item.texts(base) {
+    for shape in names {
         shapes.push(match shape.to_uppercase().as_str() {
             "" => continue,
             "RECTANGULAR" => Shape::Rectangle {

@@ -1,10 +1,16 @@
 //! The order of the slices of a volume, by where they lie and not by how they are numbered.
 //!
-//! Pure: headers in, order out. Image Position (Patient) is projected on the normal of Image Orientation (Patient)
-//! (PS3.3 C.7.6.2.1.1), so that a tilted gantry, whose positions also move within the plane, is ordered right. Left out:
+//! Headers of single-frame images or the functional groups of one multi-frame image in, order out. Image Position
+//! (Patient) is projected on the normal of Image Orientation (Patient) (PS3.3 C.7.6.2.1.1), so that a tilted gantry, whose positions also move within the plane, is ordered right. Left out:
 //! which instances belong together (the study's business), and whether slices are missing in between.
 
+use super::dataset::{Item, Tag};
 use crate::domain::{InstanceHeader, Refusal, RefusalCode};
+
+const PLANE_POSITION: Tag = 0x0020_9113;
+const PLANE_ORIENTATION: Tag = 0x0020_9116;
+const SHARED: Tag = 0x5200_9229;
+const PER_FRAME: Tag = 0x5200_9230;
 
 /// Positions nearer than this along the normal are the same slice, mm.
 const SAME_SLICE_MM: f64 = 0.01;
@@ -19,10 +25,48 @@ const POSITION_MAX_MM: f64 = 1e5;
 /// `Inconsistent` where a position or orientation is missing or makes no sense, orientations differ (a localizer among
 /// the slices), or two slices lie in one place (a series of several phases or reconstructions).
 pub fn slice_order(headers: &[&InstanceHeader]) -> Result<Vec<usize>, Refusal> {
-    let mut along = Vec::with_capacity(headers.len());
+    order(headers.iter().map(|h| (h.image.position, h.image.orientation)))
+}
+
+/// Indices of the frames of a multi-frame image, in the order of [`slice_order`] where Plane Position and Plane
+/// Orientation (PS3.3 C.7.6.16.2.3, .4) say where each lies, else as they are stored.
+pub fn frame_order(root: &Item, frames: u32) -> Vec<u32> {
+    let places = (0..frames as usize).map(|index| {
+        let position = macro_of(root, index, PLANE_POSITION).and_then(position);
+        (position, orientation_of_frame(root, index))
+    });
+    match order(places) {
+        Ok(order) => order.into_iter().filter_map(|index| u32::try_from(index).ok()).collect(),
+        Err(_) => (0..frames).collect(),
+    }
+}
+
+/// Image Position (Patient) of an image or of its Plane Position.
+pub fn position(item: &Item) -> Option<[f64; 3]> {
+    item.decimals(0x0020_0032)?.try_into().ok()
+}
+
+/// Image Orientation (Patient) of an image or of its Plane Orientation.
+pub fn orientation(item: &Item) -> Option<[f64; 6]> {
+    item.decimals(0x0020_0037)?.try_into().ok()
+}
+
+/// Image Orientation (Patient) of the frame with this index, from 0: its own, the shared one, that of the image.
+pub fn orientation_of_frame(root: &Item, index: usize) -> Option<[f64; 6]> {
+    macro_of(root, index, PLANE_ORIENTATION).map_or_else(|| orientation(root), orientation)
+}
+
+/// A functional group macro of the frame, else the shared one.
+fn macro_of(root: &Item, index: usize, tag: Tag) -> Option<&Item> {
+    let of_frame = root.items(PER_FRAME).get(index).and_then(|group| group.items(tag).first());
+    of_frame.or_else(|| root.items(SHARED).first()?.items(tag).first())
+}
+
+fn order(places: impl Iterator<Item = (Option<[f64; 3]>, Option<[f64; 6]>)>) -> Result<Vec<usize>, Refusal> {
+    let mut along = Vec::new();
     let mut first: Option<[f64; 3]> = None;
-    for (index, header) in headers.iter().enumerate() {
-        let (position, orientation) = match (header.image.position, header.image.orientation) {
+    for (index, place) in places.enumerate() {
+        let (position, orientation) = match place {
             (Some(position), Some(orientation)) => (position, orientation),
             (None, _) => {
                 return fail("Image Position (Patient) (0020,0032) of a slice is missing or is not three numbers");
@@ -70,7 +114,7 @@ fn fail<T>(detail: &str) -> Result<T, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::super::header::header_of;
-    use super::super::tests::objects::{EXPLICIT, Encoding, Image, scan};
+    use super::super::tests::objects::{EXPLICIT, Encoding, Image, Object, scan};
     use super::*;
     use proptest::prelude::*;
 
@@ -109,6 +153,22 @@ mod tests {
         // sagittal: rows to the back, columns to the feet, the normal to the right
         let sagittal = Some([0., 1., 0., 0., 0., -1.]);
         check(&[(Some([3., 0., 0.]), sagittal), (Some([-3., 0., 0.]), sagittal)], Some(&[0, 1]));
+    }
+
+    #[test]
+    fn frames_are_ordered_by_their_plane_positions_or_stay_as_stored() {
+        let new = || Object::new(Encoding::Explicit);
+        let place = |z: &str| new().sequence(PLANE_POSITION, new().text(0x0020_0032, "DS", &format!("0\\0\\{z}")));
+        let axial = new().sequence(PLANE_ORIENTATION, new().text(0x0020_0037, "DS", "1\\0\\0\\0\\1\\0"));
+        let order = |groups: Vec<Object>| {
+            let count = groups.len() as u32;
+            let object = Image::default().object(Encoding::Explicit);
+            let groups = new().sequence(SHARED, axial.clone()).items(PER_FRAME, groups);
+            frame_order(&scan(object.raw(&groups.bytes).file(EXPLICIT)).expect("a sound object").root, count)
+        };
+        assert_eq!(order(["5", "-5", "9", "0"].map(place).into()), [1, 3, 0, 2]);
+        assert_eq!(order(["5", "5", "9"].map(place).into()), [0, 1, 2], "two in one place");
+        assert_eq!(order(vec![place("5"), new(), place("1")]), [0, 1, 2], "one has no place");
     }
 
     proptest! {

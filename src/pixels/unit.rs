@@ -44,7 +44,7 @@ struct Meaning<'a> {
 
 /// Modality values to 0..1, not yet clamped.
 enum Scale {
-    Range { low: f64, width: f64 },
+    Range { low: f64, high: f64 },
     Voi(Voi),
 }
 
@@ -88,7 +88,7 @@ impl Meaning<'_> {
             return 0.0;
         }
         let unit = self.scale.apply(self.grey.modality.apply(stored));
-        let mut unit = if unit.is_finite() { unit.clamp(0.0, 1.0) } else { 0.0 };
+        let mut unit = if unit.is_nan() { 0.0 } else { unit.clamp(0.0, 1.0) };
         if let Some(lut) = self.presentation {
             // the whole range of the VOI output is spread over the entries (PS3.3 C.11.6.1)
             unit = lut.apply(f64::from(lut.first) + unit * (lut.entries.len() - 1) as f64) / lut.max();
@@ -121,7 +121,7 @@ impl Scale {
     }
 
     fn between(one: f64, other: f64) -> Self {
-        Scale::Range { low: one.min(other), width: (one - other).abs() }
+        Scale::Range { low: one.min(other), high: one.max(other) }
     }
 
     /// The smallest and largest modality value of the image; padding, hidden pixels and what is not finite left out.
@@ -133,12 +133,13 @@ impl Scale {
                 (low, high) = (low.min(value), high.max(value));
             }
         });
-        if low > high { Scale::Range { low: 0.0, width: 0.0 } } else { Scale::between(low, high) }
+        Scale::Range { low, high }
     }
 
     fn apply(&self, value: f64) -> f64 {
         match self {
-            Scale::Range { low, width } if *width > 0.0 => (value - low) / width,
+            // halves, since the whole range of floating point is larger than its largest number
+            Scale::Range { low, high } if low < high => (value / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0),
             Scale::Range { .. } => 0.0,
             Scale::Voi(voi) => voi.apply(value),
         }

@@ -2,15 +2,14 @@
 //!
 //! Each attribute is read once, here, for scope rules and contracts. The view comes from View Position, else from the
 //! View Code Sequence, else, in projection radiography, from Patient Orientation, which tells frontal from lateral
-//! but not PA from AP. A Patient Orientation that contradicts the stated view makes it `Other`: nobody knows which of
-//! the two is right. Neighbours: `header` (calls this), `geometry` (the same per frame). Left out: what the pixels look
-//! like, whether a model wants the image (`infer::scope`).
+//! but not PA from AP. Where two of them contradict each other it is `Other`: nobody knows which is right. Neighbours:
+//! `header` (calls this), `geometry` (the same per frame). Left out: what the pixels look like, whether a model wants the image (`infer::scope`).
 
 use super::dataset::{Item, Tag};
-use super::grey;
+use super::{grey, slices};
 use crate::domain::{ImageFacts, Laterality, View};
 
-pub const PATIENT_ORIENTATION: Tag = 0x0020_0020;
+const PATIENT_ORIENTATION: Tag = 0x0020_0020;
 const VIEW_CODE_SEQUENCE: Tag = 0x0054_0220;
 const VIEW_MODIFIER_CODE_SEQUENCE: Tag = 0x0054_0222;
 
@@ -30,13 +29,9 @@ enum Plane {
 
 /// The view, and everything else that rules ask for.
 pub fn facts_of(root: &Item) -> (Option<View>, ImageFacts) {
-    let codes = |tag| {
-        let cut = |v: &String| v.to_uppercase().chars().take(VALUE_CHARS_MAX).collect::<String>();
-        root.texts(tag).iter().take(VALUES_MAX).map(cut).collect::<Vec<_>>()
-    };
-    let code = |tag| codes(tag).into_iter().next().unwrap_or_default();
+    let code = |tag| codes(root, tag).into_iter().next().unwrap_or_default();
     let mut facts = ImageFacts {
-        image_type: codes(0x0008_0008),
+        image_type: codes(root, 0x0008_0008),
         conversion_type: code(0x0008_0064),
         presentation_intent: code(0x0008_0068),
         burned_in_annotation: match code(0x0028_0301).as_str() {
@@ -47,18 +42,20 @@ pub fn facts_of(root: &Item) -> (Option<View>, ImageFacts) {
         view_modifiers: changing_modifiers(root),
         view_contradicted: false,
         laterality: laterality(root, 0),
-        patient_orientation: codes(PATIENT_ORIENTATION),
-        position: root.decimals(0x0020_0032).and_then(|v| v.try_into().ok()),
-        orientation: root.decimals(0x0020_0037).and_then(|v| v.try_into().ok()),
+        patient_orientation: directions(root, 0),
+        position: slices::position(root),
+        orientation: slices::orientation(root),
         hounsfield: grey::is_hounsfield(root, 0),
     };
     let projection = PROJECTIONS.contains(&root.code_string(0x0008_0060).unwrap_or_default().as_str());
     let plane = if projection { plane(&facts.patient_orientation) } else { None };
-    let stated = position(root).or_else(|| view_code(root));
-    facts.view_contradicted = matches!(
-        (stated, plane),
-        (Some(View::Pa | View::Ap | View::Frontal), Some(Plane::Lateral)) | (Some(View::Lateral), Some(Plane::Frontal))
-    );
+    let (named, coded) = (position(root), view_code(root));
+    let stated = named.or(coded);
+    let lies_otherwise = |view: Option<View>| {
+        let (frontal, lateral) = (view.is_some_and(is_frontal), view == Some(View::Lateral));
+        frontal && plane == Some(Plane::Lateral) || lateral && plane == Some(Plane::Frontal)
+    };
+    facts.view_contradicted = differ(named, coded) || lies_otherwise(stated);
     let view = match (stated, plane) {
         (Some(_), _) if facts.view_contradicted => Some(View::Other),
         (Some(view), _) => Some(view),
@@ -68,6 +65,12 @@ pub fn facts_of(root: &Item) -> (Option<View>, ImageFacts) {
     };
     let view = if facts.view_modifiers.is_empty() { view } else { Some(View::Other) };
     (view, facts)
+}
+
+/// The values of a code string, bounded, upper case.
+fn codes(root: &Item, tag: Tag) -> Vec<String> {
+    let cut = |v: &String| v.to_uppercase().chars().take(VALUE_CHARS_MAX).collect();
+    root.texts(tag).iter().take(VALUES_MAX).map(cut).collect()
 }
 
 /// Image Laterality, else that of the frame with this index (Frame Anatomy, PS3.3 C.7.6.16.2.8), else Laterality.
@@ -83,6 +86,45 @@ pub fn laterality(root: &Item, index: usize) -> Option<Laterality> {
         "R" => Some(Laterality::Right),
         "B" => Some(Laterality::Both),
         _ => None,
+    }
+}
+
+/// Whether two views exclude each other. A frontal view may be PA or AP; what is `Other` may be anything.
+fn differ(one: Option<View>, other: Option<View>) -> bool {
+    match (one, other) {
+        (None, _) | (_, None) | (Some(View::Other), _) | (_, Some(View::Other)) => false,
+        (Some(View::Frontal), Some(view)) | (Some(view), Some(View::Frontal)) => !is_frontal(view),
+        (one, other) => one != other,
+    }
+}
+
+fn is_frontal(view: View) -> bool {
+    matches!(view, View::Pa | View::Ap | View::Frontal)
+}
+
+/// Directions of the rows and of the columns of the frame with this index, upper case: Patient Orientation, else the
+/// main axes of Image Orientation (Patient), which cross-sections have in its place (PS3.3 C.7.6.1.1.1). Empty if neither.
+pub fn directions(root: &Item, index: usize) -> Vec<String> {
+    let stated = codes(root, PATIENT_ORIENTATION);
+    if !stated.is_empty() {
+        return stated;
+    }
+    let Some(cosines) = slices::orientation_of_frame(root, index) else { return Vec::new() };
+    cosines.as_chunks::<3>().0.iter().map(|axis| main_direction(*axis).to_owned()).collect()
+}
+
+/// The letter of the axis that a direction is nearest to: x runs to the left, y to the back, z to the head.
+fn main_direction(cosines: [f64; 3]) -> &'static str {
+    let [x, y, z] = cosines.map(f64::abs);
+    let [to_left, to_back, to_head] = cosines.map(|c| c > 0.0);
+    if x >= y && x >= z {
+        if to_left { "L" } else { "R" }
+    } else if y >= z {
+        if to_back { "P" } else { "A" }
+    } else if to_head {
+        "H"
+    } else {
+        "F"
     }
 }
 
@@ -172,6 +214,7 @@ mod tests {
     fn the_view_is_what_position_code_or_orientation_say_and_other_where_they_contradict() {
         let position = |p: &str| new().text(0x0018_5101, "CS", p);
         let po = |object: Object, directions: &str| object.text(0x0020_0020, "CS", directions);
+        let view = |p: &str, value: &str| position(p).sequence(VIEW_CODE_SEQUENCE, code(value, "SCT"));
         let with = |value: &str, modifier: &str| {
             let item = code(value, "SCT").sequence(VIEW_MODIFIER_CODE_SEQUENCE, code(modifier, "SCT"));
             new().sequence(VIEW_CODE_SEQUENCE, item)
@@ -190,6 +233,9 @@ mod tests {
             ("PA against the orientation", po(position("PA"), "P\\F"), Some(View::Other)),
             ("lateral against the orientation", po(position("LL"), "L\\F"), Some(View::Other)),
             ("frontal by code", new().sequence(VIEW_CODE_SEQUENCE, code("399033003", "SCT")), Some(View::Frontal)),
+            ("position and code agree", view("PA", "399033003"), Some(View::Pa)),
+            ("position against code", view("CC", "399368009"), Some(View::Other)),
+            ("position with a code that is not known", view("CC", "1"), Some(View::Cc)),
             ("implant displaced", with("399162004", "399209000"), Some(View::Cc)),
             ("spot compression", with("399162004", "399055006"), Some(View::Other)),
         ];
@@ -221,5 +267,22 @@ mod tests {
         assert_eq!(side(new().text(0x0020_0062, "CS", "U")), None);
         let both = new().text(0x0020_0060, "CS", "R").text(0x0020_0062, "CS", "B");
         assert_eq!(side(both), Some(Laterality::Both), "the image's own before the series'");
+    }
+
+    #[test]
+    fn cross_sections_lie_as_their_image_orientation_says() {
+        let image = |cosines: &str| new().text(0x0020_0037, "DS", cosines);
+        let plane = |cosines: &str| new().sequence(0x0020_9116, image(cosines));
+        let rows = [
+            (image("1\\0\\0\\0\\1\\0"), "L P"),
+            (image("-1\\0\\0\\0\\-1\\0"), "R A"),
+            (image("0.1\\0.99\\0\\0\\0\\-1"), "P F"),
+            (image("1\\0\\0\\0\\1\\0").text(0x0020_0020, "CS", "l\\f"), "L F"),
+            (new().sequence(0x5200_9229, plane("0\\0\\1\\1\\0\\0")), "H L"),
+            (image("1\\0\\0").text(0x0028_0301, "CS", "NO"), ""),
+        ];
+        for (object, expected) in rows {
+            assert_eq!(facts(object).1.patient_orientation.join(" "), expected);
+        }
     }
 }

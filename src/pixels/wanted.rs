@@ -15,7 +15,8 @@ pub enum Keep {
     All,
     /// Everything that may be copied into a report.
     Copy,
-    /// Of functional groups, those that change pixel values or say how large pixels are, what is shut out, which side.
+    /// Of functional groups, those that change pixel values or say how large pixels are, what is shut out, which side,
+    /// where the plane lies.
     Groups,
     /// Nothing; the bytes are walked only.
     Nothing,
@@ -31,10 +32,7 @@ impl Keep {
             Keep::Root if COPIED.binary_search(&tag).is_ok() => Some(Keep::Copy),
             Keep::Root if matches!(tag, 0x5200_9229 | 0x5200_9230) => Some(Keep::Groups),
             Keep::Root if IMAGE.binary_search(&tag).is_ok() => Some(Keep::All),
-            // Frame Display Shutter, Frame Anatomy, Pixel Measures, Frame VOI LUT, Pixel Value Transformation
-            Keep::Groups if matches!(tag, 0x0018_9472 | 0x0020_9071 | 0x0028_9110 | 0x0028_9132 | 0x0028_9145) => {
-                Some(Keep::All)
-            }
+            Keep::Groups if MACROS.binary_search(&tag).is_ok() => Some(Keep::All),
             Keep::All => Some(Keep::All),
             Keep::Copy if !NEVER.contains(&tag) => Some(Keep::Copy),
             _ => None,
@@ -46,6 +44,17 @@ impl Keep {
 pub fn is_copied(tag: Tag) -> bool {
     COPIED.binary_search(&tag).is_ok()
 }
+
+/// Functional group macros that are kept, in ascending order.
+const MACROS: [Tag; 7] = [
+    0x0018_9472, // Frame Display Shutter
+    0x0020_9071, // Frame Anatomy
+    0x0020_9113, // Plane Position
+    0x0020_9116, // Plane Orientation
+    0x0028_9110, // Pixel Measures
+    0x0028_9132, // Frame VOI LUT
+    0x0028_9145, // Pixel Value Transformation
+];
 
 /// Never copied, wherever it is nested: Ethnic Group and its codes, comments, free text about the patient.
 const NEVER: [Tag; 12] = [
@@ -241,7 +250,7 @@ mod tests {
 
     #[test]
     fn tables_are_sorted_so_that_they_can_be_searched() {
-        assert!(COPIED.is_sorted() && IMAGE.is_sorted());
+        assert!(COPIED.is_sorted() && IMAGE.is_sorted() && MACROS.is_sorted());
     }
 
     #[test]

@@ -54,7 +54,7 @@ fn a_presentation_table_is_applied_to_what_the_window_gives() {
     let image = Image { rows: 1, columns: 6, ..Image::default() };
     let grey = with(&image, object).expect("a sound image");
     let small = Contract { fit: Fit::PadSquare, ..contract(ValueRange::Window) };
-    // 0, 1, 2, 3, 4 become 0, .25, .5, .75, 1 of two steps: entries 0, 1 (.5 rounded up), 1, 2 (1.5 rounded up), 2
+    // 0, 1, 2, 3, 4 become 0, .25, .5, .75, 1 of two steps: entries 0, 0 (of .5), 1, 2 (of 1.5), 2
     let unit = |range| values_of(&Grey { rows: 1, columns: 6, ..grey.clone() }, &Contract { range, ..small.clone() });
     assert_eq!(grey.presentation.as_ref().map(|l| l.entries.len()), Some(3));
     let by_pixel = |range| {
@@ -62,7 +62,7 @@ fn a_presentation_table_is_applied_to_what_the_window_gives() {
             Grey { rows: 8, columns: 8, stored: super::values::grey(&[0, 1, 2, 3, 4, 5]).stored, ..grey.clone() };
         values_of(&wide, &contract(range))[..6].to_vec()
     };
-    assert_eq!(by_pixel(ValueRange::Window), [1.0, 0.2, 0.2, 0.0, 0.0, 0.0]);
+    assert_eq!(by_pixel(ValueRange::Window), [1.0, 1.0, 0.2, 0.0, 0.0, 0.0]);
     assert_eq!(by_pixel(ValueRange::Observed), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], "other policies do without");
     assert_eq!(unit(ValueRange::Window).len(), 64);
     let both = Image { photometric: "MONOCHROME1", ..Image::default() };

@@ -19,6 +19,7 @@ pub const EXPLICIT: &str = "1.2.840.10008.1.2.1";
 pub const BIG: &str = "1.2.840.10008.1.2.2";
 
 /// A data set under construction; elements are written in the order of the calls.
+#[derive(Clone)]
 pub struct Object {
     pub encoding: Encoding,
     pub bytes: Vec<u8>,
@@ -76,6 +77,15 @@ impl Object {
     }
 
     /// A sequence of defined length with one item of defined length.
+    /// A sequence of several items.
+    pub fn items(self, tag: u32, items: Vec<Object>) -> Self {
+        let opened = self.head(tag, "SQ", u32::MAX);
+        let filled = items
+            .iter()
+            .fold(opened, |object, item| object.head(0xFFFE_E000, "", item.bytes.len() as u32).raw(&item.bytes));
+        filled.head(0xFFFE_E0DD, "", 0)
+    }
+
     pub fn sequence(self, tag: u32, item: Object) -> Self {
         let length = item.bytes.len() as u32;
         self.head(tag, "SQ", length + 8).head(0xFFFE_E000, "", length).raw(&item.bytes)

@@ -184,7 +184,7 @@ fn colour_becomes_luminance() {
         let grey = grey_of(Image { photometric, ..base.clone() }.file(pixels), 0).expect("a sound image");
         (grey.stored, grey.stored_range)
     };
-    let expected = |values: [i32; 2]| (Samples::Int(values.to_vec()), Some((0.0, 255.0)));
+    let expected = |values: [u16; 2]| (Samples::U16(values.to_vec()), Some((0.0, 255.0)));
     assert_eq!(luminance("RGB", &[255, 0, 0, 10, 20, 30]), expected([76, 18]));
     assert_eq!(luminance("YBR_FULL", &[200, 0, 0, 7, 255, 255]), expected([200, 7]));
     assert_eq!(luminance("YBR_FULL_422", &[200, 7, 1, 2]), expected([200, 7]));
@@ -198,7 +198,7 @@ fn colour_becomes_luminance() {
     }
     let file = object.element(0x7FE0_0010, "OB", &[0, 1]).file(EXPLICIT);
     let grey = grey_of(file, 0).expect("a sound image");
-    assert_eq!((grey.stored, grey.stored_range), (Samples::Int(vec![1000, 19_595]), Some((0.0, 65_535.0))));
+    assert_eq!((grey.stored, grey.stored_range), (Samples::U16(vec![1000, 19_595]), Some((0.0, 65_535.0))));
 }
 
 #[test]
