@@ -7,6 +7,9 @@
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
+use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry, VirtualVr};
+use dicom_dictionary_std::StandardDataDictionary;
+
 use crate::domain::{Refusal, RefusalCode};
 
 /// `group << 16 | element`.
@@ -154,4 +157,28 @@ impl Item {
 /// A tag as people write it, `(gggg,eeee)`.
 pub fn tag_text(tag: Tag) -> String {
     format!("({:04X},{:04X})", tag >> 16, tag & 0xFFFF)
+}
+
+/// The VR of the dictionary, `XS` where that depends on Pixel Representation, `UN` for what it does not know.
+pub fn dictionary_vr(tag: Tag) -> [u8; 2] {
+    let (group, element) = ((tag >> 16) as u16, (tag & 0xFFFF) as u16);
+    match StandardDataDictionary.by_tag(dicom_core::Tag(group, element)).map(|e| e.vr()) {
+        Some(VirtualVr::Xs) => *b"XS",
+        Some(VirtualVr::Lt) => *b"OW",
+        Some(vr) => vr.relaxed().to_bytes(),
+        None => *b"UN",
+    }
+}
+
+/// Numbers of this VR from big to little endian.
+pub fn swap_bytes(bytes: &mut [u8], vr: &[u8; 2]) {
+    let size = match vr {
+        b"US" | b"SS" | b"OW" | b"AT" => 2,
+        b"UL" | b"SL" | b"FL" | b"OL" | b"OF" => 4,
+        b"FD" | b"OD" | b"SV" | b"UV" | b"OV" => 8,
+        _ => return,
+    };
+    for number in bytes.chunks_exact_mut(size) {
+        number.reverse();
+    }
 }

@@ -8,13 +8,11 @@
 
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 
-use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry, VirtualVr};
-use dicom_dictionary_std::StandardDataDictionary;
 use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::Limits;
-use super::dataset::{Element, Item, Scan, Source, Span, Tag, Value, tag_text};
+use super::dataset::{Element, Item, Scan, Source, Span, Tag, Value, dictionary_vr, swap_bytes, tag_text};
 use super::wanted::Keep;
 use crate::domain::{Refusal, RefusalCode};
 
@@ -480,29 +478,5 @@ impl Walker {
         self.input.seek_relative(by.0 - by.1).map_err(|_| fail())?;
         self.at = at;
         Ok(())
-    }
-}
-
-/// The VR of the dictionary, `XS` where that depends on Pixel Representation, `UN` for what it does not know.
-fn dictionary_vr(tag: Tag) -> [u8; 2] {
-    let (group, element) = ((tag >> 16) as u16, (tag & 0xFFFF) as u16);
-    match StandardDataDictionary.by_tag(dicom_core::Tag(group, element)).map(|e| e.vr()) {
-        Some(VirtualVr::Xs) => *b"XS",
-        Some(VirtualVr::Lt) => *b"OW",
-        Some(vr) => vr.relaxed().to_bytes(),
-        None => *b"UN",
-    }
-}
-
-/// Big endian numbers to little endian.
-fn swap_bytes(bytes: &mut [u8], vr: &[u8; 2]) {
-    let size = match vr {
-        b"US" | b"SS" | b"OW" | b"AT" => 2,
-        b"UL" | b"SL" | b"FL" | b"OL" | b"OF" => 4,
-        b"FD" | b"OD" | b"SV" | b"UV" | b"OV" => 8,
-        _ => return,
-    };
-    for number in bytes.chunks_exact_mut(size) {
-        number.reverse();
     }
 }
