@@ -69,6 +69,9 @@ const ACCEPTED: &[TransferSyntax] = &[
     encapsulated("High-Throughput JPEG 2000 Lossless", uids::HTJ2K_LOSSLESS),
     encapsulated("High-Throughput JPEG 2000 Lossless RPCL", uids::HTJ2K_LOSSLESS_RPCL),
     encapsulated("High-Throughput JPEG 2000", uids::HTJ2K),
+    encapsulated("JPEG XL Lossless", uids::JPEGXL_LOSSLESS),
+    encapsulated("JPEG XL JPEG Recompression", uids::JPEGXLJPEG_RECOMPRESSION),
+    encapsulated("JPEG XL", uids::JPEGXL),
 ];
 
 #[cfg(test)]
@@ -94,6 +97,9 @@ mod tests {
             ("1.2.840.10008.1.2.4.201", true, true),
             ("1.2.840.10008.1.2.4.202", true, true),
             ("1.2.840.10008.1.2.4.203", true, true),
+            ("1.2.840.10008.1.2.4.110", true, true),
+            ("1.2.840.10008.1.2.4.111", true, true),
+            ("1.2.840.10008.1.2.4.112", true, true),
             ("1.2.840.10008.1.2.4.100", false, true),
         ];
         for (uid, accepted, encapsulated) in rows {

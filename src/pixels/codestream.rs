@@ -1,7 +1,8 @@
 //! What an encapsulated frame says of itself, read before a decoder sees it.
 //!
 //! Decoders trust their codestream; the image trusts the data set. Both must agree on size, components and
-//! precision, or the decoder writes out of bounds or the pixels are wrong. Neighbours: `decode`. Left out: decoding.
+//! precision, or the decoder writes out of bounds or the pixels are wrong. Neighbours: `decode`. Left out: decoding, and
+//! the header of JPEG XL (`jpegxl`).
 
 use crate::domain::{Refusal, RefusalCode};
 
@@ -22,6 +23,8 @@ pub enum Process {
     JpegLs,
     /// ISO/IEC 15444-1 and -15.
     Jpeg2000,
+    /// ISO/IEC 18181-1.
+    JpegXl,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +48,7 @@ pub struct Codestream {
     pub named_rgb: bool,
     /// JPEG-LS: components follow one another plane by plane.
     pub by_plane: bool,
-    /// JPEG 2000: a multiple component transform is used, so the decoder returns RGB.
+    /// JPEG 2000: a multiple component transform is used, so the decoder returns RGB. JPEG XL: samples are coded in XYB.
     pub transformed: bool,
     /// Where the codestream itself starts (behind the boxes of a JP2 file).
     pub start: usize,

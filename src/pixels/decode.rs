@@ -1,8 +1,8 @@
 //! Stored values of a frame: fragments gathered, codestream checked, decoded, masked and sign-extended.
 //!
 //! A codec gets exactly one frame, after the size that its own codestream declares was compared with the data set.
-//! Neighbours: `layout` says what the image is, `jpeg`, `jpegls`, `jpeg2000` and `rle` decode, `grey` knows what the
-//! values mean. Left out: colour conversion, modality and VOI transforms.
+//! Neighbours: `layout` says what the image is, `jpeg`, `jpegls`, `jpeg2000`, `jpegxl` and `rle` decode, `grey` knows
+//! what the values mean. Left out: colour conversion, modality and VOI transforms.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::codestream::{Codestream, Process, inspect};
 use super::dataset::{Scan, Span};
 use super::layout::{ENCAPSULATED_UNCOMPRESSED, Layout, Photometric, PixelSource, SampleKind};
 use super::samples::Codes;
-use super::{jpeg, jpeg2000, jpegls, rle};
+use super::{jpeg, jpeg2000, jpegls, jpegxl, rle};
 use crate::domain::{Refusal, RefusalCode};
 
 pub use super::samples::Samples;
@@ -22,6 +22,9 @@ const JPEG: [&str; 4] =
     ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"];
 /// Lossless, near-lossless.
 const JPEG_LS: [&str; 2] = ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"];
+/// Lossless, a JPEG frame recompressed, any.
+const JPEG_XL: [&str; 3] = ["1.2.840.10008.1.2.4.110", JPEG_XL_RECOMPRESSION, "1.2.840.10008.1.2.4.112"];
+const JPEG_XL_RECOMPRESSION: &str = "1.2.840.10008.1.2.4.111";
 
 /// JPEG 2000 and HTJ2K whose frames have lost nothing.
 const JPEG_2000_LOSSLESS: [&str; 3] = ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202"];
@@ -29,7 +32,7 @@ const JPEG_2000_LOSSLESS: [&str; 3] = ["1.2.840.10008.1.2.4.90", "1.2.840.10008.
 const JPEG_2000: [&str; 2] = ["1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"];
 
 /// Every transfer syntax whose pixel data can be decoded; what a frame's codestream holds may still be refused.
-pub const DECODABLE_TRANSFER_SYNTAXES: [&str; 17] = [
+pub const DECODABLE_TRANSFER_SYNTAXES: [&str; 20] = [
     "1.2.840.10008.1.2",      // Implicit VR Little Endian
     "1.2.840.10008.1.2.1",    // Explicit VR Little Endian
     "1.2.840.10008.1.2.2",    // Explicit VR Big Endian
@@ -46,6 +49,9 @@ pub const DECODABLE_TRANSFER_SYNTAXES: [&str; 17] = [
     JPEG_2000_LOSSLESS[2],
     JPEG_2000[0],
     JPEG_2000[1],
+    JPEG_XL[0],
+    JPEG_XL[1],
+    JPEG_XL[2],
     ENCAPSULATED_UNCOMPRESSED,
 ];
 
@@ -186,7 +192,10 @@ impl Decoder {
         if matches!(self.layout.transfer_syntax.as_str(), RLE_LOSSLESS | ENCAPSULATED_UNCOMPRESSED) {
             return Ok(false);
         }
-        let head = self.scan.read(Span { bytes: span.bytes.min(4), ..*span })?;
+        let head = self.scan.read(Span { bytes: span.bytes.min(8), ..*span })?;
+        if self.is_jpeg_xl() {
+            return Ok(jpegxl::is_start(&head));
+        }
         Ok(head.starts_with(&[0xFF, 0xD8, 0xFF]) || head.starts_with(&[0xFF, 0x4F, 0xFF, 0x51]))
     }
 
@@ -239,13 +248,14 @@ impl Decoder {
         }
         let syntax = layout.transfer_syntax.as_str();
         let jpeg2000 = JPEG_2000_LOSSLESS.contains(&syntax) || JPEG_2000.contains(&syntax);
-        let codestream = inspect(&bytes, jpeg2000)?;
+        let codestream = if self.is_jpeg_xl() { jpegxl::inspect(&bytes)? } else { inspect(&bytes, jpeg2000)? };
         self.check(&codestream)?;
         let space = self.space(&codestream)?;
         let mut codes = match codestream.process {
             Process::JpegDct | Process::JpegDct12 | Process::JpegLossless => jpeg::decode(bytes, &codestream)?,
             Process::JpegLs => jpegls::decode(&bytes, &codestream)?,
             Process::Jpeg2000 => jpeg2000::decode(&bytes[codestream.start..], &codestream)?,
+            Process::JpegXl => jpegxl::decode(&bytes, &codestream)?,
         };
         if codes.len() != layout.samples() {
             return Err(decode_failed(format!("a frame decoded to {} samples", codes.len())));
@@ -258,6 +268,10 @@ impl Decoder {
             codes = codes.interleaved();
         }
         Ok(Frame { samples: self.stored(codes), space })
+    }
+
+    fn is_jpeg_xl(&self) -> bool {
+        JPEG_XL.contains(&self.layout.transfer_syntax.as_str())
     }
 
     fn stored(&self, codes: Codes) -> Samples {
@@ -298,7 +312,7 @@ impl Decoder {
                 JPEG.contains(&layout.transfer_syntax.as_str())
             }
             Process::JpegLs => JPEG_LS.contains(&layout.transfer_syntax.as_str()),
-            Process::Jpeg2000 => true,
+            Process::Jpeg2000 | Process::JpegXl => true,
         };
         if !known {
             return Err(inconsistent("the codestream is of another process than its transfer syntax".into()));
@@ -310,6 +324,8 @@ impl Decoder {
             Process::JpegDct12 if !(9..=12).contains(&layout.bits_stored) => {
                 Err(inconsistent(format!("12 bits in a JPEG frame, {} bits stored", layout.bits_stored)))
             }
+            // its integers are unsigned, and no offset is agreed on
+            Process::JpegXl if signed => Err(unsupported("JPEG XL with signed samples")),
             Process::JpegDct if layout.bits_stored != 8 || signed => {
                 Err(inconsistent(format!("8 unsigned bits in a JPEG frame, {} bits stored", layout.bits_stored)))
             }
@@ -339,6 +355,7 @@ impl Decoder {
             Photometric::YbrIct | Photometric::YbrRct => {
                 Err(inconsistent("YBR_ICT and YBR_RCT exist within JPEG 2000 only".into()))
             }
+            Photometric::Xyb => Err(inconsistent("XYB exists within JPEG XL only".into())),
         }
     }
 
@@ -353,6 +370,14 @@ impl Decoder {
                 (Photometric::YbrIct | Photometric::YbrRct, true) | (Photometric::Rgb, _) => Ok(ColourSpace::Rgb),
                 (Photometric::YbrFull, false) => Ok(ColourSpace::YbrFull),
                 _ => Err(inconsistent("the colour transform of JPEG 2000 contradicts the image".into())),
+            },
+            // it undoes the transforms that the codestream knows of, that of a recompressed JPEG frame among them;
+            // YBR_FULL elsewhere could mean that the samples themselves are Y, Cb and Cr
+            Process::JpegXl => match (photometric, self.layout.transfer_syntax.as_str()) {
+                (Photometric::Rgb | Photometric::YbrFull422, _) => Ok(ColourSpace::Rgb),
+                (Photometric::YbrFull, JPEG_XL_RECOMPRESSION) => Ok(ColourSpace::Rgb),
+                (Photometric::Xyb, _) if codestream.transformed => Ok(ColourSpace::Rgb),
+                _ => Err(inconsistent("the photometric interpretation contradicts the JPEG XL codestream".into())),
             },
             Process::JpegDct => match (codestream.adobe_transform, photometric) {
                 (Some(0), _) | (None, _)

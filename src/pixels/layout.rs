@@ -29,6 +29,8 @@ pub enum Photometric {
     /// JPEG 2000 with an irreversible or reversible colour transform: the decoder returns RGB.
     YbrIct,
     YbrRct,
+    /// JPEG XL in its own colour space: the decoder returns RGB.
+    Xyb,
 }
 
 /// What a stored sample is.
@@ -208,8 +210,20 @@ impl Layout {
     }
 
     fn check_native(&self, span: Span) -> Result<(), Refusal> {
-        if self.big_endian && !matches!(self.bits_allocated, 8 | 16) {
-            return Err(unsupported(format!("{} bits allocated in Explicit VR Big Endian", self.bits_allocated)));
+        match self.bits_allocated {
+            8 | 16 => {}
+            // OW is a stream of 16-bit words (PS3.5 6.2), so only their bytes are swapped: dcmtk and GDCM write and
+            // read it so. pydicom swaps all four bytes. Nothing tells files of the two kinds apart, and a wrong guess
+            // is a factor of 65536.
+            32 if self.big_endian && self.kind != SampleKind::Float => {
+                return Err(unsupported(
+                    "32-bit integers in Explicit VR Big Endian, whose word order is ambiguous".into(),
+                ));
+            }
+            bits if self.big_endian => {
+                return Err(unsupported(format!("{bits} bits allocated in Explicit VR Big Endian")));
+            }
+            _ => {}
         }
         self.check_bytes(span.bytes, self.frames)
     }
@@ -268,6 +282,7 @@ fn photometric(root: &Item, samples_per_pixel: u16) -> Result<Photometric, Refus
         "YBR_FULL_422" => (Photometric::YbrFull422, 3),
         "YBR_ICT" => (Photometric::YbrIct, 3),
         "YBR_RCT" => (Photometric::YbrRct, 3),
+        "XYB" => (Photometric::Xyb, 3),
         other => return Err(unsupported(format!("photometric interpretation {other:.20}"))),
     };
     if samples != samples_per_pixel {

@@ -23,6 +23,7 @@ mod jpeg;
 mod jpeg2000;
 mod jpeg_colour;
 mod jpegls;
+mod jpegxl;
 mod layout;
 mod limits;
 mod lut;

@@ -1,5 +1,5 @@
-"""Writes small images in every transfer syntax, photometric interpretation and depth that dcmtk, GDCM and pylibjpeg
-can make, for the conformance test (tests/it/conformance.rs). Usage: make.py FOLDER. The same files every time.
+"""Writes small images in every transfer syntax, photometric interpretation and depth that dcmtk, GDCM, pylibjpeg and
+libjxl can make, for the conformance test (tests/it/conformance.rs). Usage: make.py FOLDER. The same files every time.
 
 Names are SOURCE_ENCODER_SYNTAX.dcm; what an encoder refuses is left out.
 """
@@ -11,11 +11,13 @@ import sys
 import warnings
 
 import gdcm
+import imagecodecs
 import jpeg_ls
 import numpy as np
 import openjpeg.utils
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian
 
 warnings.simplefilter("ignore")
@@ -172,10 +174,40 @@ def with_pydicom(source, target, uid, options):
 def coded_deeper(ds, target, uid, encode):
     """One lossy grey frame coded with all the bits that are allocated, of which fewer are stored."""
     frame = np.frombuffer(ds.PixelData, "<i2" if ds.PixelRepresentation else "<u2").reshape(ROWS, COLUMNS)
-    write(pydicom.dcmread(ds.filename), target, uid, [bytes(encode(frame))])
+    save(pydicom.dcmread(ds.filename), target, uid, [bytes(encode(frame))])
 
 
-def write(ds, target, uid, frames):
+JPEG_XL = {
+    "jpeg-xl": ("1.2.840.10008.1.2.4.110", {"lossless": True}),
+    "jpeg-xl-container": ("1.2.840.10008.1.2.4.110", {"lossless": True, "usecontainer": True}),
+    "jpeg-xl-lossy": ("1.2.840.10008.1.2.4.112", {"distance": 0.5}),
+}
+
+
+def with_libjxl(source, target, uid, options):
+    """JPEG XL (PS3.5 8.2.15): unsigned integers, grey or RGB; a lossy colour image is in XYB."""
+    ds = pydicom.dcmread(source)
+    lossy = "distance" in options
+    if ds.PixelRepresentation == 1 or ds.BitsAllocated > 16 or ds.PhotometricInterpretation.startswith("YBR"):
+        return
+    if lossy and ds.PhotometricInterpretation == "PALETTE COLOR":
+        return
+    frames = [pixel_array(ds, index=i, raw=True) for i in range(int(ds.get("NumberOfFrames", 1)))]
+    if lossy and ds.SamplesPerPixel == 3:
+        ds.PhotometricInterpretation = "XYB"
+    encode = imagecodecs.jpegxl_encode
+    save(ds, target, uid, [encode(frame, bitspersample=ds.BitsStored, **options) for frame in frames])
+
+
+def recompressed(source, target):
+    """The JPEG Baseline frames of a file as JPEG XL, from which they could be restored to the byte."""
+    ds = pydicom.dcmread(source)
+    count = int(ds.get("NumberOfFrames", 1))
+    frames = pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=count)
+    save(ds, target, "1.2.840.10008.1.2.4.111", [imagecodecs.jpegxl_encode_jpeg(frame) for frame in frames])
+
+
+def save(ds, target, uid, frames):
     """Frames as they are, in any encapsulated transfer syntax."""
     ds.file_meta.TransferSyntaxUID = uid
     ds.PixelData = pydicom.encaps.encapsulate(frames)
@@ -200,7 +232,7 @@ def variants(folder, name):
     ds = pydicom.dcmread(source)
     length = ROWS * COLUMNS * ds.SamplesPerPixel * ds.BitsAllocated // 8
     frames = [ds.PixelData[i * length :][:length] for i in range(int(ds.get("NumberOfFrames", 1)))]
-    write(pydicom.dcmread(source), folder / f"{name}_pydicom_encapsulated.dcm", "1.2.840.10008.1.2.1.98", frames)
+    save(pydicom.dcmread(source), folder / f"{name}_pydicom_encapsulated.dcm", "1.2.840.10008.1.2.1.98", frames)
     if ds.SamplesPerPixel == 3:
         values = np.frombuffer(ds.PixelData[: ROWS * COLUMNS * 3], "u1").reshape(ROWS * COLUMNS, 3)
         ds.PlanarConfiguration = 1
@@ -241,6 +273,10 @@ def main(folder):
             with_gdcm(source, folder / f"{name}_gdcm_{syntax}.dcm", code)
         for syntax, (uid, options) in PYDICOM.items():
             with_pydicom(source, folder / f"{name}_pydicom_{syntax}.dcm", uid, options)
+        for syntax, (uid, options) in JPEG_XL.items():
+            with_libjxl(source, folder / f"{name}_libjxl_{syntax}.dcm", uid, options)
+        for baseline in sorted(folder.glob(f"{name}_*_baseline*.dcm")):
+            recompressed(baseline, folder / f"{baseline.stem}-recompressed.dcm")
         variants(folder, name)
 
 

@@ -1,4 +1,4 @@
-"""Stored values of DICOM images by pydicom and its plugins, the reference of the conformance test.
+"""Stored values of DICOM images by pydicom and its plugins (JPEG XL: libjxl), the reference of the conformance test.
 
 Usage: stored.py OUT < LIST. LIST has one path a line. OUT/NUMBER.npy (line number from 0) holds one row of stored
 values per frame, colour by pixel as decoded; OUT/index.json what each is, or why there is none.
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import warnings
 
+import imagecodecs
 import numpy as np
 import pydicom
 from pydicom.pixels import pixel_array
@@ -27,6 +28,7 @@ ORDER = {
     "1.2.840.10008.1.2.4.70": ["gdcm", "dcmtk", "pylibjpeg"],
     "1.2.840.10008.1.2.4.51": ["dcmtk", "pylibjpeg", "gdcm"],
 }
+JPEG_XL = ["1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111", "1.2.840.10008.1.2.4.112"]
 
 
 LOSSY = ["1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"]
@@ -35,6 +37,9 @@ LOSSY = ["1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.
 def decode(ds, path):
     frames = int(ds.get("NumberOfFrames", 1) or 1)
     syntax = ds.file_meta.TransferSyntaxUID
+    if syntax in JPEG_XL:
+        fragments = pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=frames)
+        return "libjxl", [imagecodecs.jpegxl_decode(frame) for frame in fragments]
     if not syntax.is_encapsulated:
         return "pydicom", [pixel_array(ds, index=i, raw=True) for i in range(frames)]
     faults = []

@@ -40,6 +40,22 @@ fn eight_bit_samples_in_big_endian_words_are_put_in_order() {
 }
 
 #[test]
+fn big_endian_samples_of_other_widths_are_refused_with_the_reason() {
+    let rows = [
+        (32, "OW", vec![0, 1, 0, 0], "word order is ambiguous"),
+        (32, "OB", vec![0, 0, 0, 1], "word order is ambiguous"),
+        (1, "OB", vec![1, 0], "1 bits allocated"),
+    ];
+    for (bits, vr, bytes, reason) in rows {
+        let image = Image { rows: 1, columns: 1, allocated: bits, stored: bits, high: bits - 1, ..Image::default() };
+        let file = image.object(Encoding::Big).element(0x7FE0_0010, vr, &bytes).file(BIG);
+        let refusal = decode(file, 0).expect_err("a refusal");
+        assert_eq!(refusal.code, RefusalCode::UnsupportedFormat, "{refusal}");
+        assert!(refusal.detail.contains(reason), "{refusal}");
+    }
+}
+
+#[test]
 fn frames_of_single_bits_follow_without_padding() {
     let image = Image { rows: 1, columns: 5, allocated: 1, stored: 1, high: 0, frames: Some("3"), ..Image::default() };
     // read from the lowest bit: 10110 01001 11100 and one bit of padding
