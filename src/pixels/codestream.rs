@@ -13,9 +13,9 @@ const PADDING_MAX: usize = 16;
 /// The coding process of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Process {
-    /// Sequential or progressive DCT (ISO/IEC 10918-1, SOF0, SOF1, SOF2).
+    /// Sequential DCT (ISO/IEC 10918-1, SOF0, SOF1).
     JpegDct,
-    /// SOF1, SOF2 with 12-bit samples.
+    /// SOF1 with 12-bit samples.
     JpegDct12,
     /// SOF3.
     JpegLossless,
@@ -37,6 +37,9 @@ pub struct Codestream {
     pub precision: u16,
     /// JPEG 2000 only: components are signed.
     pub signed: bool,
+    /// The coding changes values: DCT, a near-lossless bound over 0, the irreversible wavelet. Reversible wavelets may
+    /// have lost bit planes, which nothing in the header tells.
+    pub lossy: bool,
     /// JPEG: transform flag of an Adobe APP14 segment, 0 for RGB, 1 for YCbCr.
     pub adobe_transform: Option<u8>,
     /// JPEG: there is a JFIF APP0 segment, so three components are YCbCr.
@@ -102,11 +105,15 @@ fn inspect_jpeg(frame: &[u8]) -> Result<Codestream, Refusal> {
         match marker {
             0xE0 => jfif |= segment.starts_with(b"JFIF"),
             0xEE if segment.starts_with(b"Adobe") => adobe_transform = segment.get(11).copied(),
-            0xC0..=0xC3 | 0xF7 => {
+            0xC0 | 0xC1 | 0xC3 | 0xF7 => {
                 if found.is_some() {
                     return Err(failed("the JPEG frame has two frame headers"));
                 }
                 found = Some(frame_header(marker, segment)?);
+            }
+            0xC2 => {
+                let detail = "progressive JPEG, which no transfer syntax of DICOM has: not supported";
+                return Err(Refusal::new(RefusalCode::UnsupportedFormat, detail));
             }
             0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
                 let detail = format!("the JPEG process of marker FF{marker:02X} is not supported");
@@ -116,9 +123,10 @@ fn inspect_jpeg(frame: &[u8]) -> Result<Codestream, Refusal> {
                 let mut codestream = found.ok_or_else(|| failed("the JPEG frame has a scan before its header"))?;
                 codestream.adobe_transform = adobe_transform;
                 codestream.jfif = jfif;
-                let interleave = segment.len().checked_sub(2).and_then(|i| segment.get(i));
-                codestream.by_plane =
-                    codestream.process == Process::JpegLs && codestream.components > 1 && interleave == Some(&0);
+                if let (Process::JpegLs, Some([near, interleave, _])) = (codestream.process, segment.last_chunk()) {
+                    codestream.by_plane = codestream.components > 1 && *interleave == 0;
+                    codestream.lossy = *near > 0;
+                }
                 return Ok(codestream);
             }
             0xD8 | 0xD9 | 0x00 => return Err(failed("the JPEG frame ends before its first scan")),
@@ -139,8 +147,8 @@ fn frame_header(marker: u8, segment: &[u8]) -> Result<Codestream, Refusal> {
     let process = match (marker, precision) {
         (0xF7, _) => Process::JpegLs,
         (0xC3, _) => Process::JpegLossless,
-        (0xC0..=0xC2, 8) => Process::JpegDct,
-        (0xC1 | 0xC2, 12) => Process::JpegDct12,
+        (0xC0 | 0xC1, 8) => Process::JpegDct,
+        (0xC1, 12) => Process::JpegDct12,
         _ => {
             let detail = format!("JPEG with {precision} bits in the process of marker FF{marker:02X} is not supported");
             return Err(Refusal::new(RefusalCode::UnsupportedFormat, detail));
@@ -153,6 +161,7 @@ fn frame_header(marker: u8, segment: &[u8]) -> Result<Codestream, Refusal> {
         components,
         precision,
         signed: false,
+        lossy: matches!(process, Process::JpegDct | Process::JpegDct12),
         adobe_transform: None,
         jfif: false,
         named_rgb: ids == *b"RGB",
@@ -180,7 +189,7 @@ fn inspect_jpeg2000(frame: &[u8]) -> Result<Codestream, Refusal> {
         return Err(Refusal::new(RefusalCode::UnsupportedFormat, detail));
     }
     let tiles = tiles((x1, y1), (siz(18)?, siz(22)?), (siz(26)?, siz(30)?)).ok_or_else(|| failed("no tiles"))?;
-    check_tiles(stream, tiles)?;
+    let style = coding_style(stream, components, tiles)?;
     if x0 != 0 || y0 != 0 {
         return Err(Refusal::new(RefusalCode::UnsupportedFormat, "JPEG 2000 with an image offset is not supported"));
     }
@@ -191,11 +200,12 @@ fn inspect_jpeg2000(frame: &[u8]) -> Result<Codestream, Refusal> {
         components,
         precision: u16::from(first & 0x7F) + 1,
         signed: first & 0x80 != 0,
+        lossy: style.irreversible,
         adobe_transform: None,
         jfif: false,
         named_rgb: false,
         by_plane: false,
-        transformed: component_transform(stream).ok_or_else(broken)?,
+        transformed: style.transformed,
         start,
     })
 }
@@ -207,47 +217,95 @@ fn tiles(image: (u32, u32), size: (u32, u32), offset: (u32, u32)) -> Option<u32>
     along(image.0, size.0, offset.0)?.checked_mul(along(image.1, size.1, offset.1)?)
 }
 
-/// Every tile must have a tile-part (A.4.2): decoders leave out in silence what is missing.
-fn check_tiles(stream: &[u8], tiles: u32) -> Result<(), Refusal> {
+/// What COD and COC segments say (A.6.1, A.6.2).
+#[derive(Debug, Clone, Copy)]
+struct CodingStyle {
+    /// The multiple component transform is used.
+    transformed: bool,
+    /// A component has another wavelet than the reversible one.
+    irreversible: bool,
+}
+
+/// Walks the main header and all tile-parts (A.4.2) up to the end of the codestream (A.4.4). Decoders leave out in
+/// silence what is missing, so every tile must be there with all the parts that it declares.
+fn coding_style(stream: &[u8], components: u16, tiles: u32) -> Result<CodingStyle, Refusal> {
     if tiles > TILES_MAX {
         let detail = format!("{tiles} tiles in a JPEG 2000 frame, the limit is {TILES_MAX}");
         return Err(Refusal::new(RefusalCode::TooLarge, detail));
     }
-    let mut present = vec![false; tiles as usize];
-    let mut at = 2;
-    loop {
-        let length = match u16_at(stream, at) {
-            Some(0xFF90) => {
-                let index = u16_at(stream, at + 4).map(usize::from);
-                if let Some(tile) = index.and_then(|index| present.get_mut(index)) {
-                    *tile = true;
-                }
-                // a length of zero: up to the end
-                u32_at(stream, at + 6).filter(|length| *length >= 12)
+    let wide = usize::from(components > 256);
+    let (mut at, transformed, irreversible) = header_style(stream, 2, wide, 0xFF90)?;
+    let transformed = transformed.ok_or_else(|| failed("the JPEG 2000 frame has no coding style"))?;
+    let mut style = CodingStyle { transformed, irreversible };
+    // parts that were found and that are declared, of each tile
+    let mut parts = vec![(0u8, 0u8); tiles as usize];
+    let ended = loop {
+        if u16_at(stream, at) != Some(0xFF90) {
+            break u16_at(stream, at) == Some(0xFFD9);
+        }
+        let head: &[u8; 12] = stream.get(at..).and_then(|s| s.first_chunk()).ok_or_else(|| failed(PART_LOST))?;
+        let index = usize::from(u16::from_be_bytes([head[4], head[5]]));
+        let (found, declared) =
+            parts.get_mut(index).ok_or_else(|| failed("a JPEG 2000 tile lies outside the image"))?;
+        if head[10] != *found || (head[11] != 0 && *declared != 0 && head[11] != *declared) {
+            return Err(failed(PART_LOST));
+        }
+        *found = found.checked_add(1).ok_or_else(|| failed(PART_LOST))?;
+        *declared = head[11].max(*declared);
+        let length = u32::from_be_bytes([head[6], head[7], head[8], head[9]]);
+        // some encoders write a last part that is nothing but its marker segment
+        if length != 12 {
+            let (_, transformed, irreversible) = header_style(stream, at + 12, wide, 0xFF93)?;
+            style.irreversible |= irreversible;
+            if transformed.is_some_and(|transformed| transformed != style.transformed) {
+                let detail = "JPEG 2000 with a colour transform for some tiles only is not supported";
+                return Err(Refusal::new(RefusalCode::UnsupportedFormat, detail));
             }
-            Some(0xFFD9) | None => None,
-            Some(_) => u16_at(stream, at + 2).map(|length| 2 + u32::from(length.max(2))),
-        };
-        let Some(length) = length else { break };
-        at = at.saturating_add(length as usize);
+        }
+        match length {
+            // up to the end of the codestream, which zeros may follow
+            0 => break ends_in(stream, &[0xFF, 0xD9]),
+            1..12 => return Err(failed(PART_LOST)),
+            _ => at = at.saturating_add(length as usize),
+        }
+    };
+    if parts.iter().any(|(found, declared)| *found == 0 || found < declared) {
+        return Err(failed(PART_LOST));
     }
-    match present.iter().all(|tile| *tile) {
-        true => Ok(()),
-        false => Err(failed("a tile of the JPEG 2000 frame is missing")),
+    if !ended {
+        return Err(failed("the JPEG 2000 frame has no end-of-codestream marker"));
+    }
+    Ok(style)
+}
+
+const PART_LOST: &str = "a tile of the JPEG 2000 frame, or a part of one, is missing";
+
+/// Of the header that starts at `at`: where the marker `end` ends it, whether its COD segment, if there is one, uses the
+/// multiple component transform, and whether a COD or COC segment has another wavelet than the reversible one.
+fn header_style(stream: &[u8], mut at: usize, wide: usize, end: u16) -> Result<(usize, Option<bool>, bool), Refusal> {
+    let broken = || failed("the JPEG 2000 header breaks off");
+    let (mut transformed, mut irreversible) = (None, false);
+    loop {
+        let byte = |offset: usize| stream.get(at + offset).copied().ok_or_else(broken);
+        match u16_at(stream, at).ok_or_else(broken)? {
+            marker if marker == end => return Ok((at, transformed, irreversible)),
+            0xFF52 => {
+                if transformed.replace(byte(8)? != 0).is_some() {
+                    return Err(failed("the JPEG 2000 frame has two coding styles in one header"));
+                }
+                irreversible |= byte(13)? != 1;
+            }
+            0xFF53 => irreversible |= byte(10 + wide)? != 1,
+            0xFF4F | 0xFF90 | 0xFF93 | 0xFFD9 => return Err(broken()),
+            _ => {}
+        }
+        at += 2 + usize::from(u16_at(stream, at + 2).ok_or_else(broken)?.max(2));
     }
 }
 
-/// The multiple component transform of the first COD segment.
-fn component_transform(stream: &[u8]) -> Option<bool> {
-    let mut at = 2;
-    loop {
-        let marker = u16_at(stream, at)?;
-        match marker {
-            0xFF52 => return stream.get(at + 8).map(|mct| *mct != 0),
-            0xFF90 | 0xFFD9 => return None,
-            _ => at += 2 + usize::from(u16_at(stream, at + 2)?.max(2)),
-        }
-    }
+/// Whether these are the last bytes but for zeros.
+fn ends_in(bytes: &[u8], end: &[u8]) -> bool {
+    bytes[..bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count()].ends_with(end)
 }
 
 /// Behind the boxes of a JP2 file, which PS3.5 A.4.4 forbids and some archives write.
@@ -291,6 +349,7 @@ mod tests {
             (jpeg(0xC3, 16, 9, 5, &[1]), Some((Process::JpegLossless, 9, 5, 16))),
             (jpeg(0xF7, 10, 9, 5, b"RGB"), Some((Process::JpegLs, 9, 5, 10))),
             (jpeg(0xC9, 8, 9, 5, &[1]), None),
+            (jpeg(0xC2, 8, 9, 5, &[1]), None),
             (jpeg(0xC0, 9, 9, 5, &[1]), None),
             (vec![0xFF, 0xD8], None),
             (vec![0xFF, 0xD8, 0xFF, 0xC0, 0xFF, 0xFF], None),
@@ -302,23 +361,76 @@ mod tests {
         }
     }
 
-    #[test]
-    fn never_panics_on_a_header_that_breaks_off_anywhere() {
-        let whole = jpeg(0xC0, 8, 4, 5, &[1, 2, 3]);
+    /// Two tiles of 7 × 5 of an image of 7 × 9, 16 bits signed; each tile-part is index, number of the part, parts of the
+    /// tile, and a header of its own.
+    fn j2k(wavelet: u8, parts: &[(u8, u8, u8, &[u8])]) -> Vec<u8> {
         let mut j2k = vec![0xFF, 0x4F, 0xFF, 0x51, 0, 41, 0, 0];
         j2k.extend([0, 0, 0, 7, 0, 0, 0, 9]);
         j2k.extend([0; 8]);
         j2k.extend([0, 0, 0, 7, 0, 0, 0, 5]);
         j2k.extend([0; 8]);
-        j2k.extend([0, 1, 0x8F, 1, 1, 0xFF, 0x52, 0, 12, 0, 0, 0, 1, 1, 5, 4, 4, 0, 1]);
-        assert!(inspect(&j2k, true).is_err_and(|r| r.detail.contains("tile")));
-        for tile in [0, 1] {
-            j2k.extend([0xFF, 0x90, 0, 10, 0, tile, 0, 0, 0, 14, 0, 1, 0xFF, 0x93]);
+        j2k.extend([0, 1, 0x8F, 1, 1, 0xFF, 0x52, 0, 12, 0, 0, 0, 1, 1, 5, 4, 4, 0, wavelet]);
+        for (tile, part, of, header) in parts {
+            j2k.extend([0xFF, 0x90, 0, 10, 0, *tile, 0, 0, 0, 14 + header.len() as u8, *part, *of]);
+            j2k.extend(*header);
+            j2k.extend([0xFF, 0x93]);
         }
+        j2k.extend([0xFF, 0xD9]);
+        j2k
+    }
+
+    #[test]
+    fn every_tile_part_that_is_declared_must_be_there() {
+        const COC: [u8; 11] = [0xFF, 0x53, 0, 9, 0, 0, 5, 4, 4, 0, 0];
+        const COD: [u8; 14] = [0xFF, 0x52, 0, 12, 0, 0, 0, 1, 0, 5, 4, 4, 0, 1];
+        type Parts<'a> = &'a [(u8, u8, u8, &'a [u8])];
+        let rows: [(&str, Parts, Result<bool, &str>); 13] = [
+            ("one part each", &[(0, 0, 1, &[]), (1, 0, 1, &[])], Ok(false)),
+            ("number of parts not said", &[(0, 0, 0, &[]), (1, 0, 0, &[])], Ok(false)),
+            ("parts of two tiles in turn", &[(0, 0, 0, &[]), (1, 0, 1, &[]), (0, 1, 2, &[])], Ok(false)),
+            ("one irreversible component", &[(0, 0, 1, &COC), (1, 0, 1, &[])], Ok(true)),
+            ("another transform in a tile", &[(0, 0, 1, &[]), (1, 0, 1, &COD)], Err("some tiles only")),
+            ("no tile", &[], Err("breaks off")),
+            ("no second tile", &[(0, 0, 1, &[])], Err("missing")),
+            ("a tile outside", &[(0, 0, 1, &[]), (1, 0, 1, &[]), (2, 0, 1, &[])], Err("outside")),
+            ("no second part", &[(0, 0, 2, &[]), (1, 0, 1, &[])], Err("missing")),
+            ("no second part, said at the end", &[(0, 0, 0, &[]), (0, 1, 3, &[]), (1, 0, 1, &[])], Err("missing")),
+            ("no first part", &[(0, 1, 2, &[]), (1, 0, 1, &[])], Err("missing")),
+            ("a part twice", &[(0, 0, 1, &[]), (0, 0, 1, &[]), (1, 0, 1, &[])], Err("missing")),
+            ("two numbers of parts", &[(0, 0, 2, &[]), (0, 1, 3, &[]), (1, 0, 1, &[])], Err("missing")),
+        ];
+        for (name, parts, expected) in rows {
+            match (inspect(&j2k(1, parts), true), expected) {
+                (Ok(got), Ok(lossy)) => assert_eq!(got.lossy, lossy, "{name}"),
+                (Err(refusal), Err(expected)) => assert!(refusal.detail.contains(expected), "{name}: {refusal}"),
+                (got, _) => panic!("{name}: {got:?}"),
+            }
+        }
+        assert!(inspect(&j2k(0, rows[0].1), true).is_ok_and(|c| c.lossy));
+    }
+
+    #[test]
+    fn the_end_of_a_codestream_must_be_marked() {
+        let whole = j2k(1, &[(0, 0, 1, &[]), (1, 0, 1, &[])]);
+        let end = whole.len() - 2;
+        let mut open = whole.clone();
+        open[end - 8..end - 4].fill(0); // the last part goes on to the end
+        for (bytes, name) in [(&whole, "lengths"), (&open, "an open end")] {
+            let padded = [bytes.as_slice(), &[0; 5]].concat();
+            assert!(inspect(bytes, true).is_ok() && inspect(&padded, true).is_ok(), "{name}");
+            let refusal = inspect(&bytes[..end], true).expect_err("no marker");
+            assert!(refusal.detail.contains("end-of-codestream"), "{name}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn never_panics_on_a_header_that_breaks_off_anywhere() {
+        let whole = jpeg(0xC0, 8, 4, 5, &[1, 2, 3]);
+        let j2k = j2k(1, &[(0, 0, 1, &[]), (1, 0, 1, &[])]);
         let got = inspect(&j2k, true).map(|c| (c.rows, c.columns, c.precision, c.signed, c.transformed));
         assert_eq!(got, Ok((9, 7, 16, true, true)));
         (0..whole.len()).for_each(|n| _ = inspect(&whole[..n], false));
-        (0..j2k.len() - 4).for_each(|n| assert!(inspect(&j2k[..n], true).is_err() || n > j2k.len() - 14, "{n}"));
+        (0..j2k.len()).for_each(|n| assert!(inspect(&j2k[..n], true).is_err(), "{n}"));
         for (at, value) in [(22, 0u32), (26, 0), (22, 1 << 31), (30, 99), (34, 99)] {
             let mut broken = j2k.clone();
             broken[at..at + 4].copy_from_slice(&value.to_be_bytes());

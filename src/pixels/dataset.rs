@@ -7,6 +7,9 @@
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
+use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry, VirtualVr};
+use dicom_dictionary_std::StandardDataDictionary;
+
 use crate::domain::{Refusal, RefusalCode};
 
 /// `group << 16 | element`.
@@ -56,6 +59,8 @@ pub struct Scan {
     pub big_endian: bool,
     pub root: Item,
     pub(super) source: BufReader<Box<dyn Source>>,
+    /// Where the source stands; nothing after a fault.
+    pub(super) at: Option<u64>,
 }
 
 impl Scan {
@@ -69,8 +74,15 @@ impl Scan {
     /// The bytes from an offset that the walk found.
     pub fn read_into(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Refusal> {
         let bytes = buffer.len() as u64;
-        let seek = self.source.seek(SeekFrom::Start(offset));
-        seek.and_then(|_| self.source.read_exact(buffer)).map_err(|e| unreadable(Span { offset, bytes }, &e))
+        // a relative move keeps what is buffered: small fragments lie close to one another
+        let seek = match self.at.take() {
+            Some(at) => self.source.seek_relative(offset.wrapping_sub(at).cast_signed()),
+            None => self.source.seek(SeekFrom::Start(offset)).map(|_| ()),
+        };
+        let read = seek.and_then(|()| self.source.read_exact(buffer));
+        read.map_err(|e| unreadable(Span { offset, bytes }, &e))?;
+        self.at = Some(offset + bytes);
+        Ok(())
     }
 }
 
@@ -145,4 +157,28 @@ impl Item {
 /// A tag as people write it, `(gggg,eeee)`.
 pub fn tag_text(tag: Tag) -> String {
     format!("({:04X},{:04X})", tag >> 16, tag & 0xFFFF)
+}
+
+/// The VR of the dictionary, `XS` where that depends on Pixel Representation, `UN` for what it does not know.
+pub fn dictionary_vr(tag: Tag) -> [u8; 2] {
+    let (group, element) = ((tag >> 16) as u16, (tag & 0xFFFF) as u16);
+    match StandardDataDictionary.by_tag(dicom_core::Tag(group, element)).map(|e| e.vr()) {
+        Some(VirtualVr::Xs) => *b"XS",
+        Some(VirtualVr::Lt) => *b"OW",
+        Some(vr) => vr.relaxed().to_bytes(),
+        None => *b"UN",
+    }
+}
+
+/// Numbers of this VR from big to little endian.
+pub fn swap_bytes(bytes: &mut [u8], vr: &[u8; 2]) {
+    let size = match vr {
+        b"US" | b"SS" | b"OW" | b"AT" => 2,
+        b"UL" | b"SL" | b"FL" | b"OL" | b"OF" => 4,
+        b"FD" | b"OD" | b"SV" | b"UV" | b"OV" => 8,
+        _ => return,
+    };
+    for number in bytes.chunks_exact_mut(size) {
+        number.reverse();
+    }
 }

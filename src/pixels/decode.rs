@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::Limits;
 use super::codestream::{Codestream, Process, inspect};
 use super::dataset::{Scan, Span};
-use super::layout::{Layout, Photometric, PixelSource, SampleKind};
+use super::layout::{ENCAPSULATED_UNCOMPRESSED, Layout, Photometric, PixelSource, SampleKind};
 use super::samples::Codes;
 use super::{jpeg, jpeg2000, jpegls, jpegxl, rle};
 use crate::domain::{Refusal, RefusalCode};
@@ -26,6 +26,11 @@ const JPEG_LS: [&str; 2] = ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"];
 const JPEG_XL: [&str; 3] = ["1.2.840.10008.1.2.4.110", JPEG_XL_RECOMPRESSION, "1.2.840.10008.1.2.4.112"];
 const JPEG_XL_RECOMPRESSION: &str = "1.2.840.10008.1.2.4.111";
 
+/// JPEG 2000 and HTJ2K whose frames have lost nothing.
+const JPEG_2000_LOSSLESS: [&str; 3] = ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202"];
+/// JPEG 2000 and HTJ2K with or without loss.
+const JPEG_2000: [&str; 2] = ["1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"];
+
 /// Every transfer syntax whose pixel data can be decoded; what a frame's codestream holds may still be refused.
 pub const DECODABLE_TRANSFER_SYNTAXES: [&str; 20] = [
     "1.2.840.10008.1.2",      // Implicit VR Little Endian
@@ -39,15 +44,15 @@ pub const DECODABLE_TRANSFER_SYNTAXES: [&str; 20] = [
     JPEG[3],
     JPEG_LS[0],
     JPEG_LS[1],
-    "1.2.840.10008.1.2.4.90",  // JPEG 2000 Lossless
-    "1.2.840.10008.1.2.4.91",  // JPEG 2000
-    "1.2.840.10008.1.2.4.201", // HTJ2K Lossless
-    "1.2.840.10008.1.2.4.202", // HTJ2K Lossless RPCL
-    "1.2.840.10008.1.2.4.203", // HTJ2K
+    JPEG_2000_LOSSLESS[0],
+    JPEG_2000_LOSSLESS[1],
+    JPEG_2000_LOSSLESS[2],
+    JPEG_2000[0],
+    JPEG_2000[1],
     JPEG_XL[0],
     JPEG_XL[1],
     JPEG_XL[2],
-    "1.2.840.10008.1.2.1.98", // Encapsulated Uncompressed Explicit VR Little Endian
+    ENCAPSULATED_UNCOMPRESSED,
 ];
 
 /// What three samples of a pixel are after decoding.
@@ -147,6 +152,11 @@ impl Decoder {
     fn assign(&mut self, fragments: &[Span], offsets: &[u64]) -> Result<Vec<Range<usize>>, Refusal> {
         let frames = self.layout.frames as usize;
         if frames == 1 {
+            for span in fragments.iter().skip(1) {
+                if self.starts_frame(span)? {
+                    return Err(inconsistent("several codestreams in pixel data of one frame".into()));
+                }
+            }
             return Ok(std::iter::once(0..fragments.len()).collect());
         }
         if fragments.len() == frames {
@@ -155,12 +165,7 @@ impl Decoder {
         let mut starts = Vec::with_capacity(frames);
         if offsets.is_empty() {
             for (i, span) in fragments.iter().enumerate() {
-                let head = self.scan.read(Span { bytes: span.bytes.min(8), ..*span })?;
-                let starts_frame = match self.is_jpeg_xl() {
-                    true => jpegxl::is_start(&head),
-                    false => head.starts_with(&[0xFF, 0xD8, 0xFF]) || head.starts_with(&[0xFF, 0x4F, 0xFF, 0x51]),
-                };
-                if starts_frame {
+                if self.starts_frame(span)? {
                     starts.push(i);
                 }
             }
@@ -182,6 +187,19 @@ impl Decoder {
         Ok(starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect())
     }
 
+    /// Whether a codestream starts with this fragment; frames that are no codestream have no mark of their own.
+    fn starts_frame(&mut self, span: &Span) -> Result<bool, Refusal> {
+        if matches!(self.layout.transfer_syntax.as_str(), RLE_LOSSLESS | ENCAPSULATED_UNCOMPRESSED) {
+            return Ok(false);
+        }
+        let head = self.scan.read(Span { bytes: span.bytes.min(8), ..*span })?;
+        if self.is_jpeg_xl() {
+            return Ok(jpegxl::is_start(&head));
+        }
+        Ok(head.starts_with(&[0xFF, 0xD8, 0xFF]) || head.starts_with(&[0xFF, 0x4F, 0xFF, 0x51]))
+    }
+
+    /// Uncompressed bytes of one frame in little endian, or with 8 bits allocated.
     fn native(&self, bytes: Vec<u8>) -> Result<Frame, Refusal> {
         let layout = &self.layout;
         if layout.kind == SampleKind::Float {
@@ -194,7 +212,7 @@ impl Decoder {
         if layout.photometric == Photometric::YbrFull422 {
             return self.framed(Codes::Bytes(expand_422(&bytes)));
         }
-        self.native_codes(Codes::of_bytes(bytes, usize::from(layout.bits_allocated / 8), layout.big_endian))
+        self.native_codes(Codes::of_bytes(bytes, usize::from(layout.bits_allocated / 8)))
     }
 
     fn native_codes(&self, codes: Codes) -> Result<Frame, Refusal> {
@@ -204,15 +222,16 @@ impl Decoder {
     }
 
     fn framed(&self, codes: Codes) -> Result<Frame, Refusal> {
+        if codes.len() != self.layout.samples() {
+            return Err(decode_failed(format!("a frame has {} samples", codes.len())));
+        }
         Ok(Frame { samples: self.stored(codes), space: Self::space_as_declared(self.layout.photometric)? })
     }
 
     fn encapsulated(&self, mut bytes: Vec<u8>) -> Result<Frame, Refusal> {
         let layout = &self.layout;
-        if layout.transfer_syntax == "1.2.840.10008.1.2.1.98" {
-            if bytes.len() < layout.native_frame_bytes() {
-                return Err(decode_failed("a frame has fewer bytes than the image needs".into()));
-            }
+        if layout.transfer_syntax == ENCAPSULATED_UNCOMPRESSED {
+            layout.check_bytes(bytes.len() as u64, 1)?;
             bytes.truncate(layout.native_frame_bytes());
             return self.native(bytes);
         }
@@ -227,16 +246,13 @@ impl Decoder {
             // Planar Configuration has no meaning once the planes are put together (PS3.5 8.2.2)
             return self.framed(rle::decode(&bytes, layout.pixels(), usize::from(layout.samples_per_pixel), width)?);
         }
-        let jpeg2000 = matches!(
-            layout.transfer_syntax.rsplit('.').next(),
-            Some("90" | "91" | "201" | "202" | "203") // .4.90 and so on; no other decodable syntax ends so
-        );
+        let syntax = layout.transfer_syntax.as_str();
+        let jpeg2000 = JPEG_2000_LOSSLESS.contains(&syntax) || JPEG_2000.contains(&syntax);
         let codestream = if self.is_jpeg_xl() { jpegxl::inspect(&bytes)? } else { inspect(&bytes, jpeg2000)? };
         self.check(&codestream)?;
         let space = self.space(&codestream)?;
         let mut codes = match codestream.process {
-            Process::JpegDct | Process::JpegLossless => jpeg::decode(bytes, &codestream)?,
-            Process::JpegDct12 => self.without_overshoot(jpeg::decode(bytes, &codestream)?)?,
+            Process::JpegDct | Process::JpegDct12 | Process::JpegLossless => jpeg::decode(bytes, &codestream)?,
             Process::JpegLs => jpegls::decode(&bytes, &codestream)?,
             Process::Jpeg2000 => jpeg2000::decode(&bytes[codestream.start..], &codestream)?,
             Process::JpegXl => jpegxl::decode(&bytes, &codestream)?,
@@ -244,7 +260,10 @@ impl Decoder {
         if codes.len() != layout.samples() {
             return Err(decode_failed(format!("a frame decoded to {} samples", codes.len())));
         }
-        self.check_range(&codes, &codestream)?;
+        // a reversible transform may have lost bit planes wherever the transfer syntax allows it
+        if codestream.lossy || JPEG_2000.contains(&syntax) {
+            codes = self.clamped(codes, codestream.precision)?;
+        }
         if codestream.by_plane {
             codes = codes.interleaved();
         }
@@ -314,30 +333,17 @@ impl Decoder {
         }
     }
 
-    /// Where fewer than 12 bits are stored, lossy compression may overshoot by a little, which is cut off; values far
-    /// beyond are an image of another depth and refused.
-    fn without_overshoot(&self, codes: Codes) -> Result<Codes, Refusal> {
-        let max = u16::MAX >> (16 - self.layout.bits_stored);
-        match codes {
-            Codes::Words(mut words) => {
-                if words.iter().copied().max().unwrap_or(0) > max + max / 16 {
-                    return Err(decode_failed("JPEG with 12 bits: values exceed the bits stored".into()));
-                }
-                words.iter_mut().for_each(|v| *v = (*v).min(max));
-                Ok(Codes::Words(words))
-            }
-            codes => Ok(codes),
+    /// Lossy coding may overshoot the stored range by a little where a frame has more bits, which is cut off; values
+    /// far beyond are an image of another depth and refused. Masking, which takes garbage and overlays off the samples
+    /// of a lossless frame, would fold them: white would turn black.
+    fn clamped(&self, codes: Codes, precision: u16) -> Result<Codes, Refusal> {
+        let (stored, signed) = (self.layout.bits_stored, self.layout.kind == SampleKind::Signed);
+        if precision <= stored {
+            return Ok(codes);
         }
-    }
-
-    /// Values above Bits Stored are garbage or overlays in a lossless frame and are masked; in a lossy one they are
-    /// part of the picture, so that masking would fold them.
-    fn check_range(&self, codes: &Codes, codestream: &Codestream) -> Result<(), Refusal> {
-        let lossy = matches!(self.layout.transfer_syntax.rsplit('.').next(), Some("91" | "203" | "81" | "111" | "112"));
-        if !lossy || codestream.signed || !codes.exceed(self.layout.bits_stored) {
-            return Ok(());
-        }
-        Err(decode_failed(format!("values exceed the {} bits stored", self.layout.bits_stored)))
+        codes
+            .clamped(precision, stored, signed)
+            .ok_or_else(|| decode_failed(format!("values of a lossy frame exceed the {stored} bits stored")))
     }
 
     fn space_as_declared(photometric: Photometric) -> Result<ColourSpace, Refusal> {
@@ -374,6 +380,11 @@ impl Decoder {
                 _ => Err(inconsistent("the photometric interpretation contradicts the JPEG XL codestream".into())),
             },
             Process::JpegDct => match (codestream.adobe_transform, photometric) {
+                (Some(0), _) | (None, _)
+                    if codestream.jfif && (codestream.named_rgb || codestream.adobe_transform.is_some()) =>
+                {
+                    Err(inconsistent("the JPEG frame says both that it is RGB and, by JFIF, that it is YCbCr".into()))
+                }
                 (Some(0), _) => Ok(ColourSpace::Rgb),
                 (Some(1), _) => Ok(ColourSpace::YbrFull),
                 (Some(_), _) => Err(unsupported("JPEG with an unknown colour transform")),

@@ -2,7 +2,8 @@
 //!
 //! Whatever the library warns of (data that breaks off, codes that no table holds, lost restart markers) is a refusal:
 //! it would fill the rest of the image with grey. Neighbours: `codestream` read the header, `decode` compared it with
-//! the data set, `jpeg_colour` keeps the library from converting colours. Left out: arithmetic coding.
+//! the data set, `jpeg_colour` keeps the library from converting colours. Left out: arithmetic and progressive
+//! coding, which no transfer syntax has.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_int};
@@ -14,8 +15,8 @@ use super::jpeg_colour::without_transform;
 use super::samples::Codes;
 use crate::domain::{Refusal, RefusalCode};
 
-/// Scans of a progressive frame; each costs a pass over the image.
-const SCANS_MAX: c_int = 200;
+/// Scans of a frame: at most one for each component.
+const SCANS_MAX: c_int = 3;
 /// The one harmless warning: fill bytes behind a scan that was complete.
 const FILL_BYTES: &str = "extraneous bytes before marker 0xd9";
 

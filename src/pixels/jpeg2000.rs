@@ -1,7 +1,10 @@
 //! JPEG 2000 and HTJ2K (ISO/IEC 15444-1, -15) through OpenJPEG, on the calling thread.
 //!
-//! Strict: a codestream that breaks off is a refusal, not an image that fades to grey. Neighbours: `codestream` read
-//! the main header, `decode` compared it with the data set. Left out: the boxes of JP2 files, subsampled components.
+//! Strict: what breaks off within a packet is a refusal, not an image that fades to grey, and so is every warning of the
+//! library. It cannot notice packets that are missing at the end of a tile-part, as the tile-part's length leaves them out
+//! in an orderly way: that is how quality layers are cut off, and the image has fewer bit planes then. Neighbours:
+//! `codestream` read the headers of the frame and its tile-parts, `decode` compared it with the data set. Left out: the
+//! boxes of JP2 files, subsampled components.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_void};
@@ -20,15 +23,15 @@ const BUFFER_MAX: usize = 1 << 20;
 /// Decodes a codestream of a size that was checked; signed components become two's complement words.
 pub fn decode(frame: &[u8], codestream: &Codestream) -> Result<Codes, Refusal> {
     let mut input = Input { bytes: frame, at: 0 };
-    let mut message = String::new();
-    // both outlive the decoder, which is dropped first
-    let mut decoder = Decoder::new(&mut input, &mut message)?;
+    let (mut error, mut warning) = (String::new(), String::new());
+    // all three outlive the decoder, which is dropped first
+    let mut decoder = Decoder::new(&mut input, &mut error, &mut warning)?;
     let decoded = decoder.run(codestream);
     drop(decoder);
-    match (decoded, message.as_str()) {
-        (Ok(codes), _) => Ok(codes),
-        (Err(refusal), "") => Err(refusal),
-        (Err(_), message) => Err(failed(message)),
+    match decoded {
+        Err(_) if !error.is_empty() => Err(failed(&error)),
+        Ok(_) if !warning.is_empty() => Err(failed(&warning)),
+        decoded => decoded,
     }
 }
 
@@ -45,12 +48,13 @@ struct Decoder {
 }
 
 impl Decoder {
-    /// `input` and `message` must stay where they are until the decoder is dropped.
-    fn new(input: &mut Input, message: &mut String) -> Result<Self, Refusal> {
+    /// The arguments must stay where they are until the decoder is dropped.
+    fn new(input: &mut Input, error: &mut String, warning: &mut String) -> Result<Self, Refusal> {
         let length = input.bytes.len();
-        let (input, message) = (ptr::from_mut(input).cast::<c_void>(), ptr::from_mut(message).cast::<c_void>());
+        let input = ptr::from_mut(input).cast::<c_void>();
+        let (error, warning) = (ptr::from_mut(error).cast::<c_void>(), ptr::from_mut(warning).cast::<c_void>());
         // SAFETY: the constructors take constants and a size; `decoder` frees what they return, null or not. The
-        // callbacks get back the pointers that are registered here, and are called from `run` only, while both
+        // callbacks get back the pointers that are registered here, and are called from `run` only, while their
         // referents live and nobody else uses them.
         unsafe {
             let decoder = Self {
@@ -66,7 +70,8 @@ impl Decoder {
             opj::opj_stream_set_seek_function(decoder.stream, Some(seek));
             opj::opj_stream_set_user_data(decoder.stream, input, None);
             opj::opj_stream_set_user_data_length(decoder.stream, length as u64);
-            opj::opj_set_error_handler(decoder.codec, Some(note), message);
+            opj::opj_set_error_handler(decoder.codec, Some(note), error);
+            opj::opj_set_warning_handler(decoder.codec, Some(note), warning);
             Ok(decoder)
         }
     }
@@ -189,7 +194,7 @@ unsafe extern "C" fn seek(to: opj::OPJ_OFF_T, input: *mut c_void) -> opj::OPJ_BO
     }
 }
 
-/// Keeps the first error, which is the cause of those that follow.
+/// Keeps the first message, which is the cause of those that follow.
 unsafe extern "C" fn note(text: *const c_char, message: *mut c_void) {
     if text.is_null() {
         return;

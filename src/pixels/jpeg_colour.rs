@@ -9,9 +9,11 @@ use crate::domain::{Refusal, RefusalCode};
 
 /// The frame with JFIF and Adobe segments turned into comments, and three components renamed R, G, B in the frame header
 /// and in every scan header; a single component keeps its name. Sequential scans get the parameters that they must have.
+/// Each of three components must be coded in exactly one scan: one that is missing would come out grey.
 pub fn without_transform(mut frame: Vec<u8>) -> Result<Vec<u8>, Refusal> {
     let mut ids = [0u8; 3];
     let mut sequential = false;
+    let mut scans = [0u32; 3];
     let mut at = 2;
     while let Some(marker) = next_marker(&frame, at) {
         let code = frame[marker + 1];
@@ -22,8 +24,8 @@ pub fn without_transform(mut frame: Vec<u8>) -> Result<Vec<u8>, Refusal> {
         let length = usize::from(u16::from_be_bytes(*length)).max(2);
         let Some(segment) = frame.get_mut(marker + 4..marker + 2 + length) else { break };
         match code {
-            0xC0..=0xC3 if segment.get(5) != Some(&3) => sequential = code < 0xC2,
-            0xC0..=0xC3 => {
+            0xC0 | 0xC1 | 0xC3 if segment.get(5) != Some(&3) => sequential = code < 0xC2,
+            0xC0 | 0xC1 | 0xC3 => {
                 sequential = code < 0xC2;
                 for (i, component) in segment.iter_mut().skip(6).step_by(3).take(3).enumerate() {
                     ids[i] = std::mem::replace(component, b"RGB"[i]);
@@ -42,9 +44,9 @@ pub fn without_transform(mut frame: Vec<u8>) -> Result<Vec<u8>, Refusal> {
                 }
                 let count = usize::from(segment.first().copied().unwrap_or(0));
                 for component in segment.iter_mut().skip(1).step_by(2).take(count) {
-                    if let Some(i) = ids.iter().position(|id| id == component) {
-                        *component = b"RGB"[i];
-                    }
+                    let i = ids.iter().position(|id| id == component).ok_or_else(uneven)?;
+                    *component = b"RGB"[i];
+                    scans[i] += 1;
                 }
             }
             0xE0 | 0xEE => frame[marker + 1] = 0xFE,
@@ -52,7 +54,14 @@ pub fn without_transform(mut frame: Vec<u8>) -> Result<Vec<u8>, Refusal> {
         }
         at = marker + 2 + length;
     }
+    if ids != [0; 3] && scans != [1; 3] {
+        return Err(uneven());
+    }
     Ok(frame)
+}
+
+fn uneven() -> Refusal {
+    Refusal::new(RefusalCode::DecodeFailed, "a JPEG component is not coded in exactly one scan")
 }
 
 /// The next marker with a segment, or the end of the image: entropy-coded data, fill bytes and restart markers are
@@ -79,5 +88,29 @@ mod tests {
         }
         (expected[3], expected[53]) = (0xFE, 63);
         assert_eq!(without_transform(frame), Ok(expected));
+    }
+
+    #[test]
+    fn each_component_must_be_coded_in_one_scan() {
+        const ONE: &[u8] = &[0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0, 0x12];
+        const TWO: &[u8] = &[0xFF, 0xDA, 0, 8, 1, 2, 0, 0, 63, 0, 0x12];
+        const THREE: &[u8] = &[0xFF, 0xDA, 0, 8, 1, 3, 0, 0, 63, 0, 0x12];
+        const FOUR: &[u8] = &[0xFF, 0xDA, 0, 8, 1, 4, 0, 0, 63, 0, 0x12];
+        const LAST_TWO: &[u8] = &[0xFF, 0xDA, 0, 10, 2, 2, 0, 3, 0, 0, 63, 0, 0x12];
+        let rows: [(&[&[u8]], bool); 7] = [
+            (&[ONE, TWO, THREE], true),
+            (&[ONE, LAST_TWO], true),
+            (&[ONE, TWO], false),
+            (&[ONE], false),
+            (&[ONE, TWO, TWO, THREE], false),
+            (&[ONE, TWO, LAST_TWO], false),
+            (&[ONE, TWO, THREE, FOUR], false),
+        ];
+        for (scans, sound) in rows {
+            let mut frame = vec![0xFF, 0xD8, 0xFF, 0xC0, 0, 17, 8, 0, 1, 0, 1, 3, 1, 17, 0, 2, 17, 1, 3, 17, 1];
+            scans.iter().for_each(|scan| frame.extend(*scan));
+            frame.extend([0xFF, 0xD9]);
+            assert_eq!(without_transform(frame).is_ok(), sound, "{scans:02X?}");
+        }
     }
 }

@@ -58,6 +58,8 @@ pub fn inspect(frame: &[u8]) -> Result<Codestream, Refusal> {
         components: if is_grey(&decoder) { 1 } else { 3 },
         precision,
         signed: false,
+        // nothing in the header tells, but XYB never returns what it was given
+        lossy: true,
         adobe_transform: None,
         jfif: false,
         named_rgb: false,

@@ -9,6 +9,14 @@ use crate::domain::{Refusal, RefusalCode};
 
 /// Frames of one object: an hour of fluoroscopy at 15 a second.
 const FRAMES_MAX: u32 = 54_000;
+/// Fragments of one object, over all and for each frame: an encoder may write no more than 1,000 bytes to each.
+const FRAGMENTS_MAX: usize = 65_536;
+const FRAGMENTS_PER_FRAME_MAX: usize = 64;
+/// Bytes behind the samples that may be padding.
+const SURPLUS_MAX: u64 = 512;
+
+/// Encapsulated Uncompressed Explicit VR Little Endian.
+pub const ENCAPSULATED_UNCOMPRESSED: &str = "1.2.840.10008.1.2.1.98";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Photometric {
@@ -101,6 +109,9 @@ impl Layout {
         if samples_per_pixel == 3 && (kind != SampleKind::Unsigned || !matches!(bits_allocated, 8 | 16)) {
             return Err(unsupported("colour samples that are signed or neither 8 nor 16 bits wide".into()));
         }
+        if photometric == Photometric::Palette && (kind != SampleKind::Unsigned || !matches!(bits_allocated, 8 | 16)) {
+            return Err(unsupported("PALETTE COLOR samples that are signed or neither 8 nor 16 bits wide".into()));
+        }
         let planar = samples_per_pixel == 3 && root.us(0x0028_0006) == Some(1);
         let mut layout = Self {
             transfer_syntax: scan.transfer_syntax.clone(),
@@ -164,6 +175,11 @@ impl Layout {
             _ => return Err(inconsistent(format!("{} is not pixel data", tag_text(tag)))),
         };
         let native_syntax = is_native(&self.transfer_syntax);
+        let uncompressed = native_syntax || self.transfer_syntax == ENCAPSULATED_UNCOMPRESSED;
+        let halved = self.photometric == Photometric::YbrFull422;
+        if uncompressed && halved && (self.columns % 2 == 1 || self.bits_allocated != 8) {
+            return Err(unsupported("YBR_FULL_422 with an odd number of columns or other than 8 bits".into()));
+        }
         match (span, native_syntax) {
             (Some(span), true) => self.check_native(span).map(|()| PixelSource::Native { span, words }),
             (None, false) => {
@@ -173,6 +189,11 @@ impl Layout {
                 if fragments.len() < self.frames as usize {
                     let detail = format!("{} fragments for {} frames of pixel data", fragments.len(), self.frames);
                     return Err(inconsistent(detail));
+                }
+                let max = FRAGMENTS_MAX + FRAGMENTS_PER_FRAME_MAX * self.frames as usize;
+                if fragments.len() > max {
+                    let detail = format!("{} fragments of pixel data, the limit is {max}", fragments.len());
+                    return Err(Refusal::new(RefusalCode::TooLarge, detail));
                 }
                 let offsets = offsets(scan, *table, self.frames)?;
                 Ok(PixelSource::Encapsulated { fragments: fragments.to_vec(), offsets })
@@ -189,9 +210,6 @@ impl Layout {
     }
 
     fn check_native(&self, span: Span) -> Result<(), Refusal> {
-        if self.photometric == Photometric::YbrFull422 && (self.columns % 2 == 1 || self.bits_allocated != 8) {
-            return Err(unsupported("YBR_FULL_422 with an odd number of columns or other than 8 bits".into()));
-        }
         match self.bits_allocated {
             8 | 16 => {}
             // OW is a stream of 16-bit words (PS3.5 6.2), so only their bytes are swapped: dcmtk and GDCM write and
@@ -207,16 +225,25 @@ impl Layout {
             }
             _ => {}
         }
+        self.check_bytes(span.bytes, self.frames)
+    }
+
+    /// Whether so many uncompressed bytes hold so many frames and, but for a little padding, nothing else.
+    pub fn check_bytes(&self, bytes: u64, frames: u32) -> Result<(), Refusal> {
         let frame = self.native_frame_bytes() as u64;
-        let needed = match self.bits_allocated {
-            1 => (self.pixels() as u64 * u64::from(self.frames)).div_ceil(8),
-            _ => frame * u64::from(self.frames),
-        };
-        if span.bytes < needed {
-            return Err(inconsistent(format!("the pixel data has {} bytes, the image needs {needed}", span.bytes)));
+        let pixels = self.pixels() as u64 * u64::from(frames);
+        let needed = if self.bits_allocated == 1 { pixels.div_ceil(8) } else { frame * u64::from(frames) };
+        if bytes < needed {
+            return Err(inconsistent(format!("the pixel data has {bytes} bytes, the image needs {needed}")));
         }
-        if span.bytes - needed >= frame.max(2) {
-            let detail = format!("the pixel data has {} bytes, more than a frame over {needed}", span.bytes);
+        if self.photometric == Photometric::YbrFull422 && bytes >= pixels * 3 {
+            return Err(unsupported(
+                "YBR_FULL_422 whose pixel data has three bytes for each pixel, as YBR_FULL has".into(),
+            ));
+        }
+        if bytes - needed > SURPLUS_MAX.min(needed / 8).max(2) || bytes - needed >= frame.max(2) {
+            let detail =
+                format!("the pixel data has {bytes} bytes, the image needs {needed}: more than padding is left");
             return Err(inconsistent(detail));
         }
         Ok(())
@@ -312,6 +339,9 @@ fn offsets(scan: &mut Scan, basic: Span, frames: u32) -> Result<Vec<u64>, Refusa
             true => Ok(offsets),
             false => Err(inconsistent(format!("Extended Offset Table of {} for {frames} frames", offsets.len()))),
         };
+    }
+    if frames == 1 && basic.bytes > 4 {
+        return Err(inconsistent(format!("Basic Offset Table of {} for one frame", basic.bytes / 4)));
     }
     // a table that does not fit the frames is ignored: the fragments themselves decide then
     if basic.bytes != frames as u64 * 4 {

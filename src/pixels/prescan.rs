@@ -2,19 +2,17 @@
 //!
 //! Reads files with or without preamble and file meta information (PS3.10 7.1), Implicit and Explicit VR Little
 //! Endian, Explicit VR Big Endian and Deflated (PS3.5 A.1, A.2, A.3, A.5), sequences and encapsulated fragments of
-//! defined and undefined length (PS3.5 7.5, A.4), UN of undefined length (PS3.5 6.2.2 note). Limits: nesting,
+//! defined and undefined length (PS3.5 7.5, A.4), UN of undefined length (PS3.5 6.2.2 note 4). Limits: nesting,
 //! every length against the bytes that remain, number of elements, bytes kept, bytes inflated. Pixel data is not read.
 //! Neighbours: `wanted` says what is kept, `dataset` holds it. Left out: what the values mean (`header`, `layout`).
 
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 
-use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry, VirtualVr};
-use dicom_dictionary_std::StandardDataDictionary;
 use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::Limits;
-use super::dataset::{Element, Item, Scan, Source, Span, Tag, Value, tag_text};
+use super::dataset::{Element, Item, Scan, Source, Span, Tag, Value, dictionary_vr, swap_bytes, tag_text};
 use super::wanted::Keep;
 use crate::domain::{Refusal, RefusalCode};
 
@@ -26,9 +24,12 @@ const ELEMENTS_MAX: u64 = 5_000_000;
 const VALUE_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of all kept values.
 const KEPT_BYTES_MAX: u64 = 64 << 20;
+/// Zero bytes behind the pixel data, which some archives fill up blocks with.
+const PADDING_BYTES_MAX: u64 = 1 << 16;
 /// Items and fragments that are kept.
 const KEPT_ITEMS_MAX: u64 = 2_000_000;
 
+const FLOAT_PIXEL_DATA: Tag = 0x7FE0_0008;
 const PIXEL_DATA: Tag = 0x7FE0_0010;
 const ITEM: Tag = 0xFFFE_E000;
 const ITEM_END: Tag = 0xFFFE_E00D;
@@ -65,6 +66,7 @@ pub fn scan(source: Box<dyn Source>, limits: &Limits) -> Result<Scan, Refusal> {
         media_sop_instance: meta.sop_instance,
         big_endian: encoding.big,
         root,
+        at: Some(walker.at),
         source: walker.input,
     })
 }
@@ -74,6 +76,9 @@ struct Encoding {
     explicit: bool,
     big: bool,
 }
+
+/// Of every UN value that is a sequence (PS3.5 6.2.2 note 4), whatever surrounds it.
+const IMPLICIT: Encoding = Encoding { explicit: false, big: false };
 
 #[derive(Default)]
 struct Meta {
@@ -209,14 +214,19 @@ impl Walker {
         keep: Keep,
     ) -> Result<Item, Refusal> {
         let mut item = Item::default();
+        let mut last = 0;
         loop {
             if self.at == end && !delimited {
+                return Ok(item);
+            }
+            if depth == 0 && last >= FLOAT_PIXEL_DATA && self.is_padding(end)? {
                 return Ok(item);
             }
             if end.saturating_sub(self.at) < 8 {
                 return Err(malformed(format!("the data set breaks off at byte {}", self.at)));
             }
             let head = self.head(encoding)?;
+            last = head.tag;
             if head.tag == ITEM_END && delimited {
                 return Ok(item);
             }
@@ -234,6 +244,22 @@ impl Walker {
         }
     }
 
+    /// Whether nothing but zeros is left, and not many; the walk has then reached the end. No element starts with zeros.
+    fn is_padding(&mut self, end: u64) -> Result<bool, Refusal> {
+        let (start, rest) = (self.at, end - self.at);
+        let first = self.bytes(rest.min(4))?;
+        let zeros = first.iter().all(|b| *b == 0);
+        if zeros && rest <= PADDING_BYTES_MAX {
+            let others = self.bytes(end - self.at)?;
+            return match others.iter().all(|b| *b == 0) {
+                true => Ok(true),
+                false => Err(malformed(format!("zeros at byte {start} in place of an element"))),
+            };
+        }
+        self.go_to(start)?;
+        Ok(false)
+    }
+
     /// The value of the element, walked to its end; an empty one where `keep` is none.
     fn value(
         &mut self,
@@ -248,25 +274,22 @@ impl Walker {
             return match &head.vr {
                 _ if head.tag == PIXEL_DATA => self.fragments(head, encoding, end, keep.is_some()),
                 b"SQ" => self.sequence(head, encoding, end, true, depth, inner),
-                b"UN" => {
-                    let implicit = Encoding { explicit: false, big: encoding.big };
-                    self.sequence(head, implicit, end, true, depth, inner)
-                }
+                b"UN" => self.sequence(head, IMPLICIT, end, true, depth, inner),
                 _ => Err(malformed(format!("{} at byte {} has no length", tag_text(head.tag), head.at))),
             };
         }
         let length = self.defined_length(head, end)?;
         let value_end = self.at + length;
-        if head.vr == *b"SQ" {
-            return self.sequence(head, encoding, value_end, false, depth, inner);
-        }
-        if head.vr == *b"UN" && keep.is_some() && dictionary_vr(head.tag) == *b"SQ" {
-            let implicit = Encoding { explicit: false, big: false };
-            return self.sequence(head, implicit, value_end, false, depth, inner);
-        }
+        // whatever private sequences hold is not looked at
         if keep.is_none() {
             self.skip(length)?;
             return Ok(Value::Bytes(Vec::new()));
+        }
+        if head.vr == *b"SQ" {
+            return self.sequence(head, encoding, value_end, false, depth, inner);
+        }
+        if head.vr == *b"UN" && dictionary_vr(head.tag) == *b"SQ" {
+            return self.sequence(head, IMPLICIT, value_end, false, depth, inner);
         }
         if matches!(head.tag, 0x7FE0_0008..=PIXEL_DATA) {
             let span = Span { offset: self.at, bytes: length };
@@ -455,29 +478,5 @@ impl Walker {
         self.input.seek_relative(by.0 - by.1).map_err(|_| fail())?;
         self.at = at;
         Ok(())
-    }
-}
-
-/// The VR of the dictionary, `XS` where that depends on Pixel Representation, `UN` for what it does not know.
-fn dictionary_vr(tag: Tag) -> [u8; 2] {
-    let (group, element) = ((tag >> 16) as u16, (tag & 0xFFFF) as u16);
-    match StandardDataDictionary.by_tag(dicom_core::Tag(group, element)).map(|e| e.vr()) {
-        Some(VirtualVr::Xs) => *b"XS",
-        Some(VirtualVr::Lt) => *b"OW",
-        Some(vr) => vr.relaxed().to_bytes(),
-        None => *b"UN",
-    }
-}
-
-/// Big endian numbers to little endian.
-fn swap_bytes(bytes: &mut [u8], vr: &[u8; 2]) {
-    let size = match vr {
-        b"US" | b"SS" | b"OW" | b"AT" => 2,
-        b"UL" | b"SL" | b"FL" | b"OL" | b"OF" => 4,
-        b"FD" | b"OD" | b"SV" | b"UV" | b"OV" => 8,
-        _ => return,
-    };
-    for number in bytes.chunks_exact_mut(size) {
-        number.reverse();
     }
 }

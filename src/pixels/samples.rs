@@ -64,18 +64,16 @@ impl Samples {
 }
 
 impl Codes {
-    /// Bytes of samples that are 1, 2 or 4 bytes wide.
-    pub fn of_bytes(bytes: Vec<u8>, width: usize, big_endian: bool) -> Self {
-        match (width, big_endian) {
-            (1, _) => Codes::Bytes(bytes),
-            (2, true) => Codes::Words(bytes.as_chunks::<2>().0.iter().map(|b| u16::from_be_bytes(*b)).collect()),
-            (2, false) => Codes::Words(bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect()),
-            (_, true) => Codes::Longs(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_be_bytes(*b)).collect()),
-            (_, false) => Codes::Longs(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()),
+    /// Little endian samples that are 1, 2 or 4 bytes wide.
+    pub fn of_bytes(bytes: Vec<u8>, width: usize) -> Self {
+        match width {
+            1 => Codes::Bytes(bytes),
+            2 => Codes::Words(bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect()),
+            _ => Codes::Longs(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()),
         }
     }
 
-    /// So many samples of 1, 2 or 4 bytes, which `read` fills in as they lie in the file: no byte is copied twice.
+    /// So many samples of 2 or 4 bytes, which `read` fills in as they lie in the file: no byte is copied twice.
     pub fn read<E>(
         count: usize,
         width: usize,
@@ -83,11 +81,6 @@ impl Codes {
         read: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<Self, E> {
         Ok(match width {
-            1 => {
-                let mut bytes = vec![0; count];
-                read(&mut bytes)?;
-                Codes::Bytes(bytes)
-            }
             2 => {
                 let mut words = vec![0u16; count];
                 read(bytemuck::cast_slice_mut(&mut words))?;
@@ -122,14 +115,28 @@ impl Codes {
         }
     }
 
-    /// Whether any code is larger than so many bits allow.
-    pub fn exceed(&self, bits: u16) -> bool {
-        let bits = u32::from(bits);
-        match self {
-            Codes::Bytes(v) => bits < 8 && v.iter().fold(0, |all, v| all | v) >> bits != 0,
-            Codes::Words(v) => bits < 16 && v.iter().fold(0, |all, v| all | v) >> bits != 0,
-            Codes::Longs(v) => bits < 32 && v.iter().fold(0, |all, v| all | v) >> bits != 0,
-        }
+    /// Codes of `precision` bits cut off at the ends of the range that `stored` bits have; nothing if one lies beyond by
+    /// more than a sixteenth of that range. Signed ones are two's complement of `precision` bits.
+    pub fn clamped(self, precision: u16, stored: u16, signed: bool) -> Option<Self> {
+        let low = if signed { -(1i64 << (stored - 1)) } else { 0 };
+        let high = low + (1i64 << stored) - 1;
+        let slack = (high - low) / 16;
+        let unused = 64 - u32::from(precision);
+        let clamp = |code: u64| {
+            let value = if signed { (code << unused) as i64 >> unused } else { code as i64 };
+            (low - slack..=high + slack).contains(&value).then(|| value.clamp(low, high))
+        };
+        Some(match self {
+            Codes::Bytes(v) => {
+                Codes::Bytes(v.into_iter().map(|v| Some(clamp(v.into())? as u8)).collect::<Option<_>>()?)
+            }
+            Codes::Words(v) => {
+                Codes::Words(v.into_iter().map(|v| Some(clamp(v.into())? as u16)).collect::<Option<_>>()?)
+            }
+            Codes::Longs(v) => {
+                Codes::Longs(v.into_iter().map(|v| Some(clamp(v.into())? as u32)).collect::<Option<_>>()?)
+            }
+        })
     }
 
     /// Shift, mask and sign-extend (PS3.5 8.1.1); `shift` is the position of the lowest stored bit.
@@ -231,6 +238,34 @@ mod tests {
             assert_eq!(codes.clone().stored(bits, shift, signed), expected, "{codes:?} {bits} {shift} {signed}");
         }
         assert_eq!(words(&[1, 4, 2, 5, 3, 6]).interleaved(), words(&[1, 2, 3, 4, 5, 6]));
-        assert!(words(&[0x1000]).exceed(12) && !words(&[0x0FFF]).exceed(12) && !words(&[0xFFFF]).exceed(16));
+    }
+
+    #[test]
+    fn a_little_overshoot_is_cut_off_and_more_is_refused() {
+        let words = |v: &[u16]| Codes::Words(v.to_vec());
+        let signed = |v: &[i16]| words(&v.iter().map(|v| v.cast_unsigned()).collect::<Vec<_>>());
+        let rows = [
+            (words(&[0, 4095, 4096, 4350]), 16, 12, false, Some(words(&[0, 4095, 4095, 4095]))),
+            (words(&[4351]), 16, 12, false, None),
+            (words(&[1023, 1086]), 12, 10, false, Some(words(&[1023, 1023]))),
+            (words(&[1087]), 12, 10, false, None),
+            (
+                signed(&[-2303, -2048, -1, 0, 2047, 2302]),
+                16,
+                12,
+                true,
+                Some(signed(&[-2048, -2048, -1, 0, 2047, 2047])),
+            ),
+            (signed(&[2303]), 16, 12, true, None),
+            (signed(&[-2304]), 16, 12, true, None),
+            // 14 bits in a word: -2050, 2050
+            (words(&[0x37FE, 0x0802]), 14, 12, true, Some(signed(&[-2048, 2047]))),
+            (Codes::Bytes(vec![127, 128, 134]), 8, 7, false, Some(Codes::Bytes(vec![127, 127, 127]))),
+            (Codes::Bytes(vec![135]), 8, 7, false, None),
+            (Codes::Bytes(vec![0xBE, 0x41]), 8, 7, true, Some(Codes::Bytes(vec![0xC0, 0x3F]))),
+        ];
+        for (codes, precision, stored, is_signed, expected) in rows {
+            assert_eq!(codes.clone().clamped(precision, stored, is_signed), expected, "{codes:?}");
+        }
     }
 }

@@ -114,7 +114,7 @@ fn outcome(file: &Path, reference: &Reference, npy: &Path) -> Result<String, Str
     let subsampled = baseline && reference.photometric.starts_with("YBR");
     let step = if subsampled { 3 } else { 1 };
     let compared = || got.iter().zip(&expected).step_by(step);
-    let worst = compared().map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let worst = compared().map(|(a, b)| apart(*a, *b)).fold(0.0, f64::max);
     let what = if subsampled { "luminance " } else { "" };
     let by = match reference.plugin.as_str() {
         plugin @ ("dcmtk" | "libjxl") => format!(", reference {plugin}"),
@@ -126,6 +126,16 @@ fn outcome(file: &Path, reference: &Reference, npy: &Path) -> Result<String, Str
         0.0 if !approximate => Ok(format!("{what}bit-exact{by}")),
         w if w <= 1.0 && is_lossy(&reference.syntax) => Ok(format!("{what}within ±1{by}")),
         w => Err(format!("differs by up to {w} ({} by {})", reference.syntax, reference.plugin)),
+    }
+}
+
+/// How far two values are apart; what is not a number equals only what is none either.
+fn apart(a: f64, b: f64) -> f64 {
+    match (a.is_nan(), b.is_nan()) {
+        (false, false) if a == b => 0.0,
+        (false, false) => (a - b).abs(),
+        (true, true) => 0.0,
+        _ => f64::INFINITY,
     }
 }
 
@@ -149,6 +159,7 @@ fn syntax_name(uid: &str) -> &str {
         "1.2.840.10008.1.2.1" => "Explicit VR Little Endian",
         "1.2.840.10008.1.2.2" => "Explicit VR Big Endian",
         "1.2.840.10008.1.2.1.99" => "Deflated Explicit VR Little Endian",
+        "1.2.840.10008.1.2.1.98" => "Encapsulated Uncompressed",
         "1.2.840.10008.1.2.5" => "RLE Lossless",
         "1.2.840.10008.1.2.4.50" => "JPEG Baseline",
         "1.2.840.10008.1.2.4.51" => "JPEG Extended",

@@ -12,7 +12,9 @@ import warnings
 
 import gdcm
 import imagecodecs
+import jpeg_ls
 import numpy as np
+import openjpeg.utils
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import pixel_array
@@ -169,6 +171,12 @@ def with_pydicom(source, target, uid, options):
         target.unlink(missing_ok=True)
 
 
+def coded_deeper(ds, target, uid, encode):
+    """One lossy grey frame coded with all the bits that are allocated, of which fewer are stored."""
+    frame = np.frombuffer(ds.PixelData, "<i2" if ds.PixelRepresentation else "<u2").reshape(ROWS, COLUMNS)
+    save(pydicom.dcmread(ds.filename), target, uid, [bytes(encode(frame))])
+
+
 JPEG_XL = {
     "jpeg-xl": ("1.2.840.10008.1.2.4.110", {"lossless": True}),
     "jpeg-xl-container": ("1.2.840.10008.1.2.4.110", {"lossless": True, "usecontainer": True}),
@@ -200,7 +208,7 @@ def recompressed(source, target):
 
 
 def save(ds, target, uid, frames):
-    """In a transfer syntax that pydicom 3.0 does not know."""
+    """Frames as they are, in any encapsulated transfer syntax."""
     ds.file_meta.TransferSyntaxUID = uid
     ds.PixelData = pydicom.encaps.encapsulate(frames)
     ds["PixelData"].VR = "OB"
@@ -208,10 +216,23 @@ def save(ds, target, uid, frames):
     ds.save_as(target, implicit_vr=False, little_endian=True, force_encoding=True)
 
 
+def deep_j2k(frame):
+    return openjpeg.utils.encode_array(frame, bits_stored=16, compression_ratios=[4], photometric_interpretation=2)
+
+
+def deep_jpeg_ls(frame):
+    """Clear of the ends of the range by as much as a sample may change."""
+    frame = frame.clip(frame.min() + 2, frame.max() - 2).astype(frame.dtype)
+    return jpeg_ls.encode_array(frame.view("<u2"), 2)
+
+
 def variants(folder, name):
     """What an encoder does not write but a file may hold: made from files that are there already."""
     source = folder / f"{name}_pydicom_explicit.dcm"
     ds = pydicom.dcmread(source)
+    length = ROWS * COLUMNS * ds.SamplesPerPixel * ds.BitsAllocated // 8
+    frames = [ds.PixelData[i * length :][:length] for i in range(int(ds.get("NumberOfFrames", 1)))]
+    save(pydicom.dcmread(source), folder / f"{name}_pydicom_encapsulated.dcm", "1.2.840.10008.1.2.1.98", frames)
     if ds.SamplesPerPixel == 3:
         values = np.frombuffer(ds.PixelData[: ROWS * COLUMNS * 3], "u1").reshape(ROWS * COLUMNS, 3)
         ds.PlanarConfiguration = 1
@@ -221,6 +242,8 @@ def variants(folder, name):
     if ds.BitsAllocated == 16 and ds.BitsStored == 12 and ds.get("NumberOfFrames", 1) == 1:
         values = np.frombuffer(ds.PixelData, "<u2")
         garbage = (np.arange(values.size) * 7919 & 0xF) << 12
+        coded_deeper(ds, folder / f"{name}_pydicom_j2k-lossy-16.dcm", "1.2.840.10008.1.2.4.91", deep_j2k)
+        coded_deeper(ds, folder / f"{name}_pydicom_jpeg-ls-near-16.dcm", "1.2.840.10008.1.2.4.81", deep_jpeg_ls)
         ds.PixelData = ((values & 0xFFF) | garbage).astype("<u2").tobytes()
         ds.save_as(folder / f"{name}_pydicom_garbage-above-stored.dcm")
     tables = folder / f"{name}_pydicom_j2k.dcm"

@@ -31,6 +31,9 @@ ORDER = {
 JPEG_XL = ["1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111", "1.2.840.10008.1.2.4.112"]
 
 
+LOSSY = ["1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"]
+
+
 def decode(ds, path):
     frames = int(ds.get("NumberOfFrames", 1) or 1)
     syntax = ds.file_meta.TransferSyntaxUID
@@ -48,6 +51,19 @@ def decode(ds, path):
         except Exception as fault:  # the reader does not know the syntax, or this kind of image
             faults.append(f"{reader}: {fault}")
     raise ValueError("; ".join(faults)[:600])
+
+
+def plain(ds):
+    """Encapsulated Uncompressed, which pydicom does not decode, as Explicit VR Little Endian."""
+    if ds.file_meta.get("TransferSyntaxUID") != "1.2.840.10008.1.2.1.98":
+        return ds
+    frames = int(ds.get("NumberOfFrames", 1) or 1)
+    length = ds.Rows * ds.Columns * ds.SamplesPerPixel * ds.BitsAllocated // 8
+    data = b"".join(f[:length] for f in pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=frames))
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    ds.PixelData = data + b"\0" * (len(data) % 2)
+    ds["PixelData"].is_undefined_length = False
+    return ds
 
 
 def with_dcmtk(path):
@@ -70,8 +86,12 @@ def answer(path, target):
     facts["photometric"] = str(ds.get("PhotometricInterpretation", ""))
     facts["syntax"] = str(ds.file_meta.get("TransferSyntaxUID", ""))
     try:
-        plugin, frames = decode(ds, path)
+        plugin, frames = decode(plain(ds), path)
         values = np.stack([frame.reshape(-1) for frame in frames])
+        if facts["syntax"] in LOSSY and facts["BitsStored"] < facts["BitsAllocated"]:
+            # a lossy frame may overshoot Bits Stored: values are cut off, not masked
+            low = -(2 ** (facts["BitsStored"] - 1)) if facts["PixelRepresentation"] else 0
+            values = values.clip(low, low + 2 ** facts["BitsStored"] - 1)
         np.save(target, values.astype("<f8" if values.dtype.kind == "f" else "<i8"))
         facts["plugin"] = plugin
     except Exception as fault:

@@ -3,6 +3,8 @@
 //! `codestreams.csv` holds frames of one pattern, 32 × 33 pixels, written by dcmtk 3.6.7 (JPEG Lossless), CharLS
 //! (JPEG-LS), OpenJPEG 2.5 (JPEG 2000), OpenJPH .26 (HTJ2K) and libjxl 0.7 and 0.11 (JPEG XL); each was read back by
 //! pydicom's plugins (GDCM, pylibjpeg, pyjpegls) or libjxl. JPEG Lossless with restart intervals, which none of them writes, is encoded here.
+//! `overshoot.csv` holds lossy frames of 32 × 32 pixels in 16 bits by OpenJPEG and CharLS, and what these decode, cut off
+//! at 12 bits, or nothing where it exceeds them by more than a sixteenth of their range.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -115,6 +117,49 @@ proptest! {
             prop_assert!(refusal.detail.len() < 300, "{}", refusal);
         }
     }
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct Overshoot {
+    name: String,
+    transfer_syntax: String,
+    signed: u16,
+    codestream: String,
+    expected: String,
+}
+
+#[test]
+fn lossy_frames_of_more_bits_than_are_stored_are_cut_off_and_never_folded() {
+    let bytes = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).expect("base64");
+    let mut reader = csv::Reader::from_reader(include_str!("overshoot.csv").as_bytes());
+    let rows: Vec<Overshoot> = reader.deserialize().map(|row| row.expect("a row")).collect();
+    assert_eq!(rows.iter().filter(|row| !row.expected.is_empty()).count(), 8);
+    for row in rows {
+        let image = Image { rows: 32, columns: 32, signed: row.signed, ..Image::default() };
+        let expected: Vec<i32> =
+            bytes(&row.expected).as_chunks::<2>().0.iter().map(|b| i16::from_le_bytes(*b).into()).collect();
+        // the wavelet or the bound says that the frame is lossy, whatever the transfer syntax promises
+        let promised = if row.transfer_syntax.ends_with(".81") { "80" } else { "90" };
+        for syntax in [row.transfer_syntax.clone(), format!("1.2.840.10008.1.2.4.{promised}")] {
+            let got = decode(encapsulated(&image, &syntax, &[], &[bytes(&row.codestream)]), 0);
+            match got.map(|frame| frame.samples.integers().expect("integers")) {
+                Ok(samples) => assert!(samples == expected, "{} {syntax}", row.name),
+                Err(refusal) => {
+                    assert!(expected.is_empty() && refusal.detail.contains("12 bits stored"), "{} {refusal}", row.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_warning_of_the_jpeg_2000_decoder_is_a_refusal() {
+    let row = rows().into_iter().find(|row| row.transfer_syntax.ends_with(".90")).expect("a JPEG 2000 row");
+    let mut frame = row.frame();
+    let style = frame.windows(2).position(|pair| pair == [0xFF, 0x52]).expect("a coding style");
+    frame[style + 4] |= 2; // packets have a mark before them
+    let refusal = row.decode(frame).expect_err("packets without the mark");
+    assert!(refusal.code == RefusalCode::DecodeFailed && refusal.detail.contains("Expected SOP marker"), "{refusal}");
 }
 
 /// How a frame of JPEG Lossless is written.

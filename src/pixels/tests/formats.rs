@@ -117,9 +117,54 @@ fn refuses_image_headers_that_contradict_the_pixels() {
         (Image { allocated: 1, stored: 1, high: 0, frames: Some("17"), ..base.clone() }, 12, Inconsistent),
         (Image { allocated: 4, stored: 4, high: 3, ..base.clone() }, 12, UnsupportedFormat),
         (Image { allocated: 24, ..base.clone() }, 12, UnsupportedFormat),
+        (Image { photometric: "PALETTE COLOR", allocated: 32, ..base.clone() }, 24, UnsupportedFormat),
+        (Image { photometric: "PALETTE COLOR", signed: 1, ..base.clone() }, 12, UnsupportedFormat),
+        (
+            Image { photometric: "PALETTE COLOR", allocated: 1, stored: 1, high: 0, ..base.clone() },
+            2,
+            UnsupportedFormat,
+        ),
     ];
     for (n, (image, bytes, expected)) in rows.into_iter().enumerate() {
         assert_eq!(decode(image.file(&vec![0; bytes]), 0).map_err(|r| r.code), Err(expected), "row {n}");
+    }
+}
+
+#[test]
+fn refuses_more_native_bytes_than_padding() {
+    let grey = |rows, columns| Image { rows, columns, allocated: 8, stored: 8, high: 7, ..Image::default() };
+    let half =
+        |rows, columns| Image { photometric: "YBR_FULL_422", samples: 3, planar: Some(0), ..grey(rows, columns) };
+    let rows: Vec<(Image, usize, Result<(), &str>)> = vec![
+        (grey(64, 128), 8192 + 128, Ok(())),
+        (grey(64, 128), 8192 + 512, Ok(())),
+        (grey(64, 128), 8192 + 514, Err("more than padding")),
+        (grey(10, 16), 160 + 20, Ok(())),
+        (grey(10, 16), 160 + 22, Err("more than padding")),
+        (grey(1, 3), 4, Ok(())),
+        (grey(1, 2), 4, Err("more than padding")),
+        (Image { frames: Some("2"), ..grey(2, 2) }, 10, Ok(())),
+        (Image { frames: Some("2"), ..grey(2, 2) }, 12, Err("more than padding")),
+        (half(64, 64), 64 * 64 * 2, Ok(())),
+        (half(64, 64), 64 * 64 * 3, Err("as YBR_FULL has")),
+        (half(1, 2), 6, Err("as YBR_FULL has")),
+        (Image { frames: Some("3"), ..half(64, 64) }, 64 * 64 * 9, Err("as YBR_FULL has")),
+        (half(64, 63), 64 * 63 * 2, Err("odd number of columns")),
+        (Image { allocated: 16, ..half(64, 64) }, 64 * 64 * 4, Err("odd number of columns or other than 8")),
+    ];
+    for (image, bytes, expected) in rows {
+        let bytes = vec![0; bytes];
+        let mut files = vec![image.file(&bytes)];
+        if image.frames.is_none() {
+            files.push(encapsulated(&image, "1.2.840.10008.1.2.1.98", &[], &[bytes]));
+        }
+        for file in files {
+            let got = decode(file, 0).map(|_| ()).map_err(|r| r.detail);
+            match expected {
+                Ok(()) => assert_eq!(got, Ok(())),
+                Err(expected) => assert!(got.as_ref().is_err_and(|d| d.contains(expected)), "{expected}: {got:?}"),
+            }
+        }
     }
 }
 
@@ -185,6 +230,54 @@ fn fragments_find_their_frames() {
     for (name, bytes, expected) in rows {
         let got = decode(bytes, 1).map(|f| f.samples).map_err(|r| r.code);
         assert_eq!(got, expected.map(|v| Samples::U8(vec![v; 6])), "{name}");
+    }
+}
+
+#[test]
+fn one_frame_is_one_codestream() {
+    const BASELINE: &str = "1.2.840.10008.1.2.4.50";
+    const JPEG_2000: &str = "1.2.840.10008.1.2.4.90";
+    let image = Image { allocated: 8, stored: 8, high: 7, ..Image::default() };
+    let several = "several codestreams";
+    let halves = [rle(7)[..40].to_vec(), rle(7)[40..].to_vec()];
+    let rows: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("two JPEG frames", encapsulated(&image, BASELINE, &[], &[jpeg(0xC0, 8), jpeg(0xC0, 8)]), several),
+        ("the third fragment", encapsulated(&image, BASELINE, &[], &[jpeg(0xC0, 8), vec![9], jpeg(0xC0, 8)]), several),
+        ("JPEG 2000", encapsulated(&image, JPEG_2000, &[], &[vec![9], vec![0xFF, 0x4F, 0xFF, 0x51]]), several),
+        ("two offsets", encapsulated(&image, RLE, &[0, 48], &halves), "Basic Offset Table of 2 for one frame"),
+        ("another size", encapsulated(&image, BASELINE, &[0], &[jpeg(0xC0, 8), vec![0xFF, 0xD9]]), "30000 × 30000"),
+        ("progressive", encapsulated(&image, BASELINE, &[0], &[jpeg(0xC2, 8)]), "progressive JPEG"),
+        ("65,601 fragments", encapsulated(&image, RLE, &[], &vec![Vec::new(); 65_601]), "65601 fragments"),
+    ];
+    for (name, bytes, expected) in rows {
+        let refusal = decode(bytes, 0).expect_err(name);
+        assert!(refusal.detail.contains(expected), "{name}: {refusal}");
+    }
+    assert_eq!(decode(encapsulated(&image, RLE, &[0], &halves), 0).map(|f| f.samples), Ok(Samples::U8(vec![7; 6])));
+}
+
+#[test]
+fn marks_of_jpeg_that_contradict_one_another_are_refused() {
+    const JFIF: &[u8] = &[0xFF, 0xE0, 0, 16, b'J', b'F', b'I', b'F', 0, 1, 1, 0, 0, 1, 0, 1, 0, 0];
+    const ADOBE: &[u8] = &[0xFF, 0xEE, 0, 14, b'A', b'd', b'o', b'b', b'e', 0, 100, 0, 0, 0, 0, 0];
+    let image = Image { samples: 3, photometric: "RGB", allocated: 8, stored: 8, high: 7, ..Image::default() };
+    type Marks<'a> = &'a [&'a [u8]];
+    let rows: [(Marks, &[u8; 3], bool); 5] = [
+        (&[JFIF, ADOBE], &[1, 2, 3], true),
+        (&[JFIF], b"RGB", true),
+        (&[JFIF], &[1, 2, 3], false),
+        (&[ADOBE], b"RGB", false),
+        (&[], b"RGB", false),
+    ];
+    for (marks, names, contradict) in rows {
+        let mut frame = vec![0xFF, 0xD8];
+        marks.iter().for_each(|mark| frame.extend(*mark));
+        frame.extend([0xFF, 0xC0, 0, 17, 8, 0, 2, 0, 3, 3]);
+        names.iter().for_each(|name| frame.extend([*name, 0x11, 0]));
+        frame.extend([0xFF, 0xDA, 0, 12, 3, names[0], 0, names[1], 0, names[2], 0, 0, 63, 0, 0xFF, 0xD9]);
+        let refusal = decode(encapsulated(&image, "1.2.840.10008.1.2.4.50", &[], &[frame]), 0).expect_err("no samples");
+        let expected = if contradict { RefusalCode::Inconsistent } else { RefusalCode::DecodeFailed };
+        assert_eq!(refusal.code, expected, "{names:?} {} {refusal}", marks.len());
     }
 }
 

@@ -63,6 +63,24 @@ fn reads_every_uncompressed_encoding_to_the_same_pixels() {
         ("a sequence at the deepest level", with(nested(64, true))),
         ("trailing padding", image(Encoding::Explicit).element(0xFFFC_FFFC, "OB", &[0; 10]).file(EXPLICIT)),
         ("a private value of odd length", with(explicit().element(0x0009_1001, "LO", b"odd"))),
+        ("zeros behind the pixel data", image(Encoding::Explicit).raw(&[0; 2]).file(EXPLICIT)),
+        ("a block filled with zeros", image(Encoding::Implicit).raw(&[0; 4095]).file(IMPLICIT)),
+        (
+            "zeros behind an element behind the pixel data",
+            image(Encoding::Explicit).element(0xFFFC_FFFC, "OB", &[0; 10]).raw(&[0; 64]).file(EXPLICIT),
+        ),
+        (
+            "a private sequence of defined length that is broken within",
+            with(explicit().head(0x0009_1001, "SQ", 12).raw(b"no items....")),
+        ),
+        (
+            "a little endian sequence in UN among big endian elements",
+            Object::new(Encoding::Big)
+                .head(0x0009_1001, "UN", u32::MAX)
+                .raw(b"\xFE\xFF\x00\xE0\x0C\0\0\0\x09\0\x02\x10\x04\0\0\0abcd\xFE\xFF\xDD\xE0\0\0\0\0")
+                .raw(&image(Encoding::Big).bytes)
+                .file(BIG),
+        ),
     ];
     let expected = decode(rows[0].1.clone(), 0).expect("a sound image");
     for (name, bytes) in rows {
@@ -89,17 +107,32 @@ fn refuses_broken_structures_by_name() {
         ("a value of undefined length", with(explicit().head(0x0008_0005, "UT", u32::MAX)), Malformed),
         (
             "an item longer than its sequence",
-            with(explicit().head(0x0040_A730, "SQ", 8).head(0xFFFE_E000, "", 9)),
+            with(explicit().head(0x0008_1032, "SQ", 8).head(0xFFFE_E000, "", 9)),
             Malformed,
         ),
         (
             "something in place of an item",
-            with(explicit().head(0x0040_A730, "SQ", 8).head(0x0008_0005, "", 0)),
+            with(explicit().head(0x0008_1032, "SQ", 8).head(0x0008_0005, "", 0)),
             Malformed,
         ),
         ("a sequence without end", with(explicit().head(0x0040_A730, "SQ", u32::MAX)), Malformed),
         ("a delimiter outside", with(explicit().head(0xFFFE_E00D, "", 0)), Malformed),
-        ("65 levels", with(nested(65, true)), Malformed),
+        ("65 levels", with(nested(65, false)), Malformed),
+        (
+            "65 levels of defined length in a sequence that is kept",
+            with(explicit().sequence(0x0028_3000, nested(64, true))),
+            Malformed,
+        ),
+        (
+            "zeros and more behind the pixel data",
+            image(Encoding::Explicit).raw(b"\0\0\0\0\0\0\0\0\x01").file(EXPLICIT),
+            Malformed,
+        ),
+        (
+            "too many zeros behind the pixel data",
+            image(Encoding::Explicit).raw(&vec![0; 1 << 17]).file(EXPLICIT),
+            Malformed,
+        ),
         ("2,000 levels of undefined length", with(nested(2000, false)), Malformed),
         ("a VR of no Standard", with(explicit().raw(&[8, 0, 5, 0]).raw(b"??\0\0")), Malformed),
         ("an attribute twice", with(explicit().us(0x0028_0010, 9)), Malformed),
