@@ -21,7 +21,6 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_sea
 use rustix::io::Errno;
 
 use super::limits::OUTPUT_BYTES_MAX;
-use crate::domain::ModelInput;
 
 /// Memory that stays between requests, so that the usual image finds its pages in place.
 const KEPT_BYTES: u64 = 16 << 20;
@@ -47,11 +46,10 @@ impl Handover {
         Ok(Self { file: memory.into() })
     }
 
-    /// The values of all inputs, one after another.
-    pub fn write(&self, inputs: &[ModelInput]) -> io::Result<()> {
-        let mut block = vec![0; BLOCK * 4];
-        let mut at = 0;
-        for values in inputs.iter().flat_map(|input| input.values.chunks(BLOCK)) {
+    /// Writes the values from byte `at` on.
+    pub fn write(&self, mut at: u64, values: &[f32]) -> io::Result<()> {
+        let mut block = vec![0; BLOCK.min(values.len()) * 4];
+        for values in values.chunks(BLOCK) {
             for (bytes, value) in block.as_chunks_mut::<4>().0.iter_mut().zip(values) {
                 *bytes = value.to_le_bytes();
             }
@@ -113,7 +111,6 @@ impl AsFd for Handover {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Contract;
 
     fn both_ends() -> (Handover, Handover) {
         let node = Handover::create().expect("a memfd");
@@ -121,23 +118,22 @@ mod tests {
         (node, worker)
     }
 
-    fn inputs(counts: &[usize]) -> Vec<ModelInput> {
-        let contract = Contract::preset("xrv-1024", 8).expect("a preset").digest();
-        let values = |count: usize| (0..count).map(|i| i as f32 * 0.5 - count as f32).collect();
-        counts.iter().map(|count| ModelInput { contract: contract.clone(), values: values(*count) }).collect()
+    fn values(count: usize) -> Vec<f32> {
+        (0..count).map(|i| i as f32 * 0.5 - count as f32).collect()
     }
 
     #[test]
     fn values_arrive_as_written() {
         for counts in [&[][..], &[1], &[BLOCK, 1, BLOCK + 1], &[3 * BLOCK - 7, 12_345]] {
             let (node, worker) = both_ends();
-            let inputs = inputs(counts);
-            worker.write(&inputs).expect("room");
-            let mut at = 0;
-            for input in &inputs {
-                let values = node.read(at, input.values.len()).expect("finite values");
-                assert_eq!(values, input.values, "{counts:?}");
-                at += values.len() as u64 * 4;
+            let starts = counts.iter().scan(0, |at, count| Some(std::mem::replace(at, *at + *count as u64 * 4)));
+            let all: Vec<(u64, Vec<f32>)> = starts.zip(counts.iter().map(|count| values(*count))).collect();
+            // in any order
+            for (at, values) in all.iter().rev() {
+                worker.write(*at, values).expect("room");
+            }
+            for (at, values) in &all {
+                assert_eq!(&node.read(*at, values.len()).expect("finite values"), values, "{counts:?}");
             }
         }
     }
@@ -147,9 +143,9 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for place in [0, 1, BLOCK, BLOCK + 8] {
                 let (node, worker) = both_ends();
-                let mut inputs = inputs(&[BLOCK + 9]);
-                inputs[0].values[place] = bad;
-                worker.write(&inputs).expect("room");
+                let mut values = values(BLOCK + 9);
+                values[place] = bad;
+                worker.write(0, &values).expect("room");
                 let read = node.read(0, BLOCK + 9).map_err(|e| e.kind());
                 assert_eq!(read, Err(io::ErrorKind::InvalidData), "{bad} at {place}");
             }
@@ -172,10 +168,10 @@ mod tests {
     #[test]
     fn memory_is_given_back_when_it_is_more_than_usual() {
         let (node, worker) = both_ends();
-        worker.write(&inputs(&[1000])).expect("room");
+        worker.write(0, &values(1000)).expect("room");
         node.trim().expect("a memfd");
         assert!(node.held_bytes().expect("a memfd") > 0);
-        worker.write(&inputs(&[KEPT_BYTES as usize / 4 + 1])).expect("room");
+        worker.write(0, &values(KEPT_BYTES as usize / 4 + 1)).expect("room");
         assert!(node.held_bytes().expect("a memfd") > KEPT_BYTES);
         node.trim().expect("a memfd");
         assert_eq!(node.held_bytes().expect("a memfd"), 0);

@@ -1,12 +1,18 @@
-//! What one object may cost.
+//! What one object may cost: samples, inflated bytes, memory for one frame, bytes of model inputs.
+//!
+//! Neighbours: `layout` and `decode` refuse before they allocate, `sandbox` enforces what is left. Left out: time, and the
+//! structure of a data set (`prescan`).
 
 use serde::{Deserialize, Serialize};
 
+use super::layout::{Layout, Photometric, PixelSource, SampleKind};
 use crate::config;
 use crate::domain::{Contract, Refusal, RefusalCode};
 
-/// Bytes of model inputs that one image may turn into: what a worker may send back.
-pub const OUTPUT_BYTES_MAX: u64 = 1 << 29;
+/// Bytes of model inputs that one image may turn into: what a worker may send back. Enough for 32 frames in every preset
+/// at its usual size, up to one channel of 1024 × 1024. For an image in flight the node holds at most this twice: in the
+/// hand-over memory and as its checked copy.
+pub const OUTPUT_BYTES_MAX: u64 = 1 << 27;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -14,25 +20,31 @@ pub struct Limits {
     pub samples_max: u64,
     /// Bytes of a deflated data set once it is inflated.
     pub inflate_bytes_max: u64,
+    /// Bytes that one frame may need on its way from the object to a model input, by an estimate from above.
+    pub frame_bytes_max: u64,
 }
 
 impl Default for Limits {
-    /// 2^28 samples: a mammogram is 2^24, a tomosynthesis series of it 2^30.
+    /// 2^28 samples: a mammogram is 2^24, a tomosynthesis series of it 2^30. Bytes as for a worker of 4 GiB.
     fn default() -> Self {
-        Self { samples_max: 1 << 28, inflate_bytes_max: 1 << 30 }
+        Self { samples_max: 1 << 28, inflate_bytes_max: 1 << 30, frame_bytes_max: 1 << 31 }
     }
 }
 
 impl From<&config::Pixels> for Limits {
     fn from(pixels: &config::Pixels) -> Self {
-        Self { samples_max: pixels.samples_max, inflate_bytes_max: (pixels.memory_max / 2).min(1 << 30) }
+        Self {
+            samples_max: pixels.samples_max,
+            inflate_bytes_max: (pixels.memory_max / 2).min(1 << 30),
+            frame_bytes_max: pixels.memory_max / 2,
+        }
     }
 }
 
 impl Limits {
-    /// Whether the chosen frames, and what they become, stay within the limits.
-    pub(super) fn check_output(&self, samples: usize, frames: usize, contracts: &[Contract]) -> Result<(), Refusal> {
-        let decoded = (samples as u64).saturating_mul(frames as u64);
+    /// Whether so many frames of an image, and what they become, stay within the limits.
+    pub(super) fn check(&self, layout: &Layout, frames: usize, contracts: &[Contract]) -> Result<(), Refusal> {
+        let decoded = (layout.samples() as u64).saturating_mul(frames as u64);
         if decoded > self.samples_max {
             let detail = format!("{frames} frames have {decoded} samples, pixels.samples_max is {}", self.samples_max);
             return Err(Refusal::new(RefusalCode::TooLarge, detail));
@@ -48,11 +60,138 @@ impl Limits {
                 format!("{frames} frames become {bytes} bytes of model input, the limit is {OUTPUT_BYTES_MAX}");
             return Err(Refusal::new(RefusalCode::TooLarge, detail));
         }
+        let bytes = frame_bytes(layout, contracts);
+        if bytes > self.frame_bytes_max {
+            let most = self.frame_bytes_max;
+            let detail =
+                format!("a frame takes about {bytes} bytes to decode, the limit is {most} (half of pixels.memory_max)");
+            return Err(Refusal::new(RefusalCode::TooLarge, detail));
+        }
         Ok(())
     }
+}
+
+/// What one frame takes at most at a time, from its bytes in the object to the largest input, by the copies that the
+/// code makes: resizing works row by row and keeps no image of its own. Small and fixed amounts are left out: the limit
+/// is half of what there is.
+fn frame_bytes(layout: &Layout, contracts: &[Contract]) -> u64 {
+    let (pixels, samples) = (layout.pixels() as u64, layout.samples() as u64);
+    let width = u64::from(layout.bits_allocated.div_ceil(8));
+    let (raw, decoder) = match &layout.source {
+        // read in place, but for what must be unpacked or widened
+        PixelSource::Native { .. } => (layout.native_frame_bytes() as u64, 0),
+        PixelSource::Encapsulated { fragments, .. } => {
+            let frames = u64::from(layout.frames).max(1);
+            let largest = fragments.iter().map(|f| f.bytes).max().unwrap_or(0);
+            let per_frame = (fragments.len() as u64).div_ceil(frames);
+            let all = fragments.iter().map(|f| f.bytes).fold(0, u64::saturating_add);
+            // JPEG 2000: a component and a tile of it in 32 bits; JPEG XL: channels in 32 bits, as they are coded, reversed
+            // and filtered; others: coefficients, byte planes or bytes
+            let working = match layout.transfer_syntax.rsplit('.').next() {
+                Some("90" | "91" | "201" | "202" | "203") => 8,
+                Some("110" | "111" | "112") => 12,
+                _ => width.max(2),
+            };
+            // some frames are copied before they are decoded
+            (2 * all.min(largest.saturating_mul(per_frame)), working * samples)
+        }
+    };
+    let stored = match (layout.kind, width) {
+        (SampleKind::Float, _) | (_, 4) => 8,
+        (SampleKind::Signed, 1) => 2,
+        _ => width,
+    };
+    // three samples become integers of 32 bits, one grey value of 32 and then of 16 bits; a palette does the same
+    let colour =
+        if samples > pixels || layout.photometric == Photometric::Palette { 4 * samples + 6 * pixels } else { 0 };
+    let codes_and_values = (width + stored) * samples;
+    let largest_input = contracts.iter().map(|c| 4 * (u64::from(c.size).pow(2) + c.len() as u64)).max().unwrap_or(0);
+    // one byte for each pixel that a contract may mask
+    let parts = [raw, decoder, codes_and_values, colour, pixels, largest_input];
+    parts.into_iter().fold(0, u64::saturating_add)
 }
 
 /// Bytes of the inputs of all contracts for so many frames.
 pub(super) fn output_bytes(frames: usize, contracts: &[Contract]) -> u64 {
     contracts.iter().map(|c| c.len() as u64 * 4).fold(0u64, u64::saturating_add).saturating_mul(frames as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dataset::Span;
+    use super::*;
+
+    /// A 16-bit image of 1000 × 1000 pixels.
+    fn layout() -> Layout {
+        Layout {
+            transfer_syntax: "1.2.840.10008.1.2.1".into(),
+            rows: 1000,
+            columns: 1000,
+            frames: 1,
+            samples_per_pixel: 1,
+            photometric: Photometric::Monochrome2,
+            bits_allocated: 16,
+            bits_stored: 12,
+            shift: 0,
+            kind: SampleKind::Unsigned,
+            planar: false,
+            big_endian: false,
+            source: PixelSource::Native { span: Span { offset: 0, bytes: 2_000_000 }, words: true },
+        }
+    }
+
+    fn encapsulated(syntax: &str, fragments: &[u64], frames: u32) -> Layout {
+        let fragments = fragments.iter().map(|bytes| Span { offset: 0, bytes: *bytes }).collect();
+        let source = PixelSource::Encapsulated { fragments, offsets: Vec::new() };
+        Layout { transfer_syntax: syntax.into(), frames, source, ..layout() }
+    }
+
+    #[test]
+    fn a_frame_is_estimated_by_what_its_format_takes() {
+        const M: u64 = 1_000_000;
+        let rgb = Layout { samples_per_pixel: 3, photometric: Photometric::Rgb, bits_allocated: 8, ..layout() };
+        let rows = [
+            ("16 bits", layout(), 7 * M),
+            ("8 bits", Layout { bits_allocated: 8, ..layout() }, 4 * M),
+            ("32 bits", Layout { bits_allocated: 32, ..layout() }, 17 * M),
+            ("float", Layout { bits_allocated: 64, kind: SampleKind::Float, ..layout() }, 25 * M),
+            ("colour", rgb, (3 + 6 + 12 + 6 + 1) * M),
+            ("palette", Layout { photometric: Photometric::Palette, ..layout() }, (7 + 4 + 6) * M),
+            ("JPEG-LS", encapsulated("1.2.840.10008.1.2.4.80", &[M], 1), 9 * M),
+            ("JPEG 2000", encapsulated("1.2.840.10008.1.2.4.90", &[M], 1), 15 * M),
+            ("HTJ2K in parts", encapsulated("1.2.840.10008.1.2.4.201", &[M, M / 2], 1), 16 * M),
+            ("JPEG XL", encapsulated("1.2.840.10008.1.2.4.110", &[M], 1), 19 * M),
+            ("many frames", encapsulated("1.2.840.10008.1.2.4.80", &[M; 100], 100), 9 * M),
+        ];
+        for (name, layout, expected) in rows {
+            assert_eq!(frame_bytes(&layout, &[]), expected, "{name}");
+            let exact = Limits { frame_bytes_max: expected, ..Limits::default() };
+            assert_eq!(exact.check(&layout, 1, &[]), Ok(()), "{name}");
+            let below = Limits { frame_bytes_max: expected - 1, ..exact };
+            let refusal = below.check(&layout, 1, &[]).expect_err(name);
+            assert!(refusal.code == RefusalCode::TooLarge && refusal.detail.contains("pixels.memory_max"), "{refusal}");
+        }
+        let mammo = Contract::preset("mammo", 1024).expect("a preset");
+        assert_eq!(frame_bytes(&layout(), &[mammo]), 7 * M + (8 << 20));
+    }
+
+    #[test]
+    fn thirty_two_frames_fit_in_every_preset_at_its_usual_size() {
+        let rows: [(&[(&str, u32)], bool); 9] = [
+            (&[("imagenet-rgb", 224), ("xrv-1024", 224)], true),
+            (&[("imagenet-rgb", 512), ("xrv-1024", 512)], true),
+            (&[("xrv-1024", 1024)], true),
+            (&[("minmax-unit", 512), ("imagenet-rgb", 224)], true),
+            (&[("ct-window", 512), ("imagenet-rgb", 512)], true),
+            (&[("ct-window", 1024)], true),
+            (&[("mammo", 1024)], true),
+            (&[("mammo", 1024), ("imagenet-rgb", 224)], false),
+            (&[("mammo", 2048)], false),
+        ];
+        for (contracts, expected) in rows {
+            let inputs: Vec<_> = contracts.iter().filter_map(|(name, size)| Contract::preset(name, *size)).collect();
+            let answer = Limits::default().check(&layout(), 32, &inputs);
+            assert_eq!(answer.as_ref().map_err(|r| r.code).is_ok(), expected, "{contracts:?}: {answer:?}");
+        }
+    }
 }

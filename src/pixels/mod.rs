@@ -132,14 +132,21 @@ pub fn normalise_file(
     frames: Frames,
     limits: &Limits,
 ) -> Result<Normalised, Refusal> {
-    normalise_object(open(path)?, contracts, frames, limits)
+    let mut inputs = Vec::new();
+    let mut keep = |at, input| {
+        inputs.push((at, input));
+        Ok(())
+    };
+    let (pixel_digest, frames) = normalise_object(open(path)?, contracts, frames, limits, &mut keep)?;
+    inputs.sort_by_key(|(at, _)| *at);
+    Ok(Normalised { pixel_digest, frames, inputs: inputs.into_iter().map(|(_, input)| input).collect() })
 }
 
 /// The stored values of every frame of a trusted file, decoded in this process: what is compared with other readers.
 pub fn stored_values_file(path: &Path, limits: &Limits) -> Result<Vec<Samples>, Refusal> {
     let mut decoder = Decoder::new(prescan::scan(open(path)?, limits)?, limits)?;
     let frames = decoder.layout().frames;
-    limits.check_output(decoder.layout().samples(), frames as usize, &[])?;
+    limits.check(decoder.layout(), frames as usize, &[])?;
     (0..frames).map(|index| decoder.frame(index).map(|frame| frame.samples)).collect()
 }
 
@@ -148,39 +155,42 @@ fn read_header_object(object: Box<dyn dataset::Source>, limits: &Limits) -> Resu
     header::header_of(&prescan::scan(object, limits)?)
 }
 
-/// Decodes and normalises an open object.
+/// Takes an input, and the number of values that come before it in the order of [`Normalised::inputs`].
+type Take<'a> = dyn FnMut(u64, ModelInput) -> Result<(), Refusal> + 'a;
+
+/// Decodes and normalises an open object. Inputs are given away as they come, frame by frame, so that those of one
+/// frame and contract exist here at a time. Answers the digest of the pixels and the numbers of the frames.
 fn normalise_object(
     object: Box<dyn dataset::Source>,
     contracts: &[Contract],
     frames: Frames,
     limits: &Limits,
-) -> Result<Normalised, Refusal> {
+    take: &mut Take<'_>,
+) -> Result<(Digest, Vec<u32>), Refusal> {
     let mut decoder = Decoder::new(prescan::scan(object, limits)?, limits)?;
     let layout = decoder.layout().clone();
     // of a volume, what is spread evenly is its slices
     let order = slices::frame_order(&decoder.scan().root, layout.frames);
     let mut chosen: Vec<u32> = frames.of(layout.frames).into_iter().map(|place| order[place as usize]).collect();
     chosen.sort_unstable();
-    limits.check_output(layout.samples(), chosen.len(), contracts)?;
+    limits.check(&layout, chosen.len(), contracts)?;
     let mut hash = blake3::Hasher::new();
     for number in [layout.rows, layout.columns, layout.samples_per_pixel.into(), chosen.len() as u32] {
         hash.update(&number.to_le_bytes());
     }
-    let mut by_contract: Vec<Vec<ModelInput>> = vec![Vec::new(); contracts.len()];
-    for &index in &chosen {
+    for (nth, &index) in chosen.iter().enumerate() {
         let frame = decoder.frame(index)?;
         hash.update(&(index + 1).to_le_bytes());
         hash_samples(&mut hash, &frame.samples);
         let grey = Grey::of(decoder.scan(), &layout, index, frame)?;
-        for (inputs, contract) in by_contract.iter_mut().zip(contracts) {
-            inputs.push(normalise::normalise(&grey, contract)?);
+        let mut before = 0;
+        for contract in contracts {
+            let length = contract.len();
+            take((before + nth * length) as u64, normalise::normalise(&grey, contract)?)?;
+            before += chosen.len() * length;
         }
     }
-    Ok(Normalised {
-        pixel_digest: Digest::from_hash(hash.finalize().as_bytes()),
-        frames: chosen.iter().map(|i| i + 1).collect(),
-        inputs: by_contract.into_iter().flatten().collect(),
-    })
+    Ok((Digest::from_hash(hash.finalize().as_bytes()), chosen.iter().map(|i| i + 1).collect()))
 }
 
 fn open(path: &Path) -> Result<Box<dyn dataset::Source>, Refusal> {

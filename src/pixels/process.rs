@@ -1,6 +1,6 @@
 //! The decode worker: `sidelight __worker`, a process whose standard input is a socket to the node.
 //!
-//! It locks itself down ([`sandbox`](super::sandbox)) and says so, then parses and decodes one object after another on
+//! It closes what it inherited, locks itself down ([`sandbox`](super::sandbox)) and says so, then parses and decodes one object after another on
 //! a thread with a deep stack. Objects come as open files, values of model inputs go into the hand-over memory: it
 //! knows no path and opens nothing. A panic of a decoder is a refusal; what the sandbox kills, the node reports.
 //! Neighbours: `wire` (messages), `handover` (values), `child` (the other end).
@@ -16,13 +16,17 @@ use std::thread;
 use super::handover::Handover;
 use super::sandbox::{self, Protections};
 use super::wire::{self, Hello, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Ready, Reply, Task};
-use super::{Limits, Normalised, normalise_object, read_header_object};
+use super::{normalise_object, read_header_object};
 use crate::domain::{ModelInput, Refusal, RefusalCode};
 
 const STACK_BYTES: usize = 16 << 20;
 
 /// Runs until the node closes the socket. Fails if it cannot lock itself down or the node sends nonsense.
 pub fn worker_main() -> ExitCode {
+    // first of all, while this process has opened nothing of its own
+    if sandbox::close_inherited().is_err() {
+        return ExitCode::FAILURE;
+    }
     // a panic message may quote what a decoder read: nothing of a patient leaves but through the answer
     std::panic::set_hook(Box::new(|_| {}));
     match start() {
@@ -51,7 +55,7 @@ fn start() -> io::Result<()> {
 
 impl Worker {
     fn run(&self, status: File, mut protections: Protections) -> io::Result<()> {
-        sandbox::enter(self.hello.memory_max, status, &mut protections)?;
+        sandbox::enter(self.hello.memory_max, self.hello.cpu_seconds, status, &mut protections)?;
         wire::write(&self.socket, &Ready { protections }, REPLY_BYTES_MAX)?;
         while let Some((task, object)) = wire::receive::<Task>(&self.socket, REQUEST_BYTES_MAX)? {
             sandbox::grant_cpu(self.hello.cpu_seconds)?;
@@ -70,29 +74,28 @@ impl Worker {
             return Ok(Reply::Probed(sandbox::attempt(attempt)));
         }
         let object = File::from(object.ok_or(io::ErrorKind::InvalidInput)?);
-        let work = AssertUnwindSafe(|| decode(task, object, &self.hello.limits));
+        let work = AssertUnwindSafe(|| self.decode(task, object));
         Ok(match catch_unwind(work) {
-            Ok(Ok((reply, inputs))) => match self.handover.write(&inputs) {
-                Ok(()) => reply,
-                Err(e) => Reply::Refused(Refusal::new(
-                    RefusalCode::WorkerDied,
-                    format!("the values cannot be handed over: {e}: is there memory left on this machine?"),
-                )),
-            },
-            Ok(Err(refusal)) => Reply::Refused(refusal),
+            Ok(answer) => answer.unwrap_or_else(Reply::Refused),
             Err(_) => Reply::Refused(Refusal::new(RefusalCode::DecodeFailed, "the decoder gave up on a broken frame")),
         })
     }
-}
 
-fn decode(task: Task, object: File, limits: &Limits) -> Result<(Reply, Vec<ModelInput>), Refusal> {
-    match task {
-        Task::Header => Ok((Reply::Header(Box::new(read_header_object(Box::new(object), limits)?)), Vec::new())),
-        Task::Normalise { contracts, frames } => {
-            let Normalised { pixel_digest, frames, inputs } =
-                normalise_object(Box::new(object), &contracts, frames, limits)?;
-            Ok((Reply::Normalised { pixel_digest, frames }, inputs))
+    fn decode(&self, task: Task, object: File) -> Result<Reply, Refusal> {
+        let limits = &self.hello.limits;
+        match task {
+            Task::Header => Ok(Reply::Header(Box::new(read_header_object(Box::new(object), limits)?))),
+            Task::Normalise { contracts, frames } => {
+                let mut hand_over = |at: u64, input: ModelInput| {
+                    let full = "the values cannot be handed over: is there memory left on this machine?";
+                    let written = self.handover.write(at * 4, &input.values);
+                    written.map_err(|e| Refusal::new(RefusalCode::WorkerDied, format!("{full} ({e})")))
+                };
+                let (pixel_digest, frames) =
+                    normalise_object(Box::new(object), &contracts, frames, limits, &mut hand_over)?;
+                Ok(Reply::Normalised { pixel_digest, frames })
+            }
+            Task::Probe(_) => Err(Refusal::new(RefusalCode::Malformed, "a probe has no object")),
         }
-        Task::Probe(_) => Err(Refusal::new(RefusalCode::Malformed, "a probe has no object")),
     }
 }

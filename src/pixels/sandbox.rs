@@ -1,19 +1,24 @@
 //! What a decode worker takes from itself before it sees the first untrusted byte.
 //!
-//! [`renounce`]: life beyond its parent, core dumps, new privileges, all files by path and all network by Landlock;
-//! [`enter`]: memory, and by seccomp (`system_calls`) every system call that decoding does not need. Memory and time are
-//! limited on every kernel; Landlock and seccomp where the kernel has them and lets a process use them.
-//! [`Protections`] says what is in force, [`attempt`] tries it out. What remains is three open files: the socket to
-//! the node, the hand-over memory, and, for one request each, the object.
+//! [`close_inherited`]: files that its parent left open; [`renounce`]: life beyond its parent, core dumps, capabilities
+//! and new privileges, all files by path and all network by Landlock; [`enter`]: memory, time, and by seccomp
+//! (`system_calls`) every system call that decoding does not need. Memory and time are limited on every kernel; Landlock
+//! and seccomp where the kernel has them and lets a process use them. [`Protections`] says what is in force,
+//! [`attempt`] tries it out. What remains is three open files: the socket to the node, the hand-over memory, and, for
+//! one request each, the object.
 //!
 //! What a worker can take at most: `memory_max` of private memory beyond the program itself (RLIMIT_AS), the hand-over
-//! memory's fixed size (`limits::OUTPUT_BYTES_MAX`), and the processor time granted per request.
+//! memory's fixed size (`limits::OUTPUT_BYTES_MAX`), the processor time granted per request, and [`LIFE_REQUESTS`] times
+//! that in its life. The first of these limits on time is soft: code that has taken the worker over could lift it up to
+//! the second, which is hard, and which the node never lets an honest worker reach.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::net::UdpSocket;
+use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::thread;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope,
@@ -22,7 +27,7 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior, set_parent_process_death_signal,
     setrlimit,
 };
-use rustix::thread::{no_new_privs, set_no_new_privs};
+use rustix::thread::{CapabilitySet, CapabilitySets, no_new_privs, set_capabilities, set_no_new_privs};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +36,8 @@ use super::system_calls;
 
 /// Standard streams, socket, hand-over memory, object, and some to spare.
 const FILES_MAX: u64 = 16;
+/// Requests of full length that the processor time of a worker's whole life covers.
+pub const LIFE_REQUESTS: u64 = 16;
 
 /// What is in force in a worker, beside the limits on memory and time that always are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +61,10 @@ pub enum Attempt {
     OpenSocket,
     StartProcess,
     ReplaceProgram,
+    StartThread,
+    /// More than was granted, for ever.
+    RaiseProcessorTime,
+    ExhaustMemory,
 }
 
 /// What came of an [`Attempt`] that its worker survived.
@@ -65,8 +76,31 @@ pub enum Outcome {
     Granted,
 }
 
-/// First half, before there is a second thread: Landlock's rules hold for the calling thread and those it starts.
+/// Closes every descriptor but the standard streams: whoever started the node may have left files open to all that it
+/// starts. Only for the beginning of a process.
+#[allow(unsafe_code)]
+pub fn close_inherited() -> io::Result<()> {
+    // SAFETY: called first of all in a worker, on its only thread: nothing in this process owns a descriptor yet but the
+    // standard library its standard streams, which stay open. Plain numbers go in, no memory is touched.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } == 0 {
+        return Ok(());
+    }
+    // kernels before 5.9; the folder itself is closed before anything of what it listed
+    let listed = fs::read_dir("/proc/self/fd")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let numbers: Vec<RawFd> = listed.filter(|number| *number > 2).collect();
+    for number in numbers {
+        // SAFETY: as above; a number that is not open any more is an error that changes nothing.
+        unsafe { libc::close(number) };
+    }
+    Ok(())
+}
+
+/// First half, before there is a second thread: capabilities and Landlock's rules are those of the calling thread and
+/// of the threads that it starts.
 pub fn renounce() -> io::Result<Protections> {
+    // a worker of root's would otherwise be free to raise the limits that follow
+    let none = CapabilitySet::empty();
+    let denied = set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none });
     set_parent_process_death_signal(Some(Signal::KILL))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     limit(Resource::Core, 0)?;
@@ -74,6 +108,9 @@ pub fn renounce() -> io::Result<Protections> {
     // the hand-over memory is a file too, and the only one that can be written
     limit(Resource::Fsize, OUTPUT_BYTES_MAX)?;
     let mut protections = Protections::default();
+    if let Err(why) = denied {
+        protections.missing.push(format!("dropping capabilities: {why}"));
+    }
     set_no_new_privs(true)?;
     protections.no_new_privs = no_new_privs()?;
     match deny_paths_and_network() {
@@ -86,8 +123,9 @@ pub fn renounce() -> io::Result<Protections> {
 /// Second half, on the thread that decodes, when everything is set up. `memory_max` is granted beyond the address
 /// space that the program maps at this moment: libtorch alone maps some hundred megabytes (with CUDA some gigabytes),
 /// which cost nothing until they are used. `status` is `/proc/self/status`, opened while that was possible.
-pub fn enter(memory_max: u64, status: File, protections: &mut Protections) -> io::Result<()> {
+pub fn enter(memory_max: u64, cpu_seconds: u64, status: File, protections: &mut Protections) -> io::Result<()> {
     limit(Resource::As, mapped_bytes(status)?.saturating_add(memory_max))?;
+    limit(Resource::Cpu, cpu_seconds.saturating_mul(LIFE_REQUESTS))?;
     match system_calls::restrict() {
         Ok(()) => protections.seccomp = true,
         Err(why) => protections.missing.push(format!("seccomp: {why}")),
@@ -116,11 +154,25 @@ pub fn attempt(what: Attempt) -> Outcome {
         Attempt::StartProcess => Command::new("/bin/true").status().map(drop),
         // comes back only if it failed
         Attempt::ReplaceProgram => Err(Command::new("/bin/true").exec()),
+        Attempt::StartThread => thread::Builder::new().spawn(|| ()).map(drop),
+        Attempt::RaiseProcessorTime => {
+            setrlimit(Resource::Cpu, Rlimit { current: None, maximum: None }).map_err(io::Error::from)
+        }
+        Attempt::ExhaustMemory => exhaust_memory(),
     };
     match result {
         Ok(()) => Outcome::Granted,
         Err(e) => Outcome::Refused(e.to_string()),
     }
+}
+
+/// Ends with the process, unless there is no limit.
+fn exhaust_memory() -> io::Result<()> {
+    const BLOCK: usize = 1 << 20;
+    // address space is what is limited: pages that nobody touches cost nothing
+    let blocks: Vec<Vec<u8>> = (0..1 << 20).map(|_| std::hint::black_box(Vec::with_capacity(BLOCK))).collect();
+    drop(blocks);
+    Ok(())
 }
 
 /// No rule grants anything, so everything that the rules know is denied. Answers the version in force.
@@ -162,7 +214,6 @@ fn mapped_bytes(mut status: File) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::thread;
 
     use super::*;
 

@@ -171,10 +171,13 @@ pub fn words(values: &[u16]) -> Vec<u8> {
 }
 
 pub fn scan(bytes: Vec<u8>) -> Result<Scan, Refusal> {
-    prescan::scan(Box::new(Cursor::new(bytes)), &Limits { samples_max: 1 << 24, inflate_bytes_max: 1 << 20 })
+    prescan::scan(Box::new(Cursor::new(bytes)), &limits())
 }
 
 pub fn decode(bytes: Vec<u8>, index: u32) -> Result<Frame, Refusal> {
-    let limits = Limits { samples_max: 1 << 24, inflate_bytes_max: 1 << 20 };
-    Decoder::new(scan(bytes)?, &limits)?.frame(index)
+    Decoder::new(scan(bytes)?, &limits())?.frame(index)
+}
+
+fn limits() -> Limits {
+    Limits { samples_max: 1 << 24, inflate_bytes_max: 1 << 20, ..Limits::default() }
 }

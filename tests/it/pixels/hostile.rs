@@ -43,7 +43,7 @@ fn sound_8_bit() -> Vec<u8> {
 }
 
 /// The image in another transfer syntax, by dcmtk.
-fn encoded(bytes: &[u8], tool: &[&str]) -> Vec<u8> {
+pub fn encoded(bytes: &[u8], tool: &[&str]) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (plain, out) = (write(folder.path(), "plain.dcm", bytes), folder.path().join("out.dcm"));
     let done = Command::new(tool[0]).args(&tool[1..]).arg(plain).arg(&out).output().expect("dcmtk is installed");
