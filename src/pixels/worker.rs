@@ -1,8 +1,9 @@
 //! The pool of decode workers: sandboxed processes of this binary, one request at a time each.
 //!
 //! One thread per worker owns its process: it starts it, opens the object and passes it on, waits for the answer until
-//! a deadline, kills and replaces what is late, dead or talks nonsense. A request whose future was dropped is finished
-//! by its worker and thrown away. Neighbours: `child` is one process, `process` what runs in it.
+//! a deadline, kills and replaces what is late, dead or talks nonsense, or may not be used on (`child`). A request whose
+//! future was dropped is finished by its worker and thrown away. A process that does not come so far as to greet has
+//! seen no object: that is trouble of the node. Neighbours: `child` is one process, `process` what runs in it.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -32,7 +33,8 @@ pub struct Workers {
 
 struct Pool {
     queue: Arc<Queue>,
-    /// One permit per worker: a caller waits here, so the queue never holds more than there are workers.
+    /// One permit per thread that runs: a caller waits here, so the queue never holds more than there are workers.
+    /// Closed if there is none.
     free: Arc<Semaphore>,
     protections: Arc<OnceLock<Protections>>,
 }
@@ -48,14 +50,22 @@ struct Job {
     path: Option<PathBuf>,
     task: Task,
     answer: oneshot::Sender<Result<Answer, Refusal>>,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Workers {
     /// Starts the pool. `exe` must enter [`worker_main`](super::worker_main) when its only argument is `__worker`. A
     /// process that cannot be started refuses the request that needed it, with the cause.
     pub fn start(settings: &config::Pixels, exe: PathBuf) -> Self {
-        let count = settings.workers.max(1);
+        Self::start_on(settings, exe, |name, work| thread::Builder::new().name(name).spawn(work).map(drop))
+    }
+
+    /// As [`Workers::start`], on threads that `spawn` starts.
+    fn start_on(
+        settings: &config::Pixels,
+        exe: PathBuf,
+        spawn: impl Fn(String, Box<dyn FnOnce() + Send>) -> io::Result<()>,
+    ) -> Self {
         let queue = Arc::new(Queue::default());
         let hello = Hello {
             memory_max: settings.memory_max,
@@ -63,7 +73,8 @@ impl Workers {
             limits: Limits::from(settings),
         };
         let protections = Arc::new(OnceLock::new());
-        for n in 0..count {
+        let mut started = 0;
+        for n in 0..settings.workers.max(1) {
             let slot = Slot {
                 exe: exe.clone(),
                 hello: hello.clone(),
@@ -72,12 +83,16 @@ impl Workers {
                 process: None,
             };
             let queue = queue.clone();
-            let thread = thread::Builder::new().name(format!("decode-{n}"));
-            if let Err(e) = thread.spawn(move || slot.run(&queue)) {
-                tracing::error!(error = %e, "a decode worker's thread could not be started");
+            match spawn(format!("decode-{n}"), Box::new(move || slot.run(&queue))) {
+                Ok(()) => started += 1,
+                Err(e) => tracing::error!(error = %e, "a decode worker's thread could not be started"),
             }
         }
-        Self { pool: Arc::new(Pool { queue, free: Arc::new(Semaphore::new(count)), protections }) }
+        let free = Arc::new(Semaphore::new(started));
+        if started == 0 {
+            free.close();
+        }
+        Self { pool: Arc::new(Pool { queue, free, protections }) }
     }
 
     /// Reads the header of the object at `path`.
@@ -111,11 +126,12 @@ impl Workers {
     }
 
     async fn ask(&self, path: Option<&Path>, task: Task) -> Result<Answer, Refusal> {
-        let closed = |_| Refusal::new(RefusalCode::WorkerDied, "the decode workers have ended");
-        let permit = self.pool.free.clone().acquire_owned().await.map_err(|e| closed(e.to_string()))?;
+        let none = "no thread for a decode worker could be started: is a limit on threads too low?";
+        let permit = self.pool.free.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| Refusal::new(RefusalCode::WorkerUnavailable, none))?;
         let (answer, receiver) = oneshot::channel();
-        self.pool.queue.push(Job { path: path.map(Path::to_owned), task, answer, _permit: permit });
-        receiver.await.map_err(|e| closed(e.to_string()))?
+        self.pool.queue.push(Job { path: path.map(Path::to_owned), task, answer, permit });
+        receiver.await.map_err(|_| Refusal::new(RefusalCode::WorkerDied, "the decode workers have ended"))?
     }
 }
 
@@ -167,18 +183,26 @@ struct Slot {
 
 impl Slot {
     fn run(mut self, queue: &Queue) {
-        // started before it is needed; a failure shows with the first request
-        self.process = Process::start(&self.exe, &self.hello, self.timeout).ok();
+        self.prepare();
         let started = Instant::now();
         while queue.is_idle() && started.elapsed() < self.timeout && !self.is_settled() {}
-        while let Some(job) = queue.next() {
-            if job.answer.is_closed() {
+        while let Some(Job { path, task, answer, permit }) = queue.next() {
+            if answer.is_closed() {
                 continue;
             }
-            let outcome =
-                job.path.as_deref().map(open_file).transpose().and_then(|object| self.serve(&job.task, object));
+            let outcome = path.as_deref().map(open_file).transpose().and_then(|object| self.serve(&task, object));
             // the receiver may be gone: then nobody wants to know
-            let _ = job.answer.send(outcome);
+            let _ = answer.send(outcome);
+            drop(permit);
+            self.prepare();
+        }
+    }
+
+    /// Sees to it that the next request need not wait for a process to start; a failure shows with that request.
+    fn prepare(&mut self) {
+        if !self.process.as_mut().is_some_and(Process::is_usable) {
+            self.process = None;
+            self.process = Process::start(&self.exe, &self.hello, self.timeout).ok();
         }
     }
 
@@ -203,14 +227,17 @@ impl Slot {
             })?,
         };
         let deadline = Instant::now() + self.timeout;
-        let outcome = process.greeted(deadline).map(|protections| tell_once(&self.protections, protections));
-        match outcome.and_then(|()| process.exchange(task, object.as_ref(), deadline)) {
+        match process.greeted(deadline) {
+            Ok(protections) => tell_once(&self.protections, protections),
+            Err(e) => return Err(process.epitaph(RefusalCode::WorkerUnavailable, &e, self.timeout)),
+        }
+        match process.exchange(task, object.as_ref(), deadline) {
             Ok(outcome) => {
                 self.process = Some(process);
                 outcome
             }
             // the process is dropped here, which kills it; the next request starts another
-            Err(e) => Err(process.epitaph(&e, self.timeout)),
+            Err(e) => Err(process.epitaph(RefusalCode::WorkerDied, &e, self.timeout)),
         }
     }
 }
@@ -231,4 +258,40 @@ fn tell_once(told: &OnceLock<Protections>, protections: &Protections) {
 
 fn nonsense(what: &str) -> Refusal {
     Refusal::new(RefusalCode::WorkerDied, format!("the decode worker sent {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(workers: usize) -> config::Pixels {
+        config::Pixels { workers, timeout: Duration::from_secs(10), memory_max: 1 << 30, samples_max: 1 << 28 }
+    }
+
+    #[tokio::test]
+    async fn without_a_thread_every_question_is_answered_and_says_why() {
+        let workers =
+            Workers::start_on(&settings(3), "/bin/false".into(), |_, _| Err(io::ErrorKind::WouldBlock.into()));
+        for _ in 0..4 {
+            let refusal = workers.read_header(Path::new("/")).await.expect_err("no worker");
+            assert_eq!(refusal.code, RefusalCode::WorkerUnavailable);
+            assert!(refusal.detail.contains("thread"), "{refusal}");
+        }
+    }
+
+    #[tokio::test]
+    async fn there_are_as_many_permits_as_threads() {
+        for running in 1..=3 {
+            let workers = Workers::start_on(&settings(3), "/bin/false".into(), |name, work| {
+                if name.ends_with(|n: char| n.to_digit(10).is_some_and(|n| n < running)) {
+                    return thread::Builder::new().spawn(work).map(drop);
+                }
+                Err(io::ErrorKind::WouldBlock.into())
+            });
+            assert_eq!(workers.pool.free.available_permits(), running as usize);
+            let refusal = workers.probe(Attempt::ReadFile).await.expect_err("no worker");
+            assert_eq!(refusal.code, RefusalCode::WorkerUnavailable, "{refusal}");
+            assert!(refusal.detail.contains("exit code 1"), "{refusal}");
+        }
+    }
 }

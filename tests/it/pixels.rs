@@ -1,7 +1,9 @@
-//! Decode workers as processes: answers, limits, crashes, bombs, and that nothing survives the pool.
+//! Decode workers as processes: answers, bombs, and that nothing survives the pool.
 
 mod hostile;
+mod liars;
 mod locked;
+mod memory;
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -196,44 +198,6 @@ async fn bombs_are_refused_within_seconds_by_workers_that_go_on() {
 }
 
 #[tokio::test]
-async fn a_worker_that_runs_out_of_memory_costs_one_refusal() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let large = write(folder.path(), "large", &sound(4000, 4000));
-    let small = write(folder.path(), "small", &sound(64, 64));
-    let settings = config::Pixels { workers: 1, memory_max: 16 << 20, ..settings() };
-    let workers = Workers::start(&settings, EXE.into());
-    for _ in 0..2 {
-        let answer = workers.normalise(&large, &contracts(), Frames::default()).await;
-        assert_eq!(answer.map(|_| ()).map_err(|r| r.code), Err(RefusalCode::WorkerDied));
-        assert!(workers.normalise(&small, &contracts(), Frames::default()).await.is_ok());
-    }
-}
-
-#[tokio::test]
-async fn late_dead_and_lying_workers_are_refusals_with_their_cause() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = write(folder.path(), "sound", &sound(64, 64));
-    // 9 bytes: length 5, then `hello`, which is no JSON
-    let rows = [
-        ("late", script(folder.path(), "late", "exec sleep 600"), "no answer"),
-        ("dead", script(folder.path(), "dead", "exit 7"), "exit code 7"),
-        ("killed", script(folder.path(), "killed", "kill -9 $$"), "signal 9"),
-        ("lying", script(folder.path(), "lying", r"printf '\005\000\000\000hello' >&0; exec sleep 600"), "no sense"),
-        ("boasting", script(folder.path(), "boasting", r"printf '\377\377\377\377' >&0; exec sleep 600"), "no sense"),
-        ("missing", folder.path().join("missing"), "could not be started"),
-    ];
-    for (name, exe, expected) in rows {
-        let workers = Workers::start(&config::Pixels { timeout: Duration::from_secs(2), ..settings() }, exe);
-        let refusal = workers.read_header(&path).await.expect_err(name);
-        let code = if name == "missing" { RefusalCode::WorkerUnavailable } else { RefusalCode::WorkerDied };
-        assert_eq!(refusal.code, code, "{name}");
-        // a script that ends at once may be gone before it is asked: then the pipe says so
-        let gone = refusal.detail.contains("Broken pipe");
-        assert!(refusal.detail.contains(expected) || gone, "{name}: {}", refusal.detail);
-    }
-}
-
-#[tokio::test]
 async fn a_dropped_request_frees_its_worker_and_a_dropped_pool_leaves_no_process() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = write(folder.path(), "sound", &sound(1000, 1000));
@@ -269,7 +233,7 @@ fn wait_for<T>(mut condition: impl FnMut() -> Option<T>) -> T {
 
 #[test]
 fn a_worker_ends_with_its_input_and_refuses_to_work_without_limits_or_memory() {
-    let limits = br#"{"memory_max":1073741824,"cpu_seconds":5,"limits":{"samples_max":1,"inflate_bytes_max":1}}"#;
+    let limits = br#"{"memory_max":1073741824,"cpu_seconds":5,"limits":{"samples_max":1,"inflate_bytes_max":1,"frame_bytes_max":1}}"#;
     let nonsense = b"no limits at all";
     let rows: [(&str, &[u8], bool, Result<&str, ()>); 4] = [
         ("nothing", b"", false, Ok("")),
