@@ -25,7 +25,7 @@ use libfuzzer_sys::fuzz_target;
 use pixels::{Frames, Limits, normalise_file, read_header_file};
 
 /// Small enough that an input takes milliseconds, large enough for every path: a worker's limits only bound more.
-const LIMITS: Limits = Limits { samples_max: 1 << 21, inflate_bytes_max: 1 << 23 };
+const LIMITS: Limits = Limits { samples_max: 1 << 21, inflate_bytes_max: 1 << 23, frame_bytes_max: 1 << 27 };
 
 const FRAMES: [Frames; 4] = [Frames::First, Frames::Middle, Frames::All { max: 4 }, Frames::All { max: 1 }];
 
