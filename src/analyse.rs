@@ -13,7 +13,7 @@ use crate::assess::{self, AssessInput, Profile, RiskSettings};
 use crate::config::Config;
 use crate::domain::{
     Assessment, Contract, Digest, Disclosure, FindingAssessment, ImageScore, IndReason, InstanceHeader, ModelIdentity,
-    Purpose, ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore, Timestamp, Uid,
+    ModelInput, Purpose, ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore, Timestamp, Uid,
 };
 use crate::infer::{self, Engine, EngineOptions, InferError, Package};
 use crate::pixels::{self, Frames, Workers};
@@ -148,48 +148,73 @@ impl Analyser {
                 contracts.push(package.contract.clone());
             }
         }
-        let normalised = match self.workers.normalise(file, &contracts, Frames::default()).await {
-            Ok(normalised) => normalised,
-            Err(refusal) => {
-                read.refusal = Some(refusal);
-                return Ok(read);
-            }
-        };
-        read.pixel_digest = Some(normalised.pixel_digest.clone());
-        for package in admitted {
-            let contract = package.contract.digest();
-            let mut outputs: Vec<Vec<f64>> = Vec::new();
-            let mut failure = None;
-            for input in normalised.of_contract(&contract) {
-                match self.engine.score(&package.identity.key(), input.clone()).await {
-                    Ok(values) => outputs.push(values),
-                    Err(InferError::Stopped) => return Err(InferError::Stopped.into()),
-                    Err(error) => {
-                        failure = Some(format!("{}: {error}", package.identity.name));
-                        break;
-                    }
-                }
-            }
-            // An image counts whole or not at all. Without its race score it is still worth a report.
-            if let Some(failure) = failure {
-                if package.purpose == Purpose::Clinical {
-                    read.scores.clear();
-                    read.refusal = Some(Refusal::new(RefusalCode::ModelFailed, failure));
+        let mut outputs: Vec<Result<Vec<Vec<f64>>, Refusal>> = vec![Ok(Vec::new()); admitted.len()];
+        let mut frames = Vec::new();
+        let mut parts = self.workers.parts(file, &contracts, Frames::default());
+        while let Some(part) = parts.next().await {
+            let part = match part {
+                Ok(part) => part,
+                Err(refusal) => {
+                    read.refusal = Some(refusal);
                     return Ok(read);
                 }
-                tracing::warn!(failure, "an image has no race score");
-                continue;
+            };
+            for (package, outputs) in admitted.iter().zip(&mut outputs) {
+                let place = contracts.iter().position(|c| *c == package.contract);
+                let inputs = place.and_then(|place| part.inputs.get(place).cloned()).unwrap_or_else(|| Ok(Vec::new()));
+                self.score(package, inputs, outputs).await?;
             }
-            if let Some(mean) = mean_of_frames(&outputs) {
-                read.scores.push(ImageScore {
+            frames.extend(part.frames);
+        }
+        read.pixel_digest = Some(pixels::pixel_digest(&frames));
+        for (package, outputs) in admitted.iter().zip(outputs) {
+            // An image counts whole or not at all. Without its race score it is still worth a report.
+            match outputs.map(|outputs| mean_of_frames(&outputs)) {
+                Ok(Some(mean)) => read.scores.push(ImageScore {
                     instance: header.sop_instance.clone(),
                     model: package.identity.key(),
-                    contract,
+                    contract: package.contract.digest(),
                     outputs: mean,
-                });
+                }),
+                Ok(None) => {}
+                Err(refusal) if package.purpose == Purpose::Clinical => {
+                    read.scores.clear();
+                    read.refusal = Some(refusal);
+                    return Ok(read);
+                }
+                Err(refusal) => tracing::warn!(%refusal, "an image has no race score"),
             }
         }
         Ok(read)
+    }
+
+    /// Adds the model's outputs for these inputs, one by one; or the first reason why it has none for the image.
+    async fn score(
+        &self,
+        package: &Package,
+        inputs: Result<Vec<ModelInput>, Refusal>,
+        outputs: &mut Result<Vec<Vec<f64>>, Refusal>,
+    ) -> anyhow::Result<()> {
+        let Ok(scored) = outputs else { return Ok(()) };
+        let inputs = match inputs {
+            Ok(inputs) => inputs,
+            Err(refusal) => {
+                *outputs = Err(refusal);
+                return Ok(());
+            }
+        };
+        for input in inputs {
+            match self.engine.score(&package.identity.key(), input).await {
+                Ok(values) => scored.push(values),
+                Err(InferError::Stopped) => return Err(InferError::Stopped.into()),
+                Err(error) => {
+                    let failure = format!("{}: {error}", package.identity.name);
+                    *outputs = Err(Refusal::new(RefusalCode::ModelFailed, failure));
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The packages in whose scope the instance is, or why there is none.

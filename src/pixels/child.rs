@@ -23,11 +23,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::de::DeserializeOwned;
 
 use super::handover::Handover;
-use super::limits::{OUTPUT_BYTES_MAX, output_bytes};
+use super::part::frames_per_part;
 use super::sandbox::{LIFE_REQUESTS, Outcome, Protections};
 use super::wire::{self, Hello, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Ready, Reply, Task};
-use super::{Frames, Normalised};
-use crate::domain::{Contract, Digest, InstanceHeader, ModelInput, Refusal, RefusalCode};
+use super::{Frames, Part, Seen};
+use crate::domain::{Contract, InstanceHeader, ModelInput, Refusal, RefusalCode};
 
 /// A worker is replaced after so many requests: whatever its decoders leak ends there.
 const REQUESTS_PER_PROCESS: u32 = 500;
@@ -58,7 +58,7 @@ pub struct Process {
 /// A worker's answer, checked.
 pub enum Answer {
     Header(Box<InstanceHeader>),
-    Normalised(Normalised),
+    Part(Part),
     Probed(Outcome),
 }
 
@@ -164,9 +164,9 @@ impl Process {
             (Reply::Refused(refusal), _) => Err(believed(refusal)?),
             (Reply::Header(header), Task::Header) => Ok(Answer::Header(header)),
             (Reply::Probed(outcome), Task::Probe(_)) => Ok(Answer::Probed(outcome)),
-            (Reply::Normalised { pixel_digest, frames }, Task::Normalise { contracts, frames: chosen }) => {
-                check_frames(&frames, *chosen, contracts)?;
-                Ok(Answer::Normalised(self.collect(contracts, frames, pixel_digest)?))
+            (Reply::Normalised(seen), Task::Normalise { contracts, frames, from }) => {
+                check_frames(&seen, *frames, *from, contracts)?;
+                Ok(Answer::Part(self.collect(contracts, seen)?))
             }
             _ => return Err(invalid("an answer to another question")),
         };
@@ -197,18 +197,25 @@ impl Process {
     }
 
     /// Copies the values out of the hand-over memory, as many as the question makes possible, all of them finite.
-    fn collect(&self, contracts: &[Contract], frames: Vec<u32>, pixel_digest: Digest) -> io::Result<Normalised> {
-        let mut inputs = Vec::with_capacity(contracts.len() * frames.len());
+    fn collect(&self, contracts: &[Contract], seen: Seen) -> io::Result<Part> {
+        let mut inputs = Vec::with_capacity(contracts.len());
         let mut at = 0;
-        for contract in contracts {
-            let digest = contract.digest();
-            for _ in &frames {
-                let values = self.handover.read(at, contract.len())?;
-                at += values.len() as u64 * 4;
-                inputs.push(ModelInput { contract: digest.clone(), values });
-            }
+        for (contract, refused) in contracts.iter().zip(seen.refused) {
+            let bytes = contract.len() as u64 * 4;
+            inputs.push(match refused {
+                Some(refusal) => Err(believed(refusal)?),
+                None => {
+                    let digest = contract.digest();
+                    let input = |nth| {
+                        let values = self.handover.read(at + nth * bytes, contract.len())?;
+                        Ok(ModelInput { contract: digest.clone(), values })
+                    };
+                    Ok((0..seen.frames.len() as u64).map(input).collect::<io::Result<_>>()?)
+                }
+            });
+            at += seen.frames.len() as u64 * bytes;
         }
-        Ok(Normalised { pixel_digest, frames, inputs })
+        Ok(Part { chosen: seen.chosen, frames: seen.frames, inputs })
     }
 
     /// The next message; what has come of it by the deadline is kept for the next call.
@@ -310,19 +317,21 @@ fn cleaned(text: &str) -> String {
     text.chars().take(TEXT_MAX).map(|c| if unseen(c) { '?' } else { c }).collect()
 }
 
-/// Frames that were asked for, of a size that was agreed on.
-fn check_frames(frames: &[u32], chosen: Frames, contracts: &[Contract]) -> io::Result<()> {
-    let most = match chosen {
+/// Frames that were asked for, as many as a part has, and an answer for every contract.
+fn check_frames(seen: &Seen, frames: Frames, from: u32, contracts: &[Contract]) -> io::Result<()> {
+    let most = match frames {
         Frames::First | Frames::Middle => 1,
-        Frames::All { max } => max.max(1) as usize,
+        Frames::All { max } => max.max(1),
     };
-    if frames.is_empty() || frames.len() > most || !frames.is_sorted_by(|a, b| a < b) {
+    let expected = (seen.chosen.saturating_sub(from) as usize).min(frames_per_part(contracts));
+    let ascending = seen.frames.is_sorted_by(|a, b| a.number < b.number);
+    if seen.chosen > most || expected == 0 || seen.frames.len() != expected || !ascending {
         return Err(invalid("frames that were not asked for"));
     }
-    if output_bytes(frames.len(), contracts) > OUTPUT_BYTES_MAX {
-        return Err(invalid("more values than an image may have"));
+    match seen.refused.len() == contracts.len() {
+        true => Ok(()),
+        false => Err(invalid("answers to other contracts")),
     }
-    Ok(())
 }
 
 fn invalid(what: &str) -> io::Error {

@@ -6,13 +6,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, Photometric, PixelSource, SampleKind};
+use super::part::frames_per_part;
 use crate::config;
 use crate::domain::{Contract, Refusal, RefusalCode};
 
-/// Bytes of model inputs that one image may turn into: what a worker may send back. Enough for 32 frames in every preset
-/// at its usual size, up to one channel of 1024 × 1024. For an image in flight the node holds at most this twice: in the
-/// hand-over memory and as its checked copy.
-pub const OUTPUT_BYTES_MAX: u64 = 1 << 27;
+/// Bytes of model inputs that a worker may send back at once: one frame in the largest contract that there can be.
+pub const OUTPUT_BYTES_MAX: u64 = 1 << 28;
+/// Bytes of a part of several frames. The node holds this twice for each part in flight: in the hand-over memory and as
+/// its checked copy.
+pub const PART_BYTES: u64 = 1 << 25;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -42,7 +44,7 @@ impl From<&config::Pixels> for Limits {
 }
 
 impl Limits {
-    /// Whether so many frames of an image, and what they become, stay within the limits.
+    /// Whether so many frames of an image, and what a part of them becomes, stay within the limits.
     pub(super) fn check(&self, layout: &Layout, frames: usize, contracts: &[Contract]) -> Result<(), Refusal> {
         let decoded = (layout.samples() as u64).saturating_mul(frames as u64);
         if decoded > self.samples_max {
@@ -54,10 +56,9 @@ impl Limits {
                 return Err(Refusal::new(RefusalCode::Inconsistent, format!("contract {}: {fault}", contract.name)));
             }
         }
-        let bytes = output_bytes(frames, contracts);
+        let bytes = output_bytes(frames.min(frames_per_part(contracts)), contracts);
         if bytes > OUTPUT_BYTES_MAX {
-            let detail =
-                format!("{frames} frames become {bytes} bytes of model input, the limit is {OUTPUT_BYTES_MAX}");
+            let detail = format!("a frame becomes {bytes} bytes of model input, the limit is {OUTPUT_BYTES_MAX}");
             return Err(Refusal::new(RefusalCode::TooLarge, detail));
         }
         let bytes = frame_bytes(layout, contracts);
@@ -176,22 +177,15 @@ mod tests {
     }
 
     #[test]
-    fn thirty_two_frames_fit_in_every_preset_at_its_usual_size() {
-        let rows: [(&[(&str, u32)], bool); 9] = [
-            (&[("imagenet-rgb", 224), ("xrv-1024", 224)], true),
-            (&[("imagenet-rgb", 512), ("xrv-1024", 512)], true),
-            (&[("xrv-1024", 1024)], true),
-            (&[("minmax-unit", 512), ("imagenet-rgb", 224)], true),
-            (&[("ct-window", 512), ("imagenet-rgb", 512)], true),
-            (&[("ct-window", 1024)], true),
-            (&[("mammo", 1024)], true),
-            (&[("mammo", 1024), ("imagenet-rgb", 224)], false),
-            (&[("mammo", 2048)], false),
-        ];
-        for (contracts, expected) in rows {
-            let inputs: Vec<_> = contracts.iter().filter_map(|(name, size)| Contract::preset(name, *size)).collect();
-            let answer = Limits::default().check(&layout(), 32, &inputs);
-            assert_eq!(answer.as_ref().map_err(|r| r.code).is_ok(), expected, "{contracts:?}: {answer:?}");
+    fn a_part_of_any_preset_fits_and_no_contract_has_a_frame_larger_than_an_answer() {
+        for (name, size, frames) in
+            [("imagenet-rgb", 224, 8), ("xrv-1024", 1024, 8), ("mammo", 2048, 2), ("imagenet-rgb", 4096, 1)]
+        {
+            let contracts = [Contract::preset(name, size).expect("a preset")];
+            assert_eq!(frames_per_part(&contracts), frames, "{name}@{size}");
+            assert_eq!(Limits::default().check(&layout(), 100, &contracts), Ok(()), "{name}@{size}");
         }
+        let large = ["imagenet-rgb", "mammo", "ct-window"].map(|name| Contract::preset(name, 4096).expect("a preset"));
+        assert!(Limits::default().check(&layout(), 1, &large).is_err(), "three times the largest");
     }
 }

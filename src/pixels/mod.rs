@@ -10,6 +10,7 @@
 //! files such as phantoms. `normalise` is pure. Neighbours: `domain` and `config` below, `analyse` above. Left out:
 //! which models want an image (their packages' scope) and what is done with a refusal.
 
+mod ahead;
 mod child;
 mod codestream;
 mod dataset;
@@ -28,6 +29,7 @@ mod layout;
 mod limits;
 mod lut;
 mod normalise;
+mod part;
 mod prescan;
 mod process;
 mod resize;
@@ -49,9 +51,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use ahead::Parts;
 pub use decode::DECODABLE_TRANSFER_SYNTAXES;
 pub use export::{write_npy, write_png};
 pub use limits::Limits;
+pub use part::{Part, SeenFrame, pixel_digest};
 pub use process::worker_main;
 pub use samples::Samples;
 pub use sandbox::{Attempt, Outcome, Protections};
@@ -61,6 +65,7 @@ pub use worker::Workers;
 use crate::domain::{Contract, Digest, InstanceHeader, ModelInput, Refusal, RefusalCode};
 use decode::Decoder;
 use grey::Grey;
+use layout::Layout;
 
 /// Which frames of a multi-frame image a model sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,10 +83,7 @@ pub enum Frames {
 /// An image as models see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Normalised {
-    /// BLAKE3 over rows, columns, samples per pixel and number of frames (32 bits each), then per frame its number, the
-    /// kind of its stored values and these, all little endian: the same image in two lossless transfer syntaxes has
-    /// the same digest. Kinds are U and S, unsigned and signed up to 16 bits (16 bits each), I, other integers (32 bits),
-    /// and W, floating point and unsigned 32 bits (64 bits).
+    /// See [`pixel_digest`].
     pub pixel_digest: Digest,
     /// Numbers of the frames that were decoded, from 1, ascending.
     pub frames: Vec<u32>,
@@ -132,14 +134,23 @@ pub fn normalise_file(
     frames: Frames,
     limits: &Limits,
 ) -> Result<Normalised, Refusal> {
-    let mut inputs = Vec::new();
-    let mut keep = |at, input| {
-        inputs.push((at, input));
-        Ok(())
-    };
-    let (pixel_digest, frames) = normalise_object(open(path)?, contracts, frames, limits, &mut keep)?;
-    inputs.sort_by_key(|(at, _)| *at);
-    Ok(Normalised { pixel_digest, frames, inputs: inputs.into_iter().map(|(_, input)| input).collect() })
+    let step = part::frames_per_part(contracts);
+    let mut parts: Vec<Part> = Vec::new();
+    loop {
+        let from = parts.iter().map(|part| part.frames.len()).sum::<usize>();
+        let mut inputs: Vec<Vec<ModelInput>> = vec![Vec::new(); contracts.len()];
+        let mut keep = |contract: usize, _, input| {
+            inputs[contract].push(input);
+            Ok(())
+        };
+        let seen = normalise_object(open(path)?, contracts, frames, from as u32, limits, &mut keep)?;
+        let outcome = |(inputs, refused): (_, Option<Refusal>)| refused.map_or(Ok(inputs), Err);
+        let inputs = inputs.into_iter().zip(seen.refused).map(outcome).collect();
+        parts.push(Part { chosen: seen.chosen, frames: seen.frames, inputs });
+        if from + step >= seen.chosen as usize {
+            return part::whole(parts);
+        }
+    }
 }
 
 /// The stored values of every frame of a trusted file, decoded in this process: what is compared with other readers.
@@ -155,18 +166,29 @@ fn read_header_object(object: Box<dyn dataset::Source>, limits: &Limits) -> Resu
     header::header_of(&prescan::scan(object, limits)?)
 }
 
-/// Takes an input, and the number of values that come before it in the order of [`Normalised::inputs`].
-type Take<'a> = dyn FnMut(u64, ModelInput) -> Result<(), Refusal> + 'a;
+/// What a part of an image came to, besides its inputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Seen {
+    chosen: u32,
+    frames: Vec<SeenFrame>,
+    /// Per contract, why the image cannot fulfil it.
+    refused: Vec<Option<Refusal>>,
+}
 
-/// Decodes and normalises an open object. Inputs are given away as they come, frame by frame, so that those of one
-/// frame and contract exist here at a time. Answers the digest of the pixels and the numbers of the frames.
+/// Takes an input: the index of its contract, the number of values that lie before it where those of the part follow
+/// one another, contract by contract.
+type Take<'a> = dyn FnMut(usize, u64, ModelInput) -> Result<(), Refusal> + 'a;
+
+/// Decodes and normalises the part of an open object that begins with the chosen frame of index `from`. Inputs are given
+/// away as they come, frame by frame, so that those of one frame and contract exist here at a time.
 fn normalise_object(
     object: Box<dyn dataset::Source>,
     contracts: &[Contract],
     frames: Frames,
+    from: u32,
     limits: &Limits,
     take: &mut Take<'_>,
-) -> Result<(Digest, Vec<u32>), Refusal> {
+) -> Result<Seen, Refusal> {
     let mut decoder = Decoder::new(prescan::scan(object, limits)?, limits)?;
     let layout = decoder.layout().clone();
     // of a volume, what is spread evenly is its slices
@@ -174,23 +196,27 @@ fn normalise_object(
     let mut chosen: Vec<u32> = frames.of(layout.frames).into_iter().map(|place| order[place as usize]).collect();
     chosen.sort_unstable();
     limits.check(&layout, chosen.len(), contracts)?;
-    let mut hash = blake3::Hasher::new();
-    for number in [layout.rows, layout.columns, layout.samples_per_pixel.into(), chosen.len() as u32] {
-        hash.update(&number.to_le_bytes());
-    }
-    for (nth, &index) in chosen.iter().enumerate() {
+    let part: Vec<u32> = chosen.iter().skip(from as usize).take(part::frames_per_part(contracts)).copied().collect();
+    let mut seen = Seen { chosen: chosen.len() as u32, frames: Vec::new(), refused: vec![None; contracts.len()] };
+    for (nth, &index) in part.iter().enumerate() {
         let frame = decoder.frame(index)?;
-        hash.update(&(index + 1).to_le_bytes());
-        hash_samples(&mut hash, &frame.samples);
+        seen.frames.push(SeenFrame { number: index + 1, digest: digest(&layout, &frame.samples) });
         let grey = Grey::of(decoder.scan(), &layout, index, frame)?;
         let mut before = 0;
-        for contract in contracts {
+        for (place, contract) in contracts.iter().enumerate() {
             let length = contract.len();
-            take((before + nth * length) as u64, normalise::normalise(&grey, contract)?)?;
-            before += chosen.len() * length;
+            let at = (before + nth * length) as u64;
+            before += part.len() * length;
+            if seen.refused[place].is_some() {
+                continue;
+            }
+            match normalise::normalise(&grey, contract) {
+                Ok(input) => take(place, at, input)?,
+                Err(refusal) => seen.refused[place] = Some(refusal),
+            }
         }
     }
-    Ok((Digest::from_hash(hash.finalize().as_bytes()), chosen.iter().map(|i| i + 1).collect()))
+    Ok(seen)
 }
 
 fn open(path: &Path) -> Result<Box<dyn dataset::Source>, Refusal> {
@@ -213,14 +239,20 @@ fn open_file(path: &Path) -> Result<File, Refusal> {
     Ok(file)
 }
 
-fn hash_samples(hash: &mut blake3::Hasher, samples: &Samples) {
-    match samples {
-        Samples::U8(v) => hash_values(hash, b'U', v, |v| u16::from(v).to_le_bytes()),
-        Samples::U16(v) => hash_values(hash, b'U', v, u16::to_le_bytes),
-        Samples::I16(v) => hash_values(hash, b'S', v, i16::to_le_bytes),
-        Samples::Int(v) => hash_values(hash, b'I', v, i32::to_le_bytes),
-        Samples::Wide(v) => hash_values(hash, b'W', v, f64::to_le_bytes),
+/// See [`SeenFrame::digest`].
+fn digest(layout: &Layout, samples: &Samples) -> Digest {
+    let mut hash = blake3::Hasher::new();
+    for number in [layout.rows, layout.columns, layout.samples_per_pixel.into()] {
+        hash.update(&number.to_le_bytes());
     }
+    match samples {
+        Samples::U8(v) => hash_values(&mut hash, b'U', v, |v| u16::from(v).to_le_bytes()),
+        Samples::U16(v) => hash_values(&mut hash, b'U', v, u16::to_le_bytes),
+        Samples::I16(v) => hash_values(&mut hash, b'S', v, i16::to_le_bytes),
+        Samples::Int(v) => hash_values(&mut hash, b'I', v, i32::to_le_bytes),
+        Samples::Wide(v) => hash_values(&mut hash, b'W', v, f64::to_le_bytes),
+    }
+    Digest::from_hash(hash.finalize().as_bytes())
 }
 
 fn hash_values<T: Copy, const N: usize>(

@@ -85,15 +85,14 @@ impl Worker {
         let limits = &self.hello.limits;
         match task {
             Task::Header => Ok(Reply::Header(Box::new(read_header_object(Box::new(object), limits)?))),
-            Task::Normalise { contracts, frames } => {
-                let mut hand_over = |at: u64, input: ModelInput| {
+            Task::Normalise { contracts, frames, from } => {
+                let mut hand_over = |_, at: u64, input: ModelInput| {
                     let full = "the values cannot be handed over: is there memory left on this machine?";
                     let written = self.handover.write(at * 4, &input.values);
                     written.map_err(|e| Refusal::new(RefusalCode::WorkerDied, format!("{full} ({e})")))
                 };
-                let (pixel_digest, frames) =
-                    normalise_object(Box::new(object), &contracts, frames, limits, &mut hand_over)?;
-                Ok(Reply::Normalised { pixel_digest, frames })
+                let seen = normalise_object(Box::new(object), &contracts, frames, from, limits, &mut hand_over)?;
+                Ok(Reply::Normalised(seen))
             }
             Task::Probe(_) => Err(Refusal::new(RefusalCode::Malformed, "a probe has no object")),
         }

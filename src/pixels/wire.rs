@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::sandbox::{Attempt, Outcome, Protections};
-use super::{Frames, Limits};
-use crate::domain::{Contract, Digest, InstanceHeader, Refusal};
+use super::{Frames, Limits, Seen};
+use crate::domain::{Contract, InstanceHeader, Refusal};
 
 /// Fits into an empty socket, so that writing one never blocks.
 pub const REQUEST_BYTES_MAX: usize = 60 * 1024;
@@ -48,6 +48,8 @@ pub enum Task {
     Normalise {
         contracts: Vec<Contract>,
         frames: Frames,
+        /// Index of the chosen frame that the part begins with.
+        from: u32,
     },
     /// Tries what a worker may not do.
     Probe(Attempt),
@@ -57,10 +59,7 @@ pub enum Task {
 pub enum Reply {
     Header(Box<InstanceHeader>),
     /// The values of all inputs are in the hand-over memory.
-    Normalised {
-        pixel_digest: Digest,
-        frames: Vec<u32>,
-    },
+    Normalised(Seen),
     Probed(Outcome),
     Refused(Refusal),
 }

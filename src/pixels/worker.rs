@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::child::{Answer, Process};
 use super::sandbox::{Attempt, Outcome, Protections};
 use super::wire::{Hello, Task};
-use super::{Frames, Limits, Normalised, open_file};
+use super::{Frames, Limits, Normalised, Part, Parts, open_file, part};
 use crate::config;
 use crate::domain::{Contract, InstanceHeader, Refusal, RefusalCode};
 
@@ -103,11 +103,31 @@ impl Workers {
         }
     }
 
-    /// Decodes the object at `path` and brings the chosen frames to each of the contracts.
+    /// Decodes the object at `path` and brings the chosen frames to each of the contracts; refused if one of them is.
     pub async fn normalise(&self, path: &Path, contracts: &[Contract], frames: Frames) -> Result<Normalised, Refusal> {
-        let task = Task::Normalise { contracts: contracts.to_vec(), frames };
+        let (mut coming, mut parts) = (self.parts(path, contracts, frames), Vec::new());
+        while let Some(part) = coming.next().await {
+            parts.push(part?);
+        }
+        part::whole(parts)
+    }
+
+    /// The same a part at a time; what one contract cannot have, others may.
+    pub fn parts(&self, path: &Path, contracts: &[Contract], frames: Frames) -> Parts {
+        Parts::of(self.clone(), path, contracts, frames)
+    }
+
+    /// The part of the image that begins with the chosen frame of this index.
+    pub(super) async fn part(
+        &self,
+        path: &Path,
+        contracts: &[Contract],
+        frames: Frames,
+        from: u32,
+    ) -> Result<Part, Refusal> {
+        let task = Task::Normalise { contracts: contracts.to_vec(), frames, from };
         match self.ask(Some(path), task).await? {
-            Answer::Normalised(normalised) => Ok(normalised),
+            Answer::Part(part) => Ok(part),
             _ => Err(nonsense("something else where an image was asked for")),
         }
     }

@@ -126,6 +126,43 @@ async fn a_worker_answers_what_the_same_code_answers_in_process() {
 }
 
 #[tokio::test]
+async fn frames_come_in_parts_and_are_those_of_the_whole() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let pixels: Vec<u8> =
+        (0..20 * 64 * 64u32).flat_map(|i| (i.wrapping_mul(2_654_435_761) as u16 >> 4).to_le_bytes()).collect();
+    let bytes = [image(64, 64, 12, "20", EXPLICIT), element(0x7FE0_0010, "OW", &pixels)].concat();
+    let path = write(folder.path(), "cine", &bytes);
+    let (workers, frames) = (Workers::start(&settings(), EXE.into()), Frames::All { max: 19 });
+    let mut parts = workers.parts(&path, &contracts(), frames);
+    let mut sizes = Vec::new();
+    while let Some(part) = parts.next().await {
+        sizes.push(part.expect("a part").frames.len());
+    }
+    assert_eq!(sizes, [8, 8, 3]);
+    let whole = workers.normalise(&path, &contracts(), frames).await.expect("a sound image");
+    assert_eq!((whole.frames.len(), whole.inputs.len()), (19, 38));
+    assert_eq!(normalise_file(&path, &contracts(), frames, &Limits::from(&settings())), Ok(whole));
+}
+
+#[tokio::test]
+async fn a_contract_that_cannot_be_fulfilled_takes_the_image_from_no_other() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let spacing = element(0x0028_0030, "DS", b"-1\\1");
+    let head = image(64, 64, 12, "1 ", EXPLICIT);
+    // in the order of the tags: before Bits Allocated (0028,0100)
+    let at = head.windows(4).position(|w| w == [0x28, 0, 0, 1]).expect("Bits Allocated");
+    let pixels = element(0x7FE0_0010, "OW", &[7; 64 * 64 * 2]);
+    let path = write(folder.path(), "spacing", &[&head[..at], &spacing, &head[at..], &pixels].concat());
+    let workers = Workers::start(&settings(), EXE.into());
+    // the first crops to a square of the patient, the second stretches
+    let part = workers.parts(&path, &contracts(), Frames::First).next().await.expect("a part").expect("an image");
+    let codes: Vec<_> = part.inputs.iter().map(|i| i.as_ref().map(Vec::len).map_err(|r| r.code)).collect();
+    assert_eq!(codes, [Err(RefusalCode::Inconsistent), Ok(1)]);
+    let whole = workers.normalise(&path, &contracts(), Frames::First).await;
+    assert_eq!(whole.map_err(|r| r.code), Err(RefusalCode::Inconsistent));
+}
+
+#[tokio::test]
 async fn what_is_no_regular_file_is_refused_and_a_link_is_followed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = |name: &str| folder.path().join(name);

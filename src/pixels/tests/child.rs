@@ -4,25 +4,34 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::pixels::Limits;
+use crate::domain::Digest;
+use crate::pixels::{Limits, SeenFrame};
 
 #[test]
 fn frames_of_an_answer_are_those_that_were_asked_for() {
-    let contracts = [Contract::preset("xrv-1024", 1024).expect("a preset")];
-    let most = (OUTPUT_BYTES_MAX / output_bytes(1, &contracts)) as u32;
-    let rows: [(Vec<u32>, Frames, bool); 9] = [
-        (vec![1], Frames::First, true),
-        (vec![7], Frames::Middle, true),
-        (vec![1, 2, 5], Frames::All { max: 3 }, true),
-        ((1..=most).collect(), Frames::All { max: 4096 }, true),
-        ((1..=most + 1).collect(), Frames::All { max: 4096 }, false),
-        (vec![], Frames::First, false),
-        (vec![1, 2], Frames::Middle, false),
-        (vec![1, 2, 3, 4], Frames::All { max: 3 }, false),
-        (vec![2, 2], Frames::All { max: 3 }, false),
+    let contracts = [Contract::preset("xrv-1024", 64).expect("a preset")];
+    let all = Frames::All { max: 32 };
+    let rows: [(&[u32], u32, Frames, u32, bool); 13] = [
+        (&[1], 1, Frames::First, 0, true),
+        (&[7], 1, Frames::Middle, 0, true),
+        (&[1, 2, 5], 3, Frames::All { max: 3 }, 0, true),
+        (&[1, 2, 3, 4, 5, 6, 7, 8], 20, all, 0, true),
+        (&[9, 10, 11, 12, 13, 14, 15, 16], 20, all, 8, true),
+        (&[17, 18, 19, 20], 20, all, 16, true),
+        (&[1, 2, 3, 4, 5, 6, 7, 8, 9], 20, all, 0, false),
+        (&[1, 2, 3], 20, all, 0, false),
+        (&[1], 33, all, 32, false),
+        (&[], 0, Frames::First, 0, false),
+        (&[1, 2], 2, Frames::Middle, 0, false),
+        (&[1, 2, 3, 4], 4, Frames::All { max: 3 }, 0, false),
+        (&[2, 2], 2, Frames::All { max: 3 }, 0, false),
     ];
-    for (frames, chosen, expected) in rows {
-        assert_eq!(check_frames(&frames, chosen, &contracts).is_ok(), expected, "{} {chosen:?}", frames.len());
+    for (numbers, chosen, policy, from, expected) in rows {
+        let frame = |number: &u32| SeenFrame { number: *number, digest: Digest::of(b"frame") };
+        let seen = Seen { chosen, frames: numbers.iter().map(frame).collect(), refused: vec![None] };
+        assert_eq!(check_frames(&seen, policy, from, &contracts).is_ok(), expected, "{numbers:?} {policy:?} {from}");
+        let other = Seen { refused: Vec::new(), ..seen };
+        assert!(check_frames(&other, policy, from, &contracts).is_err(), "no word of the contract");
     }
 }
 
