@@ -4,6 +4,7 @@ mod codestreams;
 mod contract;
 mod corpus;
 mod formats;
+mod invariance;
 pub(super) mod objects;
 mod structure;
 mod values;
