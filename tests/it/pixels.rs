@@ -2,6 +2,7 @@
 
 mod hostile;
 mod locked;
+mod mutations;
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
