@@ -51,21 +51,11 @@ impl Target {
             original[*at..].starts_with(b"SQ") || original[*at..*at + 2].iter().all(u8::is_ascii_uppercase)
         };
         let lengths = header.clone().skip(4).filter(|at| at + 12 < original.len() && vr(at)).map(|at| at + 2).collect();
-        let mut heads = vec![pixels..(pixels + 96).min(original.len())];
-        let mut item = pixels + 12;
-        while heads.len() < 9
-            && let Some([0xFE, 0xFF, 0, 0xE0, length @ ..]) = original.get(item..item + 8)
-        {
-            heads.push(item..(item + 200).min(original.len()));
-            item += 8 + u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
-        }
-        let bodies = if heads.len() > 1 { &heads[1..] } else { &heads[..] };
-        let mut inner: Vec<Range<usize>> = bodies
-            .iter()
-            .map(|head| (head.start + if heads.len() > 1 { 8 } else { 12 }).min(head.end)..head.end)
-            .collect();
-        inner.retain(|body| !body.is_empty());
-        heads.retain(|head| !head.is_empty());
+        let heads = heads(&original, pixels);
+        // behind the head of an item or, where there is none, of the pixel data element
+        let (bodies, head) = if heads.len() > 1 { (&heads[1..], 8) } else { (&heads[..], 12) };
+        let inner = bodies.iter().map(|body| (body.start + head).min(body.end)..body.end);
+        let inner = inner.filter(|body| !body.is_empty()).collect();
         let name = source.file_name().expect("a file").to_string_lossy().into_owned();
         Self { name, path, file, original, header, lengths, heads, inner }
     }
@@ -141,6 +131,18 @@ impl Target {
             self.file.write_all_at(&self.original[range.clone()], range.start as u64).expect("a written file");
         }
     }
+}
+
+/// The first bytes of the pixel data element and of its first items.
+fn heads(bytes: &[u8], pixels: usize) -> Vec<Range<usize>> {
+    let (mut starts, mut item) = (vec![pixels], pixels + 12);
+    while starts.len() < 9
+        && let Some([0xFE, 0xFF, 0, 0xE0, length @ ..]) = bytes.get(item..item + 8)
+    {
+        starts.push(item);
+        item += 8 + u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+    }
+    starts.into_iter().map(|start| start..(start + 200).min(bytes.len())).filter(|head| !head.is_empty()).collect()
 }
 
 /// What came of all mutations.
