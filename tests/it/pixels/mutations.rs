@@ -47,10 +47,13 @@ impl Target {
         let tag = |bytes: &[u8]| matches!(bytes, [0xE0, 0x7F, 0x08..=0x10, 0] | [0x7F, 0xE0, 0, 0x08..=0x10]);
         let pixels = original.windows(4).rposition(tag).unwrap_or(original.len());
         let header = 132.min(pixels)..pixels;
-        let vr = |at: &usize| {
-            original[*at..].starts_with(b"SQ") || original[*at..*at + 2].iter().all(u8::is_ascii_uppercase)
+        // what looks like an explicit VR; some have two bytes between it and the length
+        let length = |at: usize| match original.get(at..at + 2)? {
+            b"OB" | b"OW" | b"SQ" | b"UN" => Some(at + 4),
+            vr if vr.iter().all(u8::is_ascii_uppercase) => Some(at + 2),
+            _ => None,
         };
-        let lengths = header.clone().skip(4).filter(|at| at + 12 < original.len() && vr(at)).map(|at| at + 2).collect();
+        let lengths = header.clone().skip(4).filter_map(length).filter(|at| *at < pixels).collect();
         let heads = heads(&original, pixels);
         // behind the head of an item or, where there is none, of the pixel data element
         let (bodies, head) = if heads.len() > 1 { (&heads[1..], 8) } else { (&heads[..], 12) };
