@@ -241,16 +241,17 @@ async fn mutations_of_every_corpus_file_cost_refusals_and_nothing_else() {
 
     let started = Instant::now();
     let (attack, targets) = (Arc::new(attack), Arc::new(targets));
-    let next = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    // the largest first, so that none of them is left to one worker at the end
+    let mut order: Vec<usize> = (0..targets.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(targets[*i].original.len()));
+    let queue = Arc::new(Mutex::new(order.into_iter()));
     let attackers: Vec<_> = (0..2)
         .map(|_| {
-            let (attack, targets, next) = (attack.clone(), targets.clone(), next.clone());
+            let (attack, targets, queue) = (attack.clone(), targets.clone(), queue.clone());
             tokio::spawn(async move {
-                while let Some((i, target)) = {
-                    let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    targets.get(i).map(|target| (i, target))
-                } {
-                    attack.on(target, i as u64, mutations).await;
+                let next = || queue.lock().expect("no panic").next();
+                while let Some(i) = next() {
+                    attack.on(&targets[i], i as u64, mutations).await;
                 }
             })
         })
