@@ -134,6 +134,16 @@ pub fn normalise_file(
     frames: Frames,
     limits: &Limits,
 ) -> Result<Normalised, Refusal> {
+    normalise_whole(|| open(path), contracts, frames, limits)
+}
+
+/// Every part of an object that can be opened again and again.
+fn normalise_whole(
+    open: impl Fn() -> Result<Box<dyn dataset::Source>, Refusal>,
+    contracts: &[Contract],
+    frames: Frames,
+    limits: &Limits,
+) -> Result<Normalised, Refusal> {
     let step = part::frames_per_part(contracts);
     let mut parts: Vec<Part> = Vec::new();
     loop {
@@ -143,7 +153,7 @@ pub fn normalise_file(
             inputs[contract].push(input);
             Ok(())
         };
-        let seen = normalise_object(open(path)?, contracts, frames, from as u32, limits, &mut keep)?;
+        let seen = normalise_object(open()?, contracts, frames, from as u32, limits, &mut keep)?;
         let outcome = |(inputs, refused): (_, Option<Refusal>)| refused.map_or(Ok(inputs), Err);
         let inputs = inputs.into_iter().zip(seen.refused).map(outcome).collect();
         parts.push(Part { chosen: seen.chosen, frames: seen.frames, inputs });

@@ -15,3 +15,4 @@ mod receive;
 mod report;
 mod road;
 mod support;
+mod tensors;

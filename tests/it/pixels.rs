@@ -4,6 +4,7 @@ mod hostile;
 mod liars;
 mod locked;
 mod memory;
+mod mutations;
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;

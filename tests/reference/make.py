@@ -1,5 +1,5 @@
 """Writes small images in every transfer syntax, photometric interpretation and depth that dcmtk, GDCM, pylibjpeg and
-libjxl can make, for the conformance test (tests/it/conformance.rs). Usage: make.py FOLDER. The same files every time.
+libjxl can make, for tests/it/conformance.rs and tests/it/tensors.rs. Usage: make.py FOLDER. The same files every time.
 
 Names are SOURCE_ENCODER_SYNTAX.dcm; what an encoder refuses is left out.
 """
@@ -55,6 +55,13 @@ def dataset(number, photometric, samples, allocated, stored, signed, frames, pix
         ds.PlanarConfiguration = 0
     if multi:
         ds.NumberOfFrames = frames
+    # what contracts ask for: a side for mammography, units for CT, a window of each function
+    ds.ImageLaterality = "LR"[number % 2]
+    if samples == 1 and signed:
+        ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -24, "HU"
+    elif photometric.startswith("MONOCHROME"):
+        ds.WindowCenter, ds.WindowWidth = 0.45 * 2**stored, 0.8 * 2**stored
+        ds.VOILUTFunction = ["LINEAR", "LINEAR_EXACT", "SIGMOID"][number % 3]
     data = pixels.tobytes()
     ds.PixelData = data + b"\0" * (len(data) % 2)
     ds["PixelData"].VR = "OB" if allocated == 8 else "OW"

@@ -119,4 +119,5 @@ def main(out):
     (out / "index.json").write_text(json.dumps(index))
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])

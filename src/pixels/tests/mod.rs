@@ -4,6 +4,7 @@ mod codestreams;
 mod contract;
 mod corpus;
 mod formats;
+mod invariance;
 mod jpegxl;
 pub(super) mod objects;
 mod structure;

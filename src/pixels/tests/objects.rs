@@ -47,7 +47,7 @@ impl Object {
             return self;
         }
         self.bytes.extend_from_slice(vr.as_bytes());
-        if matches!(vr, "OB" | "OW" | "OF" | "OD" | "SQ" | "UN" | "UT") {
+        if matches!(vr, "OB" | "OW" | "OF" | "OD" | "OV" | "SQ" | "UN" | "UT") {
             self.bytes.extend([0, 0]);
             self.bytes.extend(self.u32(length));
         } else {

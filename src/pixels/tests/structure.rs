@@ -37,7 +37,7 @@ fn with(extra: Object) -> Vec<u8> {
     extra.raw(&image.bytes).file(EXPLICIT)
 }
 
-fn deflated(object: Object) -> Vec<u8> {
+pub(super) fn deflated(object: Object) -> Vec<u8> {
     let ts = TransferSyntaxRegistry.get("1.2.840.10008.1.2.1.99").expect("a known syntax");
     let Codec::Dataset(Some(adapter)) = ts.codec() else { panic!("deflate is built in") };
     let mut bytes = Object::new(Encoding::Explicit).file("1.2.840.10008.1.2.1.99");

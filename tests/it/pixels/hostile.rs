@@ -181,7 +181,7 @@ async fn good_images_are_answered_beside_hostile_ones() {
 }
 
 /// Address space of the program itself: what a fresh worker's limit leaves beside its grant, which is what it maps.
-fn mapped_by_program(exe: &Path, memory_max: u64) -> u64 {
+pub fn mapped_by_program(exe: &Path, memory_max: u64) -> u64 {
     let (limit, mapped) = wait_for(|| {
         processes(exe).iter().find_map(|process| {
             let limits = std::fs::read_to_string(process.join("limits")).ok()?;
