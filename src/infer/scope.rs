@@ -186,7 +186,7 @@ impl Scope {
             Some(view) if views.contains(&view) => Ok(()),
             Some(View::Frontal) if views.contains(&View::Pa) && views.contains(&View::Ap) => Ok(()),
             Some(_) if facts.view_contradicted => refuse(format!(
-                "the stated view contradicts Patient Orientation (0020,0020), the model takes {}",
+                "View Position, View Code Sequence and Patient Orientation contradict each other, the model takes {}",
                 taken()
             )),
             Some(_) if !facts.view_modifiers.is_empty() => {
@@ -357,7 +357,9 @@ mod tests {
         };
         check(
             contradicted,
-            Some("the stated view contradicts Patient Orientation (0020,0020), the model takes PA, AP"),
+            Some(
+                "View Position, View Code Sequence and Patient Orientation contradict each other, the model takes PA, AP",
+            ),
         );
         let modified = |h: &mut InstanceHeader| {
             (h.view, h.image.view_modifiers) = (Some(View::Other), vec!["399055006".into()]);

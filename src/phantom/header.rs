@@ -202,8 +202,8 @@ fn put_dx(set: &mut InMemDicomObject, device: &Device, projection: Projection) {
     text(set, tags::DETECTOR_ID, VR::SH, device.serial);
     text(set, tags::POSITIONER_TYPE, VR::CS, "COLUMN");
     let view = match projection {
-        Projection::Pa => code("399348003", "SCT", "Postero-anterior"),
-        Projection::Lateral => code("399173006", "SCT", "Left lateral"),
+        Projection::Pa => code("272479007", "SCT", "postero-anterior"),
+        Projection::Lateral => code("399173006", "SCT", "left lateral"),
     };
     let mut view = view;
     items(&mut view, tags::VIEW_MODIFIER_CODE_SEQUENCE, vec![]);
