@@ -447,5 +447,4 @@ fn nothing_to_analyse(study: &ReadyStudy) -> Refusal {
 }
 
 #[cfg(test)]
-#[path = "analyse_tests.rs"]
 mod tests;

@@ -171,7 +171,8 @@ impl Contract {
     /// a contract that one model needs takes no image from another.
     pub fn admits(&self, header: &InstanceHeader) -> Result<(), Refusal> {
         self.admits_units(header.image.hounsfield)?;
-        self.orientation.turn(&header.image.patient_orientation, header.image.laterality).map(|_| ())
+        let image = &header.image;
+        self.orientation.turn(&image.patient_orientation, image.orientation, image.laterality).map(|_| ())
     }
 
     /// Whether modality values of this unit are what the range policy is about.

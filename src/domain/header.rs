@@ -87,8 +87,7 @@ pub struct ImageFacts {
     pub view_contradicted: bool,
     /// Image Laterality (0020,0062), else Frame Laterality (0020,9072), else Laterality (0020,0060).
     pub laterality: Option<Laterality>,
-    /// Direction of the rows, then of the columns: Patient Orientation (0020,0020), else the main axes of Image
-    /// Orientation (Patient); empty if absent.
+    /// Patient Orientation (0020,0020): direction of the rows, then of the columns; empty if absent.
     pub patient_orientation: Vec<String>,
     /// Image Position (Patient) (0020,0032): x, y, z of the first pixel's centre, mm.
     pub position: Option<[f64; 3]>,

@@ -31,13 +31,22 @@ pub struct Turn {
 }
 
 impl Orientation {
-    /// The turn for an image with these values of Patient Orientation (none if absent) and this side; a refusal where
-    /// they do not say how it lies.
-    pub fn turn(self, directions: &[String], laterality: Option<Laterality>) -> Result<Turn, Refusal> {
+    /// The turn for an image with these values of Patient Orientation (none if absent), direction cosines of Image
+    /// Orientation (Patient), and side; a refusal where they do not say how it lies.
+    pub fn turn(
+        self,
+        directions: &[String],
+        image_orientation: Option<[f64; 6]>,
+        laterality: Option<Laterality>,
+    ) -> Result<Turn, Refusal> {
         match self {
             Orientation::AsStored => Ok(Turn::default()),
             Orientation::LateralityLeft => chest_wall_left(directions, laterality),
-            Orientation::PatientOrientation => upright(directions),
+            Orientation::PatientOrientation => match image_orientation {
+                // what cross-sections have in its place (PS3.3 C.7.6.1.1.1)
+                Some(cosines) if directions.is_empty() => upright(&main_directions(cosines)),
+                _ => upright(directions),
+            },
         }
     }
 }
@@ -89,6 +98,35 @@ fn upright(directions: &[String]) -> Result<Turn, Refusal> {
     }
 }
 
+/// The letters of the axes that rows and columns are nearest to: x runs to the left, y to the back, z to the head.
+fn main_directions(cosines: [f64; 6]) -> [String; 2] {
+    let letter = |x: f64, y: f64, z: f64| match (x.abs() >= y.abs() && x.abs() >= z.abs(), y.abs() >= z.abs()) {
+        (true, _) => {
+            if x > 0.0 {
+                "L"
+            } else {
+                "R"
+            }
+        }
+        (_, true) => {
+            if y > 0.0 {
+                "P"
+            } else {
+                "A"
+            }
+        }
+        _ => {
+            if z > 0.0 {
+                "H"
+            } else {
+                "F"
+            }
+        }
+    };
+    let [a, b, c, d, e, f] = cosines;
+    [letter(a, b, c).to_owned(), letter(d, e, f).to_owned()]
+}
+
 /// The principal directions of rows and columns; `None` where the attribute is absent.
 fn letters(directions: &[String]) -> Result<Option<(u8, u8)>, Refusal> {
     let letter = |text: &String| text.bytes().next().filter(|b| b"APRLHF".contains(b));
@@ -115,7 +153,7 @@ mod tests {
 
     fn turn(directions: &str, laterality: Option<Laterality>, to: Orientation) -> Result<Turn, Refusal> {
         let directions: Vec<_> = directions.split('\\').filter(|d| !d.is_empty()).map(str::to_owned).collect();
-        to.turn(&directions, laterality)
+        to.turn(&directions, None, laterality)
     }
 
     fn turned(turn: Turn, image: &[f32], rows: usize, columns: usize) -> Vec<f32> {
@@ -184,5 +222,25 @@ mod tests {
         check("", None, Orientation::PatientOrientation, Some([1., 2., 3., 4., 5., 6.]));
         check("F\\L", None, Orientation::PatientOrientation, Some([1., 4., 2., 5., 3., 6.]));
         check("A\\F", None, Orientation::PatientOrientation, None);
+    }
+
+    #[test]
+    fn cross_sections_lie_as_their_image_orientation_says() {
+        let turned = |mirrored, upended, exchanged| Some(Turn { exchanged, mirrored, upended });
+        let rows: [([f64; 6], &[&str], Option<Turn>); 6] = [
+            ([1., 0., 0., 0., 1., 0.], &[], turned(false, false, false)),
+            ([-1., 0., 0., 0., -1., 0.], &[], turned(true, true, false)),
+            ([0.99, 0.1, 0., 0., 0.1, -0.99], &[], turned(false, false, false)),
+            ([0., 0., 1., 1., 0., 0.], &[], turned(false, true, true)),
+            ([0., 1., 0., 0., 0., -1.], &[], None),
+            ([0., 1., 0., 0., 0., -1.], &["R", "F"], turned(true, false, false)),
+        ];
+        for (cosines, stated, expected) in rows {
+            let stated: Vec<String> = stated.iter().map(|d| (*d).to_owned()).collect();
+            let got = Orientation::PatientOrientation.turn(&stated, Some(cosines), None);
+            assert_eq!(got.ok(), expected, "{cosines:?} {stated:?}");
+            let left = Orientation::LateralityLeft.turn(&[], Some(cosines), Some(Laterality::Left));
+            assert_eq!(left, Ok(Turn::default()), "a mammogram has no Image Orientation (Patient) that means anything");
+        }
     }
 }

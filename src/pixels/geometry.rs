@@ -6,7 +6,7 @@
 //! as square: such pixels were measured, not made different. Neighbours: `view` (sides), `normalise`.
 
 use super::dataset::{Item, Tag, tag_text};
-use super::view;
+use super::{slices, view};
 use crate::domain::{Laterality, Orientation, Refusal, RefusalCode, Turn};
 
 const PIXEL_SPACING: Tag = 0x0028_0030;
@@ -23,13 +23,15 @@ pub struct Geometry {
     /// Height of a pixel over its width, or the attribute that makes no sense; asked for where it matters.
     pub aspect: Result<f64, Refusal>,
     pub laterality: Option<Laterality>,
-    /// Directions of the rows and of the columns ([`view::directions`]).
+    /// Directions of the rows and of the columns, upper case; empty if absent.
     pub patient_orientation: Vec<String>,
+    /// Image Orientation (Patient), which cross-sections have.
+    pub image_orientation: Option<[f64; 6]>,
 }
 
 impl Default for Geometry {
     fn default() -> Self {
-        Self { aspect: Ok(1.0), laterality: None, patient_orientation: Vec::new() }
+        Self { aspect: Ok(1.0), laterality: None, patient_orientation: Vec::new(), image_orientation: None }
     }
 }
 
@@ -39,13 +41,14 @@ impl Geometry {
         Self {
             aspect: aspect(root, index),
             laterality: view::laterality(root, index),
-            patient_orientation: view::directions(root, index),
+            patient_orientation: view::patient_orientation(root),
+            image_orientation: slices::orientation_of_frame(root, index),
         }
     }
 
     /// The turn that brings the frame to this orientation.
     pub fn turn(&self, orientation: Orientation) -> Result<Turn, Refusal> {
-        orientation.turn(&self.patient_orientation, self.laterality)
+        orientation.turn(&self.patient_orientation, self.image_orientation, self.laterality)
     }
 }
 

@@ -22,10 +22,15 @@ use crate::support::{dicom_files, reference_python, root, run_ok, shared};
 /// Largest difference, as a part of the range that the contract gives to 0..1.
 const TOLERANCE: f32 = 1e-4;
 
+/// Lossy JPEG XL is computed in floating point: our decoder and libjxl may differ by one stored value of 8 bits, which is
+/// up to 1/95 of the range of these images; the conformance test shows that it is never more than one.
+const TOLERANCE_LOSSY_JPEG_XL: f32 = 1.1e-2;
+
 /// Decoded by the reference and refused here: the end of the file's path, and of the refusal's detail.
+const WORD_ORDER: &str = "32-bit integers in Explicit VR Big Endian, whose word order is ambiguous: not supported";
 const REFUSED_HERE: [(&str, &str); 2] = [
-    ("made/monochrome2-32u_dcmtk_big-endian.dcm", "32 bits allocated in Explicit VR Big Endian: not supported"),
-    ("made/monochrome2-32s_dcmtk_big-endian.dcm", "32 bits allocated in Explicit VR Big Endian: not supported"),
+    ("made/monochrome2-32u_dcmtk_big-endian.dcm", WORD_ORDER),
+    ("made/monochrome2-32s_dcmtk_big-endian.dcm", WORD_ORDER),
 ];
 
 /// What the reference says of a file before its tensors.
@@ -107,6 +112,12 @@ fn normalised(file: &Path, contracts: &[Contract]) -> Result<Normalised, Refusal
     normalise_file(file, contracts, Frames::All { max: 3 }, &Limits::default())
 }
 
+fn tolerance(file: &Path) -> f32 {
+    let name = file.to_string_lossy();
+    let lossy_jpeg_xl = name.ends_with("-recompressed.dcm") || name.ends_with("jpeg-xl-lossy.dcm");
+    if lossy_jpeg_xl { TOLERANCE_LOSSY_JPEG_XL } else { TOLERANCE }
+}
+
 /// Compares what a contract makes of a file; the error says how it differs.
 fn compare(
     file: &Path,
@@ -133,7 +144,7 @@ fn compare(
         let difference = difference(contract, &input.values, expected);
         tally.compared += 1;
         tally.worst = tally.worst.max(difference);
-        if difference > TOLERANCE {
+        if difference > tolerance(file) {
             return Err(format!("differs by {difference:e} of the range"));
         }
     }
@@ -169,13 +180,13 @@ fn an_image_and_its_twin_of_the_other_photometric_interpretation_give_one_tensor
                     let difference = difference(contract, &one, &other);
                     tally.compared += 1;
                     tally.worst = tally.worst.max(difference);
-                    if difference > TOLERANCE {
+                    if difference > tolerance(file) {
                         faults.push(format!("{} of {}: {difference:e}", contract.name, file.display()));
                     }
                 }
                 (Err(one), Err(other)) if one.code == other.code => tally.refused += 1,
                 (Err(one), _) if REFUSED_HERE.iter().any(|(name, _)| file.ends_with(name)) => {
-                    assert!(one.detail.ends_with(REFUSED_HERE[0].1), "{one}");
+                    assert!(one.detail.ends_with(WORD_ORDER), "{one}");
                     tally.refused += 1;
                 }
                 (one, other) => faults.push(format!(

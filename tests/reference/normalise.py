@@ -16,7 +16,7 @@ of each file are normalised (see `three`). The answer to each file, on standard 
 (their numbers, from 1), `refused` (contract by contract, frame by frame: null, or the reason why there is none) and
 `reader`, then the tensors in that order as 32-bit floating point numbers, little endian.
 
-Needs numpy, pydicom, pillow, pylibjpeg[all], pyjpegls, python-gdcm and dcmtk's dcmdjpeg, as stored.py beside it.
+Needs numpy, pydicom, pillow, imagecodecs, pylibjpeg[all], pyjpegls, python-gdcm and dcmtk's dcmdjpeg, as stored.py beside it.
 """
 
 import argparse
@@ -63,6 +63,7 @@ class Picture:
     """One frame: stored values (grey, or the luminance of colour) and what they mean."""
 
     def __init__(self, ds, path, frame):
+        ds = stored.plain(ds) if "TransferSyntaxUID" in ds.file_meta else ds
         self.ds, self.frame = ds, frame
         syntax = ds.file_meta.get("TransferSyntaxUID") or pydicom.uid.ImplicitVRLittleEndian
         coded, photometric, self.reader = samples(ds, syntax, path, frame)
@@ -77,8 +78,9 @@ class Picture:
             self.colour_max = 2.0 ** ds.RedPaletteColorLookupTableDescriptor[2] - 1
             self.stored = luma(apply_color_lut(coded, with_little_endian_tables(ds)))
         else:
-            lossy = syntax.is_compressed and "Lossless" not in syntax.name
-            self.stored = coded if lossy else self.without_high_bits(coded)
+            # pydicom does not know JPEG XL
+            lossy = syntax not in stored.JPEG_XL and syntax.is_compressed and "Lossless" not in syntax.name
+            self.stored = self.without_overshoot(coded) if lossy else self.without_high_bits(coded)
             self.padding = self.padding_range()
             self.inverted = self.polarity(photometric)
         self.modality = self.modality_values()
@@ -93,6 +95,11 @@ class Picture:
         if ds.PixelRepresentation == 1:
             values = np.where(values >= 1 << (bits - 1), values - (1 << bits), values)
         return values
+
+    def without_overshoot(self, values):
+        """A lossy frame may overshoot Bits Stored: values are cut off, not masked."""
+        low = -(2 ** (self.ds.BitsStored - 1)) if self.ds.PixelRepresentation else 0
+        return values.astype(np.int64).clip(low, low + 2**self.ds.BitsStored - 1)
 
     def padding_range(self):
         """Pixel Padding Value and Range Limit, also of floating point."""
@@ -122,6 +129,16 @@ class Picture:
             if items and items[0].get(name):
                 return items[0].get(name)[0]
         return None
+
+    def plane_letters(self):
+        """The axes nearest to rows and columns, by Image Orientation (Patient)."""
+        plane = self.group("PlaneOrientationSequence")
+        cosines = (self.ds if plane is None else plane).get("ImageOrientationPatient")
+        if not cosines or len(cosines) != 6:
+            return []
+        names = [("R", "L"), ("A", "P"), ("F", "H")]
+        directions = np.array([float(c) for c in cosines]).reshape(2, 3)
+        return [names[int(np.abs(d).argmax())][int(d[np.abs(d).argmax()] > 0)] for d in directions]
 
     def modality_values(self):
         if self.colour_max is not None:
@@ -222,6 +239,9 @@ READERS = stored.ORDER | {"1.2.840.10008.1.2.4.50": ["gdcm"]}
 
 def samples(ds, syntax, path, frame):
     """One frame as coded, its photometric interpretation, and who decoded it."""
+    if syntax in stored.JPEG_XL:
+        reader, frames = stored.decode(ds, path)
+        return frames[frame], "RGB" if ds.SamplesPerPixel == 3 else ds.PhotometricInterpretation, reader
     if not syntax.is_encapsulated:
         values, meta = get_decoder(syntax).as_array(ds, index=frame, raw=True)
         return values, meta["photometric_interpretation"], "pydicom"
@@ -371,14 +391,16 @@ def turn(unit, ds, image, policy):
         if side not in ("L", "R"):
             raise Refused("laterality unknown")
         return (unit[:, ::-1] if side == "R" else unit), False
+    if policy == "patient-orientation" and not letters:
+        letters = image.plane_letters()
     if policy == "patient-orientation" and letters:
-        turned = letters[0] in "HF"
+        turned = letters[0] in "HFAP"
         if turned:
             unit, letters = unit.T, letters[::-1]
-        if letters[0] not in "LR" or letters[1] not in "HF":
-            raise Refused("no right and left beside head and feet")
+        if letters[0] not in "LR" or letters[1] not in "HFAP":
+            raise Refused("no right and left")
         unit = unit[:, ::-1] if letters[0] == "R" else unit
-        return (unit[::-1] if letters[1] == "H" else unit), turned
+        return (unit[::-1] if letters[1] in "HA" else unit), turned
     return unit, False
 
 
