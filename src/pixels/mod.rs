@@ -201,10 +201,13 @@ fn normalise_object(
 ) -> Result<Seen, Refusal> {
     let mut decoder = Decoder::new(prescan::scan(object, limits)?, limits)?;
     let layout = decoder.layout().clone();
-    // of a volume, what is spread evenly is its slices
-    let order = slices::frame_order(&decoder.scan().root, layout.frames);
-    let mut chosen: Vec<u32> = frames.of(layout.frames).into_iter().map(|place| order[place as usize]).collect();
-    chosen.sort_unstable();
+    let mut chosen = frames.of(layout.frames);
+    if chosen.len() > 1 && chosen.len() < layout.frames as usize {
+        // of a volume, what is spread evenly is its slices
+        let order = slices::frame_order(&decoder.scan().root, layout.frames);
+        chosen = chosen.into_iter().map(|place| order[place as usize]).collect();
+        chosen.sort_unstable();
+    }
     limits.check(&layout, chosen.len(), contracts)?;
     let part: Vec<u32> = chosen.iter().skip(from as usize).take(part::frames_per_part(contracts)).copied().collect();
     let mut seen = Seen { chosen: chosen.len() as u32, frames: Vec::new(), refused: vec![None; contracts.len()] };

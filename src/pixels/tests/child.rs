@@ -97,20 +97,22 @@ fn soon() -> Instant {
 #[test]
 fn a_greeting_that_comes_in_parts_is_read_by_looks_that_are_cut_short() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let gate = folder.path().join("gate");
-    assert!(Command::new("mkfifo").arg(&gate).status().expect("mkfifo runs").success());
+    // one for each stop: a writer that is still there would open the next, too
+    let gates = ["first", "second"].map(|name| folder.path().join(name));
+    assert!(Command::new("mkfifo").args(&gates).status().expect("mkfifo runs").success());
     let protections = Protections { seccomp: true, ..Protections::default() };
     let greeting = printed(&Ready { protections: protections.clone() });
     let parts = [&greeting[..2], &greeting[2..9], &greeting[9..]].map(<[String]>::concat);
     let body = format!(
-        "printf '{}' >&0; : < {gate}; printf '{}' >&0; : < {gate}; printf '{}' >&0; exec sleep 600",
+        "printf '{}' >&0; : < {}; printf '{}' >&0; : < {}; printf '{}' >&0; exec sleep 600",
         parts[0],
+        gates[0].display(),
         parts[1],
+        gates[1].display(),
         parts[2],
-        gate = gate.display()
     );
     let mut process = process(folder.path(), &body);
-    for expected in [2, 9] {
+    for (expected, gate) in [2, 9].into_iter().zip(&gates) {
         let deadline = soon();
         while process.partial.len() < expected {
             assert!(Instant::now() < deadline, "{} bytes came", process.partial.len());
@@ -118,7 +120,7 @@ fn a_greeting_that_comes_in_parts_is_read_by_looks_that_are_cut_short() {
             assert_eq!(look.map(|_| ()), Err(io::ErrorKind::TimedOut));
         }
         // a reader opens it for writing
-        drop(File::options().write(true).open(&gate).expect("a pipe"));
+        drop(File::options().write(true).open(gate).expect("a pipe"));
     }
     assert_eq!(process.greeted(soon()).expect("the whole greeting"), &protections);
     assert!(process.partial.is_empty());
