@@ -20,7 +20,8 @@ import warnings
 
 os.environ.update({name: "1" for name in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPJ_NUM_THREADS"]})
 # GDCM decodes JPEG 2000 with a thread for each processor and takes no number: on one processor all readers are alike.
-os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+PROCESSORS = os.sched_getaffinity(0)
+os.sched_setaffinity(0, {max(PROCESSORS)})
 import gdcm
 import numpy as np
 import pydicom
@@ -118,8 +119,11 @@ def normalise(path):
 
 def sidelight(binary, path, small):
     """Seconds of the decoder, of decode to tensor, of the same through a worker, and what a second worker adds."""
-    line = subprocess.run([binary, path, small], check=True, capture_output=True, text=True).stdout
-    return json.loads(line)
+    run = lambda *extra, **how: json.loads(
+        subprocess.run([binary, path, *extra], check=True, capture_output=True, text=True, **how).stdout
+    )
+    on_all = lambda: os.sched_setaffinity(0, PROCESSORS)
+    return run(small) | run("--scaling", preexec_fn=on_all)
 
 
 def readers(name, path, folder):

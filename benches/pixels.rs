@@ -1,7 +1,8 @@
 //! One image in three ways: the decoder alone, decode to tensor in one process, and through a decode worker.
 //!
-//! `benches/run pixels` calls it beside other readers (`pixels.py`). Prints seconds (medians of five after a warm-up),
-//! and how many times as many images two workers finish as one, as JSON. Arguments: the file; whatever follows is ignored.
+//! `benches/run pixels` calls it beside other readers (`pixels.py`). Prints seconds (medians of five after a warm-up)
+//! as JSON; with `--scaling`, how many times as many images two workers finish as one. Arguments: the file; whatever
+//! follows is ignored.
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -23,12 +24,6 @@ fn main() {
     };
     let contracts = [Contract::preset("imagenet-rgb", 224).expect("a preset")];
     let (limits, frames) = (Limits::default(), Frames::default());
-    let decode = median(|| {
-        black_box(stored_values_file(&path, &limits).expect("an image that can be decoded"));
-    });
-    let tensor = median(|| {
-        black_box(normalise_file(&path, &contracts, frames, &limits).expect("an image that can be normalised"));
-    });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let settings =
         config::Pixels { workers: 2, timeout: Duration::from_secs(60), memory_max: 1 << 30, samples_max: 1 << 28 };
@@ -43,13 +38,22 @@ fn main() {
     };
     // both workers have started, and have seen an image
     runtime.block_on(async { tokio::join!(series(), series()) });
+    if std::env::args().any(|argument| argument == "--scaling") {
+        let one = median(|| runtime.block_on(series())) / SERIES as f64;
+        let two = median(|| {
+            runtime.block_on(async { tokio::join!(series(), series()) });
+        }) / (2 * SERIES) as f64;
+        println!("{{\"scaling\": {}}}", one / two);
+        return;
+    }
     let worker = median(|| runtime.block_on(image()));
-    let one = median(|| runtime.block_on(series())) / SERIES as f64;
-    let two = median(|| {
-        runtime.block_on(async { tokio::join!(series(), series()) });
-    }) / (2 * SERIES) as f64;
-    let scaling = one / two;
-    println!("{{\"decode\": {decode}, \"tensor\": {tensor}, \"worker\": {worker}, \"scaling\": {scaling}}}");
+    let decode = median(|| {
+        black_box(stored_values_file(&path, &limits).expect("an image that can be decoded"));
+    });
+    let tensor = median(|| {
+        black_box(normalise_file(&path, &contracts, frames, &limits).expect("an image that can be normalised"));
+    });
+    println!("{{\"decode\": {decode}, \"tensor\": {tensor}, \"worker\": {worker}}}");
 }
 
 fn median(mut action: impl FnMut()) -> f64 {
