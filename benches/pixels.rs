@@ -1,7 +1,7 @@
 //! One image in three ways: the decoder alone, decode to tensor in one process, and through a decode worker.
 //!
 //! `benches/run pixels` calls it beside other readers (`pixels.py`). Prints seconds (medians of five after a warm-up)
-//! as JSON; with `--scaling`, how many times as many images two workers finish as one. Arguments: the file; whatever
+//! and the contract as JSON; with `--scaling`, how many times as many images two workers finish as one. Arguments: the file; whatever
 //! follows is ignored.
 
 use std::hint::black_box;
@@ -53,7 +53,8 @@ fn main() {
     let tensor = median(|| {
         black_box(normalise_file(&path, &contracts, frames, &limits).expect("an image that can be normalised"));
     });
-    println!("{{\"decode\": {decode}, \"tensor\": {tensor}, \"worker\": {worker}}}");
+    let contract = serde_json::to_string(&contracts[0]).expect("a contract");
+    println!("{{\"decode\": {decode}, \"tensor\": {tensor}, \"worker\": {worker}, \"contract\": {contract}}}");
 }
 
 fn median(mut action: impl FnMut()) -> f64 {

@@ -116,10 +116,14 @@ impl Decoder {
             }
             PixelSource::Native { span, words } => {
                 let length = layout.native_frame_bytes() as u64;
-                let offset = span.offset + u64::from(index) * length;
+                let mut offset = span.offset + u64::from(index) * length;
                 if layout.kind != SampleKind::Float && layout.bits_allocated > 8 {
                     let width = usize::from(layout.bits_allocated / 8);
-                    let read = |bytes: &mut [u8]| self.scan.read_into(offset, bytes);
+                    let read = |bytes: &mut [u8]| {
+                        self.scan.read_into(offset, bytes)?;
+                        offset += bytes.len() as u64;
+                        Ok(())
+                    };
                     let codes = Codes::read(layout.samples(), width, layout.big_endian, read)?;
                     return self.native_codes(codes);
                 }

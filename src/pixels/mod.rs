@@ -252,34 +252,32 @@ fn open_file(path: &Path) -> Result<File, Refusal> {
     Ok(file)
 }
 
+/// Samples that are hashed at a time: many leaves of BLAKE3's tree, and still in the cache.
+const HASH_BLOCK: usize = 1 << 16;
+
 /// See [`SeenFrame::digest`].
 fn digest(layout: &Layout, samples: &Samples) -> Digest {
     let mut hash = blake3::Hasher::new();
     for number in [layout.rows, layout.columns, layout.samples_per_pixel.into()] {
         hash.update(&number.to_le_bytes());
     }
-    match samples {
-        Samples::U8(v) => hash_values(&mut hash, b'U', v, |v| u16::from(v).to_le_bytes()),
-        Samples::U16(v) => hash_values(&mut hash, b'U', v, u16::to_le_bytes),
-        Samples::I16(v) => hash_values(&mut hash, b'S', v, i16::to_le_bytes),
-        Samples::Int(v) => hash_values(&mut hash, b'I', v, i32::to_le_bytes),
-        Samples::Wide(v) => hash_values(&mut hash, b'W', v, f64::to_le_bytes),
-    }
-    Digest::from_hash(hash.finalize().as_bytes())
-}
-
-fn hash_values<T: Copy, const N: usize>(
-    hash: &mut blake3::Hasher,
-    kind: u8,
-    values: &[T],
-    bytes: impl Fn(T) -> [u8; N],
-) {
+    let (kind, bytes) = match samples {
+        Samples::U8(v) => {
+            hash.update(b"U");
+            for block in v.chunks(HASH_BLOCK) {
+                let words: Vec<u16> = block.iter().map(|v| u16::from(*v)).collect();
+                hash.update(bytemuck::cast_slice(&words));
+            }
+            return Digest::from_hash(hash.finalize().as_bytes());
+        }
+        Samples::U16(v) => (b'U', bytemuck::cast_slice(v)),
+        Samples::I16(v) => (b'S', bytemuck::cast_slice(v)),
+        Samples::Int(v) => (b'I', bytemuck::cast_slice(v)),
+        Samples::Wide(v) => (b'W', bytemuck::cast_slice(v)),
+    };
     hash.update(&[kind]);
-    let mut block = [[0; N]; 1 << 13];
-    for values in values.chunks(block.len()) {
-        block.iter_mut().zip(values).for_each(|(bytes_of, value)| *bytes_of = bytes(*value));
-        hash.update(block[..values.len()].as_flattened());
-    }
+    hash.update(bytes);
+    Digest::from_hash(hash.finalize().as_bytes())
 }
 
 #[cfg(test)]

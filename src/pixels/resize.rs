@@ -39,6 +39,7 @@ pub fn resize(
     let mut values = vec![0.0; columns];
     let mut sums: VecDeque<(&Taps, &mut [f32], Vec<f32>)> = VecDeque::new();
     let mut spare = Vec::new();
+    let simd = pulp::Arch::new();
     for row in first..last {
         line(row, &mut values);
         while let Some((taps, target)) = waiting.next_if(|(w, _)| w.start <= row) {
@@ -49,13 +50,15 @@ pub fn resize(
         }
         for (taps, _, sum) in &mut sums {
             if let Some(weight) = taps.values.get(row - taps.start) {
-                sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += weight * value);
+                simd.dispatch(|| sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += weight * value));
             }
         }
         while let Some((_, target, sum)) = sums.pop_front_if(|(taps, _, _)| taps.end() <= row + 1) {
-            for (out, w) in target.iter_mut().zip(&across) {
-                *out = dot(&sum[w.start..w.start + w.values.len()], &w.values);
-            }
+            simd.dispatch(|| {
+                for (out, w) in target.iter_mut().zip(&across) {
+                    *out = dot(&sum[w.start..w.start + w.values.len()], &w.values);
+                }
+            });
             spare.push(sum);
         }
     }

@@ -22,6 +22,12 @@ pub enum Codes {
     Longs(Vec<u32>),
 }
 
+// Words are read and hashed as they lie in memory; libtorch comes for such machines only.
+const _: () = assert!(cfg!(target_endian = "little"));
+
+/// Samples that are read at a time: 64 or 128 KiB.
+const READ_BLOCK: usize = 1 << 15;
+
 impl Samples {
     /// The samples as numbers of one type.
     pub fn values(&self) -> Vec<f64> {
@@ -36,6 +42,23 @@ impl Samples {
         match values.iter().map(|v| u16::try_from(*v)).collect() {
             Ok(narrow) => Samples::U16(narrow),
             Err(_) => Samples::Int(values),
+        }
+    }
+
+    /// The least and the greatest value that does not lie in the range `without` (both ends belong to it); none if there is
+    /// no such value. What is not finite is left out.
+    pub fn extent(&self, without: Option<(f64, f64)>) -> Option<(f64, f64)> {
+        match self {
+            Samples::U8(v) => integer_extent(v, without),
+            Samples::U16(v) => integer_extent(v, without),
+            Samples::I16(v) => integer_extent(v, without),
+            Samples::Int(v) => integer_extent(v, without),
+            Samples::Wide(v) => {
+                let counts = |v: &f64| v.is_finite() && without.is_none_or(|(low, high)| !(low..=high).contains(v));
+                let mut counted = v.iter().copied().filter(counts);
+                let first = counted.next()?;
+                Some(counted.fold((first, first), |(low, high), v| (low.min(v), high.max(v))))
+            }
         }
     }
 
@@ -73,28 +96,18 @@ impl Codes {
         }
     }
 
-    /// So many samples of 2 or 4 bytes, which `read` fills in as they lie in the file: no byte is copied twice.
+    /// So many samples of 2 or 4 bytes, which `read` fills in as they lie in the file, a block after the other.
     pub fn read<E>(
         count: usize,
         width: usize,
         big_endian: bool,
-        read: impl FnOnce(&mut [u8]) -> Result<(), E>,
+        read: impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<Self, E> {
-        Ok(match width {
-            2 => {
-                let mut words = vec![0u16; count];
-                read(bytemuck::cast_slice_mut(&mut words))?;
-                let order = if big_endian { u16::from_be } else { u16::from_le };
-                mask(&mut words, order, big_endian == cfg!(target_endian = "big"));
-                Codes::Words(words)
-            }
-            _ => {
-                let mut longs = vec![0u32; count];
-                read(bytemuck::cast_slice_mut(&mut longs))?;
-                let order = if big_endian { u32::from_be } else { u32::from_le };
-                mask(&mut longs, order, big_endian == cfg!(target_endian = "big"));
-                Codes::Longs(longs)
-            }
+        Ok(match (width, big_endian) {
+            (2, false) => Codes::Words(read_blocks(count, |v| v, read)?),
+            (2, true) => Codes::Words(read_blocks(count, u16::swap_bytes, read)?),
+            (_, false) => Codes::Longs(read_blocks(count, |v| v, read)?),
+            (_, true) => Codes::Longs(read_blocks(count, u32::swap_bytes, read)?),
         })
     }
 
@@ -177,6 +190,29 @@ impl Codes {
     }
 }
 
+fn integer_extent<T>(values: &[T], without: Option<(f64, f64)>) -> Option<(f64, f64)>
+where
+    T: Copy + Ord + Into<i32>,
+{
+    let wider = |(low, high): (T, T), v: T| (low.min(v), high.max(v));
+    let simd = pulp::Arch::new();
+    let (low, high) = match without {
+        None => {
+            let first = *values.first()?;
+            simd.dispatch(|| values.iter().fold((first, first), |extent, v| wider(extent, *v)))
+        }
+        Some((from, to)) => {
+            // the whole numbers among them
+            let without = from.ceil() as i32..=to.floor() as i32;
+            let counts = |v: T| !without.contains(&v.into());
+            let first = *values.iter().find(|v| counts(**v))?;
+            let instead = |v: T| if counts(v) { v } else { first };
+            simd.dispatch(|| values.iter().fold((first, first), |extent, v| wider(extent, instead(*v))))
+        }
+    };
+    Some((low.into().into(), high.into().into()))
+}
+
 fn each_code<T: Copy>(
     values: &[T],
     hidden: Option<&[bool]>,
@@ -192,13 +228,30 @@ fn each_code<T: Copy>(
     (0..=u16::MAX).filter(|code| seen[usize::from(*code)]).for_each(|code| see(value(code)));
 }
 
+/// In blocks that stay in the cache until they have been put in order: memory is written once, and not cleared before.
+fn read_blocks<T: bytemuck::Pod, E>(
+    count: usize,
+    order: impl Fn(T) -> T,
+    mut read: impl FnMut(&mut [u8]) -> Result<(), E>,
+) -> Result<Vec<T>, E> {
+    let simd = pulp::Arch::new();
+    let mut values = Vec::with_capacity(count);
+    let mut block = vec![T::zeroed(); READ_BLOCK.min(count)];
+    while values.len() < count {
+        let block = &mut block[..READ_BLOCK.min(count - values.len())];
+        read(bytemuck::cast_slice_mut(block))?;
+        simd.dispatch(|| values.extend(block.iter().map(|v| order(*v))));
+    }
+    Ok(values)
+}
+
 fn shown<'a, T>(values: &'a [T], hidden: Option<&'a [bool]>) -> impl Iterator<Item = &'a T> {
     values.iter().enumerate().filter(move |(i, _)| hidden.is_none_or(|h| !h[*i])).map(|(_, v)| v)
 }
 
 fn mask<T: Copy>(values: &mut [T], f: impl Fn(T) -> T, nothing_to_do: bool) {
     if !nothing_to_do {
-        values.iter_mut().for_each(|v| *v = f(*v));
+        pulp::Arch::new().dispatch(|| values.iter_mut().for_each(|v| *v = f(*v)));
     }
 }
 
@@ -238,6 +291,50 @@ mod tests {
             assert_eq!(codes.clone().stored(bits, shift, signed), expected, "{codes:?} {bits} {shift} {signed}");
         }
         assert_eq!(words(&[1, 4, 2, 5, 3, 6]).interleaved(), words(&[1, 2, 3, 4, 5, 6]));
+    }
+
+    #[test]
+    fn extents_leave_out_padding_and_what_is_no_number() {
+        let wide = |v: &[f64]| Samples::Wide(v.to_vec());
+        let none = None;
+        let rows = [
+            (Samples::U8(vec![7, 0, 255]), none, Some((0.0, 255.0))),
+            (Samples::U8(vec![7, 0, 255]), Some((255.0, 300.0)), Some((0.0, 7.0))),
+            (Samples::U16(vec![9, 65535, 4]), none, Some((4.0, 65535.0))),
+            (Samples::U16(vec![0, 9, 65535, 4, 0]), Some((0.0, 0.0)), Some((4.0, 65535.0))),
+            (Samples::U16(vec![3, 3]), Some((0.0, 9.0)), None),
+            (Samples::U16(Vec::new()), none, None),
+            (Samples::I16(vec![-2000, 5, -3]), Some((-2000.0, -2000.0)), Some((-3.0, 5.0))),
+            (Samples::I16(vec![i16::MIN, i16::MAX]), none, Some((-32768.0, 32767.0))),
+            (Samples::Int(vec![i32::MIN, 1, i32::MAX]), none, Some((-2147483648.0, 2147483647.0))),
+            (Samples::Int(vec![i32::MIN, 1, i32::MAX]), Some((-1e300, 0.5)), Some((1.0, 2147483647.0))),
+            // no whole number lies there
+            (Samples::Int(vec![1, 2, 3]), Some((1.2, 1.8)), Some((1.0, 3.0))),
+            (wide(&[f64::NAN, 2.0, f64::INFINITY, -1.5]), none, Some((-1.5, 2.0))),
+            (wide(&[f64::NAN, 2.0, -1.5]), Some((-2.0, 0.0)), Some((2.0, 2.0))),
+            (wide(&[f64::NAN]), none, None),
+        ];
+        for (samples, without, expected) in rows {
+            assert_eq!(samples.extent(without), expected, "{samples:?} {without:?}");
+        }
+        // long enough for every way through the loop
+        let long = Samples::U16((0..1000).map(|i| 30_000 + i).collect());
+        assert_eq!(long.extent(Some((30_990.0, 31_000.0))), Some((30_000.0, 30_989.0)));
+    }
+
+    #[test]
+    fn samples_are_read_block_by_block() {
+        let count = 2 * READ_BLOCK + 3;
+        let expected: Vec<u16> = (0..count).map(|i| i as u16).collect();
+        for big_endian in [false, true] {
+            let order = if big_endian { u16::to_be_bytes } else { u16::to_le_bytes };
+            let bytes: Vec<u8> = expected.iter().flat_map(|v| order(*v)).collect();
+            let mut rest = bytes.as_slice();
+            let codes = Codes::read(count, 2, big_endian, |block| std::io::Read::read_exact(&mut rest, block));
+            assert_eq!(codes.expect("enough bytes"), Codes::Words(expected.clone()));
+        }
+        let nothing = Codes::read(count, 4, false, |block| std::io::Read::read_exact(&mut [1u8; 7].as_slice(), block));
+        assert!(nothing.is_err());
     }
 
     #[test]

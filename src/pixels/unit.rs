@@ -55,11 +55,13 @@ impl<'a> Unit<'a> {
         let presentation = grey.presentation.as_ref().filter(|_| range == ValueRange::Window);
         // Hounsfield units are what they are: MONOCHROME1 says how they are shown
         let inverted = grey.inverted && !matches!(range, ValueRange::HuWindow { .. });
-        let meaning = Meaning { grey, scale: Scale::of(grey, range, hidden.as_deref()), presentation, inverted };
+        let extent = grey.stored.extent(grey.padding);
+        let scale = Scale::of(grey, range, extent, hidden.as_deref());
+        let meaning = Meaning { grey, scale, presentation, inverted };
         let values = match &grey.stored {
-            Samples::U8(v) => Values::U8(v, meaning.table()),
-            Samples::U16(v) => Values::U16(v, meaning.table()),
-            Samples::I16(v) => Values::I16(v, meaning.table()),
+            Samples::U8(v) => Values::U8(v, meaning.table(extent)),
+            Samples::U16(v) => Values::U16(v, meaning.table(extent)),
+            Samples::I16(v) => Values::I16(v, meaning.table(extent)),
             Samples::Int(v) => Values::Int(v),
             Samples::Wide(v) => Values::Wide(v),
         };
@@ -96,17 +98,18 @@ impl Meaning<'_> {
         (if self.inverted { 1.0 - unit } else { unit }) as f32
     }
 
-    /// Of every value that occurs.
-    fn table(&self) -> Table {
+    /// Of every value from the least to the greatest that is not padding, which is 0.
+    fn table(&self, extent: Option<(f64, f64)>) -> Table {
         let mut table = Box::new([0.0; 1 << 16]);
-        self.grey.stored.each(None, |value| table[usize::from(value as i32 as u16)] = self.of(value));
+        let values = extent.map(|(low, high)| low as i32..=high as i32);
+        values.into_iter().flatten().for_each(|value| table[usize::from(value as u16)] = self.of(value.into()));
         table
     }
 }
 
 impl Scale {
-    fn of(grey: &Grey, range: ValueRange, hidden: Option<&[bool]>) -> Self {
-        let observed = || Scale::observed(grey, hidden);
+    fn of(grey: &Grey, range: ValueRange, extent: Option<(f64, f64)>, hidden: Option<&[bool]>) -> Self {
+        let observed = || Scale::observed(grey, extent, hidden);
         match range {
             ValueRange::StoredBits => grey.stored_range.map_or_else(observed, |(low, high)| match &grey.modality {
                 Modality::Linear { .. } => Scale::between(grey.modality.apply(low), grey.modality.apply(high)),
@@ -125,7 +128,11 @@ impl Scale {
     }
 
     /// The smallest and largest modality value of the image; padding, hidden pixels and what is not finite left out.
-    fn observed(grey: &Grey, hidden: Option<&[bool]>) -> Self {
+    fn observed(grey: &Grey, extent: Option<(f64, f64)>, hidden: Option<&[bool]>) -> Self {
+        let of = |(low, high)| (grey.modality.apply(low), grey.modality.apply(high));
+        if let (Modality::Linear { .. }, Some((one, other)), None) = (&grey.modality, extent.map(of), hidden) {
+            return Scale::between(one, other);
+        }
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         grey.stored.each(hidden, |stored| {
             let value = grey.modality.apply(stored);
