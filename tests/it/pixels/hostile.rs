@@ -1,18 +1,14 @@
-//! A thousand mutated objects through real workers: answers or refusals, in time and in memory, beside good images.
-
-use std::collections::BTreeMap;
+//! Good images beside mutated ones, through real workers. `mutations` looks at what the mutated ones cost.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sidelight::pixels::{Frames, Workers};
 
-use super::locked::{named_exe, processes, status};
+use super::locked::{processes, status};
 use super::*;
 
-const MUTATIONS: usize = 1000;
-
 /// Sound images of several transfer syntaxes.
-fn originals() -> Vec<(&'static str, Vec<u8>)> {
+pub fn originals() -> Vec<(&'static str, Vec<u8>)> {
     let mut rle = vec![0; 64];
     (rle[0], rle[4]) = (2, 64);
     // 4096 pixels: 32 runs of 128 equal bytes in each of two segments
@@ -98,46 +94,6 @@ async fn originals_are_what_they_say() {
         assert!(expected.is_ok(), "{name}: {expected:?}");
         assert!(workers.normalise(&path, &contracts(), Frames::default()).await == expected, "{name}");
     }
-}
-
-#[tokio::test]
-async fn a_thousand_mutations_cost_refusals_and_nothing_else() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let settings = config::Pixels { workers: 2, memory_max: 256 << 20, timeout: Duration::from_secs(10), ..settings() };
-    let exe = named_exe(folder.path());
-    let workers = Workers::start(&settings, exe.clone());
-    wait_for(|| workers.protections());
-    let program = mapped_by_program(&exe, settings.memory_max);
-    let good = write(folder.path(), "good", &sound(64, 64));
-    let expected = workers.normalise(&good, &contracts(), Frames::default()).await.expect("a sound image");
-    let originals = originals();
-    let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let (mut outcomes, mut peak, mut slowest) = (BTreeMap::<String, u32>::new(), 0, Duration::ZERO);
-    for n in 0..MUTATIONS {
-        let (name, original) = &originals[n % originals.len()];
-        let path = write(folder.path(), "mutant", &mutate(original, &mut rng));
-        let started = Instant::now();
-        let answer = match n % 8 {
-            0 => workers.read_header(&path).await.map(|_| ()),
-            _ => workers.normalise(&path, &contracts(), Frames::default()).await.map(|_| ()),
-        };
-        slowest = slowest.max(started.elapsed());
-        assert!(started.elapsed() < Duration::from_secs(10), "mutation {n} of {name}: {answer:?}");
-        if let Err(refusal) = &answer {
-            assert!(!refusal.detail.is_empty(), "mutation {n} of {name}");
-        }
-        *outcomes.entry(answer.map_or_else(|r| r.code.to_string(), |()| "answered".into())).or_default() += 1;
-        for process in processes(&exe) {
-            peak = peak.max(status(&process, "VmPeak").unwrap_or_default() * 1024);
-        }
-        if n % 50 == 0 {
-            let answer = workers.normalise(&good, &contracts(), Frames::default()).await;
-            assert!(answer.as_ref() == Ok(&expected), "after mutation {n}");
-        }
-    }
-    println!("{outcomes:?}, slowest {slowest:?}, most address space {} MiB beyond the program", (peak - program) >> 20);
-    assert!(peak <= program + settings.memory_max, "{peak} bytes of address space, the program takes {program}");
-    assert!(outcomes.len() > 3, "mutations that hardly differ: {outcomes:?}");
 }
 
 #[tokio::test]
