@@ -165,25 +165,16 @@ impl Analyser {
                 self.score(package, inputs, outputs).await?;
             }
             frames.extend(part.frames);
-        }
-        read.pixel_digest = Some(pixels::pixel_digest(&frames));
-        for (package, outputs) in admitted.iter().zip(outputs) {
-            // An image counts whole or not at all. Without its race score it is still worth a report.
-            match outputs.map(|outputs| mean_of_frames(&outputs)) {
-                Ok(Some(mean)) => read.scores.push(ImageScore {
-                    instance: header.sop_instance.clone(),
-                    model: package.identity.key(),
-                    contract: package.contract.digest(),
-                    outputs: mean,
-                }),
-                Ok(None) => {}
-                Err(refusal) if package.purpose == Purpose::Clinical => {
-                    read.scores.clear();
-                    read.refusal = Some(refusal);
-                    return Ok(read);
-                }
-                Err(refusal) => tracing::warn!(%refusal, "an image has no race score"),
+            if outputs.iter().all(Result::is_err) {
+                break;
             }
+        }
+        match kept(&admitted, outputs, &header.sop_instance) {
+            Ok(scores) => {
+                read.pixel_digest = Some(pixels::pixel_digest(&frames));
+                read.scores = scores;
+            }
+            Err(refusal) => read.refusal = Some(refusal),
         }
         Ok(read)
     }
@@ -273,7 +264,8 @@ impl Analyser {
         let lost = |i: &ScoredInstance| i.refusal.as_ref().is_some_and(is_loss);
         // Scored before the models were changed: those numbers are not comparable, `studies requeue` makes new ones.
         let outdated = |i: &ScoredInstance| !i.scores.is_empty() && !analysed.contains(&i.header.sop_instance);
-        let complete = !study.instances.iter().any(|i| lost(i) || outdated(i));
+        let lacking = |i: &ScoredInstance| lacks_a_score(&self.packages, i);
+        let complete = !study.instances.iter().any(|i| lost(i) || outdated(i) || lacking(i));
         Conclusion::Assessed {
             assessment: Box::new(assessment),
             scores,
@@ -341,6 +333,46 @@ pub fn read_profile(path: &Path) -> anyhow::Result<Profile> {
 
 fn is_purpose(score: &StudyScore, purpose: Purpose, packages: &[Package]) -> bool {
     packages.iter().any(|p| p.purpose == purpose && p.identity.key() == score.model.key())
+}
+
+/// The scores of an image by the packages that had something to say of it: means over its frames. An image counts whole
+/// or not at all for a package. Without a clinical score it is refused, for the reason of the first clinical package.
+fn kept(
+    packages: &[&Package],
+    outputs: Vec<Result<Vec<Vec<f64>>, Refusal>>,
+    instance: &Uid,
+) -> Result<Vec<ImageScore>, Refusal> {
+    let (mut scores, mut clinical, mut first_refusal) = (Vec::new(), false, None);
+    for (package, outputs) in packages.iter().zip(outputs) {
+        let is_clinical = package.purpose == Purpose::Clinical;
+        match outputs.map(|outputs| mean_of_frames(&outputs)) {
+            Ok(None) => {}
+            Ok(Some(outputs)) => {
+                clinical |= is_clinical;
+                let (model, contract) = (package.identity.key(), package.contract.digest());
+                scores.push(ImageScore { instance: instance.clone(), model, contract, outputs });
+            }
+            Err(refusal) => {
+                tracing::warn!(model = package.identity.name, %refusal, "a model has no score of an image");
+                if is_clinical {
+                    first_refusal.get_or_insert(refusal);
+                }
+            }
+        }
+    }
+    match first_refusal {
+        Some(refusal) if !clinical => Err(refusal),
+        _ => Ok(scores),
+    }
+}
+
+/// Whether a clinical package that may see the instance has no score of it, though others have: it failed on the image,
+/// or was put in its place since then (`studies requeue` makes new scores).
+fn lacks_a_score(packages: &[Package], instance: &ScoredInstance) -> bool {
+    let clinical = packages.iter().filter(|p| p.purpose == Purpose::Clinical);
+    let mut expected = clinical.filter(|p| admits(p, &instance.header).is_ok());
+    let has = |p: &Package| instance.scores.iter().any(|s| s.model == p.identity.key());
+    !instance.scores.is_empty() && expected.any(|p| !has(p))
 }
 
 /// Whether the model may see the instance, and its contract can be fulfilled as far as the header tells.

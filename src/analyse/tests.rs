@@ -80,3 +80,42 @@ fn slices_are_reported_from_one_end_to_the_other_and_cut_frames_are_told() {
     assert_eq!(frames_seen(&[&plain, &long]).as_deref(), Some("frames=32/500"));
     assert_eq!(frames_seen(&[&plain]), None);
 }
+
+#[test]
+fn a_contract_fails_alone_and_the_study_is_not_complete() {
+    let load = |name: &str| {
+        Package::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)).expect("a demo model")
+    };
+    let (race, one) = (load("demo-race"), load("demo-clinical"));
+    let mut other = one.clone();
+    other.identity.name = "another-clinical".into();
+    let refused = |detail: &str| Err(Refusal::new(RefusalCode::Inconsistent, detail));
+    let scored = || Ok(vec![vec![0.25], vec![0.75]]);
+    let names = |scores: Vec<ImageScore>| scores.into_iter().map(|s| (s.model, s.outputs)).collect::<Vec<_>>();
+    let key = |package: &Package| (package.identity.key(), vec![0.5]);
+    let packages = [&race, &one, &other];
+    let kept = |outputs: [Result<Vec<Vec<f64>>, Refusal>; 3]| {
+        kept(&packages, outputs.to_vec(), &uid("1.2.3")).map(names).map_err(|refusal| refusal.detail)
+    };
+    assert_eq!(kept([scored(), scored(), scored()]), Ok(vec![key(&race), key(&one), key(&other)]));
+    assert_eq!(kept([scored(), refused("one"), scored()]), Ok(vec![key(&race), key(&other)]));
+    assert_eq!(kept([refused("race"), scored(), refused("other")]), Ok(vec![key(&one)]));
+    assert_eq!(kept([scored(), refused("one"), refused("other")]), Err("one".into()));
+
+    let score = |package: &Package| ImageScore {
+        instance: uid("1.2.3"),
+        model: package.identity.key(),
+        contract: package.contract.digest(),
+        outputs: vec![0.5],
+    };
+    let lacks = |modality: &str, scored: &[&Package]| {
+        let scores = scored.iter().map(|p| score(p)).collect();
+        let instance = ScoredInstance { header: header("1.2.3", modality), pixel_digest: None, scores, refusal: None };
+        lacks_a_score(&[race.clone(), one.clone(), other.clone()], &instance)
+    };
+    assert!(!lacks("DX", &[&race, &one, &other]));
+    assert!(!lacks("DX", &[&one, &other]), "the race score has a reason of its own");
+    assert!(lacks("DX", &[&race, &one]));
+    assert!(!lacks("MG", &[&race]), "out of scope");
+    assert!(!lacks("DX", &[]), "refused as a whole");
+}

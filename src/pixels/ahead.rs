@@ -23,6 +23,9 @@ pub struct Parts {
     frames: Frames,
     /// Where the parts begin that nobody was asked for yet; `None` before the first has come.
     further: Option<VecDeque<u32>>,
+    /// What the first part said of the image, and the last frame that was seen: the others must go on from there.
+    chosen: u32,
+    last: u32,
     running: VecDeque<JoinHandle<Result<Part, Refusal>>>,
 }
 
@@ -30,7 +33,7 @@ impl Parts {
     /// Of the object at `file`; nothing is asked before the first is.
     pub fn of(workers: Workers, file: &Path, contracts: &[Contract], frames: Frames) -> Self {
         let (file, contracts) = (file.to_owned(), contracts.to_vec());
-        Self { workers, file, contracts, frames, further: None, running: VecDeque::new() }
+        Self { workers, file, contracts, frames, further: None, chosen: 0, last: 0, running: VecDeque::new() }
     }
 
     /// `None` when all have been given.
@@ -41,8 +44,9 @@ impl Parts {
             return Some(match further {
                 Ok(further) => {
                     self.further = Some(further.collect());
+                    self.chosen = first.as_ref().map_or(0, |part| part.chosen);
                     self.ask_ahead();
-                    first
+                    self.continued(first)
                 }
                 Err(refusal) => {
                     self.further = Some(VecDeque::new());
@@ -53,7 +57,19 @@ impl Parts {
         let part = self.running.pop_front()?.await;
         self.ask_ahead();
         let lost = |e| Refusal::new(RefusalCode::WorkerDied, format!("a part of the image was lost: {e}"));
-        Some(part.map_err(lost).flatten())
+        let part = part.map_err(lost).flatten();
+        Some(self.continued(part))
+    }
+
+    /// The part, if it is of the image that the first one was of: workers that disagree decoded different things.
+    fn continued(&mut self, part: Result<Part, Refusal>) -> Result<Part, Refusal> {
+        let part = part?;
+        let first = part.frames.first().map_or(0, |frame| frame.number);
+        if part.chosen != self.chosen || first <= self.last {
+            return Err(Refusal::new(RefusalCode::DecodeFailed, "the parts of the image are not of one image"));
+        }
+        self.last = part.frames.last().map_or(self.last, |frame| frame.number);
+        Ok(part)
     }
 
     fn ask_ahead(&mut self) {

@@ -12,9 +12,9 @@ use crate::domain::{Contract, Refusal, RefusalCode};
 
 /// Bytes of model inputs that a worker may send back at once: one frame in the largest contract that there can be.
 pub const OUTPUT_BYTES_MAX: u64 = 1 << 28;
-/// Bytes of a part of several frames. The node holds this twice for each part in flight: in the hand-over memory and as
-/// its checked copy.
-pub const PART_BYTES: u64 = 1 << 25;
+/// Bytes of a part of several frames. The node holds this for each part in flight, three ahead of the one that is being
+/// scored among them, and once more in the hand-over memory of each worker.
+pub const PART_BYTES: u64 = 1 << 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -73,13 +73,13 @@ impl Limits {
 }
 
 /// What one frame takes at most at a time, from its bytes in the object to the largest input, by the copies that the
-/// code makes: resizing works row by row and keeps no image of its own. Small and fixed amounts are left out: the limit
+/// code makes. Small and fixed amounts are left out: the limit
 /// is half of what there is.
 fn frame_bytes(layout: &Layout, contracts: &[Contract]) -> u64 {
     let (pixels, samples) = (layout.pixels() as u64, layout.samples() as u64);
     let width = u64::from(layout.bits_allocated.div_ceil(8));
     let (raw, decoder) = match &layout.source {
-        // read in place, but for what must be unpacked or widened
+        // as bytes where it must be unpacked or widened; words of 16 bits come block by block
         PixelSource::Native { .. } => (layout.native_frame_bytes() as u64, 0),
         PixelSource::Encapsulated { fragments, .. } => {
             let frames = u64::from(layout.frames).max(1);
@@ -107,8 +107,16 @@ fn frame_bytes(layout: &Layout, contracts: &[Contract]) -> u64 {
         if samples > pixels || layout.photometric == Photometric::Palette { 4 * samples + 6 * pixels } else { 0 };
     let codes_and_values = (width + stored) * samples;
     let largest_input = contracts.iter().map(|c| 4 * (u64::from(c.size).pow(2) + c.len() as u64)).max().unwrap_or(0);
+    // resizing keeps the source rows that become one row, and of an image that grows those of every row between two
+    let open_rows = |c: &Contract, rows: u64, columns: u64| {
+        let size = u64::from(c.size);
+        size.min(2 * size / rows.max(1) + 2).saturating_mul(4 * columns)
+    };
+    let (rows, columns) = (u64::from(layout.rows), u64::from(layout.columns));
+    let either_way = |c: &Contract| open_rows(c, rows, columns).max(open_rows(c, columns, rows));
+    let resizing = contracts.iter().map(either_way).max().unwrap_or(0);
     // one byte for each pixel that a contract may mask
-    let parts = [raw, decoder, codes_and_values, colour, pixels, largest_input];
+    let parts = [raw, decoder, codes_and_values, colour, pixels, resizing, largest_input];
     parts.into_iter().fold(0, u64::saturating_add)
 }
 
@@ -173,13 +181,19 @@ mod tests {
             assert!(refusal.code == RefusalCode::TooLarge && refusal.detail.contains("pixels.memory_max"), "{refusal}");
         }
         let mammo = Contract::preset("mammo", 1024).expect("a preset");
-        assert_eq!(frame_bytes(&layout(), &[mammo]), 7 * M + (8 << 20));
+        let rows_of_resize = 4 * (4 * 1000);
+        assert_eq!(frame_bytes(&layout(), std::slice::from_ref(&mammo)), 7 * M + (8 << 20) + rows_of_resize);
+        // one row, or one column, becomes 1024: each of them is open at the same time
+        for (rows, columns) in [(1, 60_000), (60_000, 1)] {
+            let thin = Layout { rows, columns, ..layout() };
+            assert!(frame_bytes(&thin, std::slice::from_ref(&mammo)) > 1024 * 4 * 60_000, "{rows} × {columns}");
+        }
     }
 
     #[test]
     fn a_part_of_any_preset_fits_and_no_contract_has_a_frame_larger_than_an_answer() {
         for (name, size, frames) in
-            [("imagenet-rgb", 224, 8), ("xrv-1024", 1024, 8), ("mammo", 2048, 2), ("imagenet-rgb", 4096, 1)]
+            [("imagenet-rgb", 224, 8), ("xrv-1024", 1024, 4), ("mammo", 2048, 1), ("imagenet-rgb", 4096, 1)]
         {
             let contracts = [Contract::preset(name, size).expect("a preset")];
             assert_eq!(frames_per_part(&contracts), frames, "{name}@{size}");

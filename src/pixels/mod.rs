@@ -252,7 +252,7 @@ fn open_file(path: &Path) -> Result<File, Refusal> {
     Ok(file)
 }
 
-/// Samples that are hashed at a time: many leaves of BLAKE3's tree, and still in the cache.
+/// Samples of 8 bits that are widened and hashed at a time: many leaves of BLAKE3's tree, and still in the cache.
 const HASH_BLOCK: usize = 1 << 16;
 
 /// See [`SeenFrame::digest`].

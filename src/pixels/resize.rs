@@ -2,9 +2,10 @@
 //! or by area.
 //!
 //! Separable, down first, then across, a row at a time: values go through the cache once. Bilinear: a triangle filter
-//! as wide as the scale (at least one pixel to each side). Area: each output pixel is the mean of what it covers, parts of pixels by their part, which is OpenCV's
-//! `INTER_AREA` where both axes shrink or both grow. The source is seen through a window, which crops it or pads it
-//! with 0 without a copy.
+//! as wide as the scale (at least one pixel to each side). Area: each output pixel is the mean of what it covers, parts
+//! of pixels by their part, which is OpenCV's `INTER_AREA` where both axes shrink or both grow. The source is seen
+//! through a window, which crops it or pads it with 0 without a copy. The loops are compiled for AVX2 as well, which is
+//! used where the processor has it; sums are in the same order and the results are the same.
 
 use std::collections::VecDeque;
 

@@ -1,6 +1,6 @@
 //! Samples of a frame: the codes that a decoder returns, and the stored values that they stand for.
 //!
-//! An unsigned image whose bits are all used passes through without a copy. Neighbours: the codecs below, `decode`
+//! Unsigned codes whose bits are all used become stored values without a copy. Neighbours: the codecs below, `decode`
 //! above. Left out: what a stored value means (`grey`).
 
 /// Samples as stored, colour by pixel, in the narrowest type that holds them.

@@ -2,7 +2,7 @@
 //!
 //! In the Standard's order (PS3.4 N.2): modality LUT, range policy (VOI, then a presentation table), MONOCHROME1
 //! inverted last except in Hounsfield units. Padding and masked pixels are 0. What a stored value of 8 or 16 bits
-//! becomes is computed once per value: the image is read once, and no other copy of it is made.
+//! becomes is computed once per value: the image is read for its extent and for its rows, and no copy of it is made.
 //!
 //! `StoredBits` maps the range that Bits Stored and Pixel Representation allow, carried through the modality LUT. A
 //! linear rescale of positive slope therefore changes nothing, one of negative slope turns black into white, and a
@@ -11,6 +11,8 @@
 //! observed range stands in. An image of one single value has no observed range and takes the lowest value throughout
 //! (the highest in MONOCHROME1). Neighbours: `grey` says what values mean, `normalise` asks for rows.
 
+use std::cell::LazyCell;
+
 use super::decode::Samples;
 use super::grey::{Grey, Modality, Voi, VoiFunction};
 use super::lut::Lut;
@@ -18,6 +20,9 @@ use crate::domain::ValueRange;
 
 /// What each value of 8 or 16 bits becomes, by its bits as an unsigned number.
 type Table = Box<[f32; 1 << 16]>;
+
+/// See [`Samples::extent`]; looked for where it is asked for.
+type Extent<'a> = LazyCell<Option<(f64, f64)>, Box<dyn FnOnce() -> Option<(f64, f64)> + 'a>>;
 
 /// A frame as one contract sees it.
 pub struct Unit<'a> {
@@ -55,13 +60,13 @@ impl<'a> Unit<'a> {
         let presentation = grey.presentation.as_ref().filter(|_| range == ValueRange::Window);
         // Hounsfield units are what they are: MONOCHROME1 says how they are shown
         let inverted = grey.inverted && !matches!(range, ValueRange::HuWindow { .. });
-        let extent = grey.stored.extent(grey.padding);
-        let scale = Scale::of(grey, range, extent, hidden.as_deref());
+        let extent = Extent::new(Box::new(|| grey.stored.extent(grey.padding)));
+        let scale = Scale::of(grey, range, &extent, hidden.as_deref());
         let meaning = Meaning { grey, scale, presentation, inverted };
         let values = match &grey.stored {
-            Samples::U8(v) => Values::U8(v, meaning.table(extent)),
-            Samples::U16(v) => Values::U16(v, meaning.table(extent)),
-            Samples::I16(v) => Values::I16(v, meaning.table(extent)),
+            Samples::U8(v) => Values::U8(v, meaning.table(*extent)),
+            Samples::U16(v) => Values::U16(v, meaning.table(*extent)),
+            Samples::I16(v) => Values::I16(v, meaning.table(*extent)),
             Samples::Int(v) => Values::Int(v),
             Samples::Wide(v) => Values::Wide(v),
         };
@@ -108,7 +113,7 @@ impl Meaning<'_> {
 }
 
 impl Scale {
-    fn of(grey: &Grey, range: ValueRange, extent: Option<(f64, f64)>, hidden: Option<&[bool]>) -> Self {
+    fn of(grey: &Grey, range: ValueRange, extent: &Extent<'_>, hidden: Option<&[bool]>) -> Self {
         let observed = || Scale::observed(grey, extent, hidden);
         match range {
             ValueRange::StoredBits => grey.stored_range.map_or_else(observed, |(low, high)| match &grey.modality {
@@ -128,9 +133,14 @@ impl Scale {
     }
 
     /// The smallest and largest modality value of the image; padding, hidden pixels and what is not finite left out.
-    fn observed(grey: &Grey, extent: Option<(f64, f64)>, hidden: Option<&[bool]>) -> Self {
-        let of = |(low, high)| (grey.modality.apply(low), grey.modality.apply(high));
-        if let (Modality::Linear { .. }, Some((one, other)), None) = (&grey.modality, extent.map(of), hidden) {
+    fn observed(grey: &Grey, extent: &Extent<'_>, hidden: Option<&[bool]>) -> Self {
+        // a straight line has its ends at the ends, unless they are beyond what numbers can be
+        let ends = |&(low, high): &(f64, f64)| (grey.modality.apply(low), grey.modality.apply(high));
+        if let (Modality::Linear { .. }, None) = (&grey.modality, hidden)
+            && let Some((one, other)) = extent.as_ref().map(ends)
+            && one.is_finite()
+            && other.is_finite()
+        {
             return Scale::between(one, other);
         }
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);

@@ -8,7 +8,7 @@ use super::super::grey::{Grey, Modality, Voi, VoiFunction};
 use super::super::lut::Lut;
 use super::super::normalise::normalise;
 use super::objects::{EXPLICIT, Encoding, Image, Object, decode, scan, words};
-use crate::domain::{Contract, Fit, ValueRange};
+use crate::domain::{Contract, Fit, Mask, ValueRange};
 use crate::pixels::decode::Decoder;
 use crate::pixels::{Limits, normalise_file};
 
@@ -93,7 +93,11 @@ fn monochrome1_is_inverted_last_and_padding_is_black_either_way() {
     let wide = Samples::Wide((0..64).map(|i| if i == 0 { f64::NAN } else { f64::from(i) }).collect());
     let float = Grey { stored: wide, stored_range: None, ..grey(&[0]) };
     check(&float, ValueRange::StoredBits, &[0.0, 0.0, 1.0 / 62.0]);
-    check(&Grey { inverted: true, ..float }, ValueRange::Observed, &[0.0, 1.0]);
+    check(&Grey { inverted: true, ..float.clone() }, ValueRange::Observed, &[0.0, 1.0]);
+    // rescaled beyond the largest number: no part of the range
+    let stored = Samples::Wide((0..64).map(|i| if i == 0 { 1e300 } else { f64::from(i) }).collect());
+    let beyond = Grey { stored, modality: linear(1e12, 0.0), ..float };
+    check(&beyond, ValueRange::Observed, &[1.0, 0.0, 1.0 / 62.0]);
 }
 
 #[test]
@@ -232,30 +236,49 @@ proptest! {
     fn every_output_is_finite_and_within_the_contract(
         rows in 1usize..30,
         columns in 1usize..30,
-        seed in proptest::collection::vec(any::<i16>(), 1..50),
+        seed in proptest::collection::vec(prop_oneof![any::<i16>(), 0i16..256], 1..50),
         slope in prop_oneof![Just(1.0), Just(-3.5), Just(1e-9), Just(1e9)],
         center in -1e6f64..1e6,
         width in 1e-3f64..1e6,
         inverted in any::<bool>(),
         padding in proptest::option::of((-100.0f64..100.0, 0.0f64..50_000.0)),
+        table in proptest::option::of(proptest::collection::vec(any::<u16>(), 1..20)),
     ) {
-        let stored = (0..rows * columns).map(|i| i32::from(seed[i % seed.len()])).collect();
+        let stored: Vec<i32> = (0..rows * columns).map(|i| i32::from(seed[i % seed.len()])).collect();
+        let modality = table.map_or(linear(slope, center), |entries| {
+            Modality::Lut(Lut { first: 0, entries, bits: 16 })
+        });
         let grey = Grey {
             rows,
             columns,
-            stored: Samples::Int(stored),
+            stored: Samples::Int(stored.clone()),
             stored_range: Some((-32_768.0, 32_767.0)),
             padding: padding.map(|(low, more)| (low, low + more)),
-            modality: linear(slope, center),
+            modality,
             voi: window(center, width, VoiFunction::Sigmoid),
             inverted,
             ..grey(&[0])
         };
+        // the same values where each is looked up in a table
+        let mut narrower = vec![Samples::I16(stored.iter().map(|v| *v as i16).collect())];
+        if let Ok(words) = stored.iter().map(|v| u16::try_from(*v)).collect() {
+            narrower.push(Samples::U16(words));
+        }
+        if let Ok(bytes) = stored.iter().map(|v| u8::try_from(*v)).collect() {
+            narrower.push(Samples::U8(bytes));
+        }
         for range in [ValueRange::StoredBits, ValueRange::Observed, ValueRange::Window, ValueRange::Fixed { center, width }] {
             for fit in [Fit::Stretch, Fit::CropCenter, Fit::PadSquare] {
-                let values = values_of(&grey, &Contract { fit, ..contract(range) });
-                prop_assert_eq!(values.len(), 64);
-                prop_assert!(values.iter().all(|v| (0.0..=1.0).contains(v)));
+                for mask in [vec![], vec![Mask::Border]] {
+                    let contract = Contract { fit, mask, ..contract(range) };
+                    let values = values_of(&grey, &contract);
+                    prop_assert_eq!(values.len(), 64);
+                    prop_assert!(values.iter().all(|v| (0.0..=1.0).contains(v)));
+                    for stored in &narrower {
+                        let narrow = Grey { stored: stored.clone(), ..grey.clone() };
+                        prop_assert_eq!(&values_of(&narrow, &contract), &values);
+                    }
+                }
             }
         }
     }
