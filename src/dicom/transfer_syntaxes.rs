@@ -1,8 +1,8 @@
 //! The transfer syntaxes that the node accepts for storage (PS3.5 section 10, PS3.6 table A-1).
 //!
 //! Neighbours: `receive` negotiates from this table, `deliver` and tables for people use the names. Left out: the
-//! decoders (`pixels`). JPEG Extended is accepted although its 12-bit form ends in a coded refusal: a refusal that
-//! names the image is worth more to a site than a presentation context that was never opened.
+//! decoders (`pixels`), which refuse some forms of what is accepted here: a refusal that names the image is worth more
+//! to a site than a presentation context that was never opened.
 
 use dicom_dictionary_std::uids;
 
@@ -69,6 +69,10 @@ const ACCEPTED: &[TransferSyntax] = &[
     encapsulated("High-Throughput JPEG 2000 Lossless", uids::HTJ2K_LOSSLESS),
     encapsulated("High-Throughput JPEG 2000 Lossless RPCL", uids::HTJ2K_LOSSLESS_RPCL),
     encapsulated("High-Throughput JPEG 2000", uids::HTJ2K),
+    encapsulated(
+        "Encapsulated Uncompressed Explicit VR Little Endian",
+        uids::ENCAPSULATED_UNCOMPRESSED_EXPLICIT_VR_LITTLE_ENDIAN,
+    ),
     encapsulated("JPEG XL Lossless", uids::JPEGXL_LOSSLESS),
     encapsulated("JPEG XL JPEG Recompression", uids::JPEGXLJPEG_RECOMPRESSION),
     encapsulated("JPEG XL", uids::JPEGXL),

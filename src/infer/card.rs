@@ -66,7 +66,7 @@ pub enum Architecture {
 }
 
 /// The input contract: a preset of [`crate::domain::Contract`] at a size. Whoever overrides a field of the preset
-/// gives the contract a `name` of its own.
+/// gives the contract a `name` of its own, which reports show with its version and digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputCard {

@@ -23,6 +23,9 @@ const CDCREC: [(&str, &str); 5] = [
     ("2106-3", "White"),
 ];
 
+/// Characters of a contract's label: an algorithm parameter of a report has 64, `contract=` among them.
+const CONTRACT_LABEL_MAX: usize = 55;
+
 pub(super) const NAME_RULE: &str =
     "use 1 to 64 letters, digits, dots, hyphens and underscores, starting with a letter or digit";
 
@@ -108,6 +111,13 @@ pub(super) fn contract(input: &InputCard, faults: &mut Faults) -> Option<Contrac
     contract.mask = input.mask.clone().unwrap_or(contract.mask);
     if let Some(fault) = contract.fault() {
         faults.add("input", fault, "correct the field, see domain/contract.rs for the presets");
+        return None;
+    }
+    // with its digest at the end, which must not be cut off
+    let label = contract.label().len();
+    if label > CONTRACT_LABEL_MAX {
+        let problem = format!("makes {label} characters in reports, {CONTRACT_LABEL_MAX} have room");
+        faults.add("input.name", problem, "give the contract a shorter name");
         return None;
     }
     Some(contract)

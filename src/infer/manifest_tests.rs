@@ -95,6 +95,51 @@ fn a_complete_card_becomes_a_package() {
 }
 
 #[test]
+fn every_field_of_a_contract_can_be_overridden() {
+    use crate::domain::{Filter, Fit, Mask, Orientation, ValueRange};
+    let input = r#"[input]
+contract = "ct-window"
+size = 96
+name = "own-abdomen"
+version = 3
+range = { policy = "hu-window", center = 40.0, width = 400.0 }
+low = -1.0
+high = 2.0
+fit = "pad-square"
+filter = "area"
+orientation = "patient-orientation"
+mask = ["shutter", "border"]
+channels = 3
+mean = [0.1, 0.2, 0.3]
+std = [0.4, 0.5, 0.6]
+[output]"#;
+    let folder = tempfile::tempdir().unwrap();
+    let change = |card: String| {
+        let (head, rest) = card.split_once("[input]").unwrap();
+        let (_, tail) = rest.split_once("[output]").unwrap();
+        format!("{head}{input}{tail}")
+    };
+    let package = Package::load(&write_clinical(folder.path(), change)).unwrap();
+    let expected = Contract {
+        name: "own-abdomen".into(),
+        version: 3,
+        size: 96,
+        range: ValueRange::HuWindow { center: 40.0, width: 400.0 },
+        low: -1.0,
+        high: 2.0,
+        fit: Fit::PadSquare,
+        filter: Filter::Area,
+        orientation: Orientation::PatientOrientation,
+        mask: vec![Mask::Shutter, Mask::Border],
+        channels: 3,
+        mean: vec![0.1, 0.2, 0.3],
+        std: vec![0.4, 0.5, 0.6],
+    };
+    assert_eq!(package.contract, expected);
+    assert!(package.identity.contract.ends_with(expected.digest().short()), "{}", package.identity.contract);
+}
+
+#[test]
 fn every_fault_is_named_with_its_key() {
     let replace = |from: &'static str, to: &'static str| {
         move |card: String| {
@@ -116,6 +161,8 @@ fn every_fault_is_named_with_its_key() {
     check(replace("size = 8", "size = 8\nname = \"xrv-1024\""), &[("input.name", "is a preset's name")]);
     check(replace("size = 8", "size = 8\nname = \"own\"\nlow = 2"), &[("input", "low must be less than high")]);
     check(replace("size = 8", "size = 8\nname = \"own\"\nmean = [0.5, 0.5]"), &[("input", "mean and std need 1")]);
+    let long = "size = 8\nname = \"a-contract-name-that-leaves-no-room-for-its-digest\"\nlow = -1";
+    check(replace("size = 8", long), &[("input.name", "characters in reports")]);
     check(replace("\"torchscript\"", "\"safetensors\""), &[("architecture", "is missing")]);
     check(
         replace("\"torchscript\"", "\"safetensors\"\narchitecture = \"resnet34\""),

@@ -297,8 +297,11 @@ impl Decoder {
             return Err(inconsistent(detail));
         }
         let precision = codestream.precision;
-        if !(1..=16).contains(&precision) || precision > layout.bits_allocated {
+        if precision == 0 || precision > layout.bits_allocated {
             return Err(inconsistent(format!("{precision} bits in a frame, {} allocated", layout.bits_allocated)));
+        }
+        if precision > 16 {
+            return Err(unsupported("an encapsulated frame of more than 16 bits"));
         }
         if layout.shift != 0 {
             return Err(unsupported("encapsulated pixel data with a High Bit other than Bits Stored − 1"));

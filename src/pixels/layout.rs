@@ -12,6 +12,8 @@ const FRAMES_MAX: u32 = 54_000;
 /// Fragments of one object, over all and for each frame: an encoder may write no more than 1,000 bytes to each.
 const FRAGMENTS_MAX: usize = 65_536;
 const FRAGMENTS_PER_FRAME_MAX: usize = 64;
+/// What the length of native pixel data follows from.
+const SIZE: &str = "Rows (0028,0010), Columns (0028,0011) and frames";
 /// Bytes behind the samples that may be padding.
 const SURPLUS_MAX: u64 = 512;
 
@@ -84,15 +86,18 @@ impl Layout {
         let rows = u32::from(us(root, 0x0028_0010, "Rows")?);
         let columns = u32::from(us(root, 0x0028_0011, "Columns")?);
         if rows == 0 || columns == 0 {
-            return Err(inconsistent(format!("the image has {rows} rows and {columns} columns")));
+            return Err(inconsistent(format!("Rows (0028,0010) is {rows}, Columns (0028,0011) is {columns}")));
         }
         let samples_per_pixel = us(root, 0x0028_0002, "Samples per Pixel")?;
         let photometric = photometric(root, samples_per_pixel)?;
         let frames = frames(root)?;
         let samples = u64::from(rows) * u64::from(columns) * u64::from(samples_per_pixel);
         if samples > limits.samples_max {
-            let detail =
-                format!("a frame has {samples} samples, the limit pixels.samples_max is {}", limits.samples_max);
+            let detail = format!(
+                "a frame has {samples} samples by Rows (0028,0010), Columns (0028,0011) and Samples per Pixel (0028,0002), \
+                 the limit pixels.samples_max is {}",
+                limits.samples_max
+            );
             return Err(Refusal::new(RefusalCode::TooLarge, detail));
         }
         let bits_allocated = us(root, 0x0028_0100, "Bits Allocated")?;
@@ -100,17 +105,21 @@ impl Layout {
             Some(bits) if bits == bits_allocated => (SampleKind::Float, bits, 0),
             Some(bits) => {
                 return Err(inconsistent(format!(
-                    "{} needs Bits Allocated {bits}, not {bits_allocated}",
+                    "{} needs Bits Allocated (0028,0100) {bits}, not {bits_allocated}",
                     tag_text(tag)
                 )));
             }
             None => depth(root, bits_allocated)?,
         };
         if samples_per_pixel == 3 && (kind != SampleKind::Unsigned || !matches!(bits_allocated, 8 | 16)) {
-            return Err(unsupported("colour samples that are signed or neither 8 nor 16 bits wide".into()));
+            return Err(unsupported(
+                "three Samples per Pixel (0028,0002) that are signed or neither 8 nor 16 bits wide".into(),
+            ));
         }
         if photometric == Photometric::Palette && (kind != SampleKind::Unsigned || !matches!(bits_allocated, 8 | 16)) {
-            return Err(unsupported("PALETTE COLOR samples that are signed or neither 8 nor 16 bits wide".into()));
+            return Err(unsupported(
+                "PALETTE COLOR (0028,0004) with samples that are signed or neither 8 nor 16 bits wide".into(),
+            ));
         }
         let planar = samples_per_pixel == 3 && root.us(0x0028_0006) == Some(1);
         let mut layout = Self {
@@ -187,7 +196,9 @@ impl Layout {
                     return Err(inconsistent("the encapsulated pixel data holds no item".into()));
                 };
                 if fragments.len() < self.frames as usize {
-                    let detail = format!("{} fragments for {} frames of pixel data", fragments.len(), self.frames);
+                    let (fragments, frames) = (fragments.len(), self.frames);
+                    let detail =
+                        format!("Number of Frames (0028,0008) is {frames}, pixel data has {fragments} fragments");
                     return Err(inconsistent(detail));
                 }
                 let max = FRAGMENTS_MAX + FRAGMENTS_PER_FRAME_MAX * self.frames as usize;
@@ -195,7 +206,7 @@ impl Layout {
                     let detail = format!("{} fragments of pixel data, the limit is {max}", fragments.len());
                     return Err(Refusal::new(RefusalCode::TooLarge, detail));
                 }
-                let offsets = offsets(scan, *table, self.frames)?;
+                let offsets = offsets(scan, *table, fragments, self.frames)?;
                 Ok(PixelSource::Encapsulated { fragments: fragments.to_vec(), offsets })
             }
             (Some(_), false) => Err(inconsistent(format!(
@@ -234,7 +245,7 @@ impl Layout {
         let pixels = self.pixels() as u64 * u64::from(frames);
         let needed = if self.bits_allocated == 1 { pixels.div_ceil(8) } else { frame * u64::from(frames) };
         if bytes < needed {
-            return Err(inconsistent(format!("the pixel data has {bytes} bytes, the image needs {needed}")));
+            return Err(inconsistent(format!("the pixel data has {bytes} bytes, {SIZE} need {needed}")));
         }
         if self.photometric == Photometric::YbrFull422 && bytes >= pixels * 3 {
             return Err(unsupported(
@@ -242,8 +253,7 @@ impl Layout {
             ));
         }
         if bytes - needed > SURPLUS_MAX.min(needed / 8).max(2) || bytes - needed >= frame.max(2) {
-            let detail =
-                format!("the pixel data has {bytes} bytes, the image needs {needed}: more than padding is left");
+            let detail = format!("the pixel data has {bytes} bytes, {SIZE} need {needed}: more than padding is left");
             return Err(inconsistent(detail));
         }
         Ok(())
@@ -273,6 +283,7 @@ fn photometric(root: &Item, samples_per_pixel: u16) -> Result<Photometric, Refus
     let Some(name) = root.code_string(0x0028_0004) else {
         return Err(inconsistent("Photometric Interpretation (0028,0004) is missing".into()));
     };
+    const SAMPLES: &str = "Samples per Pixel (0028,0002)";
     let (photometric, samples) = match name.as_str() {
         "MONOCHROME1" => (Photometric::Monochrome1, 1),
         "MONOCHROME2" => (Photometric::Monochrome2, 1),
@@ -283,10 +294,10 @@ fn photometric(root: &Item, samples_per_pixel: u16) -> Result<Photometric, Refus
         "YBR_ICT" => (Photometric::YbrIct, 3),
         "YBR_RCT" => (Photometric::YbrRct, 3),
         "XYB" => (Photometric::Xyb, 3),
-        other => return Err(unsupported(format!("photometric interpretation {other:.20}"))),
+        other => return Err(unsupported(format!("Photometric Interpretation (0028,0004) {other:.20}"))),
     };
     if samples != samples_per_pixel {
-        return Err(inconsistent(format!("{name} with {samples_per_pixel} samples per pixel")));
+        return Err(inconsistent(format!("{SAMPLES} is {samples_per_pixel}, {name} has {samples}")));
     }
     Ok(photometric)
 }
@@ -297,9 +308,10 @@ fn frames(root: &Item) -> Result<u32, Refusal> {
     }
     match root.integer(0x0028_0008).and_then(|n| u32::try_from(n).ok()) {
         None | Some(0) => Err(inconsistent("Number of Frames (0028,0008) is no positive number".into())),
-        Some(n) if n > FRAMES_MAX => {
-            Err(Refusal::new(RefusalCode::TooLarge, format!("{n} frames, the limit is {FRAMES_MAX}")))
-        }
+        Some(n) if n > FRAMES_MAX => Err(Refusal::new(
+            RefusalCode::TooLarge,
+            format!("Number of Frames (0028,0008) is {n}, the limit is {FRAMES_MAX}"),
+        )),
         Some(n) => Ok(n),
     }
 }
@@ -307,38 +319,33 @@ fn frames(root: &Item) -> Result<u32, Refusal> {
 /// Sample kind, Bits Stored and the position of the lowest stored bit.
 fn depth(root: &Item, bits_allocated: u16) -> Result<(SampleKind, u16, u16), Refusal> {
     if !matches!(bits_allocated, 1 | 8 | 16 | 32) {
-        return Err(unsupported(format!("Bits Allocated {bits_allocated} in place of 1, 8, 16 or 32")));
+        return Err(unsupported(format!("Bits Allocated (0028,0100) {bits_allocated} in place of 1, 8, 16 or 32")));
     }
     let bits_stored = us(root, 0x0028_0101, "Bits Stored")?;
     if bits_stored == 0 || bits_stored > bits_allocated {
-        return Err(inconsistent(format!("Bits Stored {bits_stored} with Bits Allocated {bits_allocated}")));
+        return Err(inconsistent(format!("Bits Stored (0028,0101) is {bits_stored} of {bits_allocated} allocated")));
     }
     let high_bit = root.us(0x0028_0102).unwrap_or(bits_stored - 1);
     if high_bit >= bits_allocated || high_bit + 1 < bits_stored {
         return Err(inconsistent(format!(
-            "High Bit {high_bit} with Bits Stored {bits_stored} of {bits_allocated} allocated"
+            "High Bit (0028,0102) is {high_bit} with {bits_stored} bits stored of {bits_allocated} allocated"
         )));
     }
     let kind = match us(root, 0x0028_0103, "Pixel Representation")? {
         0 => SampleKind::Unsigned,
         1 => SampleKind::Signed,
-        other => return Err(inconsistent(format!("Pixel Representation {other}"))),
+        other => return Err(inconsistent(format!("Pixel Representation (0028,0103) is {other}"))),
     };
     Ok((kind, bits_stored, high_bit + 1 - bits_stored))
 }
 
-/// Offsets of the frames: the Extended Offset Table (PS3.3 C.7.6.3.1.8), else the Basic Offset Table, else none.
-fn offsets(scan: &mut Scan, basic: Span, frames: u32) -> Result<Vec<u64>, Refusal> {
+/// Offsets of the frames: the Extended Offset Table, else the Basic Offset Table, else none.
+fn offsets(scan: &mut Scan, basic: Span, fragments: &[Span], frames: u32) -> Result<Vec<u64>, Refusal> {
     let frames = frames as usize;
-    let extended = scan.root.bytes(0x7FE0_0001).map(|bytes| {
-        let (numbers, _) = bytes.as_chunks::<8>();
-        numbers.iter().map(|b| u64::from_le_bytes(*b)).collect::<Vec<_>>()
-    });
-    if let Some(offsets) = extended {
-        return match offsets.len() == frames {
-            true => Ok(offsets),
-            false => Err(inconsistent(format!("Extended Offset Table of {} for {frames} frames", offsets.len()))),
-        };
+    if let Some(offsets) = extended(&scan.root, 0x7FE0_0001, frames)? {
+        let lengths = extended(&scan.root, 0x7FE0_0002, frames)?;
+        check_extended(&offsets, lengths.as_deref(), fragments)?;
+        return Ok(offsets);
     }
     if frames == 1 && basic.bytes > 4 {
         return Err(inconsistent(format!("Basic Offset Table of {} for one frame", basic.bytes / 4)));
@@ -351,6 +358,36 @@ fn offsets(scan: &mut Scan, basic: Span, frames: u32) -> Result<Vec<u64>, Refusa
     let (numbers, _) = bytes.as_chunks::<4>();
     let number = |b: &[u8; 4]| if scan.big_endian { u32::from_be_bytes(*b) } else { u32::from_le_bytes(*b) };
     Ok(numbers.iter().map(|b| u64::from(number(b))).collect())
+}
+
+/// Extended Offset Table (7FE0,0001) or its lengths (7FE0,0002), one number for each frame; `None` if absent.
+fn extended(root: &Item, tag: Tag, frames: usize) -> Result<Option<Vec<u64>>, Refusal> {
+    let Some(bytes) = root.bytes(tag) else { return Ok(None) };
+    let (numbers, rest) = bytes.as_chunks::<8>();
+    if numbers.len() != frames || !rest.is_empty() {
+        let detail = format!("{} has {} bytes for {frames} frames", tag_text(tag), bytes.len());
+        return Err(inconsistent(detail));
+    }
+    Ok(Some(numbers.iter().map(|b| u64::from_le_bytes(*b)).collect()))
+}
+
+/// Each frame begins with the fragment that its offset, counted from the first fragment's item, points to, and its
+/// fragments are as long as its length says, but for a byte of padding (PS3.3 C.7.6.3.1.8).
+fn check_extended(offsets: &[u64], lengths: Option<&[u64]>, fragments: &[Span]) -> Result<(), Refusal> {
+    let first = fragments.first().map_or(0, |f| f.offset);
+    let mut frames = offsets.iter().enumerate().peekable();
+    while let Some((frame, offset)) = frames.next() {
+        let end = frames.peek().map_or(u64::MAX, |(_, next)| **next);
+        let own: Vec<&Span> = fragments.iter().filter(|f| (*offset..end).contains(&(f.offset - first))).collect();
+        let bytes: u64 = own.iter().map(|f| f.bytes).sum();
+        let begins = own.first().is_some_and(|f| f.offset - first == *offset);
+        let fits = lengths.is_none_or(|l| bytes == l[frame] || bytes == l[frame].saturating_add(1));
+        if !begins || !fits {
+            let table = if begins { "Lengths (7FE0,0002)" } else { "(7FE0,0001)" };
+            return Err(inconsistent(format!("Extended Offset Table {table}: frame {} is not as it says", frame + 1)));
+        }
+    }
+    Ok(())
 }
 
 fn us(root: &Item, tag: Tag, name: &str) -> Result<u16, Refusal> {

@@ -162,7 +162,7 @@ const COPIED: [Tag; 85] = [
 ];
 
 /// Attributes of the data set that describe the image and its pixels, in ascending order.
-const IMAGE: [Tag; 79] = [
+const IMAGE: [Tag; 80] = [
     0x0008_0008, // Image Type
     0x0008_0016, // SOP Class UID
     0x0008_0018, // SOP Instance UID
@@ -239,6 +239,7 @@ const IMAGE: [Tag; 79] = [
     0x5200_9229, // Shared Functional Groups Sequence
     0x5200_9230, // Per-Frame Functional Groups Sequence
     0x7FE0_0001, // Extended Offset Table
+    0x7FE0_0002, // Extended Offset Table Lengths
     0x7FE0_0008, // Float Pixel Data
     0x7FE0_0009, // Double Float Pixel Data
     0x7FE0_0010, // Pixel Data

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Pacs, element, free_port, phantoms, root, run, run_ok, shared, sidelight};
+use crate::support::{Pacs, dicom_files, element, free_port, phantoms, root, run, run_ok, shared, sidelight};
 
 fn json(command: &mut Command) -> Value {
     let text = run_ok(command);
@@ -136,6 +136,60 @@ fn normalise_writes_what_a_model_sees() {
         assert!(header.contains(&format!("({}, {}, {})", shape[0], shape[1], shape[2])), "{header}");
         assert_eq!(&fs::read(&png).expect("written")[..8], b"\x89PNG\r\n\x1a\n");
     }
+}
+
+/// From a model's card and an image to what the report says of them.
+#[test]
+fn a_report_names_contracts_and_says_what_was_not_seen() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let files = phantoms(&folder.path().join("phantoms"), "null", 1, 62);
+    let frontal = files.iter().find(|f| element(f, "ViewPosition") != "LL").expect("a frontal image");
+    let report = |name: &str, images: &[&Path], models: &Path| {
+        let out = folder.path().join(name);
+        let set = format!("models.dir={}", models.display());
+        run_ok(sidelight(&["analyse", "--config", "conf/demo.toml", "--set", &set, "--out"]).arg(&out).args(images));
+        let [report] = dicom_files(&out).try_into().expect("one report");
+        (run_ok(Command::new("dsrdump").arg(&report)), element(&report, "CompletionFlag"))
+    };
+    let shipped = root().join("models");
+    let (text, completion) = report("whole", &[frontal.as_path()], &shipped);
+    for model in json(&mut sidelight(&["model", "list", "--json"])).as_array().expect("a list") {
+        let contract = model["contract"].as_str().expect("a label");
+        assert!(contract.contains('@') && text.contains(&format!("contract={contract}\"")), "{contract} in {text}");
+    }
+    assert!(!text.contains("IND-SCOPE") && completion == "COMPLETE", "{completion} {text}");
+
+    // another image of the study whose pixels contradict its header
+    let mut bytes = fs::read(frontal).expect("a phantom");
+    let stored = bytes.windows(8).position(|w| w == [0x28, 0, 1, 1, b'U', b'S', 2, 0]).expect("Bits Stored");
+    bytes[stored + 8] = 31;
+    let instance = element(frontal, "SOPInstanceUID");
+    let other = format!("{}{}", &instance[..instance.len() - 3], "777");
+    for at in 0..bytes.len() - instance.len() {
+        if bytes[at..].starts_with(instance.as_bytes()) {
+            bytes[at..at + other.len()].copy_from_slice(other.as_bytes());
+        }
+    }
+    let broken = folder.path().join("broken.dcm");
+    fs::write(&broken, bytes).expect("writable");
+    let (text, completion) = report("partial", &[frontal.as_path(), &broken], &shipped);
+    assert!(completion == "PARTIAL" && !text.contains("IND-SCOPE"), "{completion} {text}");
+
+    // a race model that takes lateral views only
+    let models = folder.path().join("models");
+    for name in ["demo-race", "demo-clinical"] {
+        fs::create_dir_all(models.join(name)).expect("writable");
+        for file in fs::read_dir(shipped.join(name)).expect("there") {
+            let path = file.expect("there").path();
+            fs::copy(&path, models.join(name).join(path.file_name().expect("a file"))).expect("copied");
+        }
+    }
+    let card = models.join("demo-race/model.toml");
+    let text = fs::read_to_string(&card).expect("a card");
+    assert!(text.contains("views = [\"PA\", \"AP\"]"), "{text}");
+    fs::write(&card, text.replace("views = [\"PA\", \"AP\"]", "views = [\"LL\"]")).expect("writable");
+    let (text, completion) = report("scope", &[frontal.as_path()], &models);
+    assert!(text.contains("IND-SCOPE") && completion == "COMPLETE", "{completion} {text}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod locked;
 mod memory;
 mod mutations;
 
+use hostile::encoded;
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -69,6 +70,7 @@ fn image(rows: u16, columns: u16, stored: u16, frames: &str, syntax: &str) -> Ve
 }
 
 const EXPLICIT: &str = "1.2.840.10008.1.2.1\0";
+const DEFLATED: &str = "1.2.840.10008.1.2.1.99";
 const RLE: &str = "1.2.840.10008.1.2.5\0";
 const JPEG: &str = "1.2.840.10008.1.2.4.70";
 
@@ -206,6 +208,16 @@ async fn bombs_are_refused_within_seconds_by_workers_that_go_on() {
     let mut truncated_rle = vec![0; 64];
     (truncated_rle[0], truncated_rle[4], truncated_rle[8]) = (2, 64, 66);
     truncated_rle.extend([0x81, 1, 0x7F, 0]);
+    let oversize_j2k = [
+        vec![0xFF, 0x4F, 0xFF, 0x51, 0, 41, 0, 0],
+        [65_535u32, 65_535, 0, 0, 65_535, 65_535, 0, 0].iter().flat_map(|v| v.to_be_bytes()).collect(),
+        vec![0, 1, 11, 1, 1, 0xFF, 0x52, 0, 12, 0, 0, 0, 1, 0, 5, 4, 4, 0, 0],
+    ]
+    .concat();
+    let jpeg_ls = encoded(&sound(64, 64), &["dcmcjpls", "+el"]);
+    let start = jpeg_ls.windows(4).position(|w| w == [0xFF, 0xD8, 0xFF, 0xF7]).expect("a JPEG-LS frame");
+    let half = jpeg_ls[start..start + (jpeg_ls.len() - start) / 4 * 2].to_vec();
+    let (jpeg_2000, htj2k) = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201\0");
     let rows: Vec<(&str, Vec<u8>, RefusalCode)> = vec![
         (
             "100,000 nested sequences",
@@ -221,7 +233,11 @@ async fn bombs_are_refused_within_seconds_by_workers_that_go_on() {
         ("31 bits stored", [image(64, 64, 31, "1 ", EXPLICIT), pixels.clone()].concat(), RefusalCode::Inconsistent),
         ("65,535 × 65,535 pixels", [image(65_535, 65_535, 12, "1 ", EXPLICIT), pixels].concat(), RefusalCode::TooLarge),
         ("a codestream of 65,535 × 65,535", encapsulated(JPEG, &oversize), RefusalCode::Inconsistent),
+        ("JPEG 2000 of 65,535 × 65,535", encapsulated(jpeg_2000, &oversize_j2k), RefusalCode::Inconsistent),
+        ("HTJ2K of 65,535 × 65,535", encapsulated(htj2k, &oversize_j2k), RefusalCode::Inconsistent),
         ("a truncated RLE frame", encapsulated(RLE, &truncated_rle), RefusalCode::DecodeFailed),
+        ("half a JPEG-LS frame", encapsulated("1.2.840.10008.1.2.4.80", &half), RefusalCode::DecodeFailed),
+        ("half a MB that inflates to 512 MiB", inflates_to(512 << 20), RefusalCode::TooLarge),
     ];
     let settings = config::Pixels { workers: 1, memory_max: 256 << 20, ..settings() };
     let workers = Workers::start(&settings, EXE.into());
@@ -234,6 +250,20 @@ async fn bombs_are_refused_within_seconds_by_workers_that_go_on() {
         assert!(started.elapsed() < Duration::from_secs(10), "{name} took {:?}", started.elapsed());
         assert!(workers.normalise(&sound, &contracts(), Frames::default()).await.is_ok(), "after {name}");
     }
+}
+
+/// A deflated object whose pixel data has so many bytes.
+fn inflates_to(bytes: u32) -> Vec<u8> {
+    let plain = image(64, 64, 12, "1 ", DEFLATED);
+    // what comes before the data set is never deflated
+    let (meta, data_set) = plain.split_at(128 + 4 + 8 + DEFLATED.len());
+    let mut encoder = flate2::write::DeflateEncoder::new(meta.to_vec(), flate2::Compression::fast());
+    encoder.write_all(data_set).expect("memory");
+    encoder.write_all(&[0xE0, 0x7F, 0x10, 0, b'O', b'W', 0, 0]).expect("memory");
+    encoder.write_all(&bytes.to_le_bytes()).expect("memory");
+    let zeros = vec![0; 1 << 20];
+    (0..bytes >> 20).for_each(|_| encoder.write_all(&zeros).expect("memory"));
+    encoder.finish().expect("memory")
 }
 
 #[tokio::test]

@@ -99,6 +99,10 @@ fn refuses_image_headers_that_contradict_the_pixels() {
         (Image { stored: 0, ..base.clone() }, 12, Inconsistent),
         (Image { stored: 17, high: 16, ..base.clone() }, 12, Inconsistent),
         (Image { stored: 31, high: 30, ..base.clone() }, 12, Inconsistent),
+        (Image { stored: 32, high: 31, ..base.clone() }, 12, Inconsistent),
+        (Image { stored: 40, high: 39, ..base.clone() }, 12, Inconsistent),
+        (Image { allocated: 32, stored: 40, high: 39, ..base.clone() }, 24, Inconsistent),
+        (Image { columns: 0, ..base.clone() }, 12, Inconsistent),
         (Image { high: 3, ..base.clone() }, 12, Inconsistent),
         (Image { high: 16, ..base.clone() }, 12, Inconsistent),
         (Image { signed: 7, ..base.clone() }, 12, Inconsistent),
@@ -126,7 +130,9 @@ fn refuses_image_headers_that_contradict_the_pixels() {
         ),
     ];
     for (n, (image, bytes, expected)) in rows.into_iter().enumerate() {
-        assert_eq!(decode(image.file(&vec![0; bytes]), 0).map_err(|r| r.code), Err(expected), "row {n}");
+        let refusal = decode(image.file(&vec![0; bytes]), 0).expect_err("a contradiction");
+        assert_eq!(refusal.code, expected, "row {n}: {refusal}");
+        assert!(refusal.detail.contains("(0028,"), "row {n} names no attribute: {refusal}");
     }
 }
 
@@ -254,6 +260,41 @@ fn one_frame_is_one_codestream() {
         assert!(refusal.detail.contains(expected), "{name}: {refusal}");
     }
     assert_eq!(decode(encapsulated(&image, RLE, &[0], &halves), 0).map(|f| f.samples), Ok(Samples::U8(vec![7; 6])));
+}
+
+#[test]
+fn an_extended_offset_table_says_what_the_fragments_are_or_the_image_is_refused() {
+    let image = Image { allocated: 8, stored: 8, high: 7, frames: Some("2"), ..Image::default() };
+    let wide = |numbers: &[u64]| numbers.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let file = |offsets: &[u64], lengths: &[u64]| {
+        let mut object = image.object(Encoding::Explicit).element(0x7FE0_0001, "OV", &wide(offsets));
+        if !lengths.is_empty() {
+            object = object.element(0x7FE0_0002, "OV", &wide(lengths));
+        }
+        object = object.head(0x7FE0_0010, "OB", u32::MAX);
+        for item in [vec![], rle(7), rle(9)] {
+            object = object.head(0xFFFE_E000, "", item.len() as u32).raw(&item);
+        }
+        object.head(0xFFFE_E0DD, "", 0).file(RLE)
+    };
+    let rows: [(&str, &[u64], &[u64], Result<u8, &str>); 9] = [
+        ("both", &[0, 74], &[66, 66], Ok(9)),
+        ("a byte of padding", &[0, 74], &[65, 66], Ok(9)),
+        ("no lengths", &[0, 74], &[], Ok(9)),
+        ("too short", &[0, 74], &[64, 66], Err("frame 1")),
+        ("too long", &[0, 74], &[66, 67], Err("frame 2")),
+        ("beyond the end", &[0, 74], &[66, u64::MAX], Err("frame 2")),
+        ("between fragments", &[0, 76], &[66, 66], Err("frame 2")),
+        ("the wrong way round", &[74, 0], &[66, 66], Err("frame 1")),
+        ("one length", &[0, 74], &[66], Err("(7FE0,0002) has 8 bytes for 2 frames")),
+    ];
+    for (name, offsets, lengths, expected) in rows {
+        match (decode(file(offsets, lengths), 1).map(|f| f.samples), expected) {
+            (Ok(samples), Ok(value)) => assert_eq!(samples, Samples::U8(vec![value; 6]), "{name}"),
+            (Err(refusal), Err(part)) => assert!(refusal.detail.contains(part), "{name}: {refusal}"),
+            (got, _) => panic!("{name}: {got:?}"),
+        }
+    }
 }
 
 #[test]
