@@ -374,17 +374,22 @@ fn extended(root: &Item, tag: Tag, frames: usize) -> Result<Option<Vec<u64>>, Re
 /// Each frame begins with the fragment that its offset, counted from the first fragment's item, points to, and its
 /// fragments are as long as its length says, but for a byte of padding (PS3.3 C.7.6.3.1.8).
 fn check_extended(offsets: &[u64], lengths: Option<&[u64]>, fragments: &[Span]) -> Result<(), Refusal> {
+    let refuse = |table, frame| {
+        Err(inconsistent(format!("Extended Offset Table {table}: frame {} is not as it says", frame + 1)))
+    };
     let first = fragments.first().map_or(0, |f| f.offset);
-    let mut frames = offsets.iter().enumerate().peekable();
-    while let Some((frame, offset)) = frames.next() {
-        let end = frames.peek().map_or(u64::MAX, |(_, next)| **next);
-        let own: Vec<&Span> = fragments.iter().filter(|f| (*offset..end).contains(&(f.offset - first))).collect();
-        let bytes: u64 = own.iter().map(|f| f.bytes).sum();
-        let begins = own.first().is_some_and(|f| f.offset - first == *offset);
-        let fits = lengths.is_none_or(|l| bytes == l[frame] || bytes == l[frame].saturating_add(1));
-        if !begins || !fits {
-            let table = if begins { "Lengths (7FE0,0002)" } else { "(7FE0,0001)" };
-            return Err(inconsistent(format!("Extended Offset Table {table}: frame {} is not as it says", frame + 1)));
+    let mut starts = Vec::with_capacity(offsets.len());
+    for (frame, offset) in offsets.iter().enumerate() {
+        match fragments.binary_search_by_key(&first.saturating_add(*offset), |f| f.offset) {
+            Ok(start) if starts.last().is_none_or(|last| *last < start) => starts.push(start),
+            _ => return refuse("(7FE0,0001)", frame),
+        }
+    }
+    for (frame, length) in lengths.unwrap_or_default().iter().enumerate() {
+        let end = starts.get(frame + 1).copied().unwrap_or(fragments.len());
+        let bytes: u64 = fragments[starts[frame]..end].iter().map(|f| f.bytes).sum();
+        if bytes != *length && bytes != length.saturating_add(1) {
+            return refuse("Lengths (7FE0,0002)", frame);
         }
     }
     Ok(())

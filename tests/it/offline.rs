@@ -149,7 +149,7 @@ fn a_report_names_contracts_and_says_what_was_not_seen() {
         let set = format!("models.dir={}", models.display());
         run_ok(sidelight(&["analyse", "--config", "conf/demo.toml", "--set", &set, "--out"]).arg(&out).args(images));
         let [report] = dicom_files(&out).try_into().expect("one report");
-        (run_ok(Command::new("dsrdump").arg(&report)), element(&report, "CompletionFlag"))
+        (run_ok(Command::new("dsrdump").arg("+Pl").arg(&report)), element(&report, "CompletionFlag"))
     };
     let shipped = root().join("models");
     let (text, completion) = report("whole", &[frontal.as_path()], &shipped);

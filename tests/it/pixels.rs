@@ -212,6 +212,7 @@ async fn bombs_are_refused_within_seconds_by_workers_that_go_on() {
         vec![0xFF, 0x4F, 0xFF, 0x51, 0, 41, 0, 0],
         [65_535u32, 65_535, 0, 0, 65_535, 65_535, 0, 0].iter().flat_map(|v| v.to_be_bytes()).collect(),
         vec![0, 1, 11, 1, 1, 0xFF, 0x52, 0, 12, 0, 0, 0, 1, 0, 5, 4, 4, 0, 0],
+        vec![0xFF, 0x90, 0, 10, 0, 0, 0, 0, 0, 0, 0, 1, 0xFF, 0x93, 0xFF, 0xD9],
     ]
     .concat();
     let jpeg_ls = encoded(&sound(64, 64), &["dcmcjpls", "+el"]);

@@ -285,7 +285,7 @@ fn an_extended_offset_table_says_what_the_fragments_are_or_the_image_is_refused(
         ("too long", &[0, 74], &[66, 67], Err("frame 2")),
         ("beyond the end", &[0, 74], &[66, u64::MAX], Err("frame 2")),
         ("between fragments", &[0, 76], &[66, 66], Err("frame 2")),
-        ("the wrong way round", &[74, 0], &[66, 66], Err("frame 1")),
+        ("the wrong way round", &[74, 0], &[66, 66], Err("frame 2")),
         ("one length", &[0, 74], &[66], Err("(7FE0,0002) has 8 bytes for 2 frames")),
     ];
     for (name, offsets, lengths, expected) in rows {
