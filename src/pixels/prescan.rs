@@ -193,11 +193,15 @@ impl Walker {
             return Err(Refusal::new(RefusalCode::UnsupportedFormat, "deflated data sets are not built in"));
         };
         let mut inflated = Vec::new();
-        adapter
-            .adapt_reader(Box::new(&mut self.input))
-            .take(bytes_max + 1)
-            .read_to_end(&mut inflated)
-            .map_err(|e| malformed(format!("the deflated data set cannot be inflated: {e}")))?;
+        adapter.adapt_reader(Box::new(&mut self.input)).take(bytes_max + 1).read_to_end(&mut inflated).map_err(
+            |e| match e.kind() {
+                // room is made in steps, of which the last may be more than there is
+                std::io::ErrorKind::OutOfMemory => {
+                    too_large("the data set inflates to more than there is memory".into())
+                }
+                _ => malformed(format!("the deflated data set cannot be inflated: {e}")),
+            },
+        )?;
         if inflated.len() as u64 > bytes_max {
             return Err(too_large(format!("the data set inflates to more than {bytes_max} bytes")));
         }
