@@ -90,12 +90,17 @@ def of_bits(ds, native):
     return found
 
 
+def of_groups(ds):
+    kinds = {"shared": "SharedFunctionalGroupsSequence", "per-frame": "PerFrameFunctionalGroupsSequence"}
+    found = [kind for kind, keyword in kinds.items() if any(len(item) for item in ds.get(keyword) or [])]
+    return [" and ".join(found) + " groups"] if found else []
+
+
 def forms(ds):
     """The list, in words of the table of docs/pixel-conformance.md; empty if there is nothing out of the ordinary."""
     frames = int(ds.get("NumberOfFrames") or 1)
     found = ["multi-frame"] if frames > 1 else []
-    groups = [name for name in ("Shared", "PerFrame") if ds.get(f"{name}FunctionalGroupsSequence")]
-    found += ["functional groups"] if groups else []
+    found += of_groups(ds)
     if "PixelData" not in ds:
         return found
     native = not ds["PixelData"].is_undefined_length
