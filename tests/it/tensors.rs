@@ -27,10 +27,32 @@ const TOLERANCE: f32 = 1e-4;
 const TOLERANCE_LOSSY_JPEG_XL: f32 = 1.1e-2;
 
 /// Decoded by the reference and refused here: the end of the file's path, and of the refusal's detail.
-const WORD_ORDER: &str = "32-bit integers in Explicit VR Big Endian, whose word order is ambiguous: not supported";
-const REFUSED_HERE: [(&str, &str); 2] = [
-    ("made/monochrome2-32u_dcmtk_big-endian.dcm", WORD_ORDER),
-    ("made/monochrome2-32s_dcmtk_big-endian.dcm", WORD_ORDER),
+const REFUSED_HERE: [(&str, &str); 4] = [
+    ("made/monochrome2-32u_dcmtk_big-endian.dcm", "whose word order is ambiguous: not supported"),
+    ("made/monochrome2-32s_dcmtk_big-endian.dcm", "whose word order is ambiguous: not supported"),
+    ("made/float-nan_dcmtk_big-endian.dcm", "32 bits allocated in Explicit VR Big Endian: not supported"),
+    ("made/double-nan_dcmtk_big-endian.dcm", "64 bits allocated in Explicit VR Big Endian: not supported"),
+];
+
+/// Refused here, and nothing that the reference could read: the end of the file's path, and of what it says.
+const UNREADABLE: [(&str, &str); 6] = [
+    // OpenJPEG decodes up to 31 bits
+    ("made/monochrome2-32u_gdcm_j2k.dcm", "failed to read the header"),
+    ("made/monochrome2-32u_gdcm_j2k-lossy.dcm", "failed to read the header"),
+    ("made/monochrome2-32s_gdcm_j2k.dcm", "failed to read the header"),
+    ("made/monochrome2-32s_gdcm_j2k-lossy.dcm", "failed to read the header"),
+    ("corpus/MR/MR_truncated.dcm", "The number of bytes of pixel data is less than expected"),
+    // it is read with the default transfer syntax, which it does not have
+    ("corpus/OT/meta_missing_tsyntax.dcm", "Missing required element: (0028,0100) 'Bits Allocated'"),
+];
+
+/// Why files are refused by both sides under every contract, and how many.
+const REFUSED_BY_BOTH: [(&str, u32); 5] = [
+    ("no pixel data", 3),
+    ("photometric interpretation contradicts presentation LUT shape", 8),
+    ("both photometric interpretation and presentation LUT sequence may invert", 4),
+    ("photometric interpretation contradicts the component transform", 2),
+    ("some frames have a transformation and this frame has none", 4),
 ];
 
 /// What the reference says of a file before its tensors.
@@ -68,8 +90,17 @@ fn every_contract_gives_the_tensor_of_the_reference_or_both_refuse() {
     fs::write(&list, serde_json::to_vec(&contracts).expect("plain data")).expect("a written file");
     let mut reference = Reference::start("normalise.py", &list, &files);
     let (mut tallies, mut faults) = (BTreeMap::<&str, Tally>::new(), Vec::new());
+    let mut refused_by_both: BTreeMap<String, u32> = BTreeMap::new();
     for file in &files {
         let answer: Answer = reference.line();
+        if let Some(why) = answer.refused.iter().flatten().find(|why| why.starts_with("crashed: ")) {
+            let known = |(name, detail): &(&str, &str)| file.ends_with(name) && why.contains(detail);
+            if !UNREADABLE.iter().any(known) {
+                faults.push(format!("{}: the reference {why}", file.display()));
+            }
+        } else if let Some(Some(why)) = answer.refused.first().filter(|_| answer.refused.iter().all(Option::is_some)) {
+            *refused_by_both.entry(why.trim_start_matches("refused: ").to_owned()).or_default() += 1;
+        }
         let frames = answer.refused.len() / contracts.len();
         let mut refused = answer.refused.iter().map(Option::as_deref);
         let expected: Vec<Vec<Result<Vec<f32>, &str>>> = contracts
@@ -94,22 +125,27 @@ fn every_contract_gives_the_tensor_of_the_reference_or_both_refuse() {
     reference.end();
     println!("{tallies:#?}");
     assert!(faults.is_empty(), "{} faults: {faults:#?}", faults.len());
+    assert_eq!(refused_by_both, REFUSED_BY_BOTH.map(|(why, files)| (why.to_owned(), files)).into());
     // neither the encoders nor the contracts have gone quiet
     let least = |name: &str, compared, refused| {
         let tally = &tallies[name];
         assert!(tally.compared >= compared && tally.refused >= refused, "{name}: {tally:?}");
     };
-    least("imagenet-rgb", 500, 7);
-    least("xrv-1024", 500, 7);
-    least("minmax-unit", 500, 7);
-    least("ct-window", 50, 300);
-    least("mammo", 400, 60);
-    least("masked-area", 500, 7);
-    least("upright", 500, 7);
+    least("imagenet-rgb", 1100, 30);
+    least("xrv-1024", 1100, 30);
+    least("minmax-unit", 1100, 30);
+    least("ct-window", 190, 750);
+    least("mammo", 1000, 110);
+    least("masked-area", 1100, 30);
+    least("upright", 1100, 45);
 }
 
 fn normalised(file: &Path, contracts: &[Contract]) -> Result<Normalised, Refusal> {
     normalise_file(file, contracts, Frames::All { max: 3 }, &Limits::default())
+}
+
+fn is_refused_here(file: &Path, refusal: &Refusal) -> bool {
+    REFUSED_HERE.iter().any(|(name, detail)| file.ends_with(name) && refusal.detail.ends_with(detail))
 }
 
 fn tolerance(file: &Path) -> f32 {
@@ -130,8 +166,7 @@ fn compare(
     let got = match got {
         Ok(got) => got,
         Err(refusal) => {
-            let known = |(name, detail): &(&str, &str)| file.ends_with(name) && refusal.detail.ends_with(detail);
-            let agreed = expected.iter().all(Result::is_err) || REFUSED_HERE.iter().any(known);
+            let agreed = expected.iter().all(Result::is_err) || is_refused_here(file, &refusal);
             tally.refused += 1;
             return if agreed { Ok(()) } else { Err(format!("refused here alone: {refusal}")) };
         }
@@ -185,8 +220,7 @@ fn an_image_and_its_twin_of_the_other_photometric_interpretation_give_one_tensor
                     }
                 }
                 (Err(one), Err(other)) if one.code == other.code => tally.refused += 1,
-                (Err(one), _) if REFUSED_HERE.iter().any(|(name, _)| file.ends_with(name)) => {
-                    assert!(one.detail.ends_with(WORD_ORDER), "{one}");
+                (Err(one), _) if is_refused_here(file, &one) => {
                     tally.refused += 1;
                 }
                 (one, other) => faults.push(format!(
@@ -209,7 +243,7 @@ fn an_image_and_its_twin_of_the_other_photometric_interpretation_give_one_tensor
     println!("{tallies:#?}");
     assert!(faults.is_empty(), "{} faults: {faults:#?}", faults.len());
     for (name, compared) in
-        [("imagenet-rgb", 350), ("xrv-1024", 350), ("minmax-unit", 350), ("ct-window", 50), ("mammo", 300)]
+        [("imagenet-rgb", 700), ("xrv-1024", 700), ("minmax-unit", 700), ("ct-window", 120), ("mammo", 600)]
     {
         assert!(tallies[name].compared >= compared, "{name}: {:?}", tallies[name]);
     }
@@ -241,7 +275,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     run_ok(Command::new(reference_python()).arg(root().join("tests/reference/make.py")).arg(&made));
     let mut files = dicom_files(&made);
     files.extend(dicom_files(&shared().join("corpus")));
-    assert!(files.len() > 400, "the encoders made {} files", files.len());
+    assert!(files.len() > 850, "the encoders made {} files", files.len());
     files
 }
 

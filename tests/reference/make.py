@@ -1,7 +1,8 @@
-"""Writes small images in every transfer syntax, photometric interpretation and depth that dcmtk, GDCM, pylibjpeg and
-libjxl can make, for tests/it/conformance.rs and tests/it/tensors.rs. Usage: make.py FOLDER. The same files every time.
+"""Writes small images in every transfer syntax, photometric interpretation and depth that dcmtk, GDCM, pylibjpeg,
+libjxl and OpenJPH can make, for tests/it/conformance.rs and tests/it/tensors.rs. Usage: make.py FOLDER. The same files
+every time.
 
-Names are SOURCE_ENCODER_SYNTAX.dcm; what an encoder refuses is left out.
+Names are SOURCE_ENCODER_SYNTAX.dcm; what an encoder refuses is left out. What else a header may say is in meanings.py.
 """
 
 import os
@@ -13,59 +14,14 @@ import warnings
 import gdcm
 import imagecodecs
 import jpeg_ls
+import meanings
 import numpy as np
 import openjpeg.utils
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
+from phantom import COLUMNS, ROWS, dataset, picture
 from pydicom.pixels import pixel_array
-from pydicom.uid import ExplicitVRLittleEndian
 
 warnings.simplefilter("ignore")
-ROWS, COLUMNS = 61, 47  # odd on purpose: values of odd length, blocks that do not fill up
-
-
-def picture(bits, signed=False, rows=ROWS, columns=COLUMNS, seed=0):
-    """A smooth shape with noise that uses the whole range of `bits`."""
-    y, x = np.mgrid[0:rows, 0:columns]
-    shape = 0.5 + 0.4 * np.sin(x / 7.0 + seed) * np.cos(y / 9.0) + 0.1 * ((x // 8 + y // 8) % 2)
-    noise = np.random.default_rng(seed).normal(0, 0.02, (rows, columns))
-    unit = np.clip(shape + noise, 0, 1)
-    unit[0, 0], unit[-1, -1] = 0, 1
-    values = np.round(unit * (2**bits - 1)).astype(np.int64)
-    return values - 2 ** (bits - 1) if signed else values
-
-
-def dataset(number, photometric, samples, allocated, stored, signed, frames, pixels):
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    multi = frames > 1
-    ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7" + (".2" if multi else "")
-    ds.SOPInstanceUID = f"2.25.777{number}"
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = "2.25.7771", "2.25.7772"
-    ds.PatientName, ds.PatientID = "PHANTOM", "PHANTOM"
-    ds.Modality = "OT"
-    ds.Rows, ds.Columns = ROWS, COLUMNS
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = samples, photometric
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = allocated, stored, stored - 1
-    ds.PixelRepresentation = int(signed)
-    if samples == 3:
-        ds.PlanarConfiguration = 0
-    if multi:
-        ds.NumberOfFrames = frames
-    # what contracts ask for: a side for mammography, units for CT, a window of each function
-    ds.ImageLaterality = "LR"[number % 2]
-    if samples == 1 and signed:
-        ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -24, "HU"
-    elif photometric.startswith("MONOCHROME"):
-        ds.WindowCenter, ds.WindowWidth = 0.45 * 2**stored, 0.8 * 2**stored
-        ds.VOILUTFunction = ["LINEAR", "LINEAR_EXACT", "SIGMOID"][number % 3]
-    data = pixels.tobytes()
-    ds.PixelData = data + b"\0" * (len(data) % 2)
-    ds["PixelData"].VR = "OB" if allocated == 8 else "OW"
-    return ds
 
 
 def sources():
@@ -82,6 +38,10 @@ def sources():
     number += 1
     frames = np.stack([picture(12, seed=20 + i) for i in range(3)]).astype("<u2")
     yield "multiframe-12u", dataset(number, "MONOCHROME2", 1, 16, 12, False, 3, frames)
+    number += 1
+    # the second frame begins at an odd byte
+    frames = np.stack([picture(8, seed=20 + i) for i in range(3)]).astype("u1")
+    yield "multiframe-8u", dataset(number, "MONOCHROME2", 1, 8, 8, False, 3, frames)
     number += 1
     yield "monochrome2-32u", dataset(number, "MONOCHROME2", 1, 32, 32, False, 1, picture(32, seed=5).astype("<u4"))
     number += 1
@@ -233,6 +193,55 @@ def deep_jpeg_ls(frame):
     return jpeg_ls.encode_array(frame.view("<u2"), 2)
 
 
+def colour_transforms(folder, name):
+    """JPEG 2000 with the multiple component transform, and declared without it."""
+    ds = pydicom.dcmread(folder / f"{name}_pydicom_explicit.dcm")
+    frame = pixel_array(ds, raw=True)
+    for syntax, uid, photometric, options in [
+        ("j2k-rct", "1.2.840.10008.1.2.4.90", "YBR_RCT", {}),
+        ("j2k-rct-in-any", "1.2.840.10008.1.2.4.91", "YBR_RCT", {}),
+        ("j2k-ict", "1.2.840.10008.1.2.4.91", "YBR_ICT", {"compression_ratios": [5]}),
+        ("j2k-rct-untransformed", "1.2.840.10008.1.2.4.90", "YBR_RCT", {"use_mct": False}),
+        ("j2k-ict-untransformed", "1.2.840.10008.1.2.4.91", "YBR_ICT", {"use_mct": False, "compression_ratios": [5]}),
+    ]:
+        ds.PhotometricInterpretation = photometric
+        encoded = openjpeg.utils.encode_array(frame, bits_stored=8, photometric_interpretation=1, **options)
+        save(ds, folder / f"{name}_pydicom_{syntax}.dcm", uid, [bytes(encoded)])
+
+
+HTJ2K = {
+    "htj2k": ("1.2.840.10008.1.2.4.201", {"reversible": True}),
+    "htj2k-rpcl": ("1.2.840.10008.1.2.4.202", {"reversible": True, "tlm": True}),
+    "htj2k-any": ("1.2.840.10008.1.2.4.203", {"reversible": True}),
+    "htj2k-lossy": ("1.2.840.10008.1.2.4.203", {"reversible": False, "level": 0.0005}),
+}
+
+
+def with_openjph(source, target, uid, options):
+    """HTJ2K, whose packets OpenJPH orders by resolution (RPCL); grey and palettes only, of 8 or 16 bits."""
+    ds = pydicom.dcmread(source)
+    lossy = not options["reversible"]
+    if ds.BitsAllocated > 16 or ds.SamplesPerPixel > 1 or lossy and ds.PhotometricInterpretation == "PALETTE COLOR":
+        return
+    frames = [pixel_array(ds, index=i, raw=True) for i in range(int(ds.get("NumberOfFrames", 1)))]
+    save(ds, target, uid, [bytes(imagecodecs.htj2k_encode(frame, **options)) for frame in frames])
+
+
+def overlaid(ds, folder, name):
+    """Overlay planes in the bits above and below the stored ones (PS3.3 C.9.2, retired)."""
+    values = np.frombuffer(ds.PixelData, "<u2") & 0xFFF
+    overlay = np.arange(values.size) % 5 == 0
+    ds.add_new(0x60000010, "US", ROWS), ds.add_new(0x60000011, "US", COLUMNS)
+    ds.add_new(0x60000040, "CS", "G"), ds.add_new(0x60000050, "SS", [1, 1]), ds.add_new(0x60000100, "US", 16)
+    ds.add_new(0x60000102, "US", 13)
+    ds.PixelData = (values | overlay * 0x2000).astype("<u2").tobytes()
+    ds.save_as(folder / f"{name}_pydicom_overlay-above.dcm")
+    ds[0x60000102].value = 2
+    ds.HighBit = 15
+    ds.PixelData = (values << 4 | overlay * 0x4).astype("<u2").tobytes()
+    ds.save_as(folder / f"{name}_pydicom_overlay-below.dcm")
+
+
 def variants(folder, name):
     """What an encoder does not write but a file may hold: made from files that are there already."""
     source = folder / f"{name}_pydicom_explicit.dcm"
@@ -253,6 +262,8 @@ def variants(folder, name):
         coded_deeper(ds, folder / f"{name}_pydicom_jpeg-ls-near-16.dcm", "1.2.840.10008.1.2.4.81", deep_jpeg_ls)
         ds.PixelData = ((values & 0xFFF) | garbage).astype("<u2").tobytes()
         ds.save_as(folder / f"{name}_pydicom_garbage-above-stored.dcm")
+        if ds.PixelRepresentation == 0:
+            overlaid(ds, folder, name)
     tables = folder / f"{name}_pydicom_j2k.dcm"
     if tables.exists() and ds.get("NumberOfFrames", 1) > 1:
         encapsulated = pydicom.dcmread(tables)
@@ -282,9 +293,13 @@ def main(folder):
             with_pydicom(source, folder / f"{name}_pydicom_{syntax}.dcm", uid, options)
         for syntax, (uid, options) in JPEG_XL.items():
             with_libjxl(source, folder / f"{name}_libjxl_{syntax}.dcm", uid, options)
+        for syntax, (uid, options) in HTJ2K.items():
+            with_openjph(source, folder / f"{name}_openjph_{syntax}.dcm", uid, options)
         for baseline in sorted(folder.glob(f"{name}_*_baseline*.dcm")):
             recompressed(baseline, folder / f"{baseline.stem}-recompressed.dcm")
         variants(folder, name)
+    colour_transforms(folder, "rgb-8")
+    meanings.write(folder)
 
 
 main(sys.argv[1])

@@ -4,8 +4,8 @@
 The reference of the normalised tensors: pydicom decodes, numpy applies what the Standard says (PS3.4 N.2, PS3.3 C.7.6.3,
 C.7.6.11, C.11), Pillow resizes. Pillow's BILINEAR on mode F is what torchvision applies to PIL images, and equals its
 antialiased resize of tensors within 1e-5. Written from the Standard and the documented meaning of a contract, not from
-the Rust code. pydicom's own apply_modality_lut and apply_voi_lut are used for tables; windows are computed here, because
-pydicom scales them to a range of stored values, and functional groups, which it does not read.
+the Rust code. Windows and tables are computed here, because pydicom scales windows to a range of stored values and
+wraps the input of 8-bit tables around; and functional groups, which it does not read.
 
     normalise.py IMAGE CONTRACT.json OUT.npy [--frame N]
     normalise.py CONTRACTS.json < LIST
@@ -13,13 +13,15 @@ pydicom scales them to a range of stored values, and functional groups, which it
 The first is for one tensor; the exit status is 3 and the reason is printed where the contract must not be fulfilled.
 The second is for tests/it/tensors.rs: LIST has one path a line, CONTRACTS.json a list of contracts, and three frames
 of each file are normalised (see `three`). The answer to each file, on standard output, is a line of JSON, `frames`
-(their numbers, from 1), `refused` (contract by contract, frame by frame: null, or the reason why there is none) and
-`reader`, then the tensors in that order as 32-bit floating point numbers, little endian.
+(their numbers, from 1), `refused` (contract by contract, frame by frame: null, or the reason why there is none; it
+begins with "crashed: " where the reference could not tell) and `reader`, then the tensors in that order as 32-bit
+floating point numbers, little endian.
 
 Needs numpy, pydicom, pillow, imagecodecs, pylibjpeg[all], pyjpegls, python-gdcm and dcmtk's dcmdjpeg, as stored.py beside it.
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -28,8 +30,9 @@ import warnings
 import numpy as np
 import pydicom
 import stored
+from forms import first_frame, transformed
 from PIL import Image
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, get_decoder
+from pydicom.pixels import apply_color_lut, get_decoder
 
 
 class Refused(Exception):
@@ -63,10 +66,16 @@ class Picture:
     """One frame: stored values (grey, or the luminance of colour) and what they mean."""
 
     def __init__(self, ds, path, frame):
+        if not any(name in ds for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+            raise Refused("no pixel data")
         ds = stored.plain(ds) if "TransferSyntaxUID" in ds.file_meta else ds
         self.ds, self.frame = ds, frame
         syntax = ds.file_meta.get("TransferSyntaxUID") or pydicom.uid.ImplicitVRLittleEndian
         coded, photometric, self.reader = samples(ds, syntax, path, frame)
+        if ds.SamplesPerPixel == 3 and syntax in JPEG_2000:
+            named = ds.PhotometricInterpretation
+            if named != "RGB" and (named in ("YBR_RCT", "YBR_ICT")) != transformed(first_frame(ds)):
+                raise Refused("photometric interpretation contradicts the component transform")
         self.padding = None
         self.colour_max = None
         self.inverted = False
@@ -119,6 +128,8 @@ class Picture:
         shape = self.ds.get("PresentationLUTShape")
         if shape and (shape == "INVERSE") != white:
             raise Refused("photometric interpretation contradicts presentation LUT shape")
+        if white and self.ds.get("PresentationLUTSequence"):
+            raise Refused("both photometric interpretation and presentation LUT sequence may invert")
         return white
 
     def group(self, name):
@@ -128,7 +139,30 @@ class Picture:
         for items in (per_frame[self.frame : self.frame + 1], shared[:1]):
             if items and items[0].get(name):
                 return items[0].get(name)[0]
+        if name in TRANSFORMS and any(item.get(name) for item in per_frame):
+            raise Refused("some frames have a transformation and this frame has none")
         return None
+
+    def table(self, item, signed):
+        """First value mapped, entries and largest possible entry (PS3.3 C.11.1.1, C.11.2.1.1)."""
+        count, start, bits = (int(v) for v in item.LUTDescriptor)
+        if self.ds.original_encoding[0]:
+            # the VR is not written: whether the input may be negative decides
+            start = (start & 0xFFFF) - (0x10000 if signed and start & 0x8000 else 0)
+        count = count & 0xFFFF or 0x10000
+        data, big = item.LUTData, not self.ds.original_encoding[1]
+        if isinstance(data, bytes):
+            words = np.frombuffer(data, ">u2" if big else "<u2")
+        else:
+            words = np.atleast_1d(np.asarray(data))
+        words = words.astype("<u2")
+        # 8-bit entries may be two in a word
+        entries = words if len(words) >= count else np.frombuffer(words.tobytes(), "u1")
+        return start, entries[:count].astype(np.int64), 2**bits - 1
+
+    def looked_up(self, item, values, signed):
+        start, entries, _ = self.table(item, signed)
+        return entries[(np.round(values).astype(np.int64) - start).clip(0, len(entries) - 1)].astype(np.float64)
 
     def plane_letters(self):
         """The axes nearest to rows and columns, by Image Orientation (Patient)."""
@@ -145,7 +179,7 @@ class Picture:
             return self.stored.astype(np.float64)
         group = self.group("PixelValueTransformationSequence")
         if group is None and self.ds.get("ModalityLUTSequence"):
-            return apply_modality_lut(self.stored.astype(np.int64), self.ds).astype(np.float64)
+            return self.looked_up(self.ds.ModalityLUTSequence[0], self.stored, self.ds.PixelRepresentation == 1)
         source = group if group is not None else self.ds
         slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
         slope = 1.0 if slope in (None, "") else float(slope)
@@ -182,6 +216,10 @@ class Picture:
         ends = low * slope + intercept, high * slope + intercept
         return min(ends), max(ends)
 
+    def may_be_negative(self):
+        ends = self.stored_range()
+        return ends is None or ends[0] < 0
+
     def is_padding(self):
         padding = ~np.isfinite(self.stored)
         if self.padding:
@@ -195,7 +233,7 @@ class Picture:
         group = self.group("FrameVOILUTSequence")
         if group is None and self.ds.get("VOILUTSequence"):
             table = self.ds.VOILUTSequence[0]
-            values = apply_voi(self.modality.round().astype(np.int64), self.ds)
+            values = self.looked_up(table, self.modality, self.may_be_negative())
             return values / (2.0 ** table.LUTDescriptor[2] - 1)
         source = self.ds if group is None else group
         center, width = first(source.get("WindowCenter")), first(source.get("WindowWidth"))
@@ -232,6 +270,9 @@ class Picture:
         return 1.0
 
 
+TRANSFORMS = "PixelValueTransformationSequence", "FrameVOILUTSequence"
+JPEG_2000 = [f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)]
+
 # 8-bit DCT: pylibjpeg, which the conformance test compares with, may differ by one stored value from the decoders that
 # descend from the JPEG group's own, and so by 1/255 of the range. GDCM's is of that family, but of other code than ours.
 READERS = stored.ORDER | {"1.2.840.10008.1.2.4.50": ["gdcm"]}
@@ -251,6 +292,9 @@ def samples(ds, syntax, path, frame):
             if reader == "dcmtk":
                 values = stored.with_dcmtk(path)[frame]
                 return values.reshape(ds.Rows, ds.Columns, *values.shape[2:]), ds.PhotometricInterpretation, reader
+            if reader == "OpenJPH":
+                photometric = "RGB" if ds.SamplesPerPixel == 3 else ds.PhotometricInterpretation
+                return stored.with_openjph(ds)[frame], photometric, reader
             values, meta = get_decoder(syntax).as_array(ds, index=frame, raw=True, decoding_plugin=reader)
             return values, meta["photometric_interpretation"], reader
         except Exception as fault:  # the reader does not know the syntax, or this kind of image
@@ -297,9 +341,8 @@ def unit_range(image, policy, hidden):
     unit = np.clip(np.nan_to_num(unit, nan=0.0), 0, 1)
     table = image.ds.get("PresentationLUTSequence")
     if name == "window" and table:
-        entries = np.asarray(table[0].LUTData, dtype=np.float64)
-        index = np.floor(unit * (len(entries) - 1) + 0.5).astype(int)
-        unit = entries[index] / (2.0 ** table[0].LUTDescriptor[2] - 1)
+        _, entries, top = image.table(table[0], False)
+        unit = entries[np.floor(unit * (len(entries) - 1) + 0.5).astype(int)] / top
     if image.inverted and name != "hu-window":
         unit = 1 - unit
     return np.where(padding | hidden, 0.0, unit)
@@ -440,24 +483,28 @@ def three(count):
     return range(count) if count <= 3 else [i * (count - 1) // 2 for i in range(3)]
 
 
+def reason(fault):
+    """Why there is no tensor; a fault of the reference or its decoders is no refusal."""
+    text = f"refused: {fault}" if isinstance(fault, Refused) else f"crashed: {type(fault).__name__}: {fault}"
+    return text[:300]
+
+
 def answer(path, contracts):
     """What is said of one file, as bytes."""
-    refused, tensors, reader, frames = [], [], "", []
+    refused, tensors, images, frames = [], [], [], [0]
     try:
         ds = pydicom.dcmread(path, force=True)
         frames = three(int(ds.get("NumberOfFrames") or 1))
         images = [Picture(ds, path, frame) for frame in frames]
-        reader = images[0].reader
     except Exception as fault:  # whatever it is that cannot be read
-        images, why = [], f"{type(fault).__name__}: {fault}"[:300]
-        refused = [why] * len(contracts) * max(len(frames), 1)
-    for contract in contracts:
-        for image in images:
-            try:
-                tensors.append(tensor(image, contract).astype("<f4").tobytes())
-                refused.append(None)
-            except Refused as reason:
-                refused.append(f"refused: {reason}")
+        refused = [reason(fault)] * len(contracts) * len(frames)
+    for contract, image in itertools.product(contracts, images):
+        try:
+            tensors.append(tensor(image, contract).astype("<f4").tobytes())
+            refused.append(None)
+        except Exception as fault:
+            refused.append(reason(fault))
+    reader = images[0].reader if images else ""
     line = {"frames": [frame + 1 for frame in frames], "refused": refused, "reader": reader}
     return b"".join([json.dumps(line).encode(), b"\n", *tensors])
 
@@ -474,7 +521,7 @@ def batch(contracts):
             out.flush()
             os._exit(0)
         if os.waitpid(child, 0)[1] != 0:
-            line = {"frames": [], "refused": ["the decoder ended its process"] * len(contracts), "reader": ""}
+            line = {"frames": [], "refused": ["crashed: the decoder ended its process"] * len(contracts), "reader": ""}
             out.write(json.dumps(line).encode() + b"\n")
             out.flush()
 

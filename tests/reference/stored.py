@@ -1,4 +1,5 @@
-"""Stored values of DICOM images by pydicom and its plugins (JPEG XL: libjxl), the reference of the conformance test.
+"""Stored values of DICOM images by pydicom and its plugins (JPEG XL: libjxl, HTJ2K without loss: OpenJPH), the reference
+of the conformance test.
 
 Usage: stored.py OUT < LIST. LIST has one path a line. OUT/NUMBER.npy (line number from 0) holds one row of stored
 values per frame, colour by pixel as decoded; OUT/index.json what each is, or why there is none.
@@ -15,6 +16,7 @@ import warnings
 import imagecodecs
 import numpy as np
 import pydicom
+from forms import first_frame, forms, sampling
 from pydicom.pixels import pixel_array
 
 warnings.simplefilter("ignore")
@@ -27,6 +29,9 @@ ORDER = {
     "1.2.840.10008.1.2.4.57": ["gdcm", "dcmtk", "pylibjpeg"],
     "1.2.840.10008.1.2.4.70": ["gdcm", "dcmtk", "pylibjpeg"],
     "1.2.840.10008.1.2.4.51": ["dcmtk", "pylibjpeg", "gdcm"],
+    # of other code than OpenJPEG, which sidelight and pylibjpeg have; with loss they round differently
+    "1.2.840.10008.1.2.4.201": ["OpenJPH"],
+    "1.2.840.10008.1.2.4.202": ["OpenJPH"],
 }
 JPEG_XL = ["1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111", "1.2.840.10008.1.2.4.112"]
 
@@ -47,6 +52,8 @@ def decode(ds, path):
         try:
             if reader == "dcmtk":
                 return reader, with_dcmtk(path)
+            if reader == "OpenJPH":
+                return reader, with_openjph(ds)
             return reader, [pixel_array(ds, index=i, raw=True, decoding_plugin=reader) for i in range(frames)]
         except Exception as fault:  # the reader does not know the syntax, or this kind of image
             faults.append(f"{reader}: {fault}")
@@ -54,7 +61,11 @@ def decode(ds, path):
 
 
 def plain(ds):
-    """Encapsulated Uncompressed, which pydicom does not decode, as Explicit VR Little Endian."""
+    """What pydicom does not decode: Encapsulated Uncompressed, as Explicit VR Little Endian; a High Bit of its own."""
+    low = ds.get("HighBit", 0) + 1 - ds.get("BitsStored", 1)
+    if low > 0 and ds.BitsAllocated == 16 and not ds["PixelData"].is_undefined_length:
+        words = np.frombuffer(ds.PixelData, "<u2" if ds.original_encoding[1] else ">u2")
+        ds.PixelData, ds.HighBit = (words >> low).astype(words.dtype).tobytes(), ds.BitsStored - 1
     if ds.file_meta.get("TransferSyntaxUID") != "1.2.840.10008.1.2.1.98":
         return ds
     frames = int(ds.get("NumberOfFrames", 1) or 1)
@@ -64,6 +75,11 @@ def plain(ds):
     ds.PixelData = data + b"\0" * (len(data) % 2)
     ds["PixelData"].is_undefined_length = False
     return ds
+
+
+def with_openjph(ds):
+    fragments = pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=int(ds.get("NumberOfFrames", 1) or 1))
+    return [imagecodecs.htj2k_decode(frame) for frame in fragments]
 
 
 def with_dcmtk(path):
@@ -85,7 +101,9 @@ def answer(path, target):
     facts = {key: int(ds.get(key) or 0) for key in keys}
     facts["photometric"] = str(ds.get("PhotometricInterpretation", ""))
     facts["syntax"] = str(ds.file_meta.get("TransferSyntaxUID", ""))
+    facts["float"] = "FloatPixelData" in ds or "DoubleFloatPixelData" in ds
     try:
+        facts["forms"], facts["sampling"] = forms(ds), sampling(first_frame(ds))
         plugin, frames = decode(plain(ds), path)
         values = np.stack([frame.reshape(-1) for frame in frames])
         if facts["syntax"] in LOSSY and facts["BitsStored"] < facts["BitsAllocated"]:

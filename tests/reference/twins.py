@@ -69,7 +69,10 @@ def pad(image, twin, total):
     if image.padding is None:
         return
     if image.stored.dtype.kind == "f":
-        raise NoTwin("padding of floating point")
+        kind = "Float" if image.stored.dtype.itemsize == 4 else "DoubleFloat"
+        setattr(twin, kind + "PixelPaddingValue", -image.padding[0])
+        setattr(twin, kind + "PixelPaddingRangeLimit", -image.padding[1])
+        return
     seen = image.stored[image.is_padding()]
     # padding beyond the stored bits, which no pixel can have, need not be said
     if seen.size:
@@ -109,19 +112,19 @@ def has_table(image):
     return image.group("PixelValueTransformationSequence") is None and bool(image.ds.get("ModalityLUTSequence"))
 
 
-def mirrored(item, start, vr):
-    """The table upside down and back to front."""
-    data = item.LUTData
-    data = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.atleast_1d(np.asarray(data, dtype=np.int64))
-    count, _, bits = item.LUTDescriptor
-    low, top = -0x8000 if vr == "SS" else 0, 2**bits - 1
-    if data.size != (count or 65536) or data.max() > top:
-        raise NoTwin("a table in bytes")
+def mirrored(image, item, total, input_signed, vr):
+    """The table upside down and back to front, for input that is `total` less the original's; and its largest entry."""
+    first_mapped, entries, top = image.table(item, input_signed)
+    start = total - (first_mapped + len(entries) - 1)
+    low = -0x8000 if vr == "SS" else 0
+    if entries.max() > top:
+        raise NoTwin("entries of more bits than the table says")
     if not low <= start < low + 65536:
         raise NoTwin("a table that would begin where none may")
+    count, bits = len(entries) % 65536, item.LUTDescriptor[2]
     table = Dataset()
     table.add_new("LUTDescriptor", vr, [count if vr == "US" else np.uint16(count).astype(np.int16).item(), start, bits])
-    table.add_new("LUTData", "OW", (top - data[::-1]).astype("<u2").tobytes())
+    table.add_new("LUTData", "OW", (top - entries[::-1]).astype("<u2").tobytes())
     if item.get("ModalityLUTType"):
         table.ModalityLUTType = item.ModalityLUTType
     return table, top
@@ -129,12 +132,10 @@ def mirrored(item, start, vr):
 
 def shown(image):
     twin, total = turned_over(image)
-    signed = image.stored_range() is None or image.stored_range()[0] < 0
+    signed = image.may_be_negative()
     if has_table(image):
-        item = image.ds.ModalityLUTSequence[0]
-        count, start, _ = item.LUTDescriptor
-        vr = "SS" if image.ds.PixelRepresentation == 1 else "US"
-        table, k = mirrored(item, total - (start + (count or 65536) - 1), vr)
+        item, input_signed = image.ds.ModalityLUTSequence[0], image.ds.PixelRepresentation == 1
+        table, k = mirrored(image, item, total, input_signed, "SS" if input_signed else "US")
         twin.ModalityLUTSequence = [table]
     else:
         source, slope, intercept = rescale(image)
@@ -145,10 +146,9 @@ def shown(image):
     group = image.group("FrameVOILUTSequence")
     if group is None and image.ds.get("VOILUTSequence"):
         item = image.ds.VOILUTSequence[0]
-        count, start, _ = item.LUTDescriptor
         if not float(k).is_integer() or not np.all(np.mod(image.modality, 1) == 0):
             raise NoTwin("modality values between the entries of a VOI table")
-        twin.VOILUTSequence = [mirrored(item, int(k) - (start + (count or 65536) - 1), "SS" if signed else "US")[0]]
+        twin.VOILUTSequence = [mirrored(image, item, int(k), signed, "SS" if signed else "US")[0]]
         return twin
     source = image.ds if group is None else group
     center, width = first(source.get("WindowCenter")), first(source.get("WindowWidth"))
