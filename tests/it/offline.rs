@@ -151,7 +151,8 @@ fn a_report_names_contracts_and_says_what_was_not_seen() {
         let mut command = sidelight(&["analyse", "--config", "conf/demo.toml", "--disclose", "--set", &set, "--out"]);
         run_ok(command.arg(&out).args(images));
         let dump = |report: &PathBuf| {
-            (run_ok(Command::new("dsrdump").arg("+Pl").arg(report)), element(report, "CompletionFlag"))
+            let text = fs::read_to_string(report.with_extension("txt")).expect("the same in words");
+            (run_ok(Command::new("dsrdump").arg("+Pl").arg(report)) + &text, element(report, "CompletionFlag"))
         };
         dicom_files(&out).iter().map(dump).collect::<Vec<_>>()
     };
