@@ -1,6 +1,6 @@
 """Decoding and normalising side by side: sidelight, pydicom's plugins, dcmtk and GDCM, each on one processor, in one run.
 
-Usage: benches/run pixels [ROUNDS], which sets up and calls this. One large image per transfer syntax is made, every
+Usage: benches/run pixels [ROUNDS [SYNTAX…]], which sets up and calls this. One large image per transfer syntax is made, every
 reader takes it in turn ROUNDS times, and medians and ratios are printed as a table; only ratios within a run count.
 
 Every reader takes the image once before and then three times in each round, of which the median counts. GDCM's time
@@ -84,7 +84,7 @@ def encode(folder, name, rows, columns):
         ds.PixelData = pydicom.encaps.encapsulate([how(ds.pixel_array)])
         ds.file_meta.TransferSyntaxUID = CODED[name]
         ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
-        ds.save_as(target)
+        pydicom.dcmwrite(target, ds, implicit_vr=False, little_endian=True)
     elif isinstance(how, list):
         subprocess.run([*how, source, target], check=True, stderr=subprocess.DEVNULL)
     else:
@@ -185,13 +185,13 @@ def with_dcmtk(path, small, folder):
         return None
 
 
-def main(folder, binary, rounds):
+def main(folder, binary, rounds, names):
     folder = pathlib.Path(folder)
     columns = ["syntax", "sidelight, MB/s", "best peer, MB/s", "ratio", "ratio with hand-over", "all peers, MB/s"]
     columns += ["to tensor, images/s", "through a worker", "Python reference", "ratio", "short Python", "ratio"]
     columns += ["dcmj2pnm", "two workers"]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    for name in SYNTAXES:
+    for name in names or SYNTAXES:
         path, small = encode(folder, name, ROWS, COLUMNS), encode(folder, name, 64, 64)
         megabytes = ROWS * COLUMNS * (1 if SYNTAXES[name][0] == 8 else 2) / 1e6
         peers, own, whole, short, pnm = {}, [], [], [], []
@@ -229,4 +229,4 @@ def main(folder, binary, rounds):
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
-main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 3)
+main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:])

@@ -20,6 +20,7 @@ mod geometry;
 mod grey;
 mod handover;
 mod header;
+mod inflate;
 mod jpeg;
 mod jpeg2000;
 mod jpeg_colour;

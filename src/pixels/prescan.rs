@@ -6,13 +6,11 @@
 //! every length against the bytes that remain, number of elements, bytes kept, bytes inflated. Pixel data is not read.
 //! Neighbours: `wanted` says what is kept, `dataset` holds it. Left out: what the values mean (`header`, `layout`).
 
-use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
-
-use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
-use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
+use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use super::Limits;
 use super::dataset::{Element, Item, Scan, Source, Span, Tag, Value, dictionary_vr, swap_bytes, tag_text};
+use super::inflate::inflated;
 use super::wanted::Keep;
 use crate::domain::{Refusal, RefusalCode};
 
@@ -55,7 +53,7 @@ pub fn scan(source: Box<dyn Source>, limits: &Limits) -> Result<Scan, Refusal> {
         None => walker.guess_transfer_syntax()?.to_owned(),
     };
     if transfer_syntax == DEFLATED_LE {
-        walker = walker.inflate(limits.inflate_bytes_max)?;
+        walker = Walker::new(inflated(walker.input.into_inner(), walker.at, limits.inflate_bytes_max)?)?;
     }
     let encoding = Encoding { explicit: transfer_syntax != IMPLICIT_LE, big: transfer_syntax == EXPLICIT_BE };
     let end = walker.end;
@@ -185,27 +183,6 @@ impl Walker {
             (8.., 0, false) => Ok(IMPLICIT_LE),
             _ => Err(malformed("no transfer syntax in the file meta information, and the data set shows none".into())),
         }
-    }
-
-    /// The rest of the file, inflated (PS3.5 A.5), as a source of its own.
-    fn inflate(mut self, bytes_max: u64) -> Result<Self, Refusal> {
-        let Some(Codec::Dataset(Some(adapter))) = TransferSyntaxRegistry.get(DEFLATED_LE).map(|ts| ts.codec()) else {
-            return Err(Refusal::new(RefusalCode::UnsupportedFormat, "deflated data sets are not built in"));
-        };
-        let mut inflated = Vec::new();
-        adapter.adapt_reader(Box::new(&mut self.input)).take(bytes_max + 1).read_to_end(&mut inflated).map_err(
-            |e| match e.kind() {
-                // room is made in steps, of which the last may be more than there is
-                std::io::ErrorKind::OutOfMemory => {
-                    too_large("the data set inflates to more than there is memory".into())
-                }
-                _ => malformed(format!("the deflated data set cannot be inflated: {e}")),
-            },
-        )?;
-        if inflated.len() as u64 > bytes_max {
-            return Err(too_large(format!("the data set inflates to more than {bytes_max} bytes")));
-        }
-        Self::new(Box::new(Cursor::new(inflated)))
     }
 
     /// Elements up to `end`, or up to an Item Delimitation Item if `delimited`.
