@@ -202,7 +202,7 @@ fn a_report_names_contracts_and_says_what_was_not_seen() {
     let (seen, unseen) = (reports("all", &images, &shipped), reports("scope", &images, &models));
     assert!(seen.len() == 8 && !seen.iter().any(no_scope), "{seen:#?}");
     assert!(unseen.iter().any(no_scope), "{unseen:#?}");
-    assert!(unseen.iter().all(|(text, completion)| completion == "COMPLETE"));
+    assert!(unseen.iter().all(|(_, completion)| completion == "COMPLETE"));
 }
 
 #[test]
