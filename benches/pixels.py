@@ -84,7 +84,7 @@ def encode(folder, name, rows, columns):
         ds.PixelData = pydicom.encaps.encapsulate([how(ds.pixel_array)])
         ds.file_meta.TransferSyntaxUID = CODED[name]
         ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
-        pydicom.dcmwrite(target, ds, implicit_vr=False, little_endian=True)
+        pydicom.dcmwrite(target, ds, implicit_vr=False, little_endian=True, force_encoding=True)
     elif isinstance(how, list):
         subprocess.run([*how, source, target], check=True, stderr=subprocess.DEVNULL)
     else:
@@ -158,14 +158,15 @@ def sidelight(binary, path, small):
 def readers(name, path, folder):
     """Name and action of each peer that can read the file."""
     ds = pydicom.dcmread(path)
-    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+    if name == "jpeg-xl-lossless":
+        # pydicom does not know the syntax
+        frame = lambda: next(pydicom.encaps.generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1))
+        yield "imagecodecs", lambda: imagecodecs.jpegxl_decode(frame(), numthreads=1)
+    elif ds.file_meta.TransferSyntaxUID.is_encapsulated:
         for plugin in ["pylibjpeg", "pyjpegls", "gdcm"]:
             yield f"pydicom/{plugin}", lambda plugin=plugin: pixel_array(pydicom.dcmread(path), raw=True, decoding_plugin=plugin)
     else:
         yield "pydicom", lambda: pixel_array(pydicom.dcmread(path), raw=True)
-    if name == "jpeg-xl-lossless":
-        frame = lambda: next(pydicom.encaps.generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1))
-        yield "imagecodecs", lambda: imagecodecs.jpegxl_decode(frame(), numthreads=1)
     yield "gdcm", lambda: with_gdcm(path)
     tool = SYNTAXES[name][2]
     if tool:

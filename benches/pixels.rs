@@ -1,8 +1,8 @@
 //! One image in three ways: the decoder alone, decode to tensor in one process, and through a decode worker.
 //!
 //! `benches/run pixels` calls it beside other readers (`pixels.py`). Prints seconds (medians of five after a warm-up)
-//! and the contract as JSON; with `--scaling`, how many times as many images two workers finish as one. Arguments: the file; whatever
-//! follows is ignored.
+//! and the contract as JSON; with `--scaling`, how many times as many images two workers finish as one. Arguments: the
+//! file; whatever follows is ignored.
 
 use std::hint::black_box;
 use std::path::PathBuf;
