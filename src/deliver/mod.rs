@@ -18,8 +18,9 @@ use crate::config::{Destination, Mode};
 use crate::dicom::{Status, VERIFICATION};
 use crate::domain::{AeTitle, Report, Uid};
 
+pub use crate::wire::Step;
 pub use backoff::backoff;
-pub use error::{DeliverError, Retry, Step};
+pub use error::{DeliverError, Retry};
 pub use peer::Peer;
 pub use transcode::FileError;
 

@@ -18,10 +18,10 @@ use tracing::{debug, info};
 use crate::dicom::{COMMAND_BYTES_MAX, CommandError, EchoRq, Request, Response, Status, VERIFICATION};
 use crate::domain::AeTitle;
 use crate::store::Store;
+use crate::wire::{Wire, WireError, pdu_name};
 
 use super::negotiate::Context;
 use super::store_scp::{Transfer, without_data_set};
-use super::wire::{Wire, WireError};
 
 /// Who is on the other side.
 #[derive(Debug, Clone)]
@@ -162,7 +162,7 @@ impl Association {
                 Pdu::PData { data } => self.values(data, store).await,
                 Pdu::ReleaseRQ if self.expecting.is_nothing() => return End::Released,
                 Pdu::AbortRQ { source } => return End::AbortedByPeer(source),
-                other => Err(End::Violation(Violation::UnexpectedPdu(kind(&other)))),
+                other => Err(End::Violation(Violation::UnexpectedPdu(pdu_name(&other)))),
             };
             if let Err(end) = outcome {
                 return end;
@@ -335,17 +335,4 @@ fn echo_status(request: &EchoRq, context: &Context) -> Status {
         return Status::SOP_CLASS_NOT_SUPPORTED;
     }
     Status::SUCCESS
-}
-
-fn kind(pdu: &Pdu) -> &'static str {
-    match pdu {
-        Pdu::AssociationRQ(_) => "A-ASSOCIATE-RQ",
-        Pdu::AssociationAC(_) => "A-ASSOCIATE-AC",
-        Pdu::AssociationRJ(_) => "A-ASSOCIATE-RJ",
-        Pdu::PData { .. } => "P-DATA-TF",
-        Pdu::ReleaseRQ => "A-RELEASE-RQ",
-        Pdu::ReleaseRP => "A-RELEASE-RP",
-        Pdu::AbortRQ { .. } => "A-ABORT",
-        Pdu::Unknown { .. } => "unknown",
-    }
 }

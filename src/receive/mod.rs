@@ -14,7 +14,6 @@
 mod association;
 mod negotiate;
 mod store_scp;
-mod wire;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -31,10 +30,10 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config;
 use crate::store::Store;
+use crate::wire::Wire;
 
 use association::{Association, Limits, Peer};
 use negotiate::{Agreement, Policy, Refusal, Rejection};
-use wire::Wire;
 
 /// The bound listener, not yet serving.
 #[derive(Debug)]
