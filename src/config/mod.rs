@@ -81,6 +81,8 @@ pub struct Store {
     pub data_dir: PathBuf,
     /// Below this many free bytes nothing more is accepted.
     pub free_bytes_min: u64,
+    /// The same as a share of the file system, percent; the higher of the two holds.
+    pub free_percent_min: u8,
     /// How long received objects of finished studies are kept; `None`: for ever.
     pub objects_kept: Option<Duration>,
     /// How long reports and index rows of finished studies are kept; `None`: for ever.

@@ -75,6 +75,7 @@ section! {
     Store {
         data_dir = "data",
         free_bytes_min = "1GiB",
+        free_percent_min = 2,
         ;
         retention: Retention,
     }

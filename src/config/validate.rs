@@ -131,6 +131,7 @@ impl Check<'_> {
     fn store(&mut self, raw: &raw::Store) -> Option<Store> {
         let data_dir = self.get("store.data_dir", &raw.data_dir, parse::path);
         let free_bytes_min = self.get("store.free_bytes_min", &raw.free_bytes_min, parse::size(0..=1024 * TIB));
+        let free_percent_min = self.get("store.free_percent_min", &raw.free_percent_min, parse::count(0..=90));
         let kept = parse::duration_or("forever", HOUR..=CENTURY);
         let objects_kept = self.get("store.retention.objects", &raw.retention.objects, &kept);
         let reports_kept = self.get("store.retention.reports", &raw.retention.reports, &kept);
@@ -151,6 +152,7 @@ impl Check<'_> {
         Some(Store {
             data_dir: data_dir?,
             free_bytes_min: free_bytes_min?,
+            free_percent_min: u8::try_from(free_percent_min?).expect("the range ends at 90"),
             objects_kept: objects_kept?,
             reports_kept: reports_kept?,
             posteriors_kept: posteriors_kept?,

@@ -61,7 +61,7 @@ pub(super) enum Rejection {
     CalledAe,
     #[error("the calling AE title is not listed in sources, or not for this address")]
     CallingAe,
-    #[error("the disk is below store.free_bytes_min")]
+    #[error("the disk is below its floor of free space, or cannot be written to")]
     Congestion,
     #[error("node.associations_max is reached")]
     LimitExceeded,

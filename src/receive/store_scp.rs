@@ -77,7 +77,11 @@ impl Failure {
             Failure::SopClassMismatch => Status::DATA_SET_MISMATCH,
             Failure::InvalidSopInstance => Status::INVALID_SOP_INSTANCE,
             Failure::EmptyDataSet => Status::CANNOT_UNDERSTAND,
-            Failure::TooLarge { .. } | Failure::Store(StoreError::OutOfRoom { .. }) => Status::OUT_OF_RESOURCES,
+            // What may pass, so that the sender tries again.
+            Failure::TooLarge { .. }
+            | Failure::Store(
+                StoreError::OutOfRoom { .. } | StoreError::ReadOnly(_) | StoreError::Busy | StoreError::Distrusted(_),
+            ) => Status::OUT_OF_RESOURCES,
             // A failure and not success or a warning: the sender must not believe that this version is what the
             // node will report on, and a person on its side has to see it. PS3.7 C.5.8 names exactly this case;
             // the codes of PS3.4 B.2.3 would blame the data set or our resources, which is not true.
@@ -212,6 +216,8 @@ fn judge(request: &StoreRq, context: &Context) -> Result<Instance, Failure> {
 fn comment(cause: &StoreError) -> &'static str {
     match cause {
         StoreError::OutOfRoom { .. } => "out of disk space",
+        StoreError::ReadOnly(_) | StoreError::Distrusted(_) => "the disk cannot be written to",
+        StoreError::Busy => "the index is locked by another process",
         StoreError::Closing => "the node is shutting down",
         _ => "the object could not be stored",
     }
@@ -236,6 +242,9 @@ mod tests {
             (Failure::TooLarge { bytes_max: u64::MAX }, 0xA700),
             (Failure::Conflict, 0x0111),
             (Failure::Store(full()), 0xA700),
+            (Failure::Store(StoreError::ReadOnly("/data".into())), 0xA700),
+            (Failure::Store(StoreError::Distrusted("sync of /data".into())), 0xA700),
+            (Failure::Store(StoreError::Busy), 0xA700),
             (Failure::Store(StoreError::Closing), 0x0110),
             (Failure::Store(StoreError::Contents("x".into())), 0x0110),
             (Failure::WriterLost, 0x0110),

@@ -74,6 +74,7 @@ pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken)
     tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
     tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
     tasks.spawn(Arc::clone(&node).supervise("retention", Arc::clone(&node).retention_loop()));
+    tasks.spawn(Arc::clone(&node).watch_disk());
     ready.store(true, Ordering::Relaxed);
     info!(
         dicom = %dicom,
@@ -112,6 +113,14 @@ impl Node {
         if !self.cancel.is_cancelled() {
             let cause = ended.err().map_or_else(|| "it returned".to_owned(), |e| e.to_string());
             self.give_up(&format!("{doing} ended: {cause}"));
+        }
+    }
+
+    /// A disk that lost what it was told to keep ends the node; the next start looks at what is there.
+    async fn watch_disk(self: Arc<Self>) {
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            cause = self.store.distrusted() => self.give_up(&format!("the disk is not to be believed: {cause}")),
         }
     }
 

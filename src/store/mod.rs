@@ -4,13 +4,15 @@
 //! data_dir/ lock            held while a node runs on the folder
 //!           index.sqlite    all states; the truth (`index`, `migrations/`)
 //!           incoming/       uploads in progress; emptied at start
-//!           spool/ab/UID.dcm  acknowledged objects (`spool`, `intake`)
+//!           spool/ab/UID.ARRIVAL.dcm  acknowledged objects (`upload`, `intake`)
 //!           conflicts/      another object under a known UID, kept aside
 //!           reports/        finished reports, sent as they are
 //! ```
-//! An object is acknowledged after: file synced → renamed into `spool/` → folder synced → index transaction
+//! An object is acknowledged after: file renamed into `spool/` → file and folder synced → index transaction
 //! committed. A kill before the last step leaves at most a file that the index does not know; [`Store::open`]
-//! removes it, since nobody was told that it arrived. Claims of work are leases in the index, lifted by `open`, so
+//! removes it, since nobody was told that it arrived. A sync that fails is never tried again (`trust`): the store
+//! then answers nothing with Success, and the start that follows reads back what it acknowledged last (`verify`).
+//! Claims of work are leases in the index, lifted by `open`, so
 //! a restart continues where the node stopped. [`Wake`] only says that looking into the index is worth while.
 //!
 //! Neighbours: `domain`, `config` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
@@ -26,6 +28,9 @@ mod spool;
 mod studies;
 #[cfg(test)]
 mod tests;
+mod trust;
+mod upload;
+mod verify;
 mod views;
 
 use std::fs::File;
@@ -50,7 +55,7 @@ pub use records::{
     Closed, Counts, Delivery, DeliveryDetail, Expired, InstanceDetail, Outcome, OutgoingReport, PendingInstance,
     PreviousReport, Reading, Recovered, ReportDetail, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow,
 };
-pub use spool::Upload;
+pub use upload::Upload;
 
 /// A handle on one data folder; clones share everything.
 #[derive(Clone)]
@@ -74,8 +79,18 @@ pub struct Wake {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Refused: out of resources (A700H).
-    #[error("there is no room in {}: {detail}; free some space or lower store.free_bytes_min", dir.display())]
+    #[error(
+        "there is no room in {}: {detail}; free some space, or lower store.free_bytes_min and store.free_percent_min",
+        dir.display()
+    )]
     OutOfRoom { dir: PathBuf, detail: String },
+    /// As above; so are the next two.
+    #[error("the file system of {} is read-only; find out why (the kernel's log), then make it writable", .0.display())]
+    ReadOnly(PathBuf),
+    #[error("another process keeps the index locked; end that one, or wait for it")]
+    Busy,
+    #[error("the disk failed to keep what it was told to keep ({0}); look at it, then start the node again")]
+    Distrusted(String),
     #[error("{} is in use by another sidelight node; stop that one or set another store.data_dir", .0.display())]
     Locked(PathBuf),
     #[error("there is no index in {}; check store.data_dir, or start the node there once", .0.display())]
@@ -139,14 +154,16 @@ impl Store {
     pub async fn open(config: &config::Store) -> Result<Self, StoreError> {
         let settings = config.clone();
         let (spool, lock) = blocking(move || Spool::own(&settings)).await?;
-        let index = Index::open(&spool.index_path(), Access::Own).await?;
+        let index = Index::open(&spool.index_path(), Access::Own, spool.trust().clone()).await?;
         let mut recovered = index.lift_leases(chrono::Utc::now()).await?;
+        let lost = verify::look(&spool, &index).await?;
         let indexed = index.paths().await?;
         let sweep = spool.clone();
         let swept = blocking(move || sweep.sweep(&indexed)).await?;
         recovered.partial_uploads = swept.partial_uploads;
         recovered.orphans = swept.orphans;
         recovered.missing = swept.missing;
+        recovered.damaged = lost.len() as u64;
         if recovered.missing > 0 {
             error!(
                 files = recovered.missing,
@@ -165,7 +182,9 @@ impl Store {
         // Whoever waits looks first: there may be work from before.
         wake.all();
         let intake = Intake::start(&spool, &index, &wake, lock);
-        Self::assemble(spool, index, wake, recovered, Some(intake)).await
+        let store = Self::assemble(spool, index, wake, recovered, Some(intake)).await?;
+        store.give_up_on(&lost).await?;
+        Ok(store)
     }
 
     /// Opens the index of a folder beside the node that may run there: for commands and checks. Takes no objects in.
@@ -175,7 +194,7 @@ impl Store {
         if !path.is_file() {
             return Err(StoreError::NoIndex(config.data_dir.clone()));
         }
-        let index = Index::open(&path, Access::Attach).await?;
+        let index = Index::open(&path, Access::Attach, spool.trust().clone()).await?;
         Self::assemble(spool, index, Wake::default(), Recovered::default(), None).await
     }
 
@@ -190,11 +209,21 @@ impl Store {
             } {
                 error!(error = %e, "the intake did not end in order");
             }
+            if let Err(e) = self.inner.index.note_orderly_end().await {
+                warn!(error = %e, "the next start will look for damage");
+            }
         }
         self.inner.index.close().await;
     }
 
-    /// Whether there is room for another object: the floor of free bytes. Blocking, but short.
+    /// Resolves with the cause once the disk is not believed any more: nothing is taken in or acknowledged from then
+    /// on, and only another start helps.
+    pub async fn distrusted(&self) -> &str {
+        self.inner.spool.trust().lost().await
+    }
+
+    /// Whether there is room for another object: the floors of free space, and a disk that is writable and believed.
+    /// Blocking, but short.
     pub fn room(&self) -> Result<(), StoreError> {
         self.inner.spool.room()
     }
@@ -286,6 +315,9 @@ impl StoreError {
     fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| match source.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => {
+                Self::ReadOnly(path.parent().map_or_else(PathBuf::new, Path::to_owned))
+            }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 let detail = format!("cannot {action} {}: {source}", path.display());
                 Self::OutOfRoom { dir: path.parent().map_or_else(PathBuf::new, Path::to_owned), detail }
@@ -297,12 +329,13 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(e: sqlx::Error) -> Self {
-        // SQLITE_FULL (13): the database or the disk is full.
-        let full = e.as_database_error().and_then(|d| d.code()).is_some_and(|code| code == "13");
-        match e {
-            sqlx::Error::PoolClosed => Self::Closing,
-            e if full => Self::OutOfRoom { dir: PathBuf::from("the index"), detail: e.to_string() },
-            e => Self::Index(e),
+        // SQLITE_FULL (13): the database or the disk is full. SQLITE_READONLY (8), SQLITE_BUSY (5).
+        match (index::code(&e).map(|code| code & 0xff), e) {
+            (_, sqlx::Error::PoolClosed) => Self::Closing,
+            (Some(13), e) => Self::OutOfRoom { dir: PathBuf::from("the index"), detail: e.to_string() },
+            (Some(8), _) => Self::ReadOnly(PathBuf::from("the index")),
+            (Some(5), _) => Self::Busy,
+            (_, e) => Self::Index(e),
         }
     }
 }

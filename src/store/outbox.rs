@@ -26,7 +26,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<Delivery>, StoreError> {
         let busy = serde_json::to_string(busy).map_err(|e| StoreError::Contents(e.to_string()))?;
-        let mut tx = self.index().write().await?;
+        let mut tx = self.index().write_lazily().await?;
         let sql = "SELECT d.id, d.study, d.destination, d.report, r.disclosure, r.sop_class, r.sop_instance, r.path,
                        d.attempts, d.queued_at
                    FROM deliveries d JOIN reports r ON r.id = d.report
@@ -54,7 +54,7 @@ impl Store {
                 queued_at: row.time("queued_at")?,
             });
         }
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         Ok(due)
     }
 
@@ -86,7 +86,7 @@ impl Store {
                  WHERE r.study = ?1 AND r.current = 1 AND d.state <> 'delivered')"
         );
         sqlx::query(&sql).bind(study.as_str()).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         info!(delivery = id, destination = row.text("destination")?, attempts = row.int("attempts")?, "delivered");
         self.wake().delivery_due.notify_one();
         Ok(())
@@ -107,7 +107,7 @@ impl Store {
             let cause = format!("delivery to {destination} was given up after {attempts} attempts: {error}");
             fail(&mut tx, &row.parsed("study")?, &cause).await?;
         }
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         warn!(delivery = id, destination, attempts, error, next_at = ?next_at, "delivery failed");
         self.wake().delivery_due.notify_one();
         Ok(())
@@ -132,7 +132,7 @@ impl Store {
              WHERE study = ?1 AND state IN ('delivered', 'failed') AND {CURRENT}"
         );
         sqlx::query(&sql).bind(study.as_str()).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().delivery_due.notify_one();
         Ok(again)
     }

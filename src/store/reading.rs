@@ -22,7 +22,7 @@ impl Store {
         lease: Duration,
         now: Timestamp,
     ) -> Result<Vec<PendingInstance>, StoreError> {
-        let mut tx = self.index().write().await?;
+        let mut tx = self.index().write_lazily().await?;
         let sql = "UPDATE instances SET lease_until = ?1, attempts = attempts + 1
                    WHERE sop_instance IN (
                        SELECT sop_instance FROM instances
@@ -44,7 +44,7 @@ impl Store {
                 interrupted: row.small("interrupted")?,
             });
         }
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         // An UPDATE returns rows in no particular order.
         claimed.sort_by(|a, b| (a.received_at, &a.sop_instance).cmp(&(b.received_at, &b.sop_instance)));
         Ok(claimed)
@@ -58,12 +58,12 @@ impl Store {
         counted: bool,
         not_before: Option<Timestamp>,
     ) -> Result<(), StoreError> {
-        let mut tx = self.index().write().await?;
+        let mut tx = self.index().write_lazily().await?;
         let sql = "UPDATE instances SET lease_until = ?, attempts = attempts - ?
                    WHERE sop_instance = ? AND state = 'received'";
         let query = sqlx::query(sql).bind(not_before.map(micros)).bind(i64::from(!counted));
         query.bind(sop_instance.as_str()).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().instance_arrived.notify_one();
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Store {
         reading: Reading<'_>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let mut tx = self.index().write().await?;
+        let mut tx = self.index().write_lazily().await?;
         let sql = "SELECT study, calling, received_at FROM instances WHERE sop_instance = ? AND state = 'received'";
         let Some(row) = sqlx::query(sql).bind(sop_instance.as_str()).fetch_optional(&mut *tx).await? else {
             return Ok(false);
@@ -101,7 +101,7 @@ impl Store {
         };
         let study = study.as_ref().unwrap_or(sop_instance);
         write_reading(&mut tx, sop_instance, study, reading, now).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         if reopened {
             info!(study = self.log_id(study.as_str()), "a late instance opened a closed study again");
         }

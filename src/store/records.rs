@@ -257,6 +257,8 @@ pub struct Recovered {
     pub orphans: u64,
     /// Indexed files that are gone. Nothing here deletes them: somebody or something else did.
     pub missing: u64,
+    /// Acknowledged objects that were not on the disk as they had been received.
+    pub damaged: u64,
     /// Claims of instances and studies that ended with the node.
     pub interrupted: u64,
 }

@@ -33,7 +33,7 @@ impl Store {
         if let Some(before) = before(retention.posteriors_kept) {
             let mut tx = self.index().write().await?;
             expired.posteriors = forget_posteriors(&mut tx, before).await?;
-            tx.commit().await?;
+            self.index().commit(tx).await?;
             expired.disclosed_reports = self.in_batches(before, Due::DisclosedReports).await?;
         }
         if let Some(before) = before(retention.reports_kept) {
@@ -71,7 +71,7 @@ impl Store {
                 Ok(())
             })
             .await?;
-            tx.commit().await?;
+            self.index().commit(tx).await?;
             total += forgotten;
             if rows < BATCH as usize {
                 return Ok(total);

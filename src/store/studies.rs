@@ -56,7 +56,7 @@ impl Store {
         lease: Duration,
         now: Timestamp,
     ) -> Result<Option<StudyClaim>, StoreError> {
-        let mut tx = self.index().write().await?;
+        let mut tx = self.index().write_lazily().await?;
         let sql = "UPDATE studies SET lease_until = ?, attempts = attempts + 1
                    WHERE study = ? AND version = ? AND state = 'open' AND (lease_until IS NULL OR lease_until <= ?)
                    RETURNING revision, version, attempts, interrupted";
@@ -75,15 +75,15 @@ impl Store {
             attempts: row.small("attempts")?,
             interrupted: row.small("interrupted")?,
         };
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         Ok(Some(claim))
     }
 
     /// Gives a claim back after a failed attempt, so that the study can be claimed again.
     pub async fn release_study(&self, claim: &StudyClaim) -> Result<(), StoreError> {
-        let mut tx = self.index().write().await?;
+        let mut tx = self.index().write_lazily().await?;
         lift(&mut tx, claim, Attempt::Counts).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().study_changed.notify_one();
         Ok(())
     }
@@ -164,7 +164,8 @@ impl Store {
             Ok(()) => self.close_in_index(claim, outcome, now).await,
             Err(e) => Err(e),
         };
-        if !matches!(closed, Ok(Closed::As(_))) {
+        // Once the disk is not believed the index may know them after the next start, which removes what it does not.
+        if !matches!(closed, Ok(Closed::As(_))) && self.spool().trust().check().is_ok() {
             paths.iter().for_each(|path| self.spool().remove(path));
         }
         closed
@@ -196,7 +197,7 @@ impl Store {
              refusal_detail = NULL, error = NULL WHERE study = ?2"
         };
         sqlx::query(sql).bind(micros(now)).bind(study.as_str()).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         info!(study = self.log_id(study.as_str()), "a study is analysed again");
         self.wake().all();
         Ok(())
@@ -213,7 +214,7 @@ impl Store {
         let same = sqlx::query(sql).bind(claim.study.as_str()).bind(claim.revision).bind(claim.version);
         if same.fetch_optional(&mut *tx).await?.is_none() {
             lift(&mut tx, claim, Attempt::Void).await?;
-            tx.commit().await?;
+            self.index().commit(tx).await?;
             self.wake().study_changed.notify_one();
             return Ok(Closed::Superseded);
         }
@@ -242,7 +243,7 @@ impl Store {
             .bind(claim.study.as_str())
             .execute(&mut *tx)
             .await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().delivery_due.notify_one();
         Ok(Closed::As(state))
     }

@@ -29,7 +29,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("openjpeg_sys::", &["pixels"]),
     ("charls::", &["pixels"]),
     ("jxl::", &["pixels"]),
-    ("blake3::", &["pixels"]),
+    ("blake3::", &["pixels", "store"]),
     ("bytemuck::", &["pixels"]),
     ("landlock::", &["pixels"]),
     ("seccompiler::", &["pixels"]),

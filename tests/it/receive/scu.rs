@@ -85,6 +85,7 @@ impl Door {
         let folder_config = config::Store {
             data_dir: folder.path().join("data"),
             free_bytes_min: setup.free_bytes_min,
+            free_percent_min: 0,
             objects_kept: None,
             reports_kept: None,
             posteriors_kept: None,

@@ -222,6 +222,7 @@ drain_timeout = "5s"
 [store]
 data_dir = "{data}"
 free_bytes_min = "1MiB"
+free_percent_min = 0
 [web]
 listen = "127.0.0.1:0"
 [study]
