@@ -14,7 +14,6 @@ use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
 use tokio::net::TcpStream;
 
 use super::error::{DeliverError, Step};
-use crate::config::Destination;
 use crate::dicom::{COMMAND_BYTES_MAX, CommandField, EchoRq, Response, StoreRq};
 use crate::domain::{AeTitle, ParseError, Uid};
 
@@ -76,12 +75,6 @@ impl FromStr for Peer {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
         Self::parse(text)
-    }
-}
-
-impl From<&Destination> for Peer {
-    fn from(d: &Destination) -> Self {
-        Self { ae_title: d.ae_title.clone(), host: d.host.clone(), port: d.port }
     }
 }
 

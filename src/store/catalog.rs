@@ -66,22 +66,32 @@ const EVIDENCE: u32 = 0x0040_a375;
 impl Store {
     /// The next reports that match every key, the newest first.
     pub async fn catalog(&self, keys: &[Key], after: Option<CatalogCursor>) -> Result<CatalogPage, StoreError> {
-        let uids = |tag| wanted(keys, tag).map(|set| serde_json::to_string(&set)).transpose();
-        let json = |tag| uids(tag).map_err(|e| StoreError::Contents(e.to_string()));
+        let json = |set: BTreeSet<&str>| serde_json::to_string(&set).map_err(|e| StoreError::Contents(e.to_string()));
+        let [studies, series, instances] =
+            [STUDY, SERIES, SOP_INSTANCE].map(|tag| wanted(keys, tag).map(json).transpose());
+        let (studies, series, instances) = (studies?, series?, instances?);
+        // Conditions that are not set are left out, so that those that are set find their index.
+        let limited = |column: &str, parameter: &str, uids: &Option<String>| match uids {
+            Some(_) => format!("r.{column} IN (SELECT value FROM json_each({parameter}))"),
+            None => format!("{parameter} IS NULL"),
+        };
+        let by_study = limited("study", "?2", &studies);
+        let by_series = limited("series", "?3", &series);
+        let by_instance = match instances {
+            Some(_) => limited("sop_instance", "?4", &instances),
+            None => "?4 IS NULL AND r.variant_of IS NULL".to_owned(),
+        };
         let sql = format!(
             "SELECT r.id, r.study, r.series, r.sop_class, r.sop_instance, r.path, ifnull(r.variant_of, r.id) AS first
-             FROM reports r WHERE {PULLABLE} AND (?1 IS NULL OR r.id < ?1)
-                 AND (?2 IS NULL OR r.study IN (SELECT value FROM json_each(?2)))
-                 AND (?3 IS NULL OR r.series IN (SELECT value FROM json_each(?3)))
-                 AND (r.sop_instance IN (SELECT value FROM json_each(?4)) OR (?4 IS NULL AND r.variant_of IS NULL))
-             ORDER BY r.id DESC LIMIT {PAGE}"
+             FROM reports r WHERE {PULLABLE} AND (?1 IS NULL OR r.id < ?1) AND {by_study} AND {by_series}
+                 AND {by_instance} ORDER BY r.id DESC LIMIT {PAGE}"
         );
         let mut tx = self.index().snapshot().await?;
         let rows = sqlx::query(&sql)
             .bind(after.map(|cursor| cursor.0))
-            .bind(json(STUDY)?)
-            .bind(json(SERIES)?)
-            .bind(json(SOP_INSTANCE)?)
+            .bind(studies)
+            .bind(series)
+            .bind(instances)
             .fetch_all(&mut *tx)
             .await?;
         let next = rows.last().filter(|_| rows.len() == PAGE as usize);
@@ -141,7 +151,10 @@ fn described(mut report: CatalogReport, keys: &[Key]) -> Option<CatalogReport> {
     let mut elements = match elements {
         Ok(elements) => elements,
         Err(cause) => {
-            warn!(cause, "a report of the catalogue cannot be read; restore it from a backup or analyse its study again");
+            warn!(
+                cause,
+                "a report of the catalogue cannot be read; restore it from a backup or analyse its study again"
+            );
             return None;
         }
     };

@@ -25,7 +25,10 @@ use crate::domain::{Digest, Refusal, Timestamp, Uid};
 use super::{Recovered, StoreError};
 
 /// Version, name and statements of each migration. Those that were released never change.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "index", include_str!("migrations/0001_index.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "index", include_str!("migrations/0001_index.sql")),
+    (4, "announced study", include_str!("migrations/0004_announced_study.sql")),
+];
 
 /// How long a statement waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);

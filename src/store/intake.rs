@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::domain::{Accepted, ReceivedInstance};
+use crate::domain::{Accepted, ReceivedInstance, Uid};
 
 use super::index::{Columns, Index, micros};
 use super::spool::{Sealed, Spool, Upload};
@@ -168,7 +168,8 @@ async fn admit(
         .await?;
     let Some(row) = known else {
         let sql = "INSERT INTO instances (sop_instance, sop_class, transfer_syntax, digest, bytes, path, calling,
-                   called, peer, received_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'received')";
+                   called, peer, received_at, announced_study, state)
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'received')";
         sqlx::query(sql)
             .bind(uid.as_str())
             .bind(received.sop_class.as_str())
@@ -180,6 +181,7 @@ async fn admit(
             .bind(received.called.as_str())
             .bind(received.peer.to_string())
             .bind(micros(received.received_at))
+            .bind(received.study.as_ref().map(Uid::as_str))
             .execute(&mut **tx)
             .await?;
         return Ok((Accepted::New, Some(path)));

@@ -98,6 +98,7 @@ fn received(instance: &str, calling: &str, second: i64) -> ReceivedInstance {
         called: AeTitle::parse("SIDELIGHT").unwrap(),
         peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
         received_at: at(second),
+        study: None,
     }
 }
 
