@@ -11,6 +11,7 @@ mod parse;
 mod raw;
 mod validate;
 mod walk;
+mod web;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -95,6 +96,29 @@ pub struct Store {
 pub struct Web {
     /// `None`: no HTTP listener.
     pub listen: Option<SocketAddr>,
+    /// Whether STOW-RS, QIDO-RS and WADO-RS are offered at all.
+    pub dicomweb: bool,
+    /// Who may use them; nobody but those listed.
+    pub clients: Vec<WebClient>,
+}
+
+/// A peer that speaks DICOMweb, known by its bearer token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WebClient {
+    /// Unique name, used in logs.
+    pub name: String,
+    /// Holds the token, or `sha256:` and its digest.
+    pub token_file: PathBuf,
+    /// May send objects (STOW-RS).
+    pub store: bool,
+    /// May find and retrieve the node's own reports (QIDO-RS, WADO-RS).
+    pub query: bool,
+    /// Addresses it may come from; empty: any.
+    pub hosts: Vec<IpAddr>,
+    /// Stands for the calling AE title of what it sends.
+    pub ae_title: AeTitle,
+    /// Part of the audit, so that it may see reports in shadow mode.
+    pub audit: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -114,19 +138,45 @@ pub struct Source {
     pub quiet_period: Option<Duration>,
 }
 
-/// A DIMSE (C-STORE) destination; other kinds come with later versions.
+/// Where reports go.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Destination {
     /// Unique name, used in tables and on the command line.
     pub name: String,
-    pub ae_title: AeTitle,
-    /// Host name or address.
-    pub host: String,
-    pub port: u16,
+    pub endpoint: Endpoint,
     /// An audit archive: the only kind that shadow mode sends to.
     pub audit: bool,
     pub disclose: Disclosure,
     pub timeout: Duration,
+}
+
+/// How a destination is reached.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Endpoint {
+    /// C-STORE.
+    Dimse {
+        ae_title: AeTitle,
+        /// Host name or address.
+        host: String,
+        port: u16,
+    },
+    /// STOW-RS.
+    Stow {
+        url: ServiceUrl,
+        /// Holds the bearer token that is sent, if one is.
+        token_file: Option<PathBuf>,
+    },
+}
+
+/// The root of a DICOMweb service: `http://host:port/path` or `https://…`, without user, query and fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceUrl {
+    pub https: bool,
+    /// Host name or address, an IPv6 one without brackets.
+    pub host: String,
+    pub port: u16,
+    /// Empty, or with a slash at its beginning and none at its end.
+    pub path: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -158,10 +158,6 @@ pub(super) fn disclosure(entry: &Entry) -> Parsed<Disclosure> {
     choice(entry, &[("withheld", Disclosure::Withheld), ("probabilities", Disclosure::Probabilities)])
 }
 
-pub(super) fn destination_kind(entry: &Entry) -> Parsed<()> {
-    choice(entry, &[("dimse", ())])
-}
-
 /// An IP address with a port; names are not looked up, so that a slip never opens another interface.
 pub(super) fn listen(entry: &Entry) -> Parsed<SocketAddr> {
     text(entry)?.parse().map_err(|_| {
@@ -315,7 +311,7 @@ fn kind(entry: &Entry) -> &'static str {
     }
 }
 
-fn missing(what: &str) -> Problem {
+pub(super) fn missing(what: &str) -> Problem {
     Problem::new("is missing", format!("write {what}"))
 }
 
@@ -344,7 +340,7 @@ fn within<T: PartialOrd>(value: &T, range: &RangeInclusive<T>, show: impl Fn(&T)
     ))
 }
 
-fn choice<T: Copy>(entry: &Entry, choices: &[(&str, T)]) -> Parsed<T> {
+pub(super) fn choice<T: Copy>(entry: &Entry, choices: &[(&str, T)]) -> Parsed<T> {
     let written = text(entry)?;
     if let Some((_, value)) = choices.iter().find(|(word, _)| *word == written) {
         return Ok(*value);

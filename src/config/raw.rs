@@ -43,6 +43,7 @@ section! {
         node: Node,
         store: Store,
         web: Web,
+        web_clients: Vec<WebClient>,
         study: Study,
         sources: Vec<Source>,
         destinations: Vec<Destination>,
@@ -92,6 +93,19 @@ section! {
 section! {
     Web {
         listen = "127.0.0.1:8104",
+        dicomweb = false,
+    }
+}
+
+section! {
+    /// One `[[web_clients]]` entry; empty text stands for "not given".
+    WebClient {
+        name = "",
+        token_file = "",
+        may = EMPTY,
+        hosts = EMPTY,
+        ae_title = "",
+        audit = false,
     }
 }
 
@@ -119,6 +133,8 @@ section! {
         ae_title = "",
         host = "",
         port = "",
+        url = "",
+        token_file = "",
         audit = false,
         disclose = "withheld",
         timeout = "30s",
@@ -173,8 +189,12 @@ section! {
 impl Raw {
     /// Every known key with its default. A list of tables holds one element, which shows the keys of each.
     pub(super) fn schema() -> toml::Table {
-        let one_of_each =
-            Self { sources: vec![Source::default()], destinations: vec![Destination::default()], ..Self::default() };
+        let one_of_each = Self {
+            web_clients: vec![WebClient::default()],
+            sources: vec![Source::default()],
+            destinations: vec![Destination::default()],
+            ..Self::default()
+        };
         toml::Table::try_from(&one_of_each).expect("the mirror is plain data with text keys")
     }
 }

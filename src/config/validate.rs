@@ -12,7 +12,7 @@ use super::fault::{Faults, Problem};
 use super::parse::{self, Parsed};
 use super::raw::{self, Entry, Raw};
 use super::{
-    Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, Risk, Source, Store, StudyRules, Web, load::Origins,
+    Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, Risk, Source, Store, StudyRules, load::Origins,
 };
 
 const KIB: u64 = 1 << 10;
@@ -25,7 +25,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const CENTURY: Duration = Duration::from_secs(36_525 * 86_400);
 
 /// Most sources, and most destinations, that one node has.
-const PEERS_MAX: usize = 1024;
+pub(super) const PEERS_MAX: usize = 1024;
 
 /// Whether the node will analyse studies with this configuration, and so needs its models named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
     // Every section is built, whatever became of the others, so that all faults are found.
     let node = check.node(&raw.node);
     let store = check.store(&raw.store);
-    let web = check.get("web.listen", &raw.web.listen, parse::listen_if_given);
+    let web = check.web(raw);
     let study = check.study(&raw.study);
     let sources = check.sources(raw);
     let destinations = check.destinations(&raw.destinations);
@@ -58,7 +58,7 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
     Some(Config {
         node: node?,
         store: store?,
-        web: Web { listen: web? },
+        web: web?,
         study: study?,
         sources: sources?,
         destinations: destinations?,
@@ -71,22 +71,22 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
 }
 
 /// Reads values and notes what is wrong with them.
-struct Check<'a> {
+pub(super) struct Check<'a> {
     origins: &'a Origins,
     faults: &'a mut Faults,
 }
 
 impl Check<'_> {
-    fn get<T>(&mut self, key: &str, entry: &Entry, parser: impl Fn(&Entry) -> Parsed<T>) -> Option<T> {
+    pub(super) fn get<T>(&mut self, key: &str, entry: &Entry, parser: impl Fn(&Entry) -> Parsed<T>) -> Option<T> {
         parser(entry).map_err(|problem| self.refuse(key, entry, problem)).ok()
     }
 
-    fn refuse(&mut self, key: &str, entry: &Entry, problem: Problem) {
+    pub(super) fn refuse(&mut self, key: &str, entry: &Entry, problem: Problem) {
         self.faults.push(self.origins.fault(key, Some(entry), problem));
     }
 
     /// Notes a contradiction between several keys at the first of them.
-    fn contradiction(&mut self, key: &str, entry: &Entry, what: String, remedy: &str) {
+    pub(super) fn contradiction(&mut self, key: &str, entry: &Entry, what: String, remedy: &str) {
         self.refuse(key, entry, Problem::new(what, remedy));
     }
 
@@ -204,19 +204,13 @@ impl Check<'_> {
                 let what = format!("is the name of destinations[{first}] too");
                 self.contradiction(&key("name"), &destination.name, what, "give each destination a name of its own");
             }
-            let kind = self.get(&key("kind"), &destination.kind, parse::destination_kind);
-            let ae_title = self.get(&key("ae_title"), &destination.ae_title, parse::ae_title);
-            let host = self.get(&key("host"), &destination.host, parse::host);
-            let port = self.get(&key("port"), &destination.port, parse::port);
+            let endpoint = self.endpoint(&key, destination);
             let audit = self.get(&key("audit"), &destination.audit, parse::switch);
             let disclose = self.get(&key("disclose"), &destination.disclose, parse::disclosure);
             let timeout = self.get(&key("timeout"), &destination.timeout, parse::duration(100 * MILLISECOND..=HOUR));
-            kind?;
             Some(Destination {
                 name: name?,
-                ae_title: ae_title?,
-                host: host?,
-                port: port?,
+                endpoint: endpoint?,
                 audit: audit?,
                 disclose: disclose?,
                 timeout: timeout?,
@@ -386,7 +380,7 @@ impl Check<'_> {
         }
     }
 
-    fn few_enough(&mut self, key: &str, length: usize) -> bool {
+    pub(super) fn few_enough(&mut self, key: &str, length: usize) -> bool {
         if length <= PEERS_MAX {
             return true;
         }
@@ -397,7 +391,7 @@ impl Check<'_> {
 }
 
 /// All values, or `None` if one is missing; every element is asked, so that every fault is found.
-fn collect_all<T>(found: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+pub(super) fn collect_all<T>(found: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
     let found: Vec<Option<T>> = found.collect();
     found.into_iter().collect()
 }

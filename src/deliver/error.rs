@@ -42,7 +42,11 @@ pub enum DeliverError {
     /// The comment is the peer's own text and may name a patient: it is for callers, never in the message.
     #[error("{peer} answered {status}")]
     Status { peer: String, status: Status, comment: Option<String> },
-    #[error("the association with {peer} broke: {cause}")]
+    #[error("{peer} answered HTTP {status}{}", http_hint(*status))]
+    Http { peer: String, status: u16 },
+    #[error("the token in {file} cannot be used: {cause}")]
+    Token { file: String, cause: String },
+    #[error("the connection with {peer} broke: {cause}")]
     Broken { peer: String, cause: String },
 }
 
@@ -65,7 +69,12 @@ impl DeliverError {
                     Retry::Later
                 }
             }
-            DeliverError::NotAccepted { .. } => Retry::Later,
+            DeliverError::NotAccepted { .. } | DeliverError::Token { .. } => Retry::Later,
+            // Request Timeout, Too Early, Too Many Requests and what is wrong with the server itself pass.
+            DeliverError::Http { status, .. } => match status {
+                408 | 425 | 429 | 500..=599 => Retry::Soon,
+                _ => Retry::Later,
+            },
             DeliverError::Status { status, .. } => match status.0 {
                 0xa700..=0xa7ff | 0x0110 | 0x0213 => Retry::Soon,
                 _ => Retry::Later,
@@ -84,6 +93,17 @@ impl DeliverError {
             | RequestError::Wire(_)
             | RequestError::TooMany(_) => DeliverError::Broken { peer, cause: error.to_string() },
         }
+    }
+}
+
+/// What to do about a status, where it says that.
+fn http_hint(status: u16) -> &'static str {
+    match status {
+        300..=399 => "; name the address that it points to: redirections are not followed",
+        401 | 403 => "; check token_file and what its token may do",
+        404 | 405 => "; check that url is the root of the DICOMweb service",
+        413 => "; it takes no object of this size",
+        _ => "",
     }
 }
 
@@ -108,6 +128,9 @@ mod tests {
             (timeout, Retry::Soon),
             (DeliverError::Unreachable { peer: "P".into(), cause: "refused".into() }, Retry::Soon),
             (DeliverError::NotAccepted { peer: "P".into() }, Retry::Later),
+            (DeliverError::Http { peer: "P".into(), status: 503 }, Retry::Soon),
+            (DeliverError::Http { peer: "P".into(), status: 401 }, Retry::Later),
+            (DeliverError::Token { file: "f".into(), cause: "c".into() }, Retry::Later),
             (DeliverError::NotAllowed("d".into()), Retry::Never),
             (DeliverError::File(FileError::NotDicom), Retry::Never),
         ];

@@ -8,7 +8,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::error::DeliverError;
-use crate::config::Destination;
 use crate::dicom::{CommandField, EchoRq, Response, StoreRq};
 use crate::domain::{AeTitle, ParseError, Uid};
 use crate::wire::{self, Call, RequestError, Requestor, Security};
@@ -74,12 +73,6 @@ impl FromStr for Peer {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
         Self::parse(text)
-    }
-}
-
-impl From<&Destination> for Peer {
-    fn from(d: &Destination) -> Self {
-        Self { ae_title: d.ae_title.clone(), host: d.host.clone(), port: d.port }
     }
 }
 

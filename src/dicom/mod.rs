@@ -6,13 +6,21 @@
 //! workers of `pixels` and built only in `report`. Nothing here allocates more than what it was given.
 
 mod command;
+mod elements;
+mod json;
+mod matching;
 mod meta;
 mod sop_classes;
 mod status;
 mod transfer_syntaxes;
 
 pub use command::{COMMAND_BYTES_MAX, CommandError, CommandField, CommandSet, EchoRq, Request, Response, StoreRq};
-pub use meta::file_meta;
+/// Value representations (PS3.5 6.2).
+pub use dicom_core::VR;
+pub use elements::{Element, ElementValue, Elements, ElementsError, read_elements};
+pub use json::to_json;
+pub use matching::{Key, KeyError, attribute_named};
+pub use meta::{FileMeta, META_BYTES_MAX, MetaError, file_meta, read_meta};
 pub use sop_classes::{SopClass, VERIFICATION, is_storage_accepted, sop_class_name, storage_sop_classes};
 pub use status::{Status, StatusCategory};
 pub use transfer_syntaxes::{

@@ -172,6 +172,7 @@ impl Sink {
         drop(self.fragments);
         let upload = self.writer.await.map_err(|_| Failure::WriterLost)?.map_err(Failure::Store)?;
         let received = ReceivedInstance {
+            study: None,
             sop_class: self.instance.sop_class,
             sop_instance: self.instance.sop_instance,
             transfer_syntax: self.instance.transfer_syntax,

@@ -55,7 +55,7 @@ pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken)
     let dicom = receiver.local_addr()?;
     let ready = Arc::new(AtomicBool::new(false));
     let web = match config.web.listen {
-        Some(address) => Some(web::bind(address, store.clone(), Arc::clone(&ready)).await?),
+        Some(address) => Some(web::bind(address, &config, store.clone(), Arc::clone(&ready)).await?),
         None => None,
     };
     let (models, device_uid) = (config.clone(), store.device_uid().clone());

@@ -80,12 +80,14 @@ impl Node {
             }
         };
         let contradiction = read.header.as_ref().and_then(|header| {
-            (header.sop_instance != *sop_instance || header.sop_class != pending.sop_class).then(|| {
-                Refusal::new(
-                    RefusalCode::Inconsistent,
-                    "SOP class or instance UID of the data set differ from those of the C-STORE command",
-                )
-            })
+            let detail = if header.sop_instance != *sop_instance || header.sop_class != pending.sop_class {
+                "SOP class or instance UID of the data set differ from those that it was sent under"
+            } else if pending.announced_study.as_ref().is_some_and(|study| *study != header.study) {
+                "the data set is of another study than the one that it was stored into"
+            } else {
+                return None;
+            };
+            Some(Refusal::new(RefusalCode::Inconsistent, detail))
         });
         // What is no image never opens its study again, whatever else is wrong with it.
         let refusal = match read.refusal {

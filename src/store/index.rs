@@ -29,8 +29,9 @@ use super::trust::Trust;
 use super::{Recovered, StoreError};
 
 /// Version, name and statements of each migration. Those that were released never change.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "index", include_str!("migrations/0001_index.sql")),
+    (4, "announced study", include_str!("migrations/0004_announced_study.sql")),
     (5, "intake", include_str!("migrations/0005_intake.sql")),
 ];
 

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::domain::{Accepted, ReceivedInstance, RefusalCode};
+use crate::domain::{Accepted, ReceivedInstance, RefusalCode, Uid};
 
 use super::index::{Columns, Index, micros};
 use super::spool::Spool;
@@ -226,7 +226,8 @@ async fn admit(
 ) -> Result<Admission, StoreError> {
     let uid = &received.sop_instance;
     let sql = "INSERT INTO instances (sop_instance, sop_class, transfer_syntax, digest, bytes, file_bytes, path,
-               calling, called, peer, received_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'received')
+               calling, called, peer, received_at, announced_study, state)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'received')
                ON CONFLICT (sop_instance) DO NOTHING";
     let inserted = sqlx::query(sql)
         .bind(uid.as_str())
@@ -240,6 +241,7 @@ async fn admit(
         .bind(received.called.as_str())
         .bind(received.peer.to_string())
         .bind(micros(received.received_at))
+        .bind(received.study.as_ref().map(Uid::as_str))
         .execute(&mut **tx)
         .await?;
     if inserted.rows_affected() == 1 {

@@ -15,9 +15,10 @@
 //! Claims of work are leases in the index, lifted by `open`, so
 //! a restart continues where the node stopped. [`Wake`] only says that looking into the index is worth while.
 //!
-//! Neighbours: `domain`, `config` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
-//! of the project is in this folder. Left out: reading a data set (`pixels`) and every decision about a study.
+//! Neighbours: `domain`, `config`, `dicom` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
+//! of the project is in this folder. Left out: reading a data set of others (`pixels`) and every decision about a study.
 
+mod catalog;
 mod index;
 mod intake;
 mod outbox;
@@ -51,6 +52,7 @@ use index::{Access, Index};
 use intake::CommitRequest;
 use spool::Spool;
 
+pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use records::{
     Closed, Counts, Delivery, DeliveryDetail, Expired, InstanceDetail, Outcome, OutgoingReport, PendingInstance,
     PreviousReport, Reading, Recovered, ReportDetail, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow,

@@ -28,7 +28,8 @@ impl Store {
                        SELECT sop_instance FROM instances
                        WHERE state = 'received' AND path IS NOT NULL AND (lease_until IS NULL OR lease_until <= ?2)
                        ORDER BY received_at, sop_instance LIMIT ?3)
-                   RETURNING sop_instance, sop_class, transfer_syntax, path, calling, received_at, attempts, interrupted";
+                   RETURNING sop_instance, sop_class, transfer_syntax, path, calling, received_at, announced_study,
+                       attempts, interrupted";
         let rows =
             sqlx::query(sql).bind(shifted(now, lease, 1)).bind(micros(now)).bind(limit).fetch_all(&mut *tx).await?;
         let mut claimed = Vec::with_capacity(rows.len());
@@ -40,6 +41,7 @@ impl Store {
                 path: self.spool().absolute(&row.text("path")?),
                 calling: row.parsed("calling")?,
                 received_at: row.time("received_at")?,
+                announced_study: row.opt_parsed("announced_study")?,
                 attempts: row.small("attempts")?,
                 interrupted: row.small("interrupted")?,
             });

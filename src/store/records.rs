@@ -25,6 +25,8 @@ pub struct PendingInstance {
     pub path: PathBuf,
     pub calling: AeTitle,
     pub received_at: Timestamp,
+    /// The study that its sender said it belongs to, where it said so.
+    pub announced_study: Option<Uid>,
     /// How often it was claimed, this time included and claims that the node's own end cut short left out.
     pub attempts: u32,
     /// How many claims ended with the node. A few are ordinary; many say that this object brings the node down.

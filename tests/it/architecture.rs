@@ -23,6 +23,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("sqlx::", &["store"]),
     ("tch::", &["infer", "train"]),
     ("axum::", &["web"]),
+    ("hyper::", &["web", "deliver"]),
+    ("tokio_rustls::", &["deliver"]),
     ("clap::", &["cli", "main"]),
     ("dicom_ul::", &["wire", "receive"]),
     ("turbojpeg_sys::", &["pixels"]),

@@ -16,3 +16,4 @@ mod report;
 mod road;
 mod support;
 mod tensors;
+mod web;

@@ -212,7 +212,8 @@ impl Drop for Node {
     }
 }
 
-fn configuration(options: &NodeOptions<'_>) -> String {
+/// The text of a configuration file.
+pub fn configuration(options: &NodeOptions<'_>) -> String {
     let models = root().join("models");
     let mut text = format!(
         r#"
@@ -225,6 +226,7 @@ free_bytes_min = "1MiB"
 free_percent_min = 0
 [web]
 listen = "127.0.0.1:0"
+dicomweb = true
 [study]
 quiet_period = "{quiet}"
 [delivery]
