@@ -198,3 +198,74 @@ fn push_item(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(value);
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn item(kind: u8, value: &[u8]) -> Vec<u8> {
+        let mut item = Vec::new();
+        push_item(&mut item, kind, value);
+        item
+    }
+
+    /// An A-ASSOCIATE-RQ of these items.
+    fn request(items: &[Vec<u8>]) -> Vec<u8> {
+        let mut body = vec![0, 1, 0, 0];
+        body.extend_from_slice(b"SIDELIGHT       PACS            ");
+        body.extend_from_slice(&[0; 32]);
+        body.extend(items.concat());
+        let length = u32::try_from(body.len()).unwrap();
+        [&[ASSOCIATE_RQ, 0], &length.to_be_bytes()[..], &body].concat()
+    }
+
+    fn sound() -> Vec<Vec<u8>> {
+        let context = [vec![1, 0, 0, 0], item(0x30, b"1.2.840.10008.1.1"), item(0x40, b"1.2.840.10008.1.2")].concat();
+        let user = [item(0x51, &[0, 0, 64, 0]), item(0x53, &[0, 1, 0, 1]), item(0x58, b"\x02\x01\0\x04user\0\x04code")];
+        vec![item(0x10, b"1.2.840.10008.3.1.1.1"), item(0x20, &context), item(0x50, &user.concat())]
+    }
+
+    #[test]
+    fn a_sound_request_stays_as_it_is_and_loses_only_what_is_unknown() {
+        let expected = request(&sound());
+        assert_eq!(known_items(&expected).unwrap(), expected);
+        let mut items = sound();
+        items.insert(1, item(0x77, b"a later edition"));
+        items[2].extend(item(0x4F, b"?"));
+        let length = u16::try_from(items[2].len() - 4).unwrap();
+        items[2][2..4].copy_from_slice(&length.to_be_bytes());
+        assert_eq!(known_items(&request(&items)).unwrap(), expected);
+    }
+
+    #[test]
+    fn lengths_and_numbers_of_items_must_be_those_of_the_standard() {
+        let check = |expected: &str, edit: fn(&mut Vec<Vec<u8>>)| {
+            let mut items = sound();
+            edit(&mut items);
+            assert_eq!(known_items(&request(&items)).unwrap_err(), expected);
+        };
+        check("two application contexts", |items| items.push(items[0].clone()));
+        check("no presentation context", |items| drop(items.remove(1)));
+        check("two user information items", |items| items.push(items[2].clone()));
+        check("an item claims more bytes than the one around it has", |items| items[2][3] += 1);
+        check("an item claims more bytes than the one around it has", |items| items[1][11] = 0xFF);
+        check("a sub-item of user information with a length that is not that of its fields", |items| {
+            items[2] = item(0x50, &item(0x58, b"\x02\x01\0\x04user\0\xFFcode"));
+        });
+    }
+
+    #[test]
+    fn every_prefix_and_every_changed_byte_of_a_request_is_read_or_refused() {
+        let sound = request(&sound());
+        for at in 0..sound.len() {
+            let _ = read(&sound[..at]);
+            for value in [0, 1, 0x7F, 0xFF] {
+                let mut changed = sound.clone();
+                changed[at] = value;
+                let _ = read(&changed);
+            }
+        }
+        assert!(matches!(read(&sound), Ok(Pdu::AssociationRQ(_))));
+    }
+}

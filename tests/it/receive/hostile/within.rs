@@ -52,7 +52,7 @@ fn lies() -> Vec<Row> {
 }
 
 fn fragments() -> Vec<Row> {
-    let store = Command::store(b"1.2.3.1 ").bytes();
+    let command = Command::store(b"1.2.3.1 ").bytes();
     vec![
         ends("a presentation context that was never proposed", Command::echo(1).on(9), INVALID),
         ends("a presentation context that was refused", Command::echo(1).on(7), INVALID),
@@ -61,7 +61,7 @@ fn fragments() -> Vec<Row> {
         ends("a data set without a command", p_data(1, LAST_DATA, &[1; 8]), UNEXPECTED_PARAMETER),
         ends(
             "a data set within a command",
-            [p_data(1, COMMAND, &store[..8]), p_data(1, DATA, &[1; 8])].concat(),
+            [p_data(1, COMMAND, &command[..8]), p_data(1, DATA, &[1; 8])].concat(),
             UNEXPECTED_PARAMETER,
         ),
         ends(
@@ -84,7 +84,7 @@ fn fragments() -> Vec<Row> {
         ends("a data set on another context", [begun("1.2.3.6"), p_data(3, LAST_DATA, &[1; 8])].concat(), INVALID),
         ends(
             "a command on two contexts",
-            [p_data(1, COMMAND, &store[..8]), p_data(3, LAST_COMMAND, &store[8..])].concat(),
+            [p_data(1, COMMAND, &command[..8]), p_data(3, LAST_COMMAND, &command[8..])].concat(),
             INVALID,
         ),
         ends("a command of 1 MiB", p_data(1, COMMAND, &[0; 32_000]).repeat(32), UNSPECIFIED),
