@@ -1,7 +1,7 @@
 //! Bytes to PDUs (PS3.8 9.3), without a socket: what a header may claim, and what a whole PDU says.
 //!
 //! dicom-ul reads the PDUs. What it does not see is judged here first: lengths that the Standard fixes, and the items of
-//! an A-ASSOCIATE-RQ. dicom-ul refuses items that it does not know, which PS3.8 9.3.1 wants ignored, believes the lengths
+//! A-ASSOCIATE-RQ and A-ASSOCIATE-AC. dicom-ul refuses items that it does not know, which PS3.8 9.3.1 wants ignored, believes the lengths
 //! within a sub-item more than the sub-item's own, and takes the last of what may appear once. Neighbours: `wire` reads
 //! from the network. Left out: what a request may have, which `negotiate` decides.
 
@@ -21,11 +21,12 @@ pub(super) enum FrameError {
 pub(super) const HEADER_BYTES: usize = 6;
 
 pub(super) const ASSOCIATE_RQ: u8 = 0x01;
+const ASSOCIATE_AC: u8 = 0x02;
 const ASSOCIATE_RJ: u8 = 0x03;
 const RELEASE_RQ: u8 = 0x05;
 pub(super) const ABORT: u8 = 0x07;
 
-/// Bytes of an A-ASSOCIATE-RQ before its items, without the header (PS3.8 table 9-11).
+/// Bytes of an association PDU before its items, without the header (PS3.8 table 9-11).
 const FIXED_BYTES: usize = 68;
 /// Where the called and the calling AE title lie in them.
 const TITLES: std::ops::Range<usize> = 4..36;
@@ -64,7 +65,7 @@ pub(super) fn read(frame: &[u8]) -> Result<Pdu, FrameError> {
         pdu.ok_or_else(|| malformed("an item claims more bytes than the PDU has"))
     };
     match frame.first() {
-        Some(&ASSOCIATE_RQ) => read(&known_items(frame).map_err(malformed)?),
+        Some(&(ASSOCIATE_RQ | ASSOCIATE_AC)) => read(&known_items(frame).map_err(malformed)?),
         // Whatever source and reason it names: it is an abort, which nothing is answered to.
         Some(&ABORT) => Ok(read(frame).unwrap_or(Pdu::AbortRQ { source: AbortRQSource::Reserved })),
         _ => match read(frame)? {
@@ -78,9 +79,10 @@ fn malformed(what: impl Into<String>) -> FrameError {
     FrameError::Malformed(what.into())
 }
 
-/// The A-ASSOCIATE-RQ with the items that the Standard knows; an error where items do not fit into each other or
-/// appear more or less often than they may (PS3.8 9.3.2, PS3.7 D.3.3).
+/// The association PDU with the items that the Standard knows; an error where items do not fit into each other or
+/// appear more or less often than they may (PS3.8 9.3.2 and 9.3.3, PS3.7 D.3.3).
 fn known_items(frame: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let is_request = frame.first() == Some(&ASSOCIATE_RQ);
     let (fixed, items) = frame
         .get(HEADER_BYTES..)
         .and_then(|body| body.split_at_checked(FIXED_BYTES))
@@ -98,9 +100,13 @@ fn known_items(frame: &[u8]) -> Result<Vec<u8>, &'static str> {
                 application_contexts += 1;
                 push_item(&mut body, kind, value);
             }
-            0x20 => {
+            0x20 if is_request => {
                 contexts += 1;
                 push_item(&mut body, kind, &known_syntaxes(value)?);
+            }
+            0x21 if !is_request => {
+                contexts += 1;
+                push_item(&mut body, kind, &known_result(value)?);
             }
             0x50 => {
                 user_information += 1;
@@ -117,7 +123,7 @@ fn known_items(frame: &[u8]) -> Result<Vec<u8>, &'static str> {
         _ => {}
     }
     let length = u32::try_from(body.len()).map_err(|_| "longer than a PDU")?;
-    let mut known = vec![ASSOCIATE_RQ, 0];
+    let mut known = frame[..2].to_vec();
     known.extend_from_slice(&length.to_be_bytes());
     known.extend_from_slice(&body);
     Ok(known)
@@ -142,6 +148,23 @@ fn known_syntaxes(context: &[u8]) -> Result<Vec<u8>, &'static str> {
         0 => Err("a presentation context without an abstract syntax"),
         _ => Err("a presentation context with two abstract syntaxes"),
     }
+}
+
+/// The answer to a presentation context. The transfer syntax of one that is refused says nothing (PS3.8 9.3.3.2), and
+/// some acceptors leave it out; dicom-ul wants one.
+fn known_result(context: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let (id, items) = context.split_at_checked(4).ok_or("a presentation context without an id")?;
+    let mut known = id.to_vec();
+    let mut syntaxes = Vec::new();
+    for item in Items(items) {
+        syntaxes.extend(item.map(|(kind, value)| (kind == 0x40).then_some(value))?);
+    }
+    match &syntaxes[..] {
+        [] => push_item(&mut known, 0x40, b""),
+        [syntax] => push_item(&mut known, 0x40, syntax),
+        _ => return Err("a presentation context with two transfer syntaxes in the answer"),
+    }
+    Ok(known)
 }
 
 /// Whether each sub-item has the length that its fields add up to (PS3.7 D.3.3, PS3.8 D.1).

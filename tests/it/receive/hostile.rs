@@ -37,8 +37,11 @@ fn encoded(pdu: Option<Pdu>) -> Vec<u8> {
     bytes
 }
 
-/// The node's timers in this test. The one after the last PDU is the node's own (`LINGER_MAX`), of the same length.
-const TIMER: Duration = Duration::from_secs(2);
+/// The node's timers in this test. The one after the last PDU is the node's own (`LINGER_MAX`, 2 s).
+const TIMER: Duration = Duration::from_secs(4);
+
+/// No timer has expired before this; a peer sees the beginning of the shortest one somewhat late.
+const TIMER_MIN: Duration = Duration::from_millis(1500);
 
 fn all_rows() -> Vec<Row> {
     [before::rows(), within::rows(), messages::rows(), silence::rows()].into_iter().flatten().collect()
@@ -62,8 +65,7 @@ async fn every_misbehaviour_is_answered_by_the_state_table_and_disturbs_nobody()
     for row in all_rows() {
         let port = door.port;
         peers.spawn(async move {
-            // Somewhat less than the timer: a peer sees its beginning later than the node.
-            let played = timeout(PATIENCE, row.play(port, TIMER * 3 / 4)).await;
+            let played = timeout(PATIENCE, row.play(port, TIMER_MIN)).await;
             (row.name, played.unwrap_or_else(|_| Err(format!("no end within {PATIENCE:?}"))), row.stored())
         });
     }
@@ -76,7 +78,7 @@ async fn every_misbehaviour_is_answered_by_the_state_table_and_disturbs_nobody()
 
     stop.cancel();
     let sent: usize = sound.join_all().await.iter().sum();
-    assert!(sent >= 100, "a sound peer stored {sent} objects only");
+    assert!(sent >= 50, "a sound peer stored {sent} objects only");
     // One row sends an object twice.
     assert_eq!(door.files("spool").len(), stored - 1 + sent, "what was acknowledged is there, and nothing else");
     door.wait_for("no temporary file stays", |door| door.files("incoming").is_empty()).await;

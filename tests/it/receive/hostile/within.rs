@@ -33,7 +33,7 @@ fn lies() -> Vec<Row> {
     vec![
         ends("P-DATA-TF that claims 2^32-1 bytes", pdu_claiming(P_DATA_TF, u32::MAX, &value), INVALID),
         ends("P-DATA-TF a byte longer than agreed", pdu_claiming(P_DATA_TF, (1 << 18) + 1, &value), INVALID),
-        ends("P-DATA-TF that ends within its value", pdu_claiming(P_DATA_TF, 20, &value), INVALID),
+        ends("P-DATA-TF that ends within its value", pdu_claiming(P_DATA_TF, value.len() as u32 - 1, &value), INVALID),
         ends("P-DATA-TF of 0 bytes", pdu(P_DATA_TF, &[]), INVALID),
         ends("A-RELEASE-RQ of 0 bytes", pdu(RELEASE_RQ, &[]), INVALID),
         ends("A-RELEASE-RQ of 8 bytes", pdu(RELEASE_RQ, &[0; 8]), INVALID),
