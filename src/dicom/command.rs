@@ -371,7 +371,8 @@ fn push_element(out: &mut Vec<u8>, element: u16, value: &[u8]) {
 /// Text as VR LO may hold it without a character set: printable ASCII without backslash, at most 64 characters.
 fn plain(text: &str) -> String {
     let printable = |c: char| if matches!(c, ' '..='~') && c != '\\' { c } else { ' ' };
-    text.trim_matches(['\0', ' ']).chars().take(64).map(printable).collect()
+    let text: String = text.chars().map(printable).collect();
+    text.trim().chars().take(64).collect::<String>().trim_end().to_owned()
 }
 
 #[cfg(test)]

@@ -113,6 +113,8 @@ fn an_error_comment_is_cut_to_what_its_vr_holds() {
     let read = Response::parse(&response.encode()).expect("a response").comment.expect("a comment");
     assert_eq!(read.len(), 64);
     assert!(read.starts_with("back slash and   xxx"), "{read}");
+    let untidy = Response { comment: Some("\u{2}\u{2} no room \u{7}\0".into()), ..response };
+    assert_eq!(Response::parse(&untidy.encode()).expect("a response").comment.as_deref(), Some("no room"));
 }
 
 proptest! {

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use dicom_ul::pdu::AbortRQSource::ServiceProvider;
 use dicom_ul::pdu::{AbortRQServiceProviderReason, AbortRQSource, PDataValue, PDataValueType, Pdu};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
@@ -58,6 +59,7 @@ enum End {
     Released,
     AbortedByPeer(AbortRQSource),
     Silent(Duration),
+    TooSlow,
     TooOld,
     ShuttingDown,
     Wire(WireError),
@@ -77,6 +79,8 @@ enum Violation {
     DataSetUnexpected,
     #[error("a command fragment within a data set")]
     CommandUnexpected,
+    #[error("a release within a message")]
+    ReleaseWithinMessage,
     #[error("a PDU of the wrong kind: {0}")]
     UnexpectedPdu(&'static str),
 }
@@ -96,6 +100,19 @@ enum Message {
     Ignored(Response),
 }
 
+/// What a message has cost so far: our own time, on a slow disk say, does not count.
+#[derive(Debug, Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    fn is_too_slow(&self, patience: Duration) -> bool {
+        self.waited > patience && self.bytes < self.waited.as_secs().saturating_mul(MESSAGE_BYTES_PER_SECOND_MIN)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Counts {
     echoes: u64,
@@ -107,6 +124,11 @@ struct Counts {
 /// Longest life of an association. Senders open one per study or keep one for a working day; what lives longer is a
 /// peer that keeps a place occupied.
 const LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A message that has begun comes at least this fast once `idle_timeout` was spent waiting for it: small PDUs with
+/// pauses that are each short enough must not keep a place occupied. The slowest lines between hospitals are a
+/// hundred times faster.
+const MESSAGE_BYTES_PER_SECOND_MIN: u64 = 1024;
 
 impl Association {
     pub(super) fn new(wire: Wire, peer: Peer, contexts: BTreeMap<u8, Context>, limits: Limits) -> Self {
@@ -135,16 +157,24 @@ impl Association {
                     self.wire.linger().await;
                 }
             }
-            End::Silent(_) | End::TooOld => self.wire.abort(AbortRQServiceProviderReason::ReasonNotSpecified).await,
-            End::Violation(violation) => self.wire.abort(violation.abort_reason()).await,
-            End::Wire(error) => self.wire.abort_after(&error).await,
+            End::Silent(_) | End::TooSlow | End::TooOld => {
+                self.wire.abort(ServiceProvider(AbortRQServiceProviderReason::ReasonNotSpecified)).await;
+            }
+            End::Violation(violation) => self.wire.abort(violation.abort_source()).await,
+            End::Wire(error) => {
+                if let Some(reason) = error.abort_reason() {
+                    self.wire.abort(ServiceProvider(reason)).await;
+                }
+            }
             End::AbortedByPeer(_) => {}
         }
     }
 
     async fn converse(&mut self, store: &Store, cancel: &CancellationToken) -> End {
         let oldest = Instant::now() + LIFE_MAX;
+        let mut pace = Pace::default();
         loop {
+            let (asked, within_message) = (Instant::now(), !self.expecting.is_nothing());
             let pdu = tokio::select! {
                 biased;
                 () = cancel.cancelled(), if self.expecting.is_nothing() => return End::ShuttingDown,
@@ -158,14 +188,26 @@ impl Association {
             if Instant::now() > oldest {
                 return End::TooOld;
             }
+            if within_message {
+                pace.waited += asked.elapsed();
+            }
             let outcome = match pdu {
-                Pdu::PData { data } => self.values(data, store).await,
+                Pdu::PData { data } => {
+                    pace.bytes += data.iter().map(|value| value.data.len() as u64).sum::<u64>();
+                    self.values(data, store).await
+                }
                 Pdu::ReleaseRQ if self.expecting.is_nothing() => return End::Released,
+                Pdu::ReleaseRQ => Err(End::Violation(Violation::ReleaseWithinMessage)),
                 Pdu::AbortRQ { source } => return End::AbortedByPeer(source),
                 other => Err(End::Violation(Violation::UnexpectedPdu(pdu_name(&other)))),
             };
             if let Err(end) = outcome {
                 return end;
+            }
+            if self.expecting.is_nothing() {
+                pace = Pace::default();
+            } else if pace.is_too_slow(self.limits.idle_timeout) {
+                return End::TooSlow;
             }
         }
     }
@@ -298,8 +340,11 @@ impl Expecting {
 }
 
 impl Violation {
-    fn abort_reason(&self) -> AbortRQServiceProviderReason {
-        match self {
+    fn abort_source(&self) -> AbortRQSource {
+        ServiceProvider(match self {
+            // A release is never wrong for the provider: it is we, its user, who cannot confirm it (AR-2, then AA-1
+            // of PS3.8 table 9-10).
+            Violation::ReleaseWithinMessage => return AbortRQSource::ServiceUser,
             Violation::Command(_) => AbortRQServiceProviderReason::ReasonNotSpecified,
             Violation::UnknownContext(_) | Violation::ChangedContext { .. } => {
                 AbortRQServiceProviderReason::InvalidPduParameter
@@ -308,7 +353,7 @@ impl Violation {
                 AbortRQServiceProviderReason::UnexpectedPduParameter
             }
             Violation::UnexpectedPdu(_) => AbortRQServiceProviderReason::UnexpectedPdu,
-        }
+        })
     }
 }
 
@@ -318,6 +363,7 @@ impl fmt::Display for End {
             End::Released => f.write_str("released"),
             End::AbortedByPeer(source) => write!(f, "aborted by the peer ({source:?})"),
             End::Silent(limit) => write!(f, "no complete PDU came for {limit:?}"),
+            End::TooSlow => write!(f, "a message came slower than {MESSAGE_BYTES_PER_SECOND_MIN} bytes a second"),
             End::TooOld => write!(f, "older than {LIFE_MAX:?}"),
             End::ShuttingDown => f.write_str("the node shuts down"),
             End::Wire(error) => error.fmt(f),

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dicom_ul::pdu::{AbortRQServiceProviderReason, Pdu};
+use dicom_ul::pdu::{AbortRQSource, Pdu};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -168,15 +168,19 @@ impl Door {
         };
         let request = match request {
             Ok(Ok(Pdu::AssociationRQ(request))) => request,
+            // Before there is an association an abort is the service user's, whatever its cause, and none is answered
+            // (AA-1 and AA-2 of PS3.8 table 9-10, state 2).
+            Ok(Ok(Pdu::AbortRQ { .. })) => return debug!("aborted before a request"),
             Ok(Ok(_)) => {
                 warn!("the first PDU is not an A-ASSOCIATE-RQ");
-                return wire.abort(AbortRQServiceProviderReason::UnexpectedPdu).await;
+                return wire.abort(AbortRQSource::ServiceUser).await;
             }
-            Ok(Err(error)) => {
-                // Load balancers and monitors connect and leave; that is no event.
-                debug!(%error, "no association request");
-                return wire.abort_after(&error).await;
+            Ok(Err(error)) if error.abort_reason().is_some() => {
+                warn!(%error, "no association request");
+                return wire.abort(AbortRQSource::ServiceUser).await;
             }
+            // Load balancers and monitors connect and leave; that is no event.
+            Ok(Err(error)) => return debug!(%error, "no association request"),
             // The ARTIM timer of PS3.8 9.2, state 2: the transport connection is closed.
             Err(_) => return warn!(timeout = ?self.node.negotiation_timeout, "no association request in time"),
         };
@@ -186,7 +190,7 @@ impl Door {
             Err(Refusal::Reject(rejection)) => return reject(wire, &calling, rejection).await,
             Err(Refusal::InvalidParameter) => {
                 warn!(calling, "presentation context ids that are even or repeated");
-                return wire.abort(AbortRQServiceProviderReason::InvalidPduParameter).await;
+                return wire.abort(AbortRQSource::ServiceUser).await;
             }
         };
         drop(request);

@@ -1,24 +1,28 @@
 //! PDUs on a connection (PS3.8 9.3), for both roles: framing, limits, an orderly end, and the requestor's side of an
 //! association (`requestor`).
 //!
-//! Neighbours: `receive` accepts associations through it, `deliver` requests them; dicom-ul reads and writes the PDUs
-//! themselves. The frame is checked here, before anything is allocated: a header that claims 4 GiB costs six bytes.
-//! Left out: what an accepted association does, and deadlines for reading in [`Wire`], which its caller sets.
+//! Neighbours: `receive` accepts associations through it, `deliver` requests them. `frame` judges a header before
+//! anything is allocated (one that claims 4 GiB costs six bytes) and reads the PDU, dicom-ul writes it. Left out: what
+//! an accepted association does, and deadlines for reading in [`Wire`], which its caller sets.
 
+mod frame;
 mod requestor;
 mod stream;
 
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use dicom_ul::pdu::{
-    AbortRQServiceProviderReason, AbortRQSource, MAXIMUM_PDU_SIZE, PDV_HEADER_SIZE, PDataValue, PDataValueType, Pdu,
-    read_pdu, write_pdu,
+    AbortRQServiceProviderReason, AbortRQSource, PDV_HEADER_SIZE, PDataValue, PDataValueType, Pdu, write_pdu,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use requestor::{Accepted, Call, Message, Proposal, RequestError, Requestor, Roles, Security, Step};
 pub use stream::Stream;
+
+pub use frame::FrameError;
+use frame::HEADER_BYTES;
 
 /// Why no PDU came out of a connection, or none went in.
 #[derive(Debug, thiserror::Error)]
@@ -27,16 +31,22 @@ pub enum WireError {
     Closed,
     #[error("the peer closed the connection within a PDU")]
     ClosedWithinPdu,
-    #[error("PDU type {0:02X}H does not exist")]
-    UnknownType(u8),
-    #[error("a PDU of {length} bytes, at most {max} were agreed")]
-    TooLong { length: u32, max: u32 },
-    #[error("a malformed PDU: {0}")]
-    Malformed(String),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
     #[error("nothing could be sent for {0:?}")]
     Stalled(Duration),
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
+}
+
+impl WireError {
+    /// The reason of an A-ABORT by the provider (PS3.8 table 9-26); `None` where nobody is left to be told.
+    pub fn abort_reason(&self) -> Option<AbortRQServiceProviderReason> {
+        match self {
+            WireError::Frame(error) => Some(error.abort_reason()),
+            WireError::Closed | WireError::ClosedWithinPdu | WireError::Stalled(_) | WireError::Io(_) => None,
+        }
+    }
 }
 
 /// One connection. Dropping it closes the socket at once; [`Wire::linger`] lets the peer read the last PDU first.
@@ -46,6 +56,8 @@ pub struct Wire {
     /// Bytes read from the socket; those before `start` are used up.
     buffer: Vec<u8>,
     start: usize,
+    /// Where the next PDU begins is not known any more: a header was not believed.
+    is_lost: bool,
     write_timeout: Duration,
 }
 
@@ -55,7 +67,8 @@ const LINGER_MAX: Duration = Duration::from_secs(2);
 /// Bytes that are read and thrown away meanwhile.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
-const HEADER_BYTES: usize = 6;
+/// Longest PDU that is told apart meanwhile.
+const LINGER_PDU_BYTES_MAX: u32 = 1 << 18;
 
 /// Largest PDU that is sent even where the peer allows more, bytes.
 const FRAGMENT_BYTES_MAX: u32 = 128 * 1024;
@@ -68,33 +81,30 @@ impl Wire {
     pub fn new(stream: impl Into<Stream>, write_timeout: Duration) -> io::Result<Self> {
         let stream = stream.into();
         stream.tcp().set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::new(), start: 0, write_timeout })
+        Ok(Self { stream, buffer: Vec::new(), start: 0, is_lost: false, write_timeout })
     }
 
     /// The next PDU, whose variable field has at most `bytes_max` bytes (PS3.8 D.1). Cancel-safe: what was read so
     /// far stays in the buffer.
     pub async fn receive(&mut self, bytes_max: u32) -> Result<Pdu, WireError> {
+        let (_, whole) = self.frame(bytes_max).await?;
+        Ok(frame::read(&self.buffer[whole])?)
+    }
+
+    /// The type of the next PDU and its place in the buffer until more is read.
+    async fn frame(&mut self, bytes_max: u32) -> Result<(u8, Range<usize>), WireError> {
         self.fill(HEADER_BYTES).await?;
-        let frame = &self.buffer[self.start..];
-        let (kind, length) = (frame[0], u32::from_be_bytes([frame[2], frame[3], frame[4], frame[5]]));
-        if !(0x01..=0x07).contains(&kind) {
-            return Err(WireError::UnknownType(kind));
-        }
-        if length > bytes_max {
-            return Err(WireError::TooLong { length, max: bytes_max });
-        }
-        let whole = HEADER_BYTES + length as usize;
-        self.fill(whole).await?;
-        let frame = &self.buffer[self.start..self.start + whole];
-        // The length is checked; dicom-ul's own limit has a lower bound that small PDUs need not know of.
-        let pdu = read_pdu(frame, MAXIMUM_PDU_SIZE, true).map_err(|e| WireError::Malformed(e.to_string()))?;
-        self.start += whole;
-        pdu.ok_or_else(|| WireError::Malformed("an item claims more bytes than the PDU has".into()))
+        let mut header = [0; HEADER_BYTES];
+        header.copy_from_slice(&self.buffer[self.start..self.start + HEADER_BYTES]);
+        let (kind, bytes) = frame::announced(header, bytes_max).inspect_err(|_| self.is_lost = true)?;
+        self.fill(bytes).await?;
+        self.start += bytes;
+        Ok((kind, self.start - bytes..self.start))
     }
 
     pub async fn send(&mut self, pdu: &Pdu) -> Result<(), WireError> {
         let mut bytes = Vec::with_capacity(1024);
-        write_pdu(&mut bytes, pdu).map_err(|e| WireError::Malformed(e.to_string()))?;
+        write_pdu(&mut bytes, pdu).map_err(|e| FrameError::Malformed(e.to_string()))?;
         let stream = &mut self.stream;
         let writing = async {
             stream.write_all(&bytes).await?;
@@ -142,38 +152,48 @@ impl Wire {
         Ok(())
     }
 
-    /// Sends an A-ABORT with the provider's reason and waits for the peer to close.
-    pub async fn abort(mut self, reason: AbortRQServiceProviderReason) {
-        let source = AbortRQSource::ServiceProvider(reason);
+    /// Sends an A-ABORT and waits for the peer to close.
+    pub async fn abort(mut self, source: AbortRQSource) {
         if self.send(&Pdu::AbortRQ { source }).await.is_ok() {
             self.linger().await;
         }
     }
 
-    /// Ends a connection on which `error` occurred: with an A-ABORT where there is somebody left to tell.
-    pub async fn abort_after(self, error: &WireError) {
-        let reason = match error {
-            WireError::UnknownType(_) => AbortRQServiceProviderReason::UnrecognizedPdu,
-            WireError::TooLong { .. } | WireError::Malformed(_) => AbortRQServiceProviderReason::InvalidPduParameter,
-            WireError::Closed | WireError::ClosedWithinPdu | WireError::Stalled(_) | WireError::Io(_) => return,
-        };
-        self.abort(reason).await;
+    /// Waits until the peer has closed, for a short while: a socket that is closed with unread bytes is reset, and
+    /// the peer then may never see the rejection or the abort that was just sent. This is state 13 of PS3.8 table
+    /// 9-10: an abort ends it, another request or what is no PDU is answered with an abort, anything else ignored.
+    pub async fn linger(mut self) {
+        let _ = tokio::time::timeout(LINGER_MAX, self.read_to_end()).await;
     }
 
-    /// Waits until the peer has closed, for a short while: a socket that is closed with unread bytes is reset, and
-    /// the peer then may never see the rejection or the abort that was just sent.
-    pub async fn linger(mut self) {
-        let read_to_end = async {
-            let mut thrown_away = 0;
-            let mut scratch = vec![0; 16 * 1024];
-            while let Ok(count @ 1..) = self.stream.read(&mut scratch).await {
-                thrown_away += count;
-                if thrown_away > LINGER_BYTES_MAX {
-                    return;
+    async fn read_to_end(&mut self) {
+        let mut thrown_away = 0;
+        while !self.is_lost && thrown_away <= LINGER_BYTES_MAX {
+            let reason = match self.frame(LINGER_PDU_BYTES_MAX).await {
+                Ok((frame::ABORT, _)) => return,
+                Ok((frame::ASSOCIATE_RQ, _)) => AbortRQServiceProviderReason::UnexpectedPdu,
+                Ok((_, whole)) => {
+                    thrown_away += whole.len();
+                    continue;
                 }
+                Err(error) => match error.abort_reason() {
+                    Some(reason) => reason,
+                    None => return,
+                },
+            };
+            thrown_away += HEADER_BYTES;
+            let source = AbortRQSource::ServiceProvider(reason);
+            if self.send(&Pdu::AbortRQ { source }).await.is_err() {
+                return;
             }
-        };
-        let _ = tokio::time::timeout(LINGER_MAX, read_to_end).await;
+        }
+        let mut scratch = vec![0; 16 * 1024];
+        while let Ok(count @ 1..) = self.stream.read(&mut scratch).await {
+            thrown_away += count;
+            if thrown_away > LINGER_BYTES_MAX {
+                return;
+            }
+        }
     }
 
     /// Reads until `wanted` bytes lie after `start`.

@@ -175,11 +175,17 @@ impl Requestor {
             }
             Ok(Pdu::AbortRQ { source }) => return Err(RequestError::Aborted(format!("{source:?}"))),
             Ok(other) => {
-                farewell(call.timeout, wire.abort(AbortRQServiceProviderReason::UnexpectedPdu)).await;
+                farewell(
+                    call.timeout,
+                    wire.abort(AbortRQSource::ServiceProvider(AbortRQServiceProviderReason::UnexpectedPdu)),
+                )
+                .await;
                 return Err(RequestError::Violation(format!("it answered with {}", pdu_name(&other))));
             }
             Err(error) => {
-                farewell(call.timeout, wire.abort_after(&error)).await;
+                if let Some(reason) = error.abort_reason() {
+                    farewell(call.timeout, wire.abort(AbortRQSource::ServiceProvider(reason))).await;
+                }
                 return Err(failed(error, Step::Connecting, call.timeout));
             }
         };
@@ -188,7 +194,11 @@ impl Requestor {
                 Ok(Self { wire, contexts, peer_pdu_bytes_max, timeout: call.timeout })
             }
             Err(fault) => {
-                farewell(call.timeout, wire.abort(AbortRQServiceProviderReason::InvalidPduParameter)).await;
+                farewell(
+                    call.timeout,
+                    wire.abort(AbortRQSource::ServiceProvider(AbortRQServiceProviderReason::InvalidPduParameter)),
+                )
+                .await;
                 Err(RequestError::Violation(fault))
             }
         }

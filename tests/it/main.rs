@@ -8,6 +8,7 @@ mod architecture;
 mod conformance;
 mod corpus;
 mod crash;
+mod interop;
 mod offline;
 mod orthanc;
 mod pixels;

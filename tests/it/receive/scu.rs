@@ -15,7 +15,7 @@ use sidelight::receive::{Drained, Receiver};
 use sidelight::store::Store;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -144,6 +144,14 @@ impl Scu {
         Self { stream, buffer: Vec::new(), message_id: 0 }
     }
 
+    /// Connects with so little room for what it receives that a peer soon cannot send any more.
+    pub async fn connect_deaf(port: u16) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let stream = socket.connect(([127, 0, 0, 1], port).into()).await.expect("a listener");
+        Self { stream, buffer: Vec::new(), message_id: 0 }
+    }
+
     /// An association as `PACS`, one context (1, 3, 5, …) for each class and transfer syntax.
     pub async fn associate(port: u16, contexts: &[(&str, &str)]) -> Self {
         let mut scu = Self::connect(port).await;
@@ -173,6 +181,26 @@ impl Scu {
     pub async fn try_send_bytes(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).await;
         let _ = self.stream.shutdown().await;
+    }
+
+    /// Sends to a peer that may be gone; false if it is.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
+    /// Ends what it sends, and still reads.
+    pub async fn half_close(&mut self) -> bool {
+        self.stream.shutdown().await.is_ok()
+    }
+
+    /// Ends the connection with a reset: nothing that was sent is waited for.
+    pub fn reset(self) {
+        self.stream.set_zero_linger().expect("an open connection");
+    }
+
+    /// Whether the peer says something, be it that it closes, within this time.
+    pub async fn hears_within(&mut self, pause: Duration) -> bool {
+        timeout(pause, self.stream.read_buf(&mut self.buffer)).await.is_ok()
     }
 
     pub async fn send_fragment(&mut self, context: u8, kind: PDataValueType, is_last: bool, data: &[u8]) {

@@ -28,6 +28,18 @@ pub fn reference_python() -> std::ffi::OsString {
     std::env::var_os("SIDELIGHT_PYTHON").expect("SIDELIGHT_PYTHON names a Python with pydicom; scripts/test sets it up")
 }
 
+/// Compares a table with the one that is kept in `docs`; `SIDELIGHT_BLESS=1` writes it anew.
+pub fn compare_with_docs(name: &str, text: &str) {
+    let path = root().join("docs").join(name);
+    if std::env::var_os("SIDELIGHT_BLESS").is_some() {
+        fs::write(&path, text).expect("a written table");
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    let missing: Vec<&str> = text.lines().filter(|line| !kept.lines().any(|k| k == *line)).collect();
+    let gone: Vec<&str> = kept.lines().filter(|line| !text.lines().any(|t| t == *line)).collect();
+    assert!(missing.is_empty() && gone.is_empty(), "docs/{name} lacks {missing:#?} and has {gone:#?}");
+}
+
 /// Waits until `condition` holds; panics with `what` after `limit`.
 pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
