@@ -1,7 +1,7 @@
 //! The node: wires the stages, their wake-ups and the shutdown. Holds no logic of any stage.
 //!
-//! Four loops look into the index and act on what they find: read what arrived, close what is complete, deliver
-//! what is due, delete what is past its retention. Wake-ups only shorten the wait, so a restart is the ordinary
+//! Five loops look into the index and act on what they find: read what arrived, close what is complete, deliver
+//! what is due, report commitments, delete what is past its retention. Wake-ups only shorten the wait, so a restart is the ordinary
 //! path. Neighbours: every stage below. Left out: arguments and exit codes (`main`).
 
 use std::collections::BTreeSet;
@@ -162,7 +162,8 @@ impl Node {
             self.save(sop_instance, Reading::Refused { header: None, refusal: &refusal }).await;
             return;
         }
-        let read = match self.analyser.read(&pending.path).await {
+        let clinical = self.config.clinical(Some(&pending.called));
+        let read = match self.analyser.read(&pending.path, clinical).await {
             Ok(read) => read,
             // The claim stays: the next start lifts it, and does not count it as an attempt.
             Err(error) => return self.give_up(&format!("inference ended: {error:#}")),
@@ -266,9 +267,8 @@ impl Node {
     }
 
     fn rules(&self, activity: &StudyActivity) -> AssembleRules {
-        let source = self.config.sources.iter().find(|s| s.ae_title == activity.source);
         AssembleRules {
-            quiet_period: source.and_then(|s| s.quiet_period).unwrap_or(self.config.study.quiet_period),
+            quiet_period: self.config.quiet_period(&activity.source, activity.called.as_ref()),
             cap: self.config.study.cap,
         }
     }
@@ -313,7 +313,9 @@ impl Node {
     async fn conclude(&self, claim: &StudyClaim, quiet: bool) -> anyhow::Result<Closed> {
         let now = Utc::now();
         let ready = self.store.ready_study(&claim.study).await?;
-        let (assessment, scores, analysed, complete) = match self.analyser.conclude(&ready, now) {
+        let called = claim.called.as_ref();
+        let concluded = self.analyser.conclude(&ready, self.config.clinical(called), now);
+        let (assessment, scores, analysed, complete) = match concluded {
             Conclusion::Refused(refusal) => {
                 return Ok(self.store.close_study(claim, Outcome::Refused(&refusal), now).await?);
             }
@@ -327,8 +329,7 @@ impl Node {
         for disclosure in [Disclosure::Withheld, Disclosure::Probabilities] {
             let destinations: Vec<String> = self
                 .config
-                .destinations
-                .iter()
+                .destinations_of(called)
                 .filter(|d| d.disclose == disclosure && deliver::allowed(self.config.node.mode, d).is_ok())
                 .map(|d| d.name.clone())
                 .collect();

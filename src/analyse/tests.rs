@@ -111,7 +111,7 @@ fn a_contract_fails_alone_and_the_study_is_not_complete() {
     let lacks = |modality: &str, scored: &[&Package]| {
         let scores = scored.iter().map(|p| score(p)).collect();
         let instance = ScoredInstance { header: header("1.2.3", modality), pixel_digest: None, scores, refusal: None };
-        lacks_a_score(&[race.clone(), one.clone(), other.clone()], &instance)
+        lacks_a_score(&[&race, &one, &other], &instance)
     };
     assert!(!lacks("DX", &[&race, &one, &other]));
     assert!(!lacks("DX", &[&one, &other]), "the race score has a reason of its own");

@@ -44,6 +44,7 @@ section! {
         store: Store,
         web: Web,
         study: Study,
+        aliases: Vec<Alias>,
         sources: Vec<Source>,
         destinations: Vec<Destination>,
         delivery: Delivery,
@@ -57,7 +58,6 @@ section! {
 section! {
     Node {
         ae_title = "SIDELIGHT",
-        aliases = EMPTY,
         listen = "0.0.0.0:11112",
         mode = "shadow",
         name = "sidelight",
@@ -102,11 +102,27 @@ section! {
 }
 
 section! {
+    /// One `[[aliases]]` entry; empty text or an empty list stands for "as the node".
+    Alias {
+        ae_title = "",
+        quiet_period = "",
+        clinical = EMPTY,
+        destinations = EMPTY,
+    }
+}
+
+section! {
     /// One `[[sources]]` entry; empty text stands for "not given".
     Source {
         ae_title = "",
         hosts = EMPTY,
         quiet_period = "",
+        username = "",
+        passcode_file = "",
+        commitment = false,
+        commitment_to = "",
+        query = false,
+        audit = false,
     }
 }
 
@@ -172,8 +188,12 @@ section! {
 impl Raw {
     /// Every known key with its default. A list of tables holds one element, which shows the keys of each.
     pub(super) fn schema() -> toml::Table {
-        let one_of_each =
-            Self { sources: vec![Source::default()], destinations: vec![Destination::default()], ..Self::default() };
+        let one_of_each = Self {
+            aliases: vec![Alias::default()],
+            sources: vec![Source::default()],
+            destinations: vec![Destination::default()],
+            ..Self::default()
+        };
         toml::Table::try_from(&one_of_each).expect("the mirror is plain data with text keys")
     }
 }

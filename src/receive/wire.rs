@@ -110,6 +110,24 @@ impl Wire {
         Ok(())
     }
 
+    /// Sends a data set likewise.
+    pub(super) async fn send_data_set(&mut self, context: u8, bytes: &[u8], peer_max: u32) -> Result<(), WireError> {
+        let most = if peer_max == 0 { 128 * 1024 } else { peer_max.min(128 * 1024) };
+        let room = (most.saturating_sub(PDV_HEADER_SIZE) as usize & !1).max(1);
+        let count = bytes.len().div_ceil(room).max(1);
+        for index in 0..count {
+            let fragment = &bytes[index * room..bytes.len().min((index + 1) * room)];
+            let value = PDataValue {
+                presentation_context_id: context,
+                value_type: PDataValueType::Data,
+                is_last: index + 1 == count,
+                data: fragment.to_vec(),
+            };
+            self.send(&Pdu::PData { data: vec![value] }).await?;
+        }
+        Ok(())
+    }
+
     /// Sends an A-ABORT with the provider's reason and waits for the peer to close.
     pub(super) async fn abort(mut self, reason: AbortRQServiceProviderReason) {
         let source = AbortRQSource::ServiceProvider(reason);
@@ -167,6 +185,20 @@ impl Wire {
     fn acknowledge_at_once(&self) {
         #[cfg(target_os = "linux")]
         let _ = rustix::net::sockopt::set_tcp_quickack(&self.stream, true);
+    }
+}
+
+/// The name of a PDU, for logs.
+pub(super) fn pdu_name(pdu: &Pdu) -> &'static str {
+    match pdu {
+        Pdu::AssociationRQ(_) => "A-ASSOCIATE-RQ",
+        Pdu::AssociationAC(_) => "A-ASSOCIATE-AC",
+        Pdu::AssociationRJ(_) => "A-ASSOCIATE-RJ",
+        Pdu::PData { .. } => "P-DATA-TF",
+        Pdu::ReleaseRQ => "A-RELEASE-RQ",
+        Pdu::ReleaseRP => "A-RELEASE-RP",
+        Pdu::AbortRQ { .. } => "A-ABORT",
+        Pdu::Unknown { .. } => "unknown",
     }
 }
 

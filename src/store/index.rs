@@ -25,7 +25,10 @@ use crate::domain::{Digest, Refusal, Timestamp, Uid};
 use super::{Recovered, StoreError};
 
 /// Version, name and statements of each migration. Those that were released never change.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "index", include_str!("migrations/0001_index.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "index", include_str!("migrations/0001_index.sql")),
+    (2, "services", include_str!("migrations/0002_services.sql")),
+];
 
 /// How long a statement waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -180,7 +183,10 @@ impl Index {
             );
             interrupted += sqlx::query(&sql).execute(&mut *tx).await?.rows_affected();
         }
-        sqlx::query("UPDATE deliveries SET lease_until = NULL WHERE lease_until IS NOT NULL").execute(&mut *tx).await?;
+        for table in ["deliveries", "commitments"] {
+            let sql = format!("UPDATE {table} SET lease_until = NULL WHERE lease_until IS NOT NULL");
+            sqlx::query(&sql).execute(&mut *tx).await?;
+        }
         sqlx::query("UPDATE studies SET first_at = ? WHERE state = 'open'").bind(micros(now)).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(Recovered { interrupted, ..Recovered::default() })

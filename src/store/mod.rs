@@ -16,6 +16,7 @@
 //! Neighbours: `domain`, `config` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
 //! of the project is in this folder. Left out: reading a data set (`pixels`) and every decision about a study.
 
+mod commitments;
 mod index;
 mod intake;
 mod outbox;
@@ -47,8 +48,9 @@ use intake::CommitRequest;
 use spool::Spool;
 
 pub use records::{
-    Closed, Counts, Delivery, DeliveryDetail, Expired, InstanceDetail, Outcome, OutgoingReport, PendingInstance,
-    PreviousReport, Reading, Recovered, ReportDetail, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow,
+    Closed, Commitment, Counts, Delivery, DeliveryDetail, Expired, InstanceDetail, Outcome, OutgoingReport,
+    PendingInstance, PreviousReport, PublishedFilter, PublishedReport, Reading, Recovered, ReportDetail, Retention,
+    StudyClaim, StudyDetail, StudyFilter, StudyRow,
 };
 pub use spool::Upload;
 
@@ -68,6 +70,8 @@ pub struct Wake {
     pub study_changed: Arc<Notify>,
     /// The outbox changed.
     pub delivery_due: Arc<Notify>,
+    /// A request for storage commitment waits for its report.
+    pub commitment_due: Arc<Notify>,
 }
 
 /// Why the store did not do what was asked.
@@ -262,6 +266,7 @@ impl Wake {
         self.instance_arrived.notify_one();
         self.study_changed.notify_one();
         self.delivery_due.notify_one();
+        self.commitment_due.notify_one();
     }
 }
 

@@ -5,12 +5,14 @@
 
 mod architecture;
 
+mod commitments;
 mod conformance;
 mod corpus;
 mod crash;
 mod offline;
 mod orthanc;
 mod pixels;
+mod query;
 mod receive;
 mod report;
 mod road;

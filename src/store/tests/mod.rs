@@ -1,5 +1,6 @@
 //! Tests of the store against a real folder and a real index, and what they share.
 
+mod commitments;
 mod intake;
 mod kill;
 mod outbox;
