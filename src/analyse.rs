@@ -222,7 +222,7 @@ impl Analyser {
         }
         let mut admitted = Vec::new();
         let mut reasons = BTreeSet::new();
-        for package in self.asked(clinical) {
+        for package in asked(&self.packages, clinical) {
             match admits(package, header) {
                 Ok(()) => admitted.push(package),
                 Err(refusal) => {
@@ -238,12 +238,6 @@ impl Analyser {
         Ok(admitted)
     }
 
-    /// The packages in use where `clinical` names the clinical ones; empty: all.
-    fn asked(&self, clinical: &[String]) -> Vec<&Package> {
-        let named = |p: &Package| clinical.is_empty() || clinical.contains(&p.identity.name);
-        self.packages.iter().filter(|p| p.purpose == Purpose::Race || named(p)).collect()
-    }
-
     /// Aggregates the scores of a complete study by the race model and the `clinical` packages (empty: all), and
     /// assesses them.
     pub fn conclude(&self, study: &ReadyStudy, clinical: &[String], now: Timestamp) -> Conclusion {
@@ -252,7 +246,7 @@ impl Analyser {
         }
         let mut scores = Vec::new();
         let images: Vec<ImageScore> = study.instances.iter().flat_map(|i| i.scores.iter().cloned()).collect();
-        let packages = self.asked(clinical);
+        let packages = asked(&self.packages, clinical);
         for package in &packages {
             if let Some(score) = infer::aggregate(package, &images) {
                 scores.push(score);
@@ -338,6 +332,12 @@ pub fn read_profile(path: &Path) -> anyhow::Result<Profile> {
     let bytes = std::fs::read(path)
         .with_context(|| format!("profile {} cannot be read: fit one with `sidelight profile fit`", path.display()))?;
     Profile::parse(&bytes).with_context(|| format!("profile {} is not valid", path.display()))
+}
+
+/// The race model, and the clinical packages of these names; without names, all.
+fn asked<'a>(packages: &'a [Package], clinical: &[String]) -> Vec<&'a Package> {
+    let named = |p: &Package| clinical.is_empty() || clinical.contains(&p.identity.name);
+    packages.iter().filter(|p| p.purpose == Purpose::Race || named(p)).collect()
 }
 
 fn is_purpose(score: &StudyScore, purpose: Purpose, packages: &[Package]) -> bool {

@@ -3,6 +3,7 @@
 // A test that cannot set its scene up may stop there.
 #![allow(clippy::unwrap_used)]
 
+mod aliases;
 mod architecture;
 
 mod commitments;
