@@ -4,6 +4,8 @@
 //! what is due, report commitments, delete what is past its retention. Wake-ups only shorten the wait, so a restart is the ordinary
 //! path. Neighbours: every stage below. Left out: arguments and exit codes (`main`).
 
+mod commitments;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -79,6 +81,7 @@ pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken)
     tasks.spawn(Arc::clone(&node).supervise("reading", Arc::clone(&node).read_loop()));
     tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
     tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("reporting commitments", Arc::clone(&node).commitment_loop()));
     tasks.spawn(Arc::clone(&node).supervise("retention", Arc::clone(&node).retention_loop()));
     ready.store(true, Ordering::Relaxed);
     info!(

@@ -6,6 +6,7 @@
 //! Neighbours: `peer` holds the association, `transcode` the encoding. Left out: STOW-RS and folders.
 
 mod backoff;
+mod commitment;
 mod error;
 mod peer;
 mod transcode;
@@ -18,8 +19,10 @@ use crate::config::{Destination, Mode};
 use crate::dicom::{Status, VERIFICATION};
 use crate::domain::{AeTitle, Report, Uid};
 
+pub use crate::wire::Step;
 pub use backoff::backoff;
-pub use error::{DeliverError, Retry, Step};
+pub use commitment::report_commitment;
+pub use error::{DeliverError, Retry};
 pub use peer::Peer;
 pub use transcode::FileError;
 

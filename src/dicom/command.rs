@@ -216,7 +216,8 @@ impl CommandSet {
         self.unsigned_short(element::COMMAND_FIELD).map(CommandField)
     }
 
-    fn has_data_set(&self) -> Result<bool, CommandError> {
+    /// Whether a data set follows (Command Data Set Type).
+    pub fn has_data_set(&self) -> Result<bool, CommandError> {
         self.unsigned_short(element::DATA_SET_TYPE).map(|kind| kind != NO_DATA_SET)
     }
 

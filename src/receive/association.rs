@@ -28,9 +28,9 @@ use tracing::{Instrument, info};
 use crate::dicom::{COMMAND_BYTES_MAX, Command, CommandError, Response};
 use crate::domain::AeTitle;
 use crate::store::Store;
+use crate::wire::{Wire, WireError, pdu_name};
 
 use super::negotiate::Context;
-use super::wire::{Wire, WireError, pdu_name};
 use commitment::Commitments;
 use message::{Expecting, Gathered, Message, Operation};
 

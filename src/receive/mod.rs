@@ -16,7 +16,6 @@ mod identity;
 mod negotiate;
 mod store_scp;
 mod user_information;
-mod wire;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -33,11 +32,11 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config;
 use crate::store::Store;
+use crate::wire::Wire;
 
 use association::{Association, Limits, Peer};
 use identity::User;
 use negotiate::{Agreement, Policy, Refusal, Rejection};
-use wire::Wire;
 
 /// The bound listener, not yet serving.
 #[derive(Debug)]

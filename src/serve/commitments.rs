@@ -54,12 +54,8 @@ impl Node {
             Ok(()) => self.store.commitment_answered(id, now).await,
             Err((cause, may_pass)) => {
                 let rules = &self.config.delivery;
-                let wait = deliver::backoff(
-                    commitment.attempts + 1,
-                    rules.retry_first,
-                    rules.retry_max,
-                    id.unsigned_abs(),
-                );
+                let wait =
+                    deliver::backoff(commitment.attempts + 1, rules.retry_first, rules.retry_max, id.unsigned_abs());
                 let age = (now - commitment.requested_at).to_std().unwrap_or_default();
                 let next = (may_pass && age < rules.give_up_after).then(|| now + wait);
                 self.store.commitment_failed(id, &cause, next, now).await

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["domain", "stats"],
     &["config", "dicom", "assemble"],
-    &["store"],
+    &["store", "wire"],
     &["receive", "pixels", "infer", "assess", "report", "deliver"],
     &["analyse"],
     &["phantom"],
@@ -24,7 +24,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tch::", &["infer", "train"]),
     ("axum::", &["web"]),
     ("clap::", &["cli", "main"]),
-    ("dicom_ul::", &["dicom", "receive", "deliver"]),
+    ("dicom_ul::", &["wire", "receive"]),
     ("turbojpeg_sys::", &["pixels"]),
     ("openjpeg_sys::", &["pixels"]),
     ("charls::", &["pixels"]),

@@ -8,9 +8,9 @@ use std::time::Duration;
 use dicom_ul::pdu::{PDataValueType, Pdu};
 use tokio::time::timeout;
 
-use super::super::wire::pdu_name;
 use super::{Association, End, Violation};
 use crate::dicom::{COMMAND_BYTES_MAX, Command, CommandError, Request};
+use crate::wire::pdu_name;
 
 impl Association {
     /// Sends a message.

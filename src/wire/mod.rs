@@ -1,8 +1,12 @@
-//! PDUs on a TCP connection (PS3.8 9.3): framing, limits, and an orderly end.
+//! PDUs on a connection (PS3.8 9.3), for both roles: framing, limits, an orderly end, and the requestor's side of an
+//! association (`requestor`).
 //!
-//! Neighbours: `association` speaks through it, dicom-ul reads and writes the PDUs themselves. The frame is checked
-//! here, before anything is allocated: a header that claims 4 GiB costs six bytes. Left out: what the PDUs mean, and
-//! deadlines for reading, which the caller sets.
+//! Neighbours: `receive` accepts associations through it, `deliver` requests them; dicom-ul reads and writes the PDUs
+//! themselves. The frame is checked here, before anything is allocated: a header that claims 4 GiB costs six bytes.
+//! Left out: what an accepted association does, and deadlines for reading in [`Wire`], which its caller sets.
+
+mod requestor;
+mod stream;
 
 use std::io;
 use std::time::Duration;
@@ -12,11 +16,13 @@ use dicom_ul::pdu::{
     read_pdu, write_pdu,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+
+pub use requestor::{Accepted, Call, Message, Proposal, RequestError, Requestor, Roles, Security, Step};
+pub use stream::Stream;
 
 /// Why no PDU came out of a connection, or none went in.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum WireError {
+pub enum WireError {
     #[error("the peer closed the connection")]
     Closed,
     #[error("the peer closed the connection within a PDU")]
@@ -35,8 +41,8 @@ pub(super) enum WireError {
 
 /// One connection. Dropping it closes the socket at once; [`Wire::linger`] lets the peer read the last PDU first.
 #[derive(Debug)]
-pub(super) struct Wire {
-    stream: TcpStream,
+pub struct Wire {
+    stream: Stream,
     /// Bytes read from the socket; those before `start` are used up.
     buffer: Vec<u8>,
     start: usize,
@@ -51,19 +57,23 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 
 const HEADER_BYTES: usize = 6;
 
+/// Largest PDU that is sent even where the peer allows more, bytes.
+const FRAGMENT_BYTES_MAX: u32 = 128 * 1024;
+
 /// Room that is made in the buffer at least, so that a burst of small PDUs costs few system calls.
 const READ_BYTES: usize = 64 * 1024;
 
 impl Wire {
     /// Answers leave at once (`TCP_NODELAY`): a response is one small segment that a sender waits for.
-    pub(super) fn new(stream: TcpStream, write_timeout: Duration) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
+    pub fn new(stream: impl Into<Stream>, write_timeout: Duration) -> io::Result<Self> {
+        let stream = stream.into();
+        stream.tcp().set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::new(), start: 0, write_timeout })
     }
 
     /// The next PDU, whose variable field has at most `bytes_max` bytes (PS3.8 D.1). Cancel-safe: what was read so
     /// far stays in the buffer.
-    pub(super) async fn receive(&mut self, bytes_max: u32) -> Result<Pdu, WireError> {
+    pub async fn receive(&mut self, bytes_max: u32) -> Result<Pdu, WireError> {
         self.fill(HEADER_BYTES).await?;
         let frame = &self.buffer[self.start..];
         let (kind, length) = (frame[0], u32::from_be_bytes([frame[2], frame[3], frame[4], frame[5]]));
@@ -82,44 +92,48 @@ impl Wire {
         pdu.ok_or_else(|| WireError::Malformed("an item claims more bytes than the PDU has".into()))
     }
 
-    pub(super) async fn send(&mut self, pdu: &Pdu) -> Result<(), WireError> {
+    pub async fn send(&mut self, pdu: &Pdu) -> Result<(), WireError> {
         let mut bytes = Vec::with_capacity(1024);
         write_pdu(&mut bytes, pdu).map_err(|e| WireError::Malformed(e.to_string()))?;
-        match tokio::time::timeout(self.write_timeout, self.stream.write_all(&bytes)).await {
+        let stream = &mut self.stream;
+        let writing = async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await
+        };
+        match tokio::time::timeout(self.write_timeout, writing).await {
             Ok(done) => Ok(done?),
             Err(_) => Err(WireError::Stalled(self.write_timeout)),
         }
     }
 
     /// Sends a command set in as many PDUs as the peer's maximum length asks for; 0 is no limit (PS3.8 D.1.1).
-    pub(super) async fn send_command(&mut self, context: u8, bytes: &[u8], peer_max: u32) -> Result<(), WireError> {
-        let room = match peer_max {
-            0 => bytes.len().max(1),
-            max => (max.saturating_sub(PDV_HEADER_SIZE) as usize).max(1),
-        };
-        let last = bytes.len().div_ceil(room).saturating_sub(1);
-        for (index, fragment) in bytes.chunks(room).enumerate() {
-            let value = PDataValue {
-                presentation_context_id: context,
-                value_type: PDataValueType::Command,
-                is_last: index == last,
-                data: fragment.to_vec(),
-            };
-            self.send(&Pdu::PData { data: vec![value] }).await?;
-        }
-        Ok(())
+    pub async fn send_command(&mut self, context: u8, bytes: &[u8], peer_max: u32) -> Result<(), WireError> {
+        self.send_part(context, PDataValueType::Command, bytes, peer_max).await
     }
 
-    /// Sends a data set likewise.
-    pub(super) async fn send_data_set(&mut self, context: u8, bytes: &[u8], peer_max: u32) -> Result<(), WireError> {
-        let most = if peer_max == 0 { 128 * 1024 } else { peer_max.min(128 * 1024) };
-        let room = (most.saturating_sub(PDV_HEADER_SIZE) as usize & !1).max(1);
+    /// Sends a data set likewise. Every fragment has an even length where the peer's maximum has room for two bytes.
+    pub async fn send_data_set(&mut self, context: u8, bytes: &[u8], peer_max: u32) -> Result<(), WireError> {
+        self.send_part(context, PDataValueType::Data, bytes, peer_max).await
+    }
+
+    async fn send_part(
+        &mut self,
+        context: u8,
+        value_type: PDataValueType,
+        bytes: &[u8],
+        peer_max: u32,
+    ) -> Result<(), WireError> {
+        let most = if peer_max == 0 { FRAGMENT_BYTES_MAX } else { peer_max.min(FRAGMENT_BYTES_MAX) };
+        let room = match most.saturating_sub(PDV_HEADER_SIZE) as usize {
+            room @ 0..2 => room.max(1),
+            room => room & !1,
+        };
         let count = bytes.len().div_ceil(room).max(1);
         for index in 0..count {
             let fragment = &bytes[index * room..bytes.len().min((index + 1) * room)];
             let value = PDataValue {
                 presentation_context_id: context,
-                value_type: PDataValueType::Data,
+                value_type: value_type.clone(),
                 is_last: index + 1 == count,
                 data: fragment.to_vec(),
             };
@@ -129,7 +143,7 @@ impl Wire {
     }
 
     /// Sends an A-ABORT with the provider's reason and waits for the peer to close.
-    pub(super) async fn abort(mut self, reason: AbortRQServiceProviderReason) {
+    pub async fn abort(mut self, reason: AbortRQServiceProviderReason) {
         let source = AbortRQSource::ServiceProvider(reason);
         if self.send(&Pdu::AbortRQ { source }).await.is_ok() {
             self.linger().await;
@@ -137,7 +151,7 @@ impl Wire {
     }
 
     /// Ends a connection on which `error` occurred: with an A-ABORT where there is somebody left to tell.
-    pub(super) async fn abort_after(self, error: &WireError) {
+    pub async fn abort_after(self, error: &WireError) {
         let reason = match error {
             WireError::UnknownType(_) => AbortRQServiceProviderReason::UnrecognizedPdu,
             WireError::TooLong { .. } | WireError::Malformed(_) => AbortRQServiceProviderReason::InvalidPduParameter,
@@ -148,7 +162,7 @@ impl Wire {
 
     /// Waits until the peer has closed, for a short while: a socket that is closed with unread bytes is reset, and
     /// the peer then may never see the rejection or the abort that was just sent.
-    pub(super) async fn linger(mut self) {
+    pub async fn linger(mut self) {
         let read_to_end = async {
             let mut thrown_away = 0;
             let mut scratch = vec![0; 16 * 1024];
@@ -172,7 +186,13 @@ impl Wire {
             let missing = wanted - self.buffer.len();
             self.buffer.reserve(missing.max(READ_BYTES));
             self.acknowledge_at_once();
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            let count = match self.stream.read_buf(&mut self.buffer).await {
+                // TLS without its farewell (RFC 8446 6.1), as installed peers end: a close like any other, since no
+                // PDU can be cut short unseen.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+                read => read?,
+            };
+            if count == 0 {
                 return Err(if self.buffer.is_empty() { WireError::Closed } else { WireError::ClosedWithinPdu });
             }
         }
@@ -184,12 +204,12 @@ impl Wire {
     /// every read. A failure costs speed only.
     fn acknowledge_at_once(&self) {
         #[cfg(target_os = "linux")]
-        let _ = rustix::net::sockopt::set_tcp_quickack(&self.stream, true);
+        let _ = rustix::net::sockopt::set_tcp_quickack(self.stream.tcp(), true);
     }
 }
 
-/// The name of a PDU, for logs.
-pub(super) fn pdu_name(pdu: &Pdu) -> &'static str {
+/// The name of a PDU (PS3.8 9.3.1).
+pub fn pdu_name(pdu: &Pdu) -> &'static str {
     match pdu {
         Pdu::AssociationRQ(_) => "A-ASSOCIATE-RQ",
         Pdu::AssociationAC(_) => "A-ASSOCIATE-AC",
@@ -205,7 +225,7 @@ pub(super) fn pdu_name(pdu: &Pdu) -> &'static str {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -267,7 +287,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_is_cut_to_the_maximum_length_of_the_peer() {
-        for (peer_max, sizes) in [(0, vec![10]), (16, vec![10]), (10, vec![4, 4, 2]), (3, vec![1; 10])] {
+        for (peer_max, sizes) in
+            [(0, vec![10]), (16, vec![10]), (11, vec![4, 4, 2]), (7, vec![1; 10]), (3, vec![1; 10])]
+        {
             let (peer, mut wire) = pair().await;
             wire.send_command(5, b"0123456789", peer_max).await.unwrap();
             drop(wire);
