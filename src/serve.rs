@@ -57,9 +57,7 @@ struct Node {
 /// Runs the node until `cancel`. Ports are bound and models are warm before it reports itself ready.
 pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken) -> anyhow::Result<()> {
     let store = Store::open(&config.store).await?;
-    let receiver = Receiver::bind(&config.node, &config.sources)
-        .await
-        .with_context(|| format!("node.listen: cannot listen on {}", config.node.listen))?;
+    let receiver = Receiver::bind(&config.node, &config.sources).await?;
     let dicom = receiver.local_addr()?;
     let ready = Arc::new(AtomicBool::new(false));
     let web = match config.web.listen {

@@ -37,7 +37,7 @@ pub async fn report_commitment(
     let call = Call {
         host: &to.host,
         port: to.port,
-        security: Security::Plain,
+        security: &Security::Plain,
         calling,
         called: &to.ae_title,
         proposals: &proposals,

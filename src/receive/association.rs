@@ -245,11 +245,9 @@ impl Association {
 
     async fn perform(&mut self, context: u8, gathered: Gathered, store: &Store) -> Result<(), End> {
         let Gathered { operation, data_set } = gathered;
-        // One that is too long is empty by now, and is told so.
-        let identifier = data_set.as_deref().unwrap_or_default();
         match operation {
-            Operation::Find(request) => self.find(context, &request, identifier, store).await,
-            Operation::Get(request) => self.get(context, &request, identifier, store).await,
+            Operation::Find(request) => self.find(context, &request, data_set, store).await,
+            Operation::Get(request) => self.get(context, &request, data_set, store).await,
             Operation::Action(request) => self.act(context, &request, data_set, store).await,
         }
     }

@@ -76,10 +76,23 @@ const SPARE_CONNECTIONS: usize = 64;
 /// Wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Whether the credentials of a source's user can be used.
+///
+/// # Errors
+/// What is wrong with the passcode file.
+pub fn check_user(user: &config::User) -> io::Result<()> {
+    identity::Credentials::load(user).map(drop)
+}
+
 impl Receiver {
-    /// Binds `node.listen`; port 0 takes any free port.
+    /// Binds `node.listen`, where port 0 takes any free port, and reads the passcode files of the sources.
+    ///
+    /// # Errors
+    /// With the key that is at fault.
     pub async fn bind(node: &config::Node, sources: &[config::Source]) -> io::Result<Self> {
-        let listener = TcpListener::bind(node.listen).await?;
+        let listener = TcpListener::bind(node.listen).await.map_err(|cause| {
+            io::Error::new(cause.kind(), format!("node.listen: cannot listen on {}: {cause}", node.listen))
+        })?;
         let door = Door {
             policy: Policy::new(node, sources)?,
             associations: Arc::new(Semaphore::new(node.associations_max)),

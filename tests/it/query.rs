@@ -159,7 +159,7 @@ fn who_is_not_listed_for_it_neither_finds_nor_pulls() {
     for tool in ["findscu", "getscu"] {
         let (done, said) =
             reported.dcmtk(tool, "STORESCU", &["-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID"]);
-        assert!(!done && said.contains("No Acceptable Presentation Contexts"), "{tool}: {said}");
+        assert!(!done && said.to_lowercase().contains("no acceptable presentation contexts"), "{tool}: {said}");
     }
 }
 
@@ -213,7 +213,6 @@ def pull(classes, identifier, statuses=0x0000, syntax='1.2.840.10008.1.2'):
         ae.add_requested_context(c, syntax); roles.append(build_role(c, scp_role=True))
     got = []
     def store(event):
-        event.dataset.is_little_endian, event.dataset.is_implicit_VR = True, True
         got.append((event.dataset.SOPClassUID.name, event.dataset.StudyInstanceUID, len(event.dataset.ContentSequence)))
         return statuses
     assoc = ae.associate('127.0.0.1', port, ae_title='SIDELIGHT', ext_neg=roles, evt_handlers=[(evt.EVT_C_STORE, store)])

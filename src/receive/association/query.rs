@@ -8,8 +8,8 @@ use tracing::{error, info, warn};
 
 use super::{Association, End};
 use crate::dicom::{
-    Bounds, CommandField, DataSet, Encoding, Query, QueryRq, Reply, Response, STUDY_ROOT_FIND, Status, file_data_set,
-    query_record,
+    Bounds, CommandField, DataSet, DataSetError, Encoding, Query, QueryRq, Reply, Response, STUDY_ROOT_FIND, Status,
+    file_data_set, query_record,
 };
 use crate::store::{PublishedFilter, PublishedReport, Store};
 
@@ -30,13 +30,14 @@ impl Association {
         &mut self,
         id: u8,
         request: &QueryRq,
-        identifier: &[u8],
+        identifier: Result<Vec<u8>, DataSetError>,
         store: &Store,
     ) -> Result<(), End> {
         let Some(encoding) = self.contexts.get(&id).and_then(|context| Encoding::of(&context.transfer_syntax)) else {
             return Ok(());
         };
-        let read = DataSet::parse(identifier, encoding, IDENTIFIER_BOUNDS).map_err(|fault| fault.to_string());
+        let read = identifier.and_then(|bytes| DataSet::parse(&bytes, encoding, IDENTIFIER_BOUNDS));
+        let read = read.map_err(|fault| fault.to_string());
         let query = match read.and_then(|identifier| Query::parse(&identifier).map_err(|fault| fault.to_string())) {
             Ok(query) => query,
             Err(fault) => {

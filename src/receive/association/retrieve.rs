@@ -8,8 +8,8 @@ use tracing::{error, info, warn};
 use super::query::{IDENTIFIER_BOUNDS, PAGE, REPORT_BOUNDS, filter};
 use super::{Association, End, Violation};
 use crate::dicom::{
-    Command, CommandField, DataSet, Encoding, Query, QueryRq, Reply, Request, Response, STUDY_ROOT_GET, Status,
-    StatusCategory, StoreRq, SubOperations, file_data_set,
+    Command, CommandField, DataSet, DataSetError, Encoding, Query, QueryRq, Reply, Request, Response, STUDY_ROOT_GET,
+    Status, StatusCategory, StoreRq, SubOperations, file_data_set,
 };
 use crate::domain::{Report, Uid};
 use crate::store::{Store, StoreError};
@@ -30,11 +30,18 @@ struct Retrieval<'a> {
 }
 
 impl Association {
-    pub(super) async fn get(&mut self, id: u8, request: &QueryRq, identifier: &[u8], store: &Store) -> Result<(), End> {
+    pub(super) async fn get(
+        &mut self,
+        id: u8,
+        request: &QueryRq,
+        identifier: Result<Vec<u8>, DataSetError>,
+        store: &Store,
+    ) -> Result<(), End> {
         let Some(encoding) = self.contexts.get(&id).and_then(|context| Encoding::of(&context.transfer_syntax)) else {
             return Ok(());
         };
-        let read = DataSet::parse(identifier, encoding, IDENTIFIER_BOUNDS).map_err(|fault| fault.to_string());
+        let read = identifier.and_then(|bytes| DataSet::parse(&bytes, encoding, IDENTIFIER_BOUNDS));
+        let read = read.map_err(|fault| fault.to_string());
         let query =
             match read.and_then(|identifier| Query::parse_retrieval(&identifier).map_err(|fault| fault.to_string())) {
                 Ok(query) => query,
@@ -129,6 +136,9 @@ impl Association {
                     if response.field == CommandField::C_STORE_RSP && response.responded_to == message_id =>
                 {
                     break response.status;
+                }
+                (_, Command::Response(response)) if self.commitments.expects(&response) => {
+                    self.reported(&response, store).await;
                 }
                 (_, Command::Request(Request::Cancel { responded_to })) => {
                     retrieval.cancelled |= responded_to == Some(retrieval.request.message_id);

@@ -1,11 +1,10 @@
-//! Storage commitment over the wire: by hand-made messages, each fault with its status; and with pynetdicom as the
-//! user, on the same association and on a new one. The new association needs the whole node: see `commitments`.
+//! Storage commitment over the wire by hand-made messages: results on the association that asks, each fault with its
+//! status. With pynetdicom, and on a new association, which needs the whole node: `commitments`.
 
 use dicom_ul::pdu::{PDataValueType, Pdu};
 use sidelight::config;
 use sidelight::dicom::{
-    CommandSet, CommitmentRq, DataSet, Encoding, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, SopReference, Status,
-    commitment_report,
+    DataSet, Encoding, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, SopReference, Status, commitment_report,
 };
 
 use super::scu::{CT, Door, EXPLICIT, Scu, source, uid};
@@ -143,15 +142,15 @@ async fn requests_that_make_no_sense_have_their_status_and_begin_nothing() {
         ("4 MiB", action(9, class, instance, 1, true), vec![0; 4 << 20], 0x0213),
     ];
     for (what, command, data_set, expected) in rows {
-        let status = if command[command.len() - 2..] == [1, 0] && data_set.is_empty() && what == "no data set" {
-            scu.send_fragment(3, PDataValueType::Command, true, &command).await;
-            scu.response().await.status.0
-        } else if data_set.is_empty() {
-            scu.send_fragment(3, PDataValueType::Command, true, &command).await;
-            scu.send_fragment(3, PDataValueType::Data, true, &[]).await;
-            scu.response().await.status.0
-        } else {
-            ask(&mut scu, &command, &data_set).await
+        let status = match data_set.as_slice() {
+            [] => {
+                scu.send_fragment(3, PDataValueType::Command, true, &command).await;
+                if what != "no data set" {
+                    scu.send_fragment(3, PDataValueType::Data, true, &[]).await;
+                }
+                scu.response().await.status.0
+            }
+            data_set => ask(&mut scu, &command, data_set).await,
         };
         assert_eq!(status, expected, "{what}: {status:04X}");
     }
@@ -193,7 +192,4 @@ async fn what_was_not_heard_on_the_association_that_asked_is_due_at_once() {
         let reason = if round == 1 { Status::NO_SUCH_SOP_INSTANCE } else { Status::DUPLICATE_TRANSACTION };
         assert_eq!((transaction, outcomes[0].1), (uid("1.9.1"), reason));
     }
-    let parsed = DataSet::parse(&asked, Encoding::ExplicitLittleEndian, sidelight::dicom::COMMITMENT_BOUNDS);
-    assert!(CommitmentRq::parse(&parsed.expect("well-formed")).is_ok());
-    assert!(CommandSet::parse(&request(1)).is_ok());
 }
