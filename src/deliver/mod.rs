@@ -8,6 +8,7 @@
 //! folders.
 
 mod backoff;
+mod commitment;
 mod error;
 mod http;
 mod peer;
@@ -24,6 +25,7 @@ use crate::domain::{AeTitle, Report, Uid};
 
 pub use crate::wire::Step;
 pub use backoff::backoff;
+pub use commitment::report_commitment;
 pub use error::{DeliverError, Retry};
 pub use peer::Peer;
 pub use transcode::FileError;

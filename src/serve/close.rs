@@ -45,9 +45,8 @@ impl Node {
     }
 
     fn rules(&self, activity: &StudyActivity) -> AssembleRules {
-        let source = self.config.sources.iter().find(|s| s.ae_title == activity.source);
         AssembleRules {
-            quiet_period: source.and_then(|s| s.quiet_period).unwrap_or(self.config.study.quiet_period),
+            quiet_period: self.config.quiet_period(&activity.source, activity.called.as_ref()),
             cap: self.config.study.cap,
         }
     }
@@ -92,7 +91,9 @@ impl Node {
     async fn conclude(&self, claim: &StudyClaim, quiet: bool) -> anyhow::Result<Closed> {
         let now = Utc::now();
         let ready = self.store.ready_study(&claim.study).await?;
-        let (assessment, scores, analysed, complete) = match self.analyser.conclude(&ready, now) {
+        let called = claim.called.as_ref();
+        let concluded = self.analyser.conclude(&ready, self.config.clinical(called), now);
+        let (assessment, scores, analysed, complete) = match concluded {
             Conclusion::Refused(refusal) => {
                 return Ok(self.store.close_study(claim, Outcome::Refused(&refusal), now).await?);
             }
@@ -106,8 +107,7 @@ impl Node {
         for disclosure in [Disclosure::Withheld, Disclosure::Probabilities] {
             let destinations: Vec<String> = self
                 .config
-                .destinations
-                .iter()
+                .destinations_of(called)
                 .filter(|d| d.disclose == disclosure && deliver::allowed(self.config.node.mode, d).is_ok())
                 .map(|d| d.name.clone())
                 .collect();

@@ -5,6 +5,7 @@
 //! path. Neighbours: every stage below. Left out: arguments and exit codes (`main`).
 
 mod close;
+mod commitments;
 mod deliver;
 mod read;
 mod retention;
@@ -49,9 +50,7 @@ struct Node {
 /// Runs the node until `cancel`. Ports are bound and models are warm before it reports itself ready.
 pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken) -> anyhow::Result<()> {
     let store = Store::open(&config.store).await?;
-    let receiver = Receiver::bind(&config.node, &config.sources)
-        .await
-        .with_context(|| format!("node.listen: cannot listen on {}", config.node.listen))?;
+    let receiver = Receiver::bind(&config.node, &config.sources).await?;
     let dicom = receiver.local_addr()?;
     let ready = Arc::new(AtomicBool::new(false));
     let web = match config.web.listen {
@@ -73,6 +72,7 @@ pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken)
     tasks.spawn(Arc::clone(&node).supervise("reading", Arc::clone(&node).read_loop()));
     tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
     tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("reporting commitments", Arc::clone(&node).commitment_loop()));
     tasks.spawn(Arc::clone(&node).supervise("retention", Arc::clone(&node).retention_loop()));
     tasks.spawn(Arc::clone(&node).watch_disk());
     ready.store(true, Ordering::Relaxed);

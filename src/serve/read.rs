@@ -49,7 +49,8 @@ impl Node {
             self.save(sop_instance, Reading::Refused { header: None, refusal: &refusal }).await;
             return;
         }
-        let read = match self.analyser.read(&pending.path).await {
+        let clinical = self.config.clinical(Some(&pending.called));
+        let read = match self.analyser.read(&pending.path, clinical).await {
             Ok(read) => read,
             // The claim stays: the next start lifts it, and does not count it as an attempt.
             Err(error) => return self.give_up(&format!("inference ended: {error:#}")),

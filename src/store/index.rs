@@ -29,8 +29,9 @@ use super::trust::Trust;
 use super::{Recovered, StoreError};
 
 /// Version, name and statements of each migration. Those that were released never change.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "index", include_str!("migrations/0001_index.sql")),
+    (2, "services", include_str!("migrations/0002_services.sql")),
     (4, "announced study", include_str!("migrations/0004_announced_study.sql")),
     (5, "intake", include_str!("migrations/0005_intake.sql")),
 ];
@@ -229,7 +230,10 @@ impl Index {
             );
             interrupted += sqlx::query(&sql).execute(&mut *tx).await?.rows_affected();
         }
-        sqlx::query("UPDATE deliveries SET lease_until = NULL WHERE lease_until IS NOT NULL").execute(&mut *tx).await?;
+        for table in ["deliveries", "commitments"] {
+            let sql = format!("UPDATE {table} SET lease_until = NULL WHERE lease_until IS NOT NULL");
+            sqlx::query(&sql).execute(&mut *tx).await?;
+        }
         sqlx::query("UPDATE studies SET first_at = ? WHERE state = 'open'").bind(micros(now)).execute(&mut *tx).await?;
         self.commit(tx).await?;
         Ok(Recovered { interrupted, ..Recovered::default() })

@@ -19,6 +19,7 @@
 //! of the project is in this folder. Left out: reading a data set of others (`pixels`) and every decision about a study.
 
 mod catalog;
+mod commitments;
 mod index;
 mod intake;
 mod outbox;
@@ -54,8 +55,9 @@ use spool::Spool;
 
 pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use records::{
-    Closed, Counts, Delivery, DeliveryDetail, Expired, InstanceDetail, Outcome, OutgoingReport, PendingInstance,
-    PreviousReport, Reading, Recovered, ReportDetail, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow,
+    Closed, Commitment, Counts, Delivery, DeliveryDetail, Expired, InstanceDetail, Outcome, OutgoingReport,
+    PendingInstance, PreviousReport, PublishedFilter, PublishedReport, Reading, Recovered, ReportDetail, Retention,
+    StudyClaim, StudyDetail, StudyFilter, StudyRow,
 };
 pub use upload::Upload;
 
@@ -75,6 +77,8 @@ pub struct Wake {
     pub study_changed: Arc<Notify>,
     /// The outbox changed.
     pub delivery_due: Arc<Notify>,
+    /// A request for storage commitment waits for its report.
+    pub commitment_due: Arc<Notify>,
 }
 
 /// Why the store did not do what was asked.
@@ -293,6 +297,7 @@ impl Wake {
         self.instance_arrived.notify_one();
         self.study_changed.notify_one();
         self.delivery_due.notify_one();
+        self.commitment_due.notify_one();
     }
 }
 

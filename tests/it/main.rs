@@ -3,8 +3,10 @@
 // A test that cannot set its scene up may stop there.
 #![allow(clippy::unwrap_used)]
 
+mod aliases;
 mod architecture;
 
+mod commitments;
 mod conformance;
 mod corpus;
 mod crash;
@@ -12,6 +14,7 @@ mod interop;
 mod offline;
 mod orthanc;
 mod pixels;
+mod query;
 mod receive;
 mod report;
 mod road;

@@ -1,6 +1,7 @@
 //! Tests of the store against a real folder and a real index, and what they share.
 
 mod catalog;
+mod commitments;
 mod intake;
 mod kill;
 mod outbox;

@@ -58,6 +58,20 @@ pub fn source(title: &str, hosts: &[&str]) -> config::Source {
         ae_title: AeTitle::parse(title).expect("a valid title"),
         hosts: hosts.iter().map(|host| host.parse().expect("an address")).collect(),
         quiet_period: None,
+        user: None,
+        commitment: false,
+        commitment_to: None,
+        query: false,
+        audit: false,
+    }
+}
+
+pub fn alias(title: &str) -> config::Alias {
+    config::Alias {
+        ae_title: AeTitle::parse(title).expect("a valid title"),
+        quiet_period: None,
+        clinical: Vec::new(),
+        destinations: Vec::new(),
     }
 }
 
@@ -66,7 +80,7 @@ impl Door {
         let title = |text| AeTitle::parse(text).expect("a valid title");
         let node = config::Node {
             ae_title: title("SIDELIGHT"),
-            aliases: vec![title("ALIAS")],
+            aliases: vec![alias("ALIAS")],
             listen: "127.0.0.1:0".parse().expect("an address"),
             mode: config::Mode::Shadow,
             name: "sidelight".into(),
@@ -232,6 +246,23 @@ impl Scu {
         match self.receive().await {
             Some(Pdu::PData { data }) => Response::parse(&data[0].data).expect("a response"),
             other => panic!("no response: {other:?}"),
+        }
+    }
+
+    /// The next message part, put together from its fragments: a command set or a data set.
+    pub async fn part(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        loop {
+            match self.receive().await {
+                Some(Pdu::PData { data }) => {
+                    let [value] = &data[..] else { panic!("one fragment in each PDU: {data:?}") };
+                    bytes.extend_from_slice(&value.data);
+                    if value.is_last {
+                        return bytes;
+                    }
+                }
+                other => panic!("no message: {other:?}"),
+            }
         }
     }
 
