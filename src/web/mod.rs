@@ -69,7 +69,7 @@ const CONNECTIONS_MAX: usize = 128;
 const UPLOADS_MAX: usize = 16;
 /// Queries and retrievals at once.
 const QUERIES_MAX: usize = 8;
-/// Longest request line with all header fields, bytes.
+/// Longest request line with all header fields, bytes; hyper may have read twice as much before it counts.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -45,7 +45,7 @@ pub struct PartHeader {
 /// Why a body is not read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MultipartError {
-    #[error("the boundary is not one of RFC 2046: 1 to 70 characters, the last no space")]
+    #[error("the boundary is not one of RFC 2046, of at most {BOUNDARY_CHARS_MAX} characters, the last no space")]
     Boundary,
     #[error("something else follows the boundary in its line")]
     Delimiter,
@@ -78,6 +78,8 @@ enum State {
 
 /// Longest header of a part, bytes.
 pub const HEADER_BYTES_MAX: usize = 8 << 10;
+/// RFC 2046 says 70, and Orthanc sends two UUIDs, 73.
+const BOUNDARY_CHARS_MAX: usize = 128;
 const IDLE_BYTES_MAX: usize = 64 << 10;
 /// White space behind a boundary (transport padding).
 const PADDING_MAX: usize = 64;
@@ -86,7 +88,8 @@ impl Multipart {
     /// For the boundary parameter of the content type.
     pub fn new(boundary: &str, parts_max: usize) -> Result<Self, MultipartError> {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b" '()+_,-./:=?".contains(&b);
-        if !(1..=70).contains(&boundary.len()) || !boundary.bytes().all(fits) || boundary.ends_with(' ') {
+        if !(1..=BOUNDARY_CHARS_MAX).contains(&boundary.len()) || !boundary.bytes().all(fits) || boundary.ends_with(' ')
+        {
             return Err(MultipartError::Boundary);
         }
         Ok(Self {

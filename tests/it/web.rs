@@ -1,6 +1,7 @@
 //! DICOMweb with real peers: dicomweb-client and Orthanc's plugin send, find, retrieve and receive.
 
 mod hostile;
+mod https;
 mod orthanc;
 
 use std::fs;

@@ -21,6 +21,8 @@ client = DICOMwebClient(url=url, session=session)
 def same(ours, theirs, path):
     """Two members of the JSON model, told where they differ. Numbers are compared as numbers."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
+        # pydicom writes a sequence without items as an empty list, PS3.18 F.2.5 writes no Value.
+        theirs = {key: value for key, value in theirs.items() if value != []}
         found = [f"{path}: only in {'ours' if key in ours else 'theirs'}: {key}" for key in set(ours) ^ set(theirs)]
         return found + [line for key in set(ours) & set(theirs) for line in same(ours[key], theirs[key], f"{path}/{key}")]
     if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
