@@ -51,6 +51,9 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 
 const HEADER_BYTES: usize = 6;
 
+/// The type of a P-DATA-TF PDU.
+const P_DATA: u8 = 0x04;
+
 /// Room that is made in the buffer at least, so that a burst of small PDUs costs few system calls.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -76,6 +79,11 @@ impl Wire {
         let whole = HEADER_BYTES + length as usize;
         self.fill(whole).await?;
         let frame = &self.buffer[self.start..self.start + whole];
+        if kind == P_DATA {
+            let values = presentation_data_values(&frame[HEADER_BYTES..]);
+            self.start += whole;
+            return values.map(|data| Pdu::PData { data });
+        }
         // The length is checked; dicom-ul's own limit has a lower bound that small PDUs need not know of.
         let pdu = read_pdu(frame, MAXIMUM_PDU_SIZE, true).map_err(|e| WireError::Malformed(e.to_string()))?;
         self.start += whole;
@@ -168,6 +176,32 @@ impl Wire {
         #[cfg(target_os = "linux")]
         let _ = rustix::net::sockopt::set_tcp_quickack(&self.stream, true);
     }
+}
+
+/// The items of a P-DATA-TF (PS3.8 9.3.5), each copied once: dicom-ul copies three times what is nearly all the bytes
+/// of a connection.
+fn presentation_data_values(mut field: &[u8]) -> Result<Vec<PDataValue>, WireError> {
+    let malformed = || WireError::Malformed("an item claims other bytes than the PDU has".into());
+    let mut values = Vec::with_capacity(1);
+    while !field.is_empty() {
+        let (length, rest) = field.split_first_chunk::<4>().ok_or_else(malformed)?;
+        let length = u32::from_be_bytes(*length) as usize;
+        if rest.len() < length {
+            return Err(malformed());
+        }
+        let (item, rest) = rest.split_at(length);
+        let [presentation_context_id, control, data @ ..] = item else { return Err(malformed()) };
+        // PS3.8 Annex E.2: bit 0 tells command from data set, bit 1 marks the last fragment.
+        let value_type = if control & 1 != 0 { PDataValueType::Command } else { PDataValueType::Data };
+        values.push(PDataValue {
+            presentation_context_id: *presentation_context_id,
+            value_type,
+            is_last: control & 2 != 0,
+            data: data.to_vec(),
+        });
+        field = rest;
+    }
+    Ok(values)
 }
 
 #[cfg(test)]
