@@ -136,6 +136,7 @@ impl Index {
             Access::Own => {
                 check(&mut first, path).await?;
                 migrate(&mut first, path).await?;
+                begin_log_anew(&mut first, path).await?;
             }
             Access::Attach => compare_version(&mut first, path).await?,
         }
@@ -186,6 +187,24 @@ impl Index {
         let done = tx.commit().await.map_err(|e| self.judge("commit", e));
         // Another transaction may have lost the trust while this one was under way.
         done.and_then(|()| self.trust.check())
+    }
+
+    /// Records received objects whose UID is not known yet, durably; gives their paths. One call of the connection's
+    /// thread instead of one for each row, the beginning and the end.
+    pub(super) async fn insert_instances(&self, rows: &[serde_json::Value]) -> Result<HashSet<String>, StoreError> {
+        self.trust.check()?;
+        let columns = (0..12).map(|i| format!("value ->> {i}")).collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "PRAGMA synchronous = FULL;
+             INSERT INTO instances (sop_instance, sop_class, transfer_syntax, digest, bytes, file_bytes, path, calling,
+                 called, peer, received_at, state)
+             SELECT {columns}, 'received' FROM json_each(?) WHERE true
+             ON CONFLICT (sop_instance) DO NOTHING RETURNING path"
+        );
+        let paths: Result<Vec<String>, _> = sqlx::query_scalar(&sql).bind(json(&rows)?).fetch_all(&self.writer).await;
+        let paths = paths.map_err(|e| self.judge("commit", e))?;
+        self.trust.check()?;
+        Ok(paths.into_iter().collect())
     }
 
     /// Copies the log into the index. The caller is the only one that writes meanwhile, so that the log begins anew
@@ -347,6 +366,18 @@ async fn compare_version(connection: &mut SqliteConnection, path: &Path) -> Resu
     let last = applied.last().map_or(0, |m| m.version);
     let cause = format!("it stands at migration {last}, this version knows {}", MIGRATIONS.last().map_or(0, |m| m.0));
     Err(StoreError::Version { path: path.to_owned(), cause })
+}
+
+/// What the log of the last run holds is written into the index and synced, and the log is emptied. Parts of it may
+/// be in the page cache only, where a sync failed or none was asked for; what is appended to those would be lost with
+/// them in a power cut.
+async fn begin_log_anew(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let row =
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(connection).await.map_err(|e| damaged(path, e))?;
+    match row.try_get::<i64, _>(0)? {
+        0 => Ok(()),
+        _ => Err(StoreError::Busy),
+    }
 }
 
 /// Looks through the whole file, so that damage shows at start and not in the middle of a study.

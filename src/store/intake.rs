@@ -17,7 +17,7 @@ use crate::domain::{Accepted, ReceivedInstance, RefusalCode, Uid};
 
 use super::index::{Columns, Index, micros};
 use super::spool::Spool;
-use super::upload::{Sealed, Upload};
+use super::upload::Sealed;
 use super::{StoreError, Wake, blocking};
 
 /// Uploads that may wait for the writer; more wait in their associations.
@@ -64,14 +64,12 @@ enum Place {
     Drop,
 }
 
-/// Syncs the file, then waits its turn and for the result.
+/// Waits its turn and for the result.
 pub(super) async fn commit(
     requests: &mpsc::Sender<CommitRequest>,
-    upload: Upload,
+    sealed: Sealed,
     received: &ReceivedInstance,
 ) -> Result<Accepted, StoreError> {
-    let uid = received.sop_instance.clone();
-    let sealed = blocking(move || upload.seal(&uid)).await?;
     let (answer, result) = oneshot::channel();
     let request = CommitRequest { sealed, received: received.clone(), answer };
     requests.send(request).await.map_err(|_| StoreError::Closing)?;
@@ -141,8 +139,27 @@ impl Writer {
         }
     }
 
-    /// Decides on each object and commits; all or nothing.
+    /// Records the objects, each with what becomes of its file. Those that are new, mostly all of them, are recorded by
+    /// one statement that is its own transaction; what to do with the others is decided in a second one.
     async fn record(&self, jobs: &[(Sealed, ReceivedInstance)]) -> Result<Vec<Admission>, StoreError> {
+        let new = self.index.insert_instances(&rows(jobs)).await?;
+        let known: Vec<_> = jobs.iter().filter(|(sealed, _)| !new.contains(&sealed.path)).collect();
+        let mut settled = self.record_known(&known).await?.into_iter();
+        let admission = |(sealed, _): &(Sealed, _)| match new.contains(&sealed.path) {
+            true => Some(Admission { accepted: Accepted::New, file: Place::Keep { instead_of: None } }),
+            false => settled.next(),
+        };
+        jobs.iter()
+            .map(admission)
+            .collect::<Option<_>>()
+            .ok_or_else(|| StoreError::Contents("an object that is neither new nor known".into()))
+    }
+
+    /// Objects whose UID is known already; all or nothing.
+    async fn record_known(&self, jobs: &[&(Sealed, ReceivedInstance)]) -> Result<Vec<Admission>, StoreError> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut tx = self.index.write().await?;
         let mut admissions = Vec::with_capacity(jobs.len());
         let mut moves = Vec::new();
@@ -217,7 +234,28 @@ impl Writer {
     }
 }
 
-/// Decides what an object is and records it.
+/// The rows of received objects, as [`Index::insert_instances`] takes them.
+fn rows(jobs: &[(Sealed, ReceivedInstance)]) -> Vec<serde_json::Value> {
+    let row = |(sealed, received): &(Sealed, ReceivedInstance)| {
+        serde_json::json!([
+            received.sop_instance.as_str(),
+            received.sop_class.as_str(),
+            received.transfer_syntax.as_str(),
+            sealed.digest.as_str(),
+            sealed.bytes,
+            sealed.file_bytes,
+            sealed.path,
+            received.calling.as_str(),
+            received.called.as_str(),
+            received.peer.to_string(),
+            micros(received.received_at),
+            received.study.as_ref().map(Uid::as_str),
+        ])
+    };
+    jobs.iter().map(row).collect()
+}
+
+/// Decides on an object whose UID is known.
 async fn admit(
     tx: &mut Transaction<'_, Sqlite>,
     spool: &Spool,
@@ -225,28 +263,6 @@ async fn admit(
     received: &ReceivedInstance,
 ) -> Result<Admission, StoreError> {
     let uid = &received.sop_instance;
-    let sql = "INSERT INTO instances (sop_instance, sop_class, transfer_syntax, digest, bytes, file_bytes, path,
-               calling, called, peer, received_at, announced_study, state)
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'received')
-               ON CONFLICT (sop_instance) DO NOTHING";
-    let inserted = sqlx::query(sql)
-        .bind(uid.as_str())
-        .bind(received.sop_class.as_str())
-        .bind(received.transfer_syntax.as_str())
-        .bind(sealed.digest.as_str())
-        .bind(sealed.bytes.cast_signed())
-        .bind(sealed.file_bytes.cast_signed())
-        .bind(&sealed.path)
-        .bind(received.calling.as_str())
-        .bind(received.called.as_str())
-        .bind(received.peer.to_string())
-        .bind(micros(received.received_at))
-        .bind(received.study.as_ref().map(Uid::as_str))
-        .execute(&mut **tx)
-        .await?;
-    if inserted.rows_affected() == 1 {
-        return Ok(Admission { accepted: Accepted::New, file: Place::Keep { instead_of: None } });
-    }
     let sql = "SELECT digest, path, file_bytes FROM instances WHERE sop_instance = ?";
     let row = sqlx::query(sql).bind(uid.as_str()).fetch_one(&mut **tx).await?;
     if row.text("digest")? != sealed.digest.as_str() {

@@ -59,7 +59,7 @@ pub use records::{
     PendingInstance, PreviousReport, PublishedFilter, PublishedReport, Reading, Recovered, ReportDetail, Retention,
     StudyClaim, StudyDetail, StudyFilter, StudyRow,
 };
-pub use upload::Upload;
+pub use upload::{Sealed, Upload};
 
 /// A handle on one data folder; clones share everything.
 #[derive(Clone)]
@@ -215,6 +215,12 @@ impl Store {
             } {
                 error!(error = %e, "the intake did not end in order");
             }
+            if self.inner.spool.trust().check().is_err() {
+                // The last connection to close would copy the log into the index: only a start may, which checks what
+                // it copies. So the connections end with the process.
+                std::mem::forget(Arc::clone(&self.inner));
+                return;
+            }
             if let Err(e) = self.inner.index.note_orderly_end().await {
                 warn!(error = %e, "the next start will look for damage");
             }
@@ -245,8 +251,15 @@ impl Store {
     /// Makes an upload durable and known. `Ok` means: whatever happens to the process or the machine now, the object
     /// is there. Dropping the returned future neither breaks nor stops what was begun.
     pub async fn commit(&self, upload: Upload, received: &ReceivedInstance) -> Result<Accepted, StoreError> {
+        let uid = received.sop_instance.clone();
+        let sealed = blocking(move || upload.seal(&uid)).await?;
+        self.commit_sealed(sealed, received).await
+    }
+
+    /// As [`Store::commit`], for a caller that has sealed the upload on a thread of its own, under the same UID.
+    pub async fn commit_sealed(&self, sealed: Sealed, received: &ReceivedInstance) -> Result<Accepted, StoreError> {
         let intake = self.inner.intake.as_ref().ok_or(StoreError::Attached)?;
-        intake::commit(&intake.requests, upload, received).await
+        intake::commit(&intake.requests, sealed, received).await
     }
 
     pub fn wake(&self) -> &Wake {
@@ -289,6 +302,12 @@ impl Store {
 
     fn spool(&self) -> &Spool {
         &self.inner.spool
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
     }
 }
 

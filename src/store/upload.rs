@@ -38,7 +38,7 @@ pub struct Upload {
 
 /// An upload that is on the disk under its final name. Dropping it deletes its file, unless it was [`Sealed::keep`]t.
 #[derive(Debug)]
-pub(super) struct Sealed {
+pub struct Sealed {
     temporary: Temporary,
     /// Relative to the data folder.
     pub(super) path: String,
@@ -94,8 +94,8 @@ impl Upload {
         self.bytes == 0
     }
 
-    /// Names the file for good, then syncs it and its folder.
-    pub(super) fn seal(self, uid: &Uid) -> Result<Sealed, StoreError> {
+    /// Names the file for good, then syncs it and its folder. Blocking.
+    pub fn seal(self, uid: &Uid) -> Result<Sealed, StoreError> {
         let Self { file, mut temporary, hash, meta_bytes, bytes, spool, .. } = self;
         let file = file.into_inner().map_err(|e| temporary.fault("write", e.into_error()))?;
         let path = Spool::object_path(uid);

@@ -49,6 +49,9 @@ pub(super) async fn look(spool: &Spool, index: &Index) -> Result<Vec<Lost>, Stor
                WHERE path IS NOT NULL ORDER BY rowid DESC LIMIT ?";
     let rows = sqlx::query(sql).bind(OBJECTS_MAX).fetch_all(index.read()).await?;
     let objects = rows.iter().map(object).collect::<Result<Vec<_>, _>>()?;
+    if objects.is_empty() {
+        return Ok(Vec::new());
+    }
     let (spool, looked_at) = (spool.clone(), objects.len());
     let lost = blocking(move || Ok(damaged(&spool, objects))).await?;
     info!(objects = looked_at, damaged = lost.len(), "the last end was not orderly: the newest objects were read back");

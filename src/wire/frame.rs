@@ -5,7 +5,9 @@
 //! within a sub-item more than the sub-item's own, and takes the last of what may appear once. Neighbours: `wire` reads
 //! from the network. Left out: what a request may have, which `negotiate` decides.
 
-use dicom_ul::pdu::{AbortRQServiceProviderReason, AbortRQSource, MAXIMUM_PDU_SIZE, Pdu, read_pdu};
+use dicom_ul::pdu::{
+    AbortRQServiceProviderReason, AbortRQSource, MAXIMUM_PDU_SIZE, PDataValue, PDataValueType, Pdu, read_pdu,
+};
 
 /// Why bytes are no PDU.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,7 @@ pub(super) const HEADER_BYTES: usize = 6;
 pub(super) const ASSOCIATE_RQ: u8 = 0x01;
 const ASSOCIATE_AC: u8 = 0x02;
 const ASSOCIATE_RJ: u8 = 0x03;
+const P_DATA: u8 = 0x04;
 const RELEASE_RQ: u8 = 0x05;
 pub(super) const ABORT: u8 = 0x07;
 
@@ -68,11 +71,38 @@ pub(super) fn read(frame: &[u8]) -> Result<Pdu, FrameError> {
         Some(&(ASSOCIATE_RQ | ASSOCIATE_AC)) => read(&known_items(frame).map_err(malformed)?),
         // Whatever source and reason it names: it is an abort, which nothing is answered to.
         Some(&ABORT) => Ok(read(frame).unwrap_or(Pdu::AbortRQ { source: AbortRQSource::Reserved })),
-        _ => match read(frame)? {
-            Pdu::PData { data } if data.is_empty() => Err(malformed("a P-DATA-TF without a value")),
-            pdu => Ok(pdu),
+        Some(&P_DATA) => match presentation_data_values(frame.get(HEADER_BYTES..).unwrap_or_default())? {
+            data if data.is_empty() => Err(malformed("a P-DATA-TF without a value")),
+            data => Ok(Pdu::PData { data }),
         },
+        _ => read(frame),
     }
+}
+
+/// The items of a P-DATA-TF (PS3.8 9.3.5), each copied once: dicom-ul copies three times what is nearly all the bytes
+/// of a connection.
+fn presentation_data_values(mut field: &[u8]) -> Result<Vec<PDataValue>, FrameError> {
+    let lie = || malformed("an item claims other bytes than the PDU has");
+    let mut values = Vec::with_capacity(1);
+    while !field.is_empty() {
+        let (length, rest) = field.split_first_chunk::<4>().ok_or_else(lie)?;
+        let length = u32::from_be_bytes(*length) as usize;
+        if rest.len() < length {
+            return Err(lie());
+        }
+        let (item, rest) = rest.split_at(length);
+        let [presentation_context_id, control, data @ ..] = item else { return Err(lie()) };
+        // PS3.8 Annex E.2: bit 0 tells command from data set, bit 1 marks the last fragment.
+        let value_type = if control & 1 != 0 { PDataValueType::Command } else { PDataValueType::Data };
+        values.push(PDataValue {
+            presentation_context_id: *presentation_context_id,
+            value_type,
+            is_last: control & 2 != 0,
+            data: data.to_vec(),
+        });
+        field = rest;
+    }
+    Ok(values)
 }
 
 fn malformed(what: impl Into<String>) -> FrameError {

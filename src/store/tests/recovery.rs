@@ -97,7 +97,7 @@ async fn a_start_after_a_start_looks_again() {
     let (dir, store) = fresh().await;
     put(&store, "1.2.3", 0).await;
     store.close().await;
-    drop(open(dir.path()).await);
+    let _running = open(dir.path()).await;
     let killed = as_after_a_kill(dir.path());
     fs::write(place(killed.path(), "1.2.3"), b"META1.2.0").unwrap();
     assert_eq!(open(killed.path()).await.recovered().damaged, 1, "an orderly end counts once");

@@ -129,17 +129,9 @@ impl Door {
 
     /// The stored file of an instance.
     pub fn stored(&self, instance: &str) -> Option<PathBuf> {
-        let name = format!("{instance}.dcm");
-        self.files("spool").into_iter().find(|path| path.file_name().is_some_and(|n| *n == *name))
-    }
-
-    pub async fn wait_for(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
-        let wait = async {
-            while !condition(self) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
+        let start = format!("{instance}.");
+        let starts = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&start));
+        self.files("spool").into_iter().find(starts)
     }
 
     /// Asks for the end and waits for it.

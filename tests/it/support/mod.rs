@@ -1,5 +1,8 @@
 //! What the integration tests share: the node as a real process, dcmtk peers, phantoms. No test doubles.
 
+pub mod faults;
+pub mod sender;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
@@ -128,15 +131,25 @@ pub struct NodeOptions<'a> {
 impl Node {
     /// Writes the configuration beside the data folder, starts the node and waits until it is ready.
     pub fn start(options: &NodeOptions<'_>) -> Self {
+        Self::start_with(options, &[])
+    }
+
+    /// As [`Node::start`], with more in its environment.
+    pub fn start_with(options: &NodeOptions<'_>, environment: &[(&str, &Path)]) -> Self {
         let config = options.data_dir.with_extension("toml");
         fs::write(&config, configuration(options)).expect("the test folder is writable");
-        Self::restart(&config)
+        Self::restart_with(&config, environment)
     }
 
     /// Starts the node with a configuration that was written before.
     pub fn restart(config: &Path) -> Self {
+        Self::restart_with(config, &[])
+    }
+
+    pub fn restart_with(config: &Path, environment: &[(&str, &Path)]) -> Self {
         let mut child = sidelight(&["serve", "--config"])
             .arg(config)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -181,9 +194,29 @@ impl Node {
         self.log.lock().expect("log").clone()
     }
 
+    /// The log, also of a node that has ended.
+    pub fn shared_log(&self) -> Arc<Mutex<String>> {
+        Arc::clone(&self.log)
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("waitable").is_none()
+    }
+
+    /// The exit status of a node that ends by itself.
+    pub fn ended(mut self, limit: Duration) -> std::process::ExitStatus {
+        let mut status = None;
+        wait_for("the node ends", limit, || {
+            status = self.child.try_wait().expect("waitable");
+            status.is_some()
+        });
+        status.expect("waited for")
+    }
+
     /// SIGKILL: nothing gets a chance to tidy up.
     pub fn kill(mut self) {
-        self.child.kill().expect("killable");
+        // It may have ended by itself just now.
+        let _ = self.child.kill();
         self.child.wait().expect("waitable");
     }
 
@@ -200,7 +233,7 @@ impl Node {
 
     /// `sidelight studies list --json` on this node's index.
     pub fn studies(&self) -> Vec<serde_json::Value> {
-        let text = run_ok(sidelight(&["studies", "list", "--json", "--limit", "10000", "--config"]).arg(&self.config));
+        let text = run_ok(sidelight(&["studies", "list", "--json", "--limit", "100000", "--config"]).arg(&self.config));
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
     }
 }
