@@ -101,7 +101,7 @@ fn values(parts: &[(u8, PDataValueType, bool, &[u8])]) -> Pdu {
 async fn the_request_names_this_implementation_and_the_roles() {
     let (port, serving) = acceptor(|mut wire| async move {
         let request = read_request(&mut wire).await;
-        wire.abort(AbortRQServiceProviderReason::ReasonNotSpecified).await;
+        wire.abort(AbortRQSource::ServiceProvider(AbortRQServiceProviderReason::ReasonNotSpecified)).await;
         request
     })
     .await;

@@ -13,8 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use sidelight::config::{Destination, Mode};
-use sidelight::deliver::{self, Peer, ReportFile};
+use sidelight::config::{Destination, Endpoint, Mode};
+use sidelight::deliver::{self, ReportFile};
 use sidelight::dicom::{Status, TransferSyntax, transfer_syntaxes};
 use sidelight::domain::{AeTitle, Disclosure, Report};
 use tempfile::TempDir;
@@ -251,15 +251,17 @@ fn listens(port: u16) -> bool {
 async fn send_report(title: &str, port: u16) -> Report {
     let destination = Destination {
         name: "peer".into(),
-        ae_title: AeTitle::parse(title).expect("a valid title"),
-        host: "127.0.0.1".into(),
-        port,
+        endpoint: Endpoint::Dimse {
+            ae_title: AeTitle::parse(title).expect("a valid title"),
+            host: "127.0.0.1".into(),
+            port,
+        },
         audit: false,
         disclose: Disclosure::Withheld,
         timeout: Duration::from_secs(30),
     };
     let calling = AeTitle::parse("SIDELIGHT").expect("a valid title");
-    deliver::echo(&Peer::from(&destination), &calling, destination.timeout).await.expect("an answer to C-ECHO");
+    deliver::probe(&destination, &calling).await.expect("an answer to C-ECHO");
     let mut reports = alternatives();
     let files: Vec<ReportFile> = reports.iter().map(ReportFile::from).collect();
     let sent = deliver::send(Mode::Active, &destination, &calling, &files).await.expect("a delivery");
