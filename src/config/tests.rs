@@ -331,6 +331,10 @@ fn what_sites_really_write_is_accepted() {
         "risk.per_study_inference = false\nmodels.clinical = [\"a\"]",
         "log.filter = \"warn,sidelight::receive=debug\"",
         &format!("node.mode = \"active\"\n{}", DESTINATION.replace("audit = true", "")),
+        &format!("{SOURCE}query = true\naudit = true\nusername = \"anna\"\npasscode_file = \"/run/passcode\""),
+        &format!("node.mode = \"active\"\n{SOURCE}query = true\ncommitment = true"),
+        &format!("{SOURCE}commitment = true\ncommitment_to = \"A@[2001:db8::1]:104\""),
+        &format!("{DESTINATION}[[aliases]]\nae_title = \"X\"\ndestinations = [\"d\"]\nquiet_period = \"1h\""),
         &DESTINATION.replace("\"h\"", "\"2001:db8::1\""),
         &DESTINATION.replace("\"h\"", "\"pacs-1.example.org\""),
     ] {
@@ -343,8 +347,8 @@ fn what_sites_really_write_is_accepted() {
 #[test]
 fn every_key_refuses_what_it_cannot_use_and_names_itself() {
     for (key, default) in leaves() {
-        let list =
-            key.split_once('.').filter(|(section, _)| ["sources", "destinations", "web_clients"].contains(section));
+        let lists = ["aliases", "sources", "destinations", "web_clients"];
+        let list = key.split_once('.').filter(|(section, _)| lists.contains(section));
         let bad = if default.is_array() { r#"["\u0007"]"# } else { r#""\u0007""# };
         let (toml, expected) = match list {
             Some((section, name)) => (format!("[[{section}]]\n{name} = {bad}"), format!("{section}[0].{name}")),
