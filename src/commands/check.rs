@@ -13,6 +13,7 @@ use sidelight::config::Config;
 use sidelight::deliver;
 use sidelight::domain::{Finding, ModelOutputs, Purpose};
 use sidelight::infer::{self, Package};
+use sidelight::receive;
 
 use super::{print, print_json, table};
 
@@ -45,6 +46,11 @@ pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<E
     }
     if config.sources.is_empty() {
         items.push(Item::new("sources", Err("nobody may send: list the PACS under [[sources]]".into())));
+    }
+    for source in &config.sources {
+        let Some(user) = &source.user else { continue };
+        let outcome = receive::check_user(user).map(|()| "can be used".to_owned()).map_err(|e| e.to_string());
+        items.push(Item::new(format!("user of source {}", source.ae_title), outcome));
     }
     for destination in config.destinations.iter().filter(|_| network) {
         let answer = deliver::probe(destination, &config.node.ae_title).await;

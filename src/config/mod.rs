@@ -8,7 +8,9 @@
 mod fault;
 mod load;
 mod parse;
+mod peers;
 mod raw;
+mod rules;
 mod validate;
 mod walk;
 mod web;
@@ -57,8 +59,8 @@ pub enum Mode {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub ae_title: AeTitle,
-    /// Further called AE titles that the node answers to.
-    pub aliases: Vec<AeTitle>,
+    /// Further called AE titles that the node answers to, each with its rules.
+    pub aliases: Vec<Alias>,
     pub listen: SocketAddr,
     pub mode: Mode,
     /// Device Observer Name and serial number in reports.
@@ -82,6 +84,8 @@ pub struct Store {
     pub data_dir: PathBuf,
     /// Below this many free bytes nothing more is accepted.
     pub free_bytes_min: u64,
+    /// The same as a share of the file system, percent; the higher of the two holds.
+    pub free_percent_min: u8,
     /// How long received objects of finished studies are kept; `None`: for ever.
     pub objects_kept: Option<Duration>,
     /// How long reports and index rows of finished studies are kept; `None`: for ever.
@@ -127,13 +131,51 @@ pub struct StudyRules {
     pub cap: Duration,
 }
 
+/// A further called AE title, with rules for the studies that are sent to it (see `rules`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alias {
+    pub ae_title: AeTitle,
+    /// Overrides `study.quiet_period`; a source's own overrides this.
+    pub quiet_period: Option<Duration>,
+    /// The packages of `models.clinical` that are audited; empty: all.
+    pub clinical: Vec<String>,
+    /// Names of the destinations that get the reports; empty: all.
+    pub destinations: Vec<String>,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     pub ae_title: AeTitle,
     /// Addresses it may come from; empty: any.
     pub hosts: Vec<IpAddr>,
-    /// Overrides `study.quiet_period` for what this source sends.
+    /// Overrides `study.quiet_period` for what this source sends, and that of an alias.
     pub quiet_period: Option<Duration>,
+    /// Who must be named in the user identity negotiation (PS3.7 D.3.3.7); `None`: nobody is asked for.
+    pub user: Option<User>,
+    /// Whether Storage Commitment is accepted.
+    pub commitment: bool,
+    /// Where its result goes once the association that asked is gone; `None`: nowhere.
+    pub commitment_to: Option<Remote>,
+    /// Whether the node's own reports can be queried and pulled.
+    pub query: bool,
+    /// An audit archive: the only kind that may pull in shadow mode.
+    pub audit: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    pub username: String,
+    /// Holds the passcode, or `sha256:` and the hash of it; `None`: the name is enough.
+    pub passcode_file: Option<PathBuf>,
+}
+
+/// A peer that the node calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    pub ae_title: AeTitle,
+    /// Host name or address.
+    pub host: String,
+    pub port: u16,
 }
 
 /// Where reports go.

@@ -45,6 +45,7 @@ section! {
         web: Web,
         web_clients: Vec<WebClient>,
         study: Study,
+        aliases: Vec<Alias>,
         sources: Vec<Source>,
         destinations: Vec<Destination>,
         delivery: Delivery,
@@ -58,7 +59,6 @@ section! {
 section! {
     Node {
         ae_title = "SIDELIGHT",
-        aliases = EMPTY,
         listen = "0.0.0.0:11112",
         mode = "shadow",
         name = "sidelight",
@@ -76,6 +76,7 @@ section! {
     Store {
         data_dir = "data",
         free_bytes_min = "1GiB",
+        free_percent_min = 2,
         ;
         retention: Retention,
     }
@@ -116,11 +117,27 @@ section! {
 }
 
 section! {
+    /// One `[[aliases]]` entry; empty text or an empty list stands for "as the node".
+    Alias {
+        ae_title = "",
+        quiet_period = "",
+        clinical = EMPTY,
+        destinations = EMPTY,
+    }
+}
+
+section! {
     /// One `[[sources]]` entry; empty text stands for "not given".
     Source {
         ae_title = "",
         hosts = EMPTY,
         quiet_period = "",
+        username = "",
+        passcode_file = "",
+        commitment = false,
+        commitment_to = "",
+        query = false,
+        audit = false,
     }
 }
 
@@ -190,6 +207,7 @@ impl Raw {
     pub(super) fn schema() -> toml::Table {
         let one_of_each = Self {
             web_clients: vec![WebClient::default()],
+            aliases: vec![Alias::default()],
             sources: vec![Source::default()],
             destinations: vec![Destination::default()],
             ..Self::default()

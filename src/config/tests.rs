@@ -98,7 +98,7 @@ fn the_documented_file_shows_every_key_with_its_default() {
             });
         }
         let value = value.unwrap_or_else(|| panic!("conf/sidelight.toml does not show {key}"));
-        if !["sources.", "destinations.", "web_clients."].iter().any(|list| key.starts_with(list)) {
+        if !["aliases.", "sources.", "destinations.", "web_clients."].iter().any(|list| key.starts_with(list)) {
             assert_eq!(value, default, "{key}");
             let last = key.rsplit('.').next().unwrap();
             let line = text.lines().position(|l| l.starts_with(&format!("{last} ="))).expect("shown, so on a line");
@@ -114,6 +114,8 @@ fn the_examples_of_the_documented_file_are_valid() {
     let config = load_bytes(uncommented(&text).as_bytes(), &[], &[("node.mode", "active")]).unwrap();
     assert_eq!(config.sources.len(), 1);
     assert_eq!(config.sources[0].quiet_period, Some(Duration::from_secs(20)));
+    assert!(config.sources[0].commitment_to.is_some() && config.sources[0].user.is_some());
+    assert_eq!(config.node.aliases[0].destinations, ["audit-archive"]);
     let names: Vec<_> = config.destinations.iter().map(|d| (d.name.as_str(), d.audit)).collect();
     assert_eq!(names, [("audit-archive", true), ("pacs", false), ("web-archive", true)]);
 }
@@ -158,7 +160,7 @@ fn flags_beat_the_environment_beats_the_file_beats_the_default() {
         ("SIDELIGHT__WEB__LISTEN", ""),
         ("SIDELIGHT__MODELS__CLINICAL", "a, b"),
         ("SIDELIGHT__MODELS__RACE", "r"),
-        ("SIDELIGHT__NODE__ALIASES", r#"["X", "Y"]"#),
+        ("SIDELIGHT__ALIASES", r#"[{ ae_title = "X" }, { ae_title = "Y" }]"#),
         ("SIDELIGHT__SOURCES", r#"[{ ae_title = "E", hosts = ["::1"] }]"#),
         ("SIDELIGHT_CONFIG", "not ours"),
         ("PATH", "not ours"),
@@ -211,10 +213,7 @@ fn every_fault_of_a_file_is_found_at_once() {
         ("[sources]\nae_title = \"X\"".into(), &["sources"]),
         ("[node.listen]\nport = 1".into(), &["node.listen"]),
         ("models.clinical = \"a\"".into(), &["models.clinical"]),
-        (
-            "node.aliases = [[\"A\"]]\nmodels.clinical = [1, \"b\", \"../c\"]".into(),
-            &["node.aliases", "models.clinical", "models.race"],
-        ),
+        ("models.clinical = [1, \"b\", [\"../c\"]]\nmodels.race = [\"A\"]".into(), &["models.clinical", "models.race"]),
         ("node.ae_title = 2024-01-01".into(), &["node.ae_title"]),
         ("models.threads = 99999999999999999999".into(), &["models.threads"]),
         // units
@@ -265,12 +264,33 @@ fn every_fault_of_a_file_is_found_at_once() {
         (DESTINATION.replace("audit = true", "audit = false"), &["destinations[0].audit"]),
         (DESTINATION.replace("audit = true", ""), &["destinations[0].audit"]),
         (DESTINATION.replace("\"D\"", "\"SIDELIGHT\"").replace("104", "11112"), &["destinations[0].ae_title"]),
-        (with("node.aliases = [\"D\"]\nnode.listen = \"[::]:104\"", DESTINATION), &["destinations[0].ae_title"]),
+        (with("node.listen = \"[::]:104\"\n[[aliases]]\nae_title = \"D\"", DESTINATION), &["destinations[0].ae_title"]),
         (
             with("risk.per_study_inference = false", &with(DESTINATION, "disclose = \"probabilities\"")),
             &["destinations[0].disclose"],
         ),
-        ("node.aliases = [\"SIDELIGHT\"]".into(), &["node.aliases"]),
+        ("node.aliases = [\"OLD\"]".into(), &["node.aliases"]),
+        ("[[aliases]]\nae_title = \"SIDELIGHT\"".into(), &["aliases[0].ae_title"]),
+        (
+            "[[aliases]]\nae_title = \"A\"\nclinical = [\"x\"]\n[[aliases]]\nae_title = \"A\"".into(),
+            &["aliases[0].clinical", "aliases[1].ae_title"],
+        ),
+        (
+            with(DESTINATION, "[[aliases]]\nae_title = \"A\"\ndestinations = [\"e\"]\nquiet_period = \"2h\""),
+            &["aliases[0].destinations", "aliases[0].quiet_period"],
+        ),
+        (
+            with("[[aliases]]\nclinical = 1", &with("destinations = [\"a\", \"a\"]", DESTINATION)),
+            &["aliases[0].ae_title", "aliases[0].clinical", "aliases[0].destinations", "aliases[0].destinations"],
+        ),
+        (with(SOURCE, "passcode_file = \"p\""), &["sources[0].passcode_file"]),
+        (with(SOURCE, "username = \"a\\u0007\""), &["sources[0].username"]),
+        (with(SOURCE, "commitment_to = \"A@h:104\""), &["sources[0].commitment_to"]),
+        (with(SOURCE, "commitment = true\ncommitment_to = \"h:104\""), &["sources[0].commitment_to"]),
+        (with(SOURCE, "commitment = true\ncommitment_to = \"A@h:0\""), &["sources[0].commitment_to"]),
+        (with(SOURCE, "commitment = true\ncommitment_to = \"A@h h:1\""), &["sources[0].commitment_to"]),
+        (with(SOURCE, "query = true"), &["sources[0].query"]),
+        (with(SOURCE, "query = \"yes\"\naudit = 1"), &["sources[0].audit", "sources[0].query"]),
         ("models.clinical = [\"a\"]".into(), &["models.race"]),
         ("models.clinical = [\"a\", \"a\"]\nmodels.race = \"a\"".into(), &["models.clinical", "models.race"]),
         ("web.listen = \"127.0.0.1:11112\"".into(), &["web.listen"]),
@@ -338,7 +358,7 @@ fn every_key_refuses_what_it_cannot_use_and_names_itself() {
 #[test]
 fn every_key_has_its_environment_variable_and_its_flag() {
     for (key, default) in leaves() {
-        if ["sources.", "destinations.", "web_clients."].iter().any(|list| key.starts_with(list)) {
+        if ["aliases.", "sources.", "destinations.", "web_clients."].iter().any(|list| key.starts_with(list)) {
             continue;
         }
         let text = match &default {
@@ -411,7 +431,7 @@ fn deep_and_wide_files_neither_overflow_the_stack_nor_flood_the_answer() {
         (0..40_000).map(|i| format!("k{i} = 1\n")).collect(),
         format!("\"{}\" = 1", "k".repeat(1_000_000)),
         format!("node.name = \"{}\"", "\\u0007".repeat(150_000)),
-        format!("node.aliases = [{}]", "\"\\\\\",".repeat(90_000)),
+        format!("models.clinical = [{}]", "\"\\\\\",".repeat(90_000)),
         format!("study.cap = \"{}s\"", "9".repeat(1_000_000)),
         "\"sources[999999999]\" = 1\n\"node.listen\" = 2\n\"store[4].x\" = 3".to_owned(),
     ];

@@ -1,15 +1,12 @@
 //! Why a delivery failed, and whether and how soon another attempt makes sense: the one table of this stage.
 //!
-//! Neighbours: `peer` maps what dicom-ul reports, `serve` schedules by [`Retry`]. Left out: the schedule.
+//! Neighbours: `peer` maps what `wire` reports, `serve` schedules by [`Retry`]. Left out: the schedule.
 
-use std::fmt;
 use std::time::Duration;
-
-use dicom_ul::association;
-use dicom_ul::pdu::{AssociationRJ, AssociationRJResult};
 
 use super::FileError;
 use crate::dicom::Status;
+use crate::wire::{RequestError, Step};
 
 /// When to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,14 +17,6 @@ pub enum Retry {
     Later,
     /// Not at all: another attempt would end the same way.
     Never,
-}
-
-/// What an attempt was doing when its time ran out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Connecting,
-    Sending,
-    Answering,
 }
 
 /// Why an attempt failed.
@@ -93,35 +82,17 @@ impl DeliverError {
         }
     }
 
-    /// What dicom-ul reports while an association is being opened or used.
-    pub(super) fn from_association(peer: String, step: Step, after: Duration, error: association::Error) -> Self {
-        use association::Error;
+    /// What `wire` reports while an association is being opened or used.
+    pub(super) fn from_request(peer: String, error: RequestError) -> Self {
         match error {
-            Error::ToAddress { source, .. } | Error::Connect { source, .. } => {
-                DeliverError::Unreachable { peer, cause: source.to_string() }
-            }
-            Error::Timeout { .. } => DeliverError::Timeout { peer, step, after },
-            Error::Rejected { association_rj, .. } => {
-                let AssociationRJ { result, source } = association_rj;
-                let transient = result == AssociationRJResult::Transient;
-                DeliverError::Rejected { peer, transient, reason: source.to_string() }
-            }
-            Error::NoAcceptedPresentationContexts { .. } => DeliverError::NotAccepted { peer },
-            Error::UnexpectedPdu { pdu, .. } | Error::UnknownPdu { pdu, .. } => {
-                DeliverError::Broken { peer, cause: format!("unexpected {}", pdu.short_description()) }
-            }
-            other => DeliverError::Broken { peer, cause: chain(&other) },
+            RequestError::Unreachable(cause) => DeliverError::Unreachable { peer, cause },
+            RequestError::Timeout { step, after } => DeliverError::Timeout { peer, step, after },
+            RequestError::Rejected { transient, reason } => DeliverError::Rejected { peer, transient, reason },
+            RequestError::Aborted(_)
+            | RequestError::Violation(_)
+            | RequestError::Wire(_)
+            | RequestError::TooMany(_) => DeliverError::Broken { peer, cause: error.to_string() },
         }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Step::Connecting => "opening the association",
-            Step::Sending => "taking the data",
-            Step::Answering => "answering the request",
-        })
     }
 }
 
@@ -134,17 +105,6 @@ fn http_hint(status: u16) -> &'static str {
         413 => "; it takes no object of this size",
         _ => "",
     }
-}
-
-/// An error with its causes, joined by colons.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::config::ServiceUrl;
 
-use super::error::{DeliverError, Step};
+use super::error::DeliverError;
+use crate::wire::Step;
 
 /// What is asked of a service.
 pub(super) struct Ask<'a> {

@@ -8,6 +8,7 @@
 //! folders.
 
 mod backoff;
+mod commitment;
 mod error;
 mod http;
 mod peer;
@@ -22,8 +23,10 @@ use crate::config::{Destination, Endpoint, Mode};
 use crate::dicom::{Status, VERIFICATION};
 use crate::domain::{AeTitle, Report, Uid};
 
+pub use crate::wire::Step;
 pub use backoff::backoff;
-pub use error::{DeliverError, Retry, Step};
+pub use commitment::report_commitment;
+pub use error::{DeliverError, Retry};
 pub use peer::Peer;
 pub use transcode::FileError;
 

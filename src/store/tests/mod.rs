@@ -1,6 +1,7 @@
 //! Tests of the store against a real folder and a real index, and what they share.
 
 mod catalog;
+mod commitments;
 mod intake;
 mod kill;
 mod outbox;
@@ -31,6 +32,7 @@ fn settings(dir: &Path) -> config::Store {
     config::Store {
         data_dir: dir.to_owned(),
         free_bytes_min: 0,
+        free_percent_min: 0,
         objects_kept: None,
         reports_kept: None,
         posteriors_kept: None,
@@ -78,6 +80,14 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// The stored file of an object.
+fn place(dir: &Path, instance: &str) -> PathBuf {
+    let mut found = files(&dir.join("spool"));
+    found.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&format!("{instance}.")));
+    assert_eq!(found.len(), 1, "{instance}: {found:?}");
+    found.remove(0)
 }
 
 fn uid(text: &str) -> Uid {

@@ -85,7 +85,7 @@ fn calling() -> AeTitle {
 }
 
 /// A report in the three SOP classes, as the outbox holds it.
-fn alternatives() -> Vec<Report> {
+pub fn alternatives() -> Vec<Report> {
     let headers: Vec<InstanceHeader> = Source::both().iter().map(Source::header).collect();
     let images: Vec<&InstanceHeader> = headers.iter().collect();
     let series = fresh_uid();
