@@ -14,9 +14,7 @@ use rand::{Rng, SeedableRng};
 use crate::faults::kept;
 use crate::support::faults::Faults;
 use crate::support::sender::{Object, Sender};
-use crate::support::{
-    Node, NodeOptions, Pacs, SIDELIGHT, phantoms, reference_python, root, run_ok, wait_for,
-};
+use crate::support::{Node, NodeOptions, Pacs, SIDELIGHT, phantoms, reference_python, root, run_ok, wait_for};
 
 const SENDERS: u32 = 4;
 const IMAGES_PER_STUDY: u32 = 2;

@@ -120,6 +120,15 @@ impl Door {
         self.files("spool").into_iter().find(starts)
     }
 
+    pub async fn wait_for(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
+        let wait = async {
+            while !condition(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
+    }
+
     /// Asks for the end and waits for it.
     pub async fn close(self) -> Drained {
         self.cancel.cancel();
