@@ -43,7 +43,9 @@ section! {
         node: Node,
         store: Store,
         web: Web,
+        web_clients: Vec<WebClient>,
         study: Study,
+        aliases: Vec<Alias>,
         sources: Vec<Source>,
         destinations: Vec<Destination>,
         delivery: Delivery,
@@ -57,7 +59,6 @@ section! {
 section! {
     Node {
         ae_title = "SIDELIGHT",
-        aliases = EMPTY,
         listen = "0.0.0.0:11112",
         mode = "shadow",
         name = "sidelight",
@@ -92,6 +93,19 @@ section! {
 section! {
     Web {
         listen = "127.0.0.1:8104",
+        dicomweb = false,
+    }
+}
+
+section! {
+    /// One `[[web_clients]]` entry; empty text stands for "not given".
+    WebClient {
+        name = "",
+        token_file = "",
+        may = EMPTY,
+        hosts = EMPTY,
+        ae_title = "",
+        audit = false,
     }
 }
 
@@ -103,11 +117,27 @@ section! {
 }
 
 section! {
+    /// One `[[aliases]]` entry; empty text or an empty list stands for "as the node".
+    Alias {
+        ae_title = "",
+        quiet_period = "",
+        clinical = EMPTY,
+        destinations = EMPTY,
+    }
+}
+
+section! {
     /// One `[[sources]]` entry; empty text stands for "not given".
     Source {
         ae_title = "",
         hosts = EMPTY,
         quiet_period = "",
+        username = "",
+        passcode_file = "",
+        commitment = false,
+        commitment_to = "",
+        query = false,
+        audit = false,
     }
 }
 
@@ -119,6 +149,8 @@ section! {
         ae_title = "",
         host = "",
         port = "",
+        url = "",
+        token_file = "",
         audit = false,
         disclose = "withheld",
         timeout = "30s",
@@ -173,8 +205,13 @@ section! {
 impl Raw {
     /// Every known key with its default. A list of tables holds one element, which shows the keys of each.
     pub(super) fn schema() -> toml::Table {
-        let one_of_each =
-            Self { sources: vec![Source::default()], destinations: vec![Destination::default()], ..Self::default() };
+        let one_of_each = Self {
+            web_clients: vec![WebClient::default()],
+            aliases: vec![Alias::default()],
+            sources: vec![Source::default()],
+            destinations: vec![Destination::default()],
+            ..Self::default()
+        };
         toml::Table::try_from(&one_of_each).expect("the mirror is plain data with text keys")
     }
 }

@@ -1,25 +1,32 @@
-//! Reports to their destinations: C-STORE SCU with a fall-back over SOP classes and transfer syntaxes, C-ECHO SCU.
+//! Reports to their destinations: C-STORE SCU with a fall-back over SOP classes and transfer syntaxes, C-ECHO SCU, and
+//! STOW-RS.
 //!
 //! One call is one attempt. The alternatives of a report (one per SOP class, each with its own SOP Instance UID)
 //! were fixed when the result was, so that every attempt sends the same bytes. Whether and when to try again is
 //! judged by [`DeliverError::retry`] and [`backoff`]; the outbox itself lives in `store`, its clock in `serve`.
-//! Neighbours: `peer` holds the association, `transcode` the encoding. Left out: STOW-RS and folders.
+//! Neighbours: `peer` holds the association, `transcode` the encoding, `stow` the other road over `http`. Left out:
+//! folders.
 
 mod backoff;
+mod commitment;
 mod error;
+mod http;
 mod peer;
+mod stow;
 mod transcode;
 
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::config::{Destination, Mode};
+use crate::config::{Destination, Endpoint, Mode};
 use crate::dicom::{Status, VERIFICATION};
 use crate::domain::{AeTitle, Report, Uid};
 
+pub use crate::wire::Step;
 pub use backoff::backoff;
-pub use error::{DeliverError, Retry, Step};
+pub use commitment::report_commitment;
+pub use error::{DeliverError, Retry};
 pub use peer::Peer;
 pub use transcode::FileError;
 
@@ -62,8 +69,8 @@ pub fn allowed(mode: Mode, destination: &Destination) -> Result<(), DeliverError
     }
 }
 
-/// Sends the first of `alternatives` whose SOP class the destination accepts, in Explicit VR Little Endian where it
-/// can, else Implicit. Takes at most four times `destination.timeout`.
+/// Sends the first of `alternatives` whose SOP class the destination accepts. Takes at most four times
+/// `destination.timeout`, by STOW-RS for each of them.
 ///
 /// # Errors
 /// [`DeliverError`]; its [`retry`](DeliverError::retry) says whether another attempt makes sense.
@@ -77,6 +84,22 @@ pub async fn send(
     if alternatives.is_empty() {
         return Err(DeliverError::NothingToSend);
     }
+    match &destination.endpoint {
+        Endpoint::Dimse { ae_title, host, port } => {
+            let peer = Peer { ae_title: ae_title.clone(), host: host.clone(), port: *port };
+            store(&peer, destination, calling, alternatives).await
+        }
+        Endpoint::Stow { url, token_file } => stow::send(url, token_file.as_deref(), destination, alternatives).await,
+    }
+}
+
+/// By C-STORE, in Explicit VR Little Endian where the peer can, else Implicit.
+async fn store(
+    peer: &Peer,
+    destination: &Destination,
+    calling: &AeTitle,
+    alternatives: &[ReportFile<'_>],
+) -> Result<Sent, DeliverError> {
     let data_sets = alternatives.iter().map(|a| transcode::data_set(a.file)).collect::<Result<Vec<_>, _>>()?;
 
     // A context of its own for each pair, so that the choice among them is ours (PS3.8 9.3.2.2).
@@ -87,8 +110,7 @@ pub async fn send(
                 .map(|ts| Proposal { abstract_syntax: a.sop_class.as_str(), transfer_syntax: ts })
         })
         .collect();
-    let peer = Peer::from(destination);
-    let mut connection = Connection::open(&peer, calling, &proposals, destination.timeout).await?;
+    let mut connection = Connection::open(peer, calling, &proposals, destination.timeout).await?;
     let accepted = connection.first_accepted(&proposals);
     let Some((chosen, context)) = accepted else {
         connection.close().await;
@@ -125,6 +147,20 @@ pub async fn send(
     }
     let (sop_class, sop_instance) = (alternative.sop_class.clone(), alternative.sop_instance.clone());
     Ok(Sent { index, sop_class, sop_instance, status })
+}
+
+/// Asks a destination whether it is there, by C-ECHO or a search; gives what to tell of it.
+///
+/// # Errors
+/// [`DeliverError`], also where it is there and would not let us in.
+pub async fn probe(destination: &Destination, calling: &AeTitle) -> Result<&'static str, DeliverError> {
+    match &destination.endpoint {
+        Endpoint::Dimse { ae_title, host, port } => {
+            let peer = Peer { ae_title: ae_title.clone(), host: host.clone(), port: *port };
+            echo(&peer, calling, destination.timeout).await.map(|()| "answers C-ECHO")
+        }
+        Endpoint::Stow { url, token_file } => stow::probe(url, token_file.as_deref(), destination.timeout).await,
+    }
 }
 
 /// Asks `peer` whether it is there (Verification, PS3.4 Annex A).
@@ -164,9 +200,11 @@ mod tests {
     fn destination(audit: bool) -> Destination {
         Destination {
             name: "archive".into(),
-            ae_title: AeTitle::parse("ARCHIVE").unwrap(),
-            host: "127.0.0.1".into(),
-            port: 1,
+            endpoint: Endpoint::Dimse {
+                ae_title: AeTitle::parse("ARCHIVE").unwrap(),
+                host: "127.0.0.1".into(),
+                port: 1,
+            },
             audit,
             disclose: Disclosure::Withheld,
             timeout: Duration::from_secs(1),

@@ -1,8 +1,9 @@
 //! The head of a DICOM file: preamble, prefix and File Meta Information (PS3.10 7.1).
 //!
 //! Neighbours: `receive` puts it before the data set of an arriving object, `report` before its own. It is written
-//! by hand because the data set behind it is never parsed here, and eight short elements cannot fail. Left out:
-//! reading it back, which is the workers' job.
+//! by hand because the data set behind it is never parsed here, and eight short elements cannot fail. It is read where
+//! an object arrives as a file ([`read_meta`], for STOW-RS): bounded, and not a byte beyond it. Left out: the data set,
+//! which is the workers' job.
 
 use crate::domain::{AeTitle, Uid};
 
@@ -32,6 +33,99 @@ pub fn file_meta(sop_class: &Uid, sop_instance: &Uid, transfer_syntax: &Uid, sou
     file.extend_from_slice(&length.to_le_bytes());
     file.extend_from_slice(&group);
     file
+}
+
+/// What a file says of itself before its data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileMeta {
+    pub sop_class: Uid,
+    pub sop_instance: Uid,
+    pub transfer_syntax: Uid,
+    /// Bytes of the file before its data set.
+    pub length: usize,
+}
+
+/// Why bytes are not the head of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MetaError {
+    #[error("no DICOM file: preamble or prefix is missing")]
+    NotDicom,
+    #[error("the file meta information is not readable")]
+    Malformed,
+    #[error("the file meta information is longer than {META_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("the file meta information lacks a valid {0}")]
+    Missing(&'static str),
+}
+
+/// Longest head that is read, bytes. Real ones have some hundreds; private information may be in it.
+pub const META_BYTES_MAX: usize = 64 << 10;
+
+/// Reads the head of a file whose first bytes are `head`. `None`: it is not complete yet, more bytes are needed.
+///
+/// # Errors
+/// [`MetaError`], as soon as the bytes cannot become a head any more.
+pub fn read_meta(head: &[u8]) -> Result<Option<FileMeta>, MetaError> {
+    let prefix = &head[head.len().min(128)..head.len().min(132)];
+    if !b"DICM".starts_with(prefix) {
+        return Err(MetaError::NotDicom);
+    }
+    // (0002,0000) comes first and says where the group ends: a deflated data set may begin with any bytes.
+    let Some(first) = head.get(132..144) else { return Ok(None) };
+    if first[..8] != [0x02, 0x00, 0x00, 0x00, b'U', b'L', 4, 0] {
+        return Err(MetaError::Malformed);
+    }
+    let group = u32::from_le_bytes([first[8], first[9], first[10], first[11]]);
+    let end = usize::try_from(group).unwrap_or(usize::MAX).saturating_add(144);
+    if end > META_BYTES_MAX {
+        return Err(MetaError::TooLong);
+    }
+    let Some(mut rest) = head.get(144..end) else { return Ok(None) };
+    let (mut sop_class, mut sop_instance, mut transfer_syntax) = (None, None, None);
+    while !rest.is_empty() {
+        let (element, value, tail) = element(rest).ok_or(MetaError::Malformed)?;
+        let uid = || std::str::from_utf8(value).ok().and_then(|text| Uid::parse(text).ok());
+        match element {
+            0x0002 => sop_class = uid(),
+            0x0003 => sop_instance = uid(),
+            0x0010 => transfer_syntax = uid(),
+            _ => {}
+        }
+        rest = tail;
+    }
+    Ok(Some(FileMeta {
+        sop_class: sop_class.ok_or(MetaError::Missing("Media Storage SOP Class UID"))?,
+        sop_instance: sop_instance.ok_or(MetaError::Missing("Media Storage SOP Instance UID"))?,
+        transfer_syntax: transfer_syntax.ok_or(MetaError::Missing("Transfer Syntax UID"))?,
+        length: end,
+    }))
+}
+
+/// Element number and value of the first element of group 0002, and what follows it.
+fn element(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let (header, rest) = bytes.split_first_chunk::<8>()?;
+    if header[..2] != [0x02, 0x00] {
+        return None;
+    }
+    let long = matches!(&header[4..6], b"OB" | b"OW" | b"UN" | b"UT" | b"UC" | b"UR" | b"SQ" | b"OD" | b"OF" | b"OL");
+    let (length, rest) = if long {
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        (usize::try_from(u32::from_le_bytes(*length)).ok()?, rest)
+    } else {
+        (usize::from(u16::from_le_bytes([header[6], header[7]])), rest)
+    };
+    let (value, rest) = rest.split_at_checked(length)?;
+    Some((u16::from_le_bytes([header[2], header[3]]), value, rest))
+}
+
+/// The data set of a file that was begun by [`file_meta`], or in the same form; `None` for any other file.
+pub fn file_data_set(file: &[u8]) -> Option<&[u8]> {
+    let (head, rest) = file.split_at_checked(144)?;
+    if head[128..140] != *b"DICM\x02\x00\x00\x00UL\x04\x00" {
+        return None;
+    }
+    let length = u32::from_le_bytes(head[140..].try_into().ok()?);
+    rest.get(usize::try_from(length).ok()?..)
 }
 
 /// An element with a 16-bit length, padded to an even length: UIDs with NUL, text with a space (PS3.5 6.2).
@@ -75,6 +169,59 @@ mod tests {
                 source.map(|_| "CT_SCANNER".to_owned())
             );
             assert_eq!(table.information_group_length as usize, bytes.len() - 128 - 4 - 12);
+            assert_eq!(file_data_set(&[&bytes[..], b"data set"].concat()), Some(&b"data set"[..]));
+            assert_eq!((file_data_set(&bytes[..140]), file_data_set(&bytes[1..])), (None, None));
+        }
+    }
+
+    fn head() -> Vec<u8> {
+        let uid = |text| Uid::parse(text).expect("a valid uid");
+        file_meta(&uid("1.2.840.10008.5.1.4.1.1.2"), &uid("1.2.3.44"), &uid("1.2.840.10008.1.2.1"), None)
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_and_nothing_behind_it() {
+        let head = head();
+        for behind in [&b""[..], b"\x02\x00", b"\x08\x00\x05\x00anything"] {
+            let file = [&head[..], behind].concat();
+            let meta = read_meta(&file).expect("readable").expect("complete");
+            assert_eq!((meta.sop_instance.as_str(), meta.length), ("1.2.3.44", head.len()));
+            assert_eq!(meta.transfer_syntax.as_str(), "1.2.840.10008.1.2.1");
+        }
+        for cut in 0..head.len() {
+            assert_eq!(read_meta(&head[..cut]), Ok(None), "{cut} bytes");
+        }
+    }
+
+    #[test]
+    fn what_is_no_head_is_refused() {
+        let changed = |at: usize, byte: u8| {
+            let mut head = head();
+            head[at] = byte;
+            head
+        };
+        let rows: [(Vec<u8>, MetaError); 7] = [
+            (changed(128, b'd'), MetaError::NotDicom),
+            (vec![b'x'; 200], MetaError::NotDicom),
+            (changed(132, 0x08), MetaError::Malformed),
+            (changed(143, 0xff), MetaError::TooLong),
+            (changed(144, 0x08), MetaError::Malformed),
+            // The group ends within its last element.
+            (changed(140, head()[140] - 1), MetaError::Malformed),
+            (changed(166, b'x'), MetaError::Missing("Media Storage SOP Class UID")),
+        ];
+        for (bytes, expected) in rows {
+            assert_eq!(read_meta(&bytes), Err(expected));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(group in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let mut file = head()[..140].to_vec();
+            file.extend_from_slice(&(group.len() as u32).to_le_bytes());
+            file.extend_from_slice(&group);
+            let _ = read_meta(&file);
         }
     }
 }

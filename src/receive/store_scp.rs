@@ -258,6 +258,7 @@ impl Sink {
         };
         let sealed = sealed.ok_or(Failure::WriterLost)?;
         let received = ReceivedInstance {
+            study: None,
             sop_class: self.instance.sop_class,
             sop_instance: self.instance.sop_instance,
             transfer_syntax: self.instance.transfer_syntax,
@@ -311,7 +312,9 @@ fn write_at_once(store: &Store, uid: &Uid, meta: &[u8], pieces: Vec<Vec<u8>>) ->
 }
 
 fn judge(request: &StoreRq, context: &Context) -> Result<Instance, Failure> {
-    let Some(sop_class) = request.sop_class.clone().filter(is_storage_accepted) else {
+    // On a context on which it is the provider only, the peer has nothing to store.
+    let Some(sop_class) = request.sop_class.clone().filter(|class| context.roles.scu && is_storage_accepted(class))
+    else {
         return Err(Failure::SopClassNotSupported);
     };
     if sop_class != context.abstract_syntax {
@@ -372,7 +375,11 @@ mod tests {
         let uid = |text: &str| Uid::parse(text).unwrap();
         let (ct, mr, rt_dose) =
             ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.481.2");
-        let context = Context { abstract_syntax: uid(ct), transfer_syntax: uid("1.2.840.10008.1.2") };
+        let context = |scu| Context {
+            abstract_syntax: uid(ct),
+            transfer_syntax: uid("1.2.840.10008.1.2"),
+            roles: dicom_ul::pdu::RequestorRoles { scu, scp: !scu },
+        };
         let check = |class: Option<&str>, instance: Option<&str>, expected: Option<Status>| {
             let request = StoreRq {
                 message_id: 1,
@@ -380,7 +387,9 @@ mod tests {
                 sop_instance: instance.map(uid),
                 has_data_set: true,
             };
-            assert_eq!(judge(&request, &context).err().map(|f| f.status()), expected, "{class:?} {instance:?}");
+            let not_a_user = judge(&request, &context(false)).err().map(|f| f.status());
+            assert_eq!(not_a_user, Some(Status::SOP_CLASS_NOT_SUPPORTED));
+            assert_eq!(judge(&request, &context(true)).err().map(|f| f.status()), expected, "{class:?} {instance:?}");
         };
         check(Some(ct), Some("1.2.3"), None);
         check(Some(mr), Some("1.2.3"), Some(Status::DATA_SET_MISMATCH));

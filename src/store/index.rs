@@ -29,8 +29,10 @@ use super::trust::Trust;
 use super::{Recovered, StoreError};
 
 /// Version, name and statements of each migration. Those that were released never change.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "index", include_str!("migrations/0001_index.sql")),
+    (2, "services", include_str!("migrations/0002_services.sql")),
+    (4, "announced study", include_str!("migrations/0004_announced_study.sql")),
     (5, "intake", include_str!("migrations/0005_intake.sql")),
 ];
 
@@ -191,7 +193,7 @@ impl Index {
     /// thread instead of one for each row, the beginning and the end.
     pub(super) async fn insert_instances(&self, rows: &[serde_json::Value]) -> Result<HashSet<String>, StoreError> {
         self.trust.check()?;
-        let columns = (0..11).map(|i| format!("value ->> {i}")).collect::<Vec<_>>().join(", ");
+        let columns = (0..12).map(|i| format!("value ->> {i}")).collect::<Vec<_>>().join(", ");
         let sql = format!(
             "PRAGMA synchronous = FULL;
              INSERT INTO instances (sop_instance, sop_class, transfer_syntax, digest, bytes, file_bytes, path, calling,
@@ -247,7 +249,10 @@ impl Index {
             );
             interrupted += sqlx::query(&sql).execute(&mut *tx).await?.rows_affected();
         }
-        sqlx::query("UPDATE deliveries SET lease_until = NULL WHERE lease_until IS NOT NULL").execute(&mut *tx).await?;
+        for table in ["deliveries", "commitments"] {
+            let sql = format!("UPDATE {table} SET lease_until = NULL WHERE lease_until IS NOT NULL");
+            sqlx::query(&sql).execute(&mut *tx).await?;
+        }
         sqlx::query("UPDATE studies SET first_at = ? WHERE state = 'open'").bind(micros(now)).execute(&mut *tx).await?;
         self.commit(tx).await?;
         Ok(Recovered { interrupted, ..Recovered::default() })

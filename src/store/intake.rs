@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::domain::{Accepted, ReceivedInstance, RefusalCode};
+use crate::domain::{Accepted, ReceivedInstance, RefusalCode, Uid};
 
 use super::index::{Columns, Index, micros};
 use super::spool::Spool;
@@ -249,6 +249,7 @@ fn rows(jobs: &[(Sealed, ReceivedInstance)]) -> Vec<serde_json::Value> {
             received.called.as_str(),
             received.peer.to_string(),
             micros(received.received_at),
+            received.study.as_ref().map(Uid::as_str),
         ])
     };
     jobs.iter().map(row).collect()

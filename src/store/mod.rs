@@ -15,9 +15,11 @@
 //! Claims of work are leases in the index, lifted by `open`, so
 //! a restart continues where the node stopped. [`Wake`] only says that looking into the index is worth while.
 //!
-//! Neighbours: `domain`, `config` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
-//! of the project is in this folder. Left out: reading a data set (`pixels`) and every decision about a study.
+//! Neighbours: `domain`, `config`, `dicom` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
+//! of the project is in this folder. Left out: reading a data set of others (`pixels`) and every decision about a study.
 
+mod catalog;
+mod commitments;
 mod index;
 mod intake;
 mod outbox;
@@ -51,9 +53,11 @@ use index::{Access, Index};
 use intake::CommitRequest;
 use spool::Spool;
 
+pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use records::{
-    Closed, Counts, Delivery, DeliveryDetail, Expired, InstanceDetail, Outcome, OutgoingReport, PendingInstance,
-    PreviousReport, Reading, Recovered, ReportDetail, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow,
+    Closed, Commitment, Counts, Delivery, DeliveryDetail, Expired, InstanceDetail, Outcome, OutgoingReport,
+    PendingInstance, PreviousReport, PublishedFilter, PublishedReport, Reading, Recovered, ReportDetail, Retention,
+    StudyClaim, StudyDetail, StudyFilter, StudyRow,
 };
 pub use upload::{Sealed, Upload};
 
@@ -73,6 +77,8 @@ pub struct Wake {
     pub study_changed: Arc<Notify>,
     /// The outbox changed.
     pub delivery_due: Arc<Notify>,
+    /// A request for storage commitment waits for its report.
+    pub commitment_due: Arc<Notify>,
 }
 
 /// Why the store did not do what was asked.
@@ -310,6 +316,7 @@ impl Wake {
         self.instance_arrived.notify_one();
         self.study_changed.notify_one();
         self.delivery_due.notify_one();
+        self.commitment_due.notify_one();
     }
 }
 

@@ -7,13 +7,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Sqlite, Transaction};
 use tracing::{info, warn};
 
 use crate::domain::{Disclosure, Report, Timestamp, Uid};
 
 use super::index::{Columns, micros, shifted};
-use super::{Delivery, Store, StoreError};
+use super::{Delivery, PublishedFilter, PublishedReport, Store, StoreError};
 
 impl Store {
     /// Leases up to `limit` deliveries that are due to the caller, in the order in which they fell due; none to the
@@ -160,6 +161,39 @@ impl Store {
             info!(report, "a disclosed report was read");
         }
         Ok(variants)
+    }
+
+    /// The reports that a peer may find and pull, in the order of their ids, those after `after` only: current ones, in
+    /// their withheld form, whose file is kept. Never a disclosed one.
+    pub async fn published_reports(
+        &self,
+        filter: &PublishedFilter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<PublishedReport>, StoreError> {
+        let list = |uids: &[Uid]| match uids {
+            [] => Ok(None),
+            uids => serde_json::to_string(uids).map(Some).map_err(|e| StoreError::Contents(e.to_string())),
+        };
+        let sql = "SELECT id, study, series, sop_instance, path FROM reports r
+                   WHERE current = 1 AND disclosure = 'withheld' AND variant_of IS NULL AND path IS NOT NULL
+                       AND id > ?1 AND (?2 IS NULL OR study IN (SELECT value FROM json_each(?2)))
+                       AND (?3 IS NULL OR series IN (SELECT value FROM json_each(?3)))
+                       AND (?4 IS NULL OR EXISTS (SELECT 1 FROM reports v WHERE (v.id = r.id OR v.variant_of = r.id)
+                           AND v.sop_instance IN (SELECT value FROM json_each(?4))))
+                   ORDER BY id LIMIT ?5";
+        let query = sqlx::query(sql).bind(after).bind(list(&filter.studies)?).bind(list(&filter.series)?);
+        let rows = query.bind(list(&filter.instances)?).bind(limit).fetch_all(self.index().read()).await?;
+        let published = |row: &SqliteRow| {
+            Ok(PublishedReport {
+                id: row.int("id")?,
+                study: row.parsed("study")?,
+                series: row.parsed("series")?,
+                sop_instance: row.parsed("sop_instance")?,
+                path: self.spool().absolute(&row.text("path")?),
+            })
+        };
+        rows.iter().map(published).collect()
     }
 
     /// Whether an object is a report of this node, under its own UID or the one that a destination accepted.

@@ -24,7 +24,7 @@ impl Store {
     pub async fn activities(&self, now: Timestamp) -> Result<Vec<StudyActivity>, StoreError> {
         // Unread and possibly of this study: known to be (analysed again), or study unknown and from one of its senders.
         // EXISTS ends at the first object of that sender; IN would list the study again for each unread object.
-        let sql = "SELECT s.study, s.source, s.version, s.revision, s.first_at, s.last_at,
+        let sql = "SELECT s.study, s.source, s.called, s.version, s.revision, s.first_at, s.last_at,
                        (SELECT min(u.received_at) FROM instances u WHERE u.state = 'received' AND (u.study = s.study
                            OR (u.study IS NULL AND EXISTS (SELECT 1 FROM instances i
                                WHERE i.study = s.study AND i.calling = u.calling)))) AS unread_since
@@ -37,6 +37,7 @@ impl Store {
             activities.push(StudyActivity {
                 study: row.parsed("study")?,
                 source: row.parsed("source")?,
+                called: row.opt_parsed("called")?,
                 version: row.int("version")?,
                 revision: row.small("revision")?,
                 first_at: row.time("first_at")?,
@@ -59,7 +60,7 @@ impl Store {
         let mut tx = self.index().write_lazily().await?;
         let sql = "UPDATE studies SET lease_until = ?, attempts = attempts + 1
                    WHERE study = ? AND version = ? AND state = 'open' AND (lease_until IS NULL OR lease_until <= ?)
-                   RETURNING revision, version, attempts, interrupted";
+                   RETURNING called, revision, version, attempts, interrupted";
         let row = sqlx::query(sql)
             .bind(shifted(now, lease, 1))
             .bind(study.as_str())
@@ -70,6 +71,7 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let claim = StudyClaim {
             study: study.clone(),
+            called: row.opt_parsed("called")?,
             revision: row.small("revision")?,
             version: row.int("version")?,
             attempts: row.small("attempts")?,

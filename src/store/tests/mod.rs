@@ -1,5 +1,7 @@
 //! Tests of the store against a real folder and a real index, and what they share.
 
+mod catalog;
+mod commitments;
 mod intake;
 mod kill;
 mod outbox;
@@ -106,6 +108,7 @@ fn received(instance: &str, calling: &str, second: i64) -> ReceivedInstance {
         called: AeTitle::parse("SIDELIGHT").unwrap(),
         peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
         received_at: at(second),
+        study: None,
     }
 }
 

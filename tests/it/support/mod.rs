@@ -31,6 +31,18 @@ pub fn reference_python() -> std::ffi::OsString {
     std::env::var_os("SIDELIGHT_PYTHON").expect("SIDELIGHT_PYTHON names a Python with pydicom; scripts/test sets it up")
 }
 
+/// Compares a table with the one that is kept in `docs`; `SIDELIGHT_BLESS=1` writes it anew.
+pub fn compare_with_docs(name: &str, text: &str) {
+    let path = root().join("docs").join(name);
+    if std::env::var_os("SIDELIGHT_BLESS").is_some() {
+        fs::write(&path, text).expect("a written table");
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    let missing: Vec<&str> = text.lines().filter(|line| !kept.lines().any(|k| k == *line)).collect();
+    let gone: Vec<&str> = kept.lines().filter(|line| !text.lines().any(|t| t == *line)).collect();
+    assert!(missing.is_empty() && gone.is_empty(), "docs/{name} lacks {missing:#?} and has {gone:#?}");
+}
+
 /// Waits until `condition` holds; panics with `what` after `limit`.
 pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -245,7 +257,8 @@ impl Drop for Node {
     }
 }
 
-fn configuration(options: &NodeOptions<'_>) -> String {
+/// The text of a configuration file.
+pub fn configuration(options: &NodeOptions<'_>) -> String {
     let models = root().join("models");
     let mut text = format!(
         r#"
@@ -258,6 +271,7 @@ free_bytes_min = "1MiB"
 free_percent_min = 0
 [web]
 listen = "127.0.0.1:0"
+dicomweb = true
 [study]
 quiet_period = "{quiet}"
 [delivery]

@@ -1,0 +1,156 @@
+//! The node: wires the stages, their wake-ups and the shutdown. Holds no logic of any stage.
+//!
+//! Four loops look into the index and act on what they find: `read` what arrived, `close` what is complete, `deliver`
+//! what is due, delete what is past its `retention`. Wake-ups only shorten the wait, so a restart is the ordinary
+//! path. Neighbours: every stage below. Left out: arguments and exit codes (`main`).
+
+mod close;
+mod commitments;
+mod deliver;
+mod read;
+mod retention;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::analyse::Analyser;
+use crate::config::Config;
+use crate::receive::Receiver;
+use crate::store::Store;
+use crate::web;
+
+/// How long the loops wait without a wake-up: what another process changed is seen within this.
+const IDLE: Duration = Duration::from_secs(1);
+/// Claims of work; lifted early by whoever finishes it, and at every start.
+const LEASE: Duration = Duration::from_secs(600);
+/// An instance or study that was tried this often without an end is given up with a visible outcome.
+const ATTEMPTS_MAX: u32 = 3;
+/// An object that was being read each time the node died is given up after so many deaths.
+const INTERRUPTIONS_MAX: u32 = 50;
+
+/// What all loops share.
+struct Node {
+    config: Config,
+    store: Store,
+    analyser: Analyser,
+    cancel: CancellationToken,
+    /// Set by the first fault that the node cannot work on with; it stops then, and a restart continues.
+    broken: AtomicBool,
+}
+
+/// Runs the node until `cancel`. Ports are bound and models are warm before it reports itself ready.
+pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken) -> anyhow::Result<()> {
+    let store = Store::open(&config.store).await?;
+    let receiver = Receiver::bind(&config.node, &config.sources).await?;
+    let dicom = receiver.local_addr()?;
+    let ready = Arc::new(AtomicBool::new(false));
+    let web = match config.web.listen {
+        Some(address) => Some(web::bind(address, &config, store.clone(), Arc::clone(&ready)).await?),
+        None => None,
+    };
+    let (models, device_uid) = (config.clone(), store.device_uid().clone());
+    let analyser = tokio::task::spawn_blocking(move || Analyser::start(&models, executable, device_uid))
+        .await
+        .context("loading the models ended early")??;
+
+    let tasks = TaskTracker::new();
+    let web_address: Option<SocketAddr> = web.as_ref().map(web::Server::address);
+    if let Some(server) = web {
+        tasks.spawn(server.run(cancel.clone()));
+    }
+    let broken = AtomicBool::new(false);
+    let node = Arc::new(Node { config, store: store.clone(), analyser, cancel: cancel.clone(), broken });
+    tasks.spawn(Arc::clone(&node).supervise("reading", Arc::clone(&node).read_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("reporting commitments", Arc::clone(&node).commitment_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("retention", Arc::clone(&node).retention_loop()));
+    tasks.spawn(Arc::clone(&node).watch_disk());
+    ready.store(true, Ordering::Relaxed);
+    info!(
+        dicom = %dicom,
+        web = %web_address.map_or_else(|| "off".to_owned(), |a| a.to_string()),
+        ae_title = %node.config.node.ae_title,
+        device = node.analyser.device(),
+        mode = ?node.config.node.mode,
+        "ready"
+    );
+
+    let stopping = async {
+        cancel.cancelled().await;
+        ready.store(false, Ordering::Relaxed);
+        tokio::time::Instant::now()
+    };
+    let (drained, stopped_at) = tokio::join!(receiver.run(store.clone(), cancel.clone()), stopping);
+    info!(?drained, "no longer receiving");
+    tasks.close();
+    // One deadline for both: an orchestrator waits so long and no longer.
+    if tokio::time::timeout_at(stopped_at + node.config.node.drain_timeout, tasks.wait()).await.is_err() {
+        warn!("work was still under way at the end of node.drain_timeout; the next start continues it");
+    }
+    store.close().await;
+    info!("stopped");
+    anyhow::ensure!(
+        !node.broken.load(Ordering::Relaxed),
+        "the node stopped because of a fault of its own; see the log"
+    );
+    Ok(())
+}
+
+impl Node {
+    /// Runs a loop; one that ends before the node does stops the node, so that nobody takes it for ready.
+    async fn supervise(self: Arc<Self>, doing: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let ended = tokio::spawn(work).await;
+        if !self.cancel.is_cancelled() {
+            let cause = ended.err().map_or_else(|| "it returned".to_owned(), |e| e.to_string());
+            self.give_up(&format!("{doing} ended: {cause}"));
+        }
+    }
+
+    /// A disk that lost what it was told to keep ends the node; the next start looks at what is there.
+    async fn watch_disk(self: Arc<Self>) {
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            cause = self.store.distrusted() => self.give_up(&format!("the disk is not to be believed: {cause}")),
+        }
+    }
+
+    /// Stops the node: it cannot work on, and must not pretend to.
+    fn give_up(&self, cause: &str) {
+        error!(cause, "the node stops; a restart continues where it stood");
+        self.broken.store(true, Ordering::Relaxed);
+        self.cancel.cancel();
+    }
+
+    /// A permit, or nothing once the node is stopping.
+    async fn permit(&self, permits: &Arc<Semaphore>) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => None,
+            permit = Arc::clone(permits).acquire_owned() => permit.ok(),
+        }
+    }
+
+    /// Waits for a wake-up, the time limit or the end.
+    async fn pause(&self, wake: &tokio::sync::Notify, limit: Duration) {
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = wake.notified() => {}
+            () = tokio::time::sleep(limit) => {}
+        }
+    }
+
+    async fn trouble(&self, doing: &str, error: &(dyn std::fmt::Display + Sync)) {
+        error!(%error, "{doing} failed; it will be tried again");
+        self.pause(&tokio::sync::Notify::new(), IDLE).await;
+    }
+}

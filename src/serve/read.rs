@@ -1,0 +1,130 @@
+//! Reads, decodes and scores what arrived.
+//!
+//! Neighbours: `analyse` does it, `store` hands out the objects and takes what they came to. Left out: what a fault
+//! of an object is, which the workers say.
+
+use std::sync::Arc;
+
+use chrono::Utc;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use super::{ATTEMPTS_MAX, IDLE, INTERRUPTIONS_MAX, LEASE, Node};
+use crate::domain::{Purpose, Refusal, RefusalCode, Timestamp, Uid};
+use crate::store::{PendingInstance, Reading};
+
+impl Node {
+    /// Reads, decodes and scores what arrived, as many at once as there are decode workers and one more.
+    pub(super) async fn read_loop(self: Arc<Self>) {
+        let permits = Arc::new(Semaphore::new(self.config.pixels.workers + 1));
+        let tasks = TaskTracker::new();
+        while let Some(permit) = self.permit(&permits).await {
+            let claimed = self.store.claim_received(1, LEASE, Utc::now()).await;
+            match claimed {
+                Ok(pending) if !pending.is_empty() => {
+                    let node = Arc::clone(&self);
+                    tasks.spawn(async move {
+                        for instance in pending {
+                            node.read(instance).await;
+                        }
+                        drop(permit);
+                    });
+                }
+                Ok(_) => self.pause(&self.store.wake().instance_arrived, IDLE).await,
+                Err(error) => self.trouble("looking for objects to read", &error).await,
+            }
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    async fn read(&self, pending: PendingInstance) {
+        let sop_instance = &pending.sop_instance;
+        if pending.attempts > ATTEMPTS_MAX || pending.interrupted > INTERRUPTIONS_MAX {
+            let refusal = Refusal::new(
+                RefusalCode::WorkerDied,
+                format!("given up after {} attempts and {} restarts", pending.attempts - 1, pending.interrupted),
+            );
+            self.save(sop_instance, Reading::Refused { header: None, refusal: &refusal }).await;
+            return;
+        }
+        let clinical = self.config.clinical(Some(&pending.called));
+        let read = match self.analyser.read(&pending.path, clinical).await {
+            Ok(read) => read,
+            // The claim stays: the next start lifts it, and does not count it as an attempt.
+            Err(error) => return self.give_up(&format!("inference ended: {error:#}")),
+        };
+        if let Some(refusal) = &read.refusal {
+            let (code, detail) = (refusal.code, &refusal.detail);
+            // Signals to the whole service end workers too: that says nothing of the object.
+            if code == RefusalCode::WorkerDied && self.cancel.is_cancelled() {
+                return;
+            }
+            if code == RefusalCode::WorkerUnavailable {
+                self.trouble("starting a decode worker", detail).await;
+                return self.release(sop_instance, false, None).await;
+            }
+            let fleeting = matches!(code, RefusalCode::WorkerDied | RefusalCode::ModelFailed);
+            if fleeting && pending.attempts < ATTEMPTS_MAX {
+                warn!(attempt = pending.attempts, %code, detail, "the object will be tried again");
+                // What ended the attempt, want of memory for instance, may pass; others are read meanwhile.
+                let later = Utc::now() + IDLE * pending.attempts;
+                return self.release(sop_instance, true, Some(later)).await;
+            }
+        }
+        let own = match self.store.is_own_report(sop_instance).await {
+            Ok(own) => own,
+            Err(error) => {
+                self.trouble("asking for own reports", &error).await;
+                return self.release(sop_instance, false, None).await;
+            }
+        };
+        let contradiction = read.header.as_ref().and_then(|header| {
+            let detail = if header.sop_instance != *sop_instance || header.sop_class != pending.sop_class {
+                "SOP class or instance UID of the data set differ from those that it was sent under"
+            } else if pending.announced_study.as_ref().is_some_and(|study| *study != header.study) {
+                "the data set is of another study than the one that it was stored into"
+            } else {
+                return None;
+            };
+            Some(Refusal::new(RefusalCode::Inconsistent, detail))
+        });
+        // What is no image never opens its study again, whatever else is wrong with it.
+        let refusal = match read.refusal {
+            _ if own => Some(Refusal::new(RefusalCode::OwnReport, "a report of sidelight is kept and never processed")),
+            Some(r) if matches!(r.code, RefusalCode::OwnReport | RefusalCode::NotAnImage) => Some(r),
+            other => contradiction.or(other),
+        };
+        let scores: Vec<_> = read
+            .scores
+            .into_iter()
+            .map(|s| if self.analyser.is_race(&s.model) { (s, Purpose::Race) } else { (s, Purpose::Clinical) })
+            .collect();
+        let reading = match (&refusal, &read.header, &read.pixel_digest) {
+            (None, Some(header), Some(pixel_digest)) => Reading::Scored { header, pixel_digest, scores: &scores },
+            (Some(refusal), header, _) => {
+                info!(code = %refusal.code, detail = %refusal.detail, "an object is not analysed");
+                Reading::Refused { header: header.as_ref(), refusal }
+            }
+            (None, ..) => {
+                error!("an object was read without a result and without a reason; it will be tried again");
+                return self.release(sop_instance, true, None).await;
+            }
+        };
+        self.save(sop_instance, reading).await;
+    }
+
+    async fn save(&self, sop_instance: &Uid, reading: Reading<'_>) {
+        if let Err(error) = self.store.save_read(sop_instance, reading, Utc::now()).await {
+            self.trouble("saving what was read", &error).await;
+            self.release(sop_instance, false, None).await;
+        }
+    }
+
+    async fn release(&self, sop_instance: &Uid, counted: bool, not_before: Option<Timestamp>) {
+        if let Err(error) = self.store.release_instance(sop_instance, counted, not_before).await {
+            error!(%error, "the claim could not be released; it ends by itself");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Deletes what is past its retention, now and then.
+//!
+//! Neighbours: `store` deletes, the configuration says how long things are kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use tracing::{error, info};
+
+use super::Node;
+use crate::store::Retention;
+
+/// How often is looked.
+const RETENTION_EVERY: Duration = Duration::from_secs(600);
+
+impl Node {
+    pub(super) async fn retention_loop(self: Arc<Self>) {
+        let retention = Retention {
+            objects_kept: self.config.store.objects_kept,
+            reports_kept: self.config.store.reports_kept,
+            posteriors_kept: self.config.store.posteriors_kept,
+        };
+        while !self.cancel.is_cancelled() {
+            match self.store.expire(Utc::now(), retention).await {
+                Ok(expired) if expired != Default::default() => info!(?expired, "retention"),
+                Ok(_) => {}
+                Err(error) => error!(%error, "retention failed; it will be tried again"),
+            }
+            self.pause(&tokio::sync::Notify::new(), RETENTION_EVERY).await;
+        }
+    }
+}

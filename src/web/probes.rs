@@ -1,0 +1,59 @@
+//! Health, readiness and metrics, for orchestrators and monitoring.
+//!
+//! Counts by state only: no identifier, no score, no group ever appears here. Neighbours: `store` for the counts. Left
+//! out: who may ask, since there is nothing to hide; `web.listen` names the network.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use tracing::error;
+
+use super::Shared;
+
+/// 200 once ports are bound, models are warm and the index answers; 503 otherwise.
+pub(super) async fn is_ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+    if !shared.ready.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n");
+    }
+    match shared.store.counts().await {
+        Ok(_) => (StatusCode::OK, "ready\n"),
+        Err(error) => {
+            error!(%error, "not ready");
+            (StatusCode::SERVICE_UNAVAILABLE, "the index does not answer\n")
+        }
+    }
+}
+
+/// Prometheus text format, version 0.0.4.
+pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    let counts = match shared.store.counts().await {
+        Ok(counts) => counts,
+        Err(error) => {
+            error!(%error, "no metrics");
+            return (StatusCode::SERVICE_UNAVAILABLE, [(CONTENT_TYPE, "text/plain")], String::new());
+        }
+    };
+    let mut text = String::new();
+    for (name, help, by_state) in [
+        ("sidelight_instances", "Objects by state.", &counts.instances),
+        ("sidelight_studies", "Studies by state.", &counts.studies),
+        ("sidelight_deliveries", "Deliveries of reports by state.", &counts.deliveries),
+    ] {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (state, count) in by_state {
+            let _ = writeln!(text, "{name}{{state=\"{state}\"}} {count}");
+        }
+    }
+    let _ = writeln!(
+        text,
+        "# HELP sidelight_conflicts Objects kept aside: known UID, other content.\n# TYPE sidelight_conflicts gauge\n\
+         sidelight_conflicts {}",
+        counts.conflicts
+    );
+    (StatusCode::OK, [(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
