@@ -22,6 +22,8 @@ mod domain;
 mod receive;
 #[path = "../src/store/mod.rs"]
 mod store;
+#[path = "../src/wire/mod.rs"]
+mod wire;
 
 use receive::Receiver;
 use store::Store;

@@ -28,7 +28,7 @@ impl Store {
         let mut expired = Expired::default();
         let mut tx = self.index().write().await?;
         commitments::forget(&mut tx, now).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         let before = |kept: Option<Duration>| kept.map(|span| shifted(now, span, -1));
         if let Some(before) = before(retention.objects_kept) {
             expired.objects =

@@ -159,7 +159,10 @@ impl Spool {
     fn sync_parents<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Result<(), StoreError> {
         let dirs: BTreeSet<_> = paths.filter_map(|path| self.absolute(path).parent().map(Path::to_owned)).collect();
         let synced = dirs.iter().try_for_each(|dir| sync_dir(dir));
-        synced.inspect_err(|e| self.trust.lose(e.to_string()))
+        synced.or_else(|e| {
+            self.trust.lose(e.to_string());
+            self.trust.check()
+        })
     }
 
     /// Writes files (relative path, bytes) so that they are complete or absent, whatever happens.
