@@ -32,12 +32,12 @@ fn load_bytes(toml: &[u8], environment: Pairs<'_>, flags: Pairs<'_>) -> Result<C
     load(Some(file.path()), owned(environment), &owned(flags))
 }
 
-fn load_text(toml: &str) -> Result<Config, ConfigError> {
+pub(super) fn load_text(toml: &str) -> Result<Config, ConfigError> {
     load_bytes(toml.as_bytes(), &[], &[])
 }
 
 /// The keys at fault, in the order in which they are told.
-fn keys(result: Result<Config, ConfigError>) -> Vec<String> {
+pub(super) fn keys(result: Result<Config, ConfigError>) -> Vec<String> {
     result.err().map(|e| e.faults.into_iter().map(|f| f.key).collect()).unwrap_or_default()
 }
 
@@ -303,22 +303,6 @@ fn every_fault_of_a_file_is_found_at_once() {
             &["delivery.retry_first"],
         ),
         ("store.retention.reports = \"2d\"".into(), &["store.retention.objects", "store.retention.posteriors"]),
-        // TLS
-        ("node.listen = \"\"".into(), &["node.listen"]),
-        (
-            "node.listen_tls = \"0.0.0.0:11112\"\ntls.key = \"k\"".into(),
-            &["node.listen_tls", "tls.client_certificates", "tls.key"],
-        ),
-        ("node.listen_tls = \"0.0.0.0:2762\"\ntls.authorities = \"a\"".into(), &["node.listen_tls"]),
-        ("tls.profile = \"b.9\"\ntls.client_certificates = true".into(), &["tls.client_certificates", "tls.profile"]),
-        (with(SOURCE, "tls = true"), &["sources[0].tls"]),
-        (with(SOURCE, "certificates = [\"AB:CD\"]\ntls = true"), &["sources[0].certificates", "sources[0].tls"]),
-        (with(SOURCE, &format!("certificates = [\"{}\"]", "ab".repeat(32))), &["sources[0].certificates"]),
-        (with(DESTINATION, "tls = true"), &["destinations[0].tls"]),
-        (
-            with(DESTINATION, &format!("certificates = [\"{}\"]\ntls_server_name = \"p\"", "ab".repeat(32))),
-            &["destinations[0].certificates", "destinations[0].tls_server_name"],
-        ),
         // a fault in one key hides no contradiction between others
         (
             with("node.drain_timeout = 1", &DESTINATION.replace("audit = true", "")),

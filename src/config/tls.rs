@@ -161,3 +161,79 @@ impl Check<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{keys, load_text};
+
+    const SOURCE: &str = "[[sources]]\nae_title = \"S\"\n";
+    const DESTINATION: &str =
+        "[[destinations]]\nname = \"d\"\nae_title = \"D\"\nhost = \"h\"\nport = 104\naudit = true\n";
+    const FILES: &str = "tls.certificate = \"c\"\ntls.key = \"k\"\ntls.authorities = \"a\"\n";
+
+    #[test]
+    fn what_could_never_connect_or_only_looks_protected_is_refused() {
+        let pin = format!("certificates = [\"{}\"]\n", "ab".repeat(32));
+        let listen = "node.listen_tls = \"0.0.0.0:2762\"\n";
+        let rows: Vec<(String, &[&str])> = vec![
+            ("node.listen = \"\"".into(), &["node.listen"]),
+            (
+                "node.listen_tls = \"0.0.0.0:11112\"\ntls.key = \"k\"".into(),
+                &["node.listen_tls", "tls.client_certificates", "tls.key"],
+            ),
+            (format!("{listen}tls.authorities = \"a\""), &["node.listen_tls"]),
+            (format!("{listen}{FILES}web.listen = \"127.0.0.1:2762\""), &["web.listen"]),
+            (
+                "tls.profile = \"b.9\"\ntls.client_certificates = true".into(),
+                &["tls.client_certificates", "tls.profile"],
+            ),
+            (format!("{SOURCE}tls = true"), &["sources[0].tls"]),
+            (format!("{SOURCE}tls = true\ncertificates = [\"AB:CD\"]"), &["sources[0].certificates", "sources[0].tls"]),
+            (format!("{SOURCE}{pin}"), &["sources[0].certificates"]),
+            (
+                format!("{listen}{FILES}tls.client_certificates = \"none\"\n{SOURCE}tls = true\n{pin}"),
+                &["sources[0].certificates"],
+            ),
+            (
+                format!(
+                    "{listen}tls.certificate = \"c\"\ntls.key = \"k\"\ntls.client_certificates = \"none\"\n{SOURCE}\
+                         tls = true\ncommitment = true\ncommitment_to = \"S@h:104\""
+                ),
+                &["sources[0].commitment_to"],
+            ),
+            (format!("{DESTINATION}tls = true"), &["destinations[0].tls"]),
+            (
+                format!("{DESTINATION}{pin}tls_server_name = \"p\""),
+                &["destinations[0].certificates", "destinations[0].tls_server_name"],
+            ),
+            (
+                format!(
+                    "[[destinations]]\nname = \"d\"\nkind = \"stow\"\n\
+                     url = \"https://h\"\naudit = true\ntls = true\n{pin}"
+                ),
+                &["destinations[0].certificates", "destinations[0].tls"],
+            ),
+        ];
+        for (toml, expected) in rows {
+            let mut found = keys(load_text(&toml));
+            found.sort();
+            assert_eq!(found, expected, "{toml}");
+        }
+    }
+
+    #[test]
+    fn what_sites_do_is_accepted() {
+        let pin = format!("tls = true\ncertificates = [\"{}\"]\n", "ab".repeat(32));
+        for toml in [
+            FILES.to_owned(),
+            format!("node.listen = \"\"\nnode.listen_tls = \"[::]:2762\"\n{FILES}{SOURCE}tls = true\n"),
+            format!("node.listen_tls = \"[::]:2762\"\ntls.certificate = \"c\"\ntls.key = \"k\"\n{SOURCE}{pin}"),
+            format!("{DESTINATION}{pin}"),
+            format!("tls.authorities = \"a\"\n{DESTINATION}tls = true\ntls_server_name = \"pacs.example.org\"\n"),
+        ] {
+            if let Err(error) = load_text(&toml) {
+                panic!("{toml}\n{error}");
+            }
+        }
+    }
+}
