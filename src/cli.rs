@@ -142,7 +142,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   sidelight echo PACS@192.0.2.10:104
-  sidelight echo PACS@pacs.example.org:11112 --calling SIDELIGHT")]
+  sidelight echo PACS@pacs.example.org:11112 --calling SIDELIGHT
+  sidelight echo PACS@pacs.example.org:2762 --tls")]
     Echo(Echo),
 
     /// Print version, implementation identifiers and what the build can do
@@ -323,6 +324,9 @@ pub struct Echo {
     /// AE title to call from; without it node.ae_title
     #[arg(long, value_name = "AET")]
     pub calling: Option<AeTitle>,
+    /// Over TLS, with the files of [tls] and, where the peer is a destination, what is pinned for it
+    #[arg(long)]
+    pub tls: bool,
 }
 
 #[derive(Debug, Args)]
@@ -387,6 +391,7 @@ mod tests {
             "profile fit --results a.json b.json --labels l.csv --out p.json --seed 3 --bootstrap 500",
             "profile show p.json --json",
             "echo PACS@localhost:11112 --calling ME",
+            "echo PACS@localhost:2762 --tls",
             "version",
             "normalise a.dcm --contract xrv-1024 --npy a.npy --png a.png --size 512",
             "normalise a.dcm --contract demo-race --png a.png --json",

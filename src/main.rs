@@ -102,8 +102,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Echo(options) => {
             let config = load(&settings, false)?;
             let peer = Peer { ae_title: options.peer.ae_title, host: options.peer.host, port: options.peer.port };
-            let calling = options.calling.unwrap_or(config.node.ae_title);
-            runtime()?.block_on(tools::echo(&peer, &calling))
+            let calling = options.calling.unwrap_or_else(|| config.node.ae_title.clone());
+            runtime()?.block_on(tools::echo(&config, &peer, &calling, options.tls))
         }
         Command::Normalise(options) => {
             let config = load(&settings, false)?;

@@ -14,7 +14,7 @@ use crate::domain::{AeTitle, Disclosure};
 
 use super::fault::Problem;
 use super::raw::Entry;
-use super::{Device, Mode, Remote};
+use super::{ClientCertificates, Device, Fingerprint, Mode, Remote, TlsProfile};
 
 pub(super) type Parsed<T> = Result<T, Problem>;
 
@@ -158,6 +158,29 @@ pub(super) fn disclosure(entry: &Entry) -> Parsed<Disclosure> {
     choice(entry, &[("withheld", Disclosure::Withheld), ("probabilities", Disclosure::Probabilities)])
 }
 
+pub(super) fn client_certificates(entry: &Entry) -> Parsed<ClientCertificates> {
+    let choices = [
+        ("required", ClientCertificates::Required),
+        ("optional", ClientCertificates::Optional),
+        ("none", ClientCertificates::None),
+    ];
+    choice(entry, &choices)
+}
+
+pub(super) fn tls_profile(entry: &Entry) -> Parsed<TlsProfile> {
+    choice(entry, &[("bcp195", TlsProfile::Bcp195), ("bcp195-tls13", TlsProfile::Bcp195Tls13)])
+}
+
+/// The SHA-256 fingerprint of a certificate.
+pub(super) fn fingerprint(entry: &Entry) -> Parsed<Fingerprint> {
+    Fingerprint::parse(text(entry)?).ok_or_else(|| {
+        Problem::new(
+            "is not a SHA-256 fingerprint",
+            "write the 64 digits of: openssl x509 -noout -fingerprint -sha256 -in FILE",
+        )
+    })
+}
+
 /// An IP address with a port; names are not looked up, so that a slip never opens another interface.
 pub(super) fn listen(entry: &Entry) -> Parsed<SocketAddr> {
     text(entry)?.parse().map_err(|_| {
@@ -210,6 +233,11 @@ pub(super) fn host(entry: &Entry) -> Parsed<String> {
         Some(problem) => Err(problem),
         None => Ok(written.to_owned()),
     }
+}
+
+/// As [`host`], or `None` for empty text.
+pub(super) fn host_if_given(entry: &Entry) -> Parsed<Option<String>> {
+    if text(entry)?.is_empty() { Ok(None) } else { host(entry).map(Some) }
 }
 
 pub(super) fn port(entry: &Entry) -> Parsed<u16> {

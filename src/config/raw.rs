@@ -41,6 +41,7 @@ section! {
     Raw {
         ;
         node: Node,
+        tls: Tls,
         store: Store,
         web: Web,
         web_clients: Vec<WebClient>,
@@ -60,6 +61,7 @@ section! {
     Node {
         ae_title = "SIDELIGHT",
         listen = "0.0.0.0:11112",
+        listen_tls = "",
         mode = "shadow",
         name = "sidelight",
         serial_number = "unassigned",
@@ -69,6 +71,16 @@ section! {
         idle_timeout = "60s",
         negotiation_timeout = "10s",
         drain_timeout = "20s",
+    }
+}
+
+section! {
+    Tls {
+        certificate = "",
+        key = "",
+        authorities = "",
+        client_certificates = "required",
+        profile = "bcp195",
     }
 }
 
@@ -138,6 +150,8 @@ section! {
         commitment_to = "",
         query = false,
         audit = false,
+        tls = false,
+        certificates = EMPTY,
     }
 }
 
@@ -154,6 +168,9 @@ section! {
         audit = false,
         disclose = "withheld",
         timeout = "30s",
+        tls = false,
+        certificates = EMPTY,
+        tls_server_name = "",
     }
 }
 

@@ -32,12 +32,12 @@ fn load_bytes(toml: &[u8], environment: Pairs<'_>, flags: Pairs<'_>) -> Result<C
     load(Some(file.path()), owned(environment), &owned(flags))
 }
 
-fn load_text(toml: &str) -> Result<Config, ConfigError> {
+pub(super) fn load_text(toml: &str) -> Result<Config, ConfigError> {
     load_bytes(toml.as_bytes(), &[], &[])
 }
 
 /// The keys at fault, in the order in which they are told.
-fn keys(result: Result<Config, ConfigError>) -> Vec<String> {
+pub(super) fn keys(result: Result<Config, ConfigError>) -> Vec<String> {
     result.err().map(|e| e.faults.into_iter().map(|f| f.key).collect()).unwrap_or_default()
 }
 
@@ -64,7 +64,8 @@ const DESTINATION: &str = "[[destinations]]\nname = \"d\"\nae_title = \"D\"\nhos
 fn the_defaults_are_safe_and_valid() {
     let config = load(None, [], &[]).unwrap();
     assert_eq!(config.node.ae_title.as_str(), "SIDELIGHT");
-    assert_eq!(config.node.listen.to_string(), "0.0.0.0:11112");
+    assert_eq!(config.node.listen.map(|a| a.to_string()).as_deref(), Some("0.0.0.0:11112"));
+    assert_eq!((config.node.listen_tls, &config.tls.certificate), (None, &None));
     assert_eq!(config.node.mode, Mode::Shadow);
     assert_eq!(config.node.pdu_bytes_max, 1 << 18);
     assert_eq!(config.node.object_bytes_max, 2 << 30);
@@ -131,7 +132,7 @@ fn uncommented(text: &str) -> String {
 #[test]
 fn the_demo_and_shadow_files_are_ready_to_serve() {
     let demo = load_to_serve(Some(&conf("demo.toml")), [], &[]).unwrap();
-    assert_eq!(demo.node.listen.to_string(), "127.0.0.1:11112");
+    assert_eq!(demo.node.listen.map(|a| a.to_string()).as_deref(), Some("127.0.0.1:11112"));
     assert_eq!(demo.study.quiet_period, Duration::from_secs(2));
     assert_eq!(demo.models.race.as_deref(), Some("demo-race"));
     assert_eq!(demo.models.clinical, ["demo-clinical"]);
@@ -141,7 +142,7 @@ fn the_demo_and_shadow_files_are_ready_to_serve() {
     assert_eq!(demo.sources[0].hosts, [IpAddr::from([127, 0, 0, 1])]);
     let pacs = &demo.destinations[0];
     let ae_title = AeTitle::parse("PACS").unwrap();
-    assert_eq!(pacs.endpoint, Endpoint::Dimse { ae_title, host: "127.0.0.1".into(), port: 11113 });
+    assert_eq!(pacs.endpoint, Endpoint::Dimse { ae_title, host: "127.0.0.1".into(), port: 11113, tls: None });
     assert!(pacs.audit && pacs.disclose == Disclosure::Withheld);
 
     let shadow = load_to_serve(Some(&conf("shadow.toml")), [], &[]).unwrap();
@@ -167,7 +168,7 @@ fn flags_beat_the_environment_beats_the_file_beats_the_default() {
     ];
     let flags = [("node.listen", "127.0.0.1:3"), ("risk.delta", "0.2"), ("models.batch_max", "4")];
     let config = load_bytes(file.as_bytes(), &environment, &flags).unwrap();
-    assert_eq!(config.node.listen.port(), 3);
+    assert_eq!(config.node.listen.map(|a| a.port()), Some(3));
     assert_eq!(config.study.quiet_period, Duration::from_secs(2));
     assert!(config.log.json);
     assert_eq!(config.risk.delta, 0.2);
@@ -191,7 +192,7 @@ fn a_fault_is_told_with_key_value_origin_and_remedy() {
     let told = error.to_string().replace(&file.path().display().to_string(), "site.toml");
     let expected = r#"the configuration has 5 faults
   node.ae_titel = "PACS" (environment SIDELIGHT__NODE__AE_TITEL): is not a known key; did you mean SIDELIGHT__NODE__AE_TITLE?
-  node.listen = "localhost:11112" (site.toml line 4): is not an IP address with a port; write e.g. "0.0.0.0:11112", "127.0.0.1:11112" or "[::]:11112"; names are not looked up here
+  node.listen = "localhost:11112" (site.toml line 4): is not an IP address with a port; write e.g. "0.0.0.0:11112", "127.0.0.1:11112" or "[::]:11112"; names are not looked up here; "" switches it off
   node.associations_max = "many" (environment SIDELIGHT__NODE__ASSOCIATIONS_MAX): is text, not a whole number; write a number from 1 to 4096, without quotes
   web.listen = "8104" (command line): is not an IP address with a port; write e.g. "0.0.0.0:11112", "127.0.0.1:11112" or "[::]:11112"; names are not looked up here; "" switches it off
   study.quiet_period = 60 (site.toml line 2): has no unit; write the number with its unit in quotes, e.g. "60s" or "90m""#;

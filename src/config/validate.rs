@@ -39,6 +39,7 @@ pub(super) enum Need {
 pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Faults) -> Option<Config> {
     let mut check = Check { origins, faults };
     check.listeners(raw);
+    check.tls_rules(raw);
     check.shadow_mode(raw);
     check.loops(raw);
     check.models_named(raw, need);
@@ -46,6 +47,7 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
     // Every section is built, whatever became of the others, so that all faults are found.
     let aliases = check.aliases(raw);
     let node = check.node(&raw.node, aliases);
+    let tls = check.tls(&raw.tls);
     let store = check.store(&raw.store);
     let web = check.web(raw);
     let study = check.study(&raw.study);
@@ -59,6 +61,7 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
     let filter = check.get("log.filter", &raw.log.filter, parse::log_filter);
     Some(Config {
         node: node?,
+        tls: tls?,
         store: store?,
         web: web?,
         study: study?,
@@ -94,7 +97,8 @@ impl Check<'_> {
 
     fn node(&mut self, raw: &raw::Node, aliases: Option<Vec<Alias>>) -> Option<Node> {
         let ae_title = self.get("node.ae_title", &raw.ae_title, parse::ae_title);
-        let listen = self.get("node.listen", &raw.listen, parse::listen);
+        let listen = self.get("node.listen", &raw.listen, parse::listen_if_given);
+        let listen_tls = self.get("node.listen_tls", &raw.listen_tls, parse::listen_if_given);
         let mode = self.get("node.mode", &raw.mode, parse::mode);
         let name = self.get("node.name", &raw.name, parse::label);
         let serial_number = self.get("node.serial_number", &raw.serial_number, parse::label);
@@ -110,6 +114,7 @@ impl Check<'_> {
             ae_title: ae_title?,
             aliases: aliases?,
             listen: listen?,
+            listen_tls: listen_tls?,
             mode: mode?,
             name: name?,
             serial_number: serial_number?,
@@ -181,6 +186,8 @@ impl Check<'_> {
             let quiet_key = key("quiet_period");
             self.ordered(&quiet_key, &source.quiet_period, quiet.flatten(), "study.cap", &raw.study.cap, cap);
             let user = self.user(i, source);
+            let tls = self.get(&key("tls"), &source.tls, parse::switch);
+            let certificates = self.certificates(&key("certificates"), &source.certificates);
             let services = self.services(i, source, raw);
             let (commitment, commitment_to, query, audit) = services?;
             Some(Source {
@@ -192,6 +199,8 @@ impl Check<'_> {
                 commitment_to,
                 query,
                 audit,
+                tls: tls?,
+                certificates: certificates?,
             })
         }))
     }
@@ -289,19 +298,6 @@ impl Check<'_> {
         })
     }
 
-    /// Both listeners want the same port of the same address.
-    fn listeners(&mut self, raw: &Raw) {
-        let (Ok(dicom), Ok(Some(web))) = (parse::listen(&raw.node.listen), parse::listen_if_given(&raw.web.listen))
-        else {
-            return;
-        };
-        let any = dicom.ip().is_unspecified() || web.ip().is_unspecified();
-        if dicom.port() != 0 && dicom.port() == web.port() && (any || dicom.ip() == web.ip()) {
-            let what = format!("wants the same port as node.listen ({dicom})");
-            self.contradiction("web.listen", &raw.web.listen, what, "give one of them another port");
-        }
-    }
-
     /// In shadow mode nothing reaches a destination that is not marked as an audit destination.
     fn shadow_mode(&mut self, raw: &Raw) {
         if parse::mode(&raw.node.mode) != Ok(Mode::Shadow) {
@@ -318,16 +314,15 @@ impl Check<'_> {
 
     /// A destination that is this node itself.
     fn loops(&mut self, raw: &Raw) {
-        let Ok(listen) = parse::listen(&raw.node.listen) else {
-            return;
-        };
+        let listeners = [&raw.node.listen, &raw.node.listen_tls].map(parse::listen_if_given);
+        let ports: Vec<u16> = listeners.into_iter().flatten().flatten().map(|address| address.port()).collect();
         let titles = raw.aliases.iter().take(PEERS_MAX).map(|alias| &alias.ae_title).chain([&raw.node.ae_title]);
         let own: Vec<AeTitle> = titles.filter_map(|title| parse::ae_title(title).ok()).collect();
         for (i, destination) in raw.destinations.iter().take(PEERS_MAX).enumerate() {
             let (Ok(title), Ok(port)) = (parse::ae_title(&destination.ae_title), parse::port(&destination.port)) else {
                 continue;
             };
-            if port == listen.port() && own.contains(&title) {
+            if ports.contains(&port) && own.contains(&title) {
                 let what = format!("is this node's own AE title, at its own port {port}: reports would come back");
                 let remedy = "name the PACS that is to receive the reports";
                 self.contradiction(&format!("destinations[{i}].ae_title"), &destination.ae_title, what, remedy);

@@ -15,13 +15,15 @@ mod peer;
 mod stow;
 mod transcode;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::config::{Destination, Endpoint, Mode};
+use crate::config::{Destination, Endpoint, Mode, PeerTls};
 use crate::dicom::{Status, VERIFICATION};
 use crate::domain::{AeTitle, Report, Uid};
+use crate::wire::{Security, Tls};
 
 pub use crate::wire::Step;
 pub use backoff::backoff;
@@ -77,6 +79,7 @@ pub fn allowed(mode: Mode, destination: &Destination) -> Result<(), DeliverError
 pub async fn send(
     mode: Mode,
     destination: &Destination,
+    tls: &Arc<Tls>,
     calling: &AeTitle,
     alternatives: &[ReportFile<'_>],
 ) -> Result<Sent, DeliverError> {
@@ -85,9 +88,10 @@ pub async fn send(
         return Err(DeliverError::NothingToSend);
     }
     match &destination.endpoint {
-        Endpoint::Dimse { ae_title, host, port } => {
+        Endpoint::Dimse { ae_title, host, port, tls: asked } => {
             let peer = Peer { ae_title: ae_title.clone(), host: host.clone(), port: *port };
-            store(&peer, destination, calling, alternatives).await
+            let security = security(&peer, asked.as_ref(), tls)?;
+            store(&peer, &security, destination, calling, alternatives).await
         }
         Endpoint::Stow { url, token_file } => stow::send(url, token_file.as_deref(), destination, alternatives).await,
     }
@@ -96,6 +100,7 @@ pub async fn send(
 /// By C-STORE, in Explicit VR Little Endian where the peer can, else Implicit.
 async fn store(
     peer: &Peer,
+    security: &Security,
     destination: &Destination,
     calling: &AeTitle,
     alternatives: &[ReportFile<'_>],
@@ -110,7 +115,7 @@ async fn store(
                 .map(|ts| Proposal { abstract_syntax: a.sop_class.as_str(), transfer_syntax: ts })
         })
         .collect();
-    let mut connection = Connection::open(peer, calling, &proposals, destination.timeout).await?;
+    let mut connection = Connection::open(peer, security, calling, &proposals, destination.timeout).await?;
     let accepted = connection.first_accepted(&proposals);
     let Some((chosen, context)) = accepted else {
         connection.close().await;
@@ -153,24 +158,38 @@ async fn store(
 ///
 /// # Errors
 /// [`DeliverError`], also where it is there and would not let us in.
-pub async fn probe(destination: &Destination, calling: &AeTitle) -> Result<&'static str, DeliverError> {
+pub async fn probe(destination: &Destination, tls: &Arc<Tls>, calling: &AeTitle) -> Result<&'static str, DeliverError> {
     match &destination.endpoint {
-        Endpoint::Dimse { ae_title, host, port } => {
+        Endpoint::Dimse { ae_title, host, port, tls: asked } => {
             let peer = Peer { ae_title: ae_title.clone(), host: host.clone(), port: *port };
-            echo(&peer, calling, destination.timeout).await.map(|()| "answers C-ECHO")
+            let security = security(&peer, asked.as_ref(), tls)?;
+            let how = if asked.is_some() { "answers C-ECHO over TLS" } else { "answers C-ECHO" };
+            echo(&peer, &security, calling, destination.timeout).await.map(|()| how)
         }
         Endpoint::Stow { url, token_file } => stow::probe(url, token_file.as_deref(), destination.timeout).await,
     }
+}
+
+/// How `peer` is called: in the clear, or over TLS with what it has to show.
+///
+/// # Errors
+/// [`DeliverError::Untrusted`] where TLS is asked for and its name cannot be one of a certificate.
+pub fn security(peer: &Peer, asked: Option<&PeerTls>, tls: &Arc<Tls>) -> Result<Security, DeliverError> {
+    let fault = |cause: crate::wire::tls::HandshakeError| DeliverError::Untrusted {
+        peer: peer.to_string(),
+        cause: cause.to_string(),
+    };
+    tls.security(&peer.host, asked).map_err(fault)
 }
 
 /// Asks `peer` whether it is there (Verification, PS3.4 Annex A).
 ///
 /// # Errors
 /// [`DeliverError`], also for any status but success.
-pub async fn echo(peer: &Peer, calling: &AeTitle, timeout: Duration) -> Result<(), DeliverError> {
+pub async fn echo(peer: &Peer, security: &Security, calling: &AeTitle, timeout: Duration) -> Result<(), DeliverError> {
     let proposals = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
         .map(|ts| Proposal { abstract_syntax: VERIFICATION.uid, transfer_syntax: ts });
-    let mut connection = Connection::open(peer, calling, &proposals, timeout).await?;
+    let mut connection = Connection::open(peer, security, calling, &proposals, timeout).await?;
     let Some((_, context)) = connection.first_accepted(&proposals) else {
         connection.close().await;
         return Err(DeliverError::NotAccepted { peer: peer.to_string() });
@@ -204,6 +223,7 @@ mod tests {
                 ae_title: AeTitle::parse("ARCHIVE").unwrap(),
                 host: "127.0.0.1".into(),
                 port: 1,
+                tls: None,
             },
             audit,
             disclose: Disclosure::Withheld,
@@ -227,9 +247,10 @@ mod tests {
     #[tokio::test]
     async fn a_refused_destination_is_never_contacted() {
         let calling = AeTitle::parse("SIDELIGHT").unwrap();
-        let error = send(Mode::Shadow, &destination(false), &calling, &[]).await.unwrap_err();
+        let tls = Tls::load(&crate::config::load(None, [], &[]).unwrap().tls, &[]).unwrap();
+        let error = send(Mode::Shadow, &destination(false), &tls, &calling, &[]).await.unwrap_err();
         assert!(matches!(error, DeliverError::NotAllowed(_)), "{error}");
-        let error = send(Mode::Active, &destination(false), &calling, &[]).await.unwrap_err();
+        let error = send(Mode::Active, &destination(false), &tls, &calling, &[]).await.unwrap_err();
         assert!(matches!(error, DeliverError::NothingToSend), "{error}");
     }
 }

@@ -89,6 +89,7 @@ impl Connection {
     /// Connects and negotiates within `timeout`.
     pub(super) async fn open(
         peer: &Peer,
+        security: &Security,
         calling: &AeTitle,
         proposals: &[Proposal<'_>],
         timeout: Duration,
@@ -98,7 +99,7 @@ impl Connection {
         let call = Call {
             host: &peer.host,
             port: peer.port,
-            security: &Security::Plain,
+            security,
             calling,
             called: &peer.ae_title,
             proposals: &proposals,

@@ -69,13 +69,16 @@ impl Node {
     /// The cause of a failure, and whether it may pass.
     async fn report_commitment(&self, commitment: &Commitment) -> Result<(), (String, bool)> {
         let source = self.config.sources.iter().find(|s| s.ae_title == commitment.source && s.commitment);
-        let Some(to) = source.and_then(|source| source.commitment_to.as_ref()) else {
+        let Some((source, to)) = source.and_then(|source| Some((source, source.commitment_to.as_ref()?))) else {
             let cause = "the association that asked is gone, and the source has no commitment_to";
             return Err((cause.to_owned(), false));
         };
+        // A source that comes over TLS is called over TLS, and shows what it comes with.
+        let security = self.tls.security(&to.host, source.peer_tls().as_ref());
+        let security = security.map_err(|error| (error.to_string(), false))?;
         let judged = self.store.judge_commitment(commitment.id, Utc::now()).await;
         let (transaction, outcomes) = judged.map_err(|error| (error.to_string(), true))?;
-        let report = deliver::report_commitment(to, &commitment.called, &transaction, &outcomes, TIMEOUT);
+        let report = deliver::report_commitment(to, &security, &commitment.called, &transaction, &outcomes, TIMEOUT);
         report.await.map_err(|cause| (cause, true))
     }
 }

@@ -105,7 +105,7 @@ impl Node {
             .map(|v| ReportFile { sop_class: &v.sop_class, sop_instance: &v.sop_instance, file: &v.file })
             .collect();
         let node = &self.config.node;
-        let sent = deliver::send(node.mode, destination, &node.ae_title, &files).await;
+        let sent = deliver::send(node.mode, destination, &self.tls, &node.ae_title, &files).await;
         sent.map(|s| (s.sop_class, s.sop_instance)).map_err(|e| (e.to_string(), e.retry()))
     }
 }

@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::receive::Receiver;
 use crate::store::Store;
 use crate::web;
+use crate::wire::Tls;
 
 /// How long the loops wait without a wake-up: what another process changed is seen within this.
 const IDLE: Duration = Duration::from_secs(1);
@@ -40,6 +41,7 @@ const INTERRUPTIONS_MAX: u32 = 50;
 /// What all loops share.
 struct Node {
     config: Config,
+    tls: Arc<Tls>,
     store: Store,
     analyser: Analyser,
     cancel: CancellationToken,
@@ -50,8 +52,10 @@ struct Node {
 /// Runs the node until `cancel`. Ports are bound and models are warm before it reports itself ready.
 pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken) -> anyhow::Result<()> {
     let store = Store::open(&config.store).await?;
-    let receiver = Receiver::bind(&config.node, &config.sources).await?;
-    let dicom = receiver.local_addr()?;
+    let (tls_settings, sources) = (config.tls.clone(), config.sources.clone());
+    let tls = tokio::task::spawn_blocking(move || Tls::load(&tls_settings, &sources)).await??;
+    let receiver = Receiver::bind(&config.node, &config.sources, &tls).await?;
+    let (dicom, dicom_tls) = (receiver.local_addr()?, receiver.local_addr_tls()?);
     let ready = Arc::new(AtomicBool::new(false));
     let web = match config.web.listen {
         Some(address) => Some(web::bind(address, &config, store.clone(), Arc::clone(&ready)).await?),
@@ -68,7 +72,8 @@ pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken)
         tasks.spawn(server.run(cancel.clone()));
     }
     let broken = AtomicBool::new(false);
-    let node = Arc::new(Node { config, store: store.clone(), analyser, cancel: cancel.clone(), broken });
+    let shown = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |a| a.to_string());
+    let node = Arc::new(Node { config, tls, store: store.clone(), analyser, cancel: cancel.clone(), broken });
     tasks.spawn(Arc::clone(&node).supervise("reading", Arc::clone(&node).read_loop()));
     tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
     tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
@@ -77,8 +82,9 @@ pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken)
     tasks.spawn(Arc::clone(&node).watch_disk());
     ready.store(true, Ordering::Relaxed);
     info!(
-        dicom = %dicom,
-        web = %web_address.map_or_else(|| "off".to_owned(), |a| a.to_string()),
+        dicom = %shown(dicom),
+        dicom_tls = %shown(dicom_tls),
+        web = %shown(web_address),
         ae_title = %node.config.node.ae_title,
         device = node.analyser.device(),
         mode = ?node.config.node.mode,

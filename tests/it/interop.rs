@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use crate::orthanc::Orthanc;
 use crate::receive::scu::{Door, source, split};
 use crate::report::alternatives;
+use crate::report::deliver::no_tls;
 use crate::support::{Pacs, compare_with_docs, element, free_port, reference_python, root, run, run_ok, wait_for};
 
 /// An image in one of the transfer syntaxes that the node negotiates.
@@ -261,16 +262,17 @@ async fn send_report(title: &str, port: u16) -> Report {
             ae_title: AeTitle::parse(title).expect("a valid title"),
             host: "127.0.0.1".into(),
             port,
+            tls: None,
         },
         audit: false,
         disclose: Disclosure::Withheld,
         timeout: Duration::from_secs(30),
     };
     let calling = AeTitle::parse("SIDELIGHT").expect("a valid title");
-    deliver::probe(&destination, &calling).await.expect("an answer to C-ECHO");
+    deliver::probe(&destination, &no_tls(), &calling).await.expect("an answer to C-ECHO");
     let mut reports = alternatives();
     let files: Vec<ReportFile> = reports.iter().map(ReportFile::from).collect();
-    let sent = deliver::send(Mode::Active, &destination, &calling, &files).await.expect("a delivery");
+    let sent = deliver::send(Mode::Active, &destination, &no_tls(), &calling, &files).await.expect("a delivery");
     assert_eq!(sent.status, Status::SUCCESS);
     reports.swap_remove(sent.index)
 }

@@ -21,5 +21,6 @@ mod report;
 mod road;
 mod support;
 mod tensors;
+mod tls;
 mod torture;
 mod web;

@@ -1,5 +1,6 @@
 //! What the integration tests share: the node as a real process, dcmtk peers, phantoms. No test doubles.
 
+pub mod certificates;
 pub mod faults;
 pub mod sender;
 
