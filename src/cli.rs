@@ -96,9 +96,34 @@ Examples:
   sidelight studies list --state failed
   sidelight studies show 1.2.840.113619.2.5.1762583153
   sidelight studies resend 1.2.840.113619.2.5.1762583153    # deliver the current report again
-  sidelight studies requeue 1.2.840.113619.2.5.1762583153   # analyse again from the stored images"
+  sidelight studies resend --failed                         # everything that was given up
+  sidelight studies requeue 1.2.840.113619.2.5.1762583153   # analyse again from the stored images
+  sidelight studies close 1.2.840.113619.2.5.1762583153     # do not wait for more images
+  sidelight studies destinations                            # which are down, and what waits for them"
     )]
     Studies(Studies),
+
+    /// Copy the data folder as it is at one moment, while the node runs
+    ///
+    /// DIR becomes a data folder of its own: index, objects, reports. To restore, put it where store.data_dir points,
+    /// run `sidelight fsck` and start the node. Objects that were acknowledged after the backup are not in it: their
+    /// senders have to send them again.
+    #[command(after_help = "\
+Examples:
+  sidelight backup /backup/sidelight-2026-01-01 --config conf/shadow.toml
+  sidelight backup /backup/sidelight-2026-01-01 --copy --json")]
+    Backup(Backup),
+
+    /// Find what is wrong with the data folder, and put right what can be
+    ///
+    /// Needs the folder for itself: stop the node first. Without --repair nothing is changed but what any start changes
+    /// (folders that are missing, a newer version of the index). With it, nothing is deleted that may be a last copy:
+    /// it goes to damaged/ in the folder, which is yours to empty. Exit code 1 while something is wrong.
+    #[command(after_help = "\
+Examples:
+  sidelight fsck --config conf/shadow.toml
+  sidelight fsck --repair --digests --config conf/shadow.toml")]
+    Fsck(FsckOptions),
 
     /// Model packages: what there is, whether it is intact, export
     #[command(
@@ -216,18 +241,73 @@ pub enum Studies {
         #[command(flatten)]
         table: Table,
     },
-    /// Deliver the current report of a study again
+    /// Deliver current reports again: of one study, to one destination, or all that were given up
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true)
+        .args(["study", "destination", "failed"]))]
     Resend {
+        /// Study Instance UID; without one, every study
+        #[arg(value_name = "UID")]
+        study: Option<Uid>,
+        /// Only to this destination
+        #[arg(long, value_name = "NAME")]
+        destination: Option<String>,
+        /// Only what was given up
+        #[arg(long)]
+        failed: bool,
+    },
+    /// Close an open study now, with the images that are there
+    Close {
         /// Study Instance UID
         #[arg(value_name = "UID")]
         study: Uid,
+        /// It counts as complete, whatever study.required says
+        #[arg(long)]
+        complete: bool,
+        /// It counts as incomplete
+        #[arg(long, conflicts_with = "complete")]
+        incomplete: bool,
     },
+    /// Delete a study with its objects, scores and reports
+    Purge {
+        /// Study Instance UID
+        #[arg(value_name = "UID")]
+        study: Uid,
+        /// Also one that is open or being delivered
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show which destinations are up or down, and how many reports wait for each
+    Destinations(Table),
     /// Analyse a study again from its stored images
     Requeue {
         /// Study Instance UID
         #[arg(value_name = "UID")]
         study: Uid,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Folder to write; not there yet, or empty
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Copy every file, also where a second name (hard link) would do
+    #[arg(long)]
+    pub copy: bool,
+    #[command(flatten)]
+    pub table: Table,
+}
+
+#[derive(Debug, Args)]
+pub struct FsckOptions {
+    /// Put right what can be
+    #[arg(long)]
+    pub repair: bool,
+    /// Read every file and compare its digest
+    #[arg(long)]
+    pub digests: bool,
+    #[command(flatten)]
+    pub table: Table,
 }
 
 #[derive(Debug, Subcommand)]
@@ -376,7 +456,14 @@ mod tests {
             "studies list --state failed --limit 3 --json",
             &format!("studies show {uid} --json"),
             &format!("studies resend {uid}"),
+            &format!("studies resend {uid} --destination pacs"),
+            "studies resend --destination pacs --failed",
             &format!("studies requeue {uid}"),
+            &format!("studies close {uid} --incomplete"),
+            &format!("studies purge {uid} --force"),
+            "studies destinations --json",
+            "backup there --copy --json",
+            "fsck --repair --digests --json",
             "model list --json",
             "model verify",
             "model verify demo-race --json",
@@ -407,6 +494,8 @@ mod tests {
             ("studies show ../../etc/passwd", 2),
             ("studies list --state lost", 2),
             ("studies list --limit 0", 2),
+            ("studies resend", 2),
+            ("studies close 1.2.3 --complete --incomplete", 2),
             ("phantom --world mars --patients 1 --out x", 2),
             ("phantom --world null --patients 1 --out x --size 10", 2),
             ("echo localhost:104", 2),

@@ -57,6 +57,11 @@ fn leaves() -> Vec<(String, toml::Value)> {
     found
 }
 
+/// The list of tables that a key stands in, and its name there.
+fn list_of(key: &str) -> Option<(&str, &str)> {
+    key.rsplit_once('.').filter(|(list, _)| ["sources", "destinations", "study.required"].contains(list))
+}
+
 const SOURCE: &str = "[[sources]]\nae_title = \"S\"\n";
 const DESTINATION: &str = "[[destinations]]\nname = \"d\"\nae_title = \"D\"\nhost = \"h\"\nport = 104\naudit = true\n";
 
@@ -72,7 +77,11 @@ fn the_defaults_are_safe_and_valid() {
     assert_eq!(config.store.objects_kept, Some(Duration::from_secs(30 * 86_400)));
     assert_eq!(config.store.reports_kept, None);
     assert_eq!(config.web.listen.map(|a| a.to_string()).as_deref(), Some("127.0.0.1:8104"));
-    assert_eq!(config.study, StudyRules { quiet_period: Duration::from_secs(60), cap: Duration::from_secs(5400) });
+    let (quiet_period, cap) = (Duration::from_secs(60), Duration::from_secs(5400));
+    assert_eq!(config.study, StudyRules { quiet_period, cap, late: Late::Replace, required: Vec::new() });
+    let (retry_first, retry_max) = (Duration::from_secs(30), Duration::from_secs(600));
+    let give_up_after = Duration::from_secs(14 * 86_400);
+    assert_eq!(config.delivery, Delivery { retry_first, retry_max, give_up_after, tries_min: 10 });
     assert_eq!((config.models.race, config.models.clinical.len(), config.risk.profile), (None, 0, None));
     assert_eq!((config.sources.len(), config.destinations.len()), (0, 0));
     assert_eq!(config.pixels.samples_max, 268_435_456);
@@ -94,7 +103,7 @@ fn the_documented_file_shows_every_key_with_its_default() {
             value = value.and_then(|v| v.get(part).cloned());
         }
         let value = value.unwrap_or_else(|| panic!("conf/sidelight.toml does not show {key}"));
-        if !key.starts_with("sources.") && !key.starts_with("destinations.") {
+        if list_of(&key).is_none() {
             assert_eq!(value, default, "{key}");
             let last = key.rsplit('.').next().unwrap();
             let line = text.lines().position(|l| l.starts_with(&format!("{last} ="))).expect("shown, so on a line");
@@ -110,6 +119,8 @@ fn the_examples_of_the_documented_file_are_valid() {
     let config = load_bytes(uncommented(&text).as_bytes(), &[], &[("node.mode", "active")]).unwrap();
     assert_eq!(config.sources.len(), 1);
     assert_eq!(config.sources[0].quiet_period, Some(Duration::from_secs(20)));
+    let mammography = &config.study.required[0];
+    assert_eq!((mammography.modality.as_deref(), mammography.views.len()), (Some("MG"), 4));
     let names: Vec<_> = config.destinations.iter().map(|d| (d.name.as_str(), d.audit)).collect();
     assert_eq!(names, [("audit-archive", true), ("pacs", false)]);
 }
@@ -273,6 +284,16 @@ fn every_fault_of_a_file_is_found_at_once() {
         ("study.quiet_period = \"2h\"".into(), &["study.quiet_period"]),
         (with(SOURCE, "quiet_period = \"2h\""), &["sources[0].quiet_period"]),
         ("delivery.retry_first = \"1h\"".into(), &["delivery.retry_first"]),
+        ("study.late = \"sometimes\"\ndelivery.tries_min = 0".into(), &["delivery.tries_min", "study.late"]),
+        ("[[study.required]]\nmodality = \"MG\"".into(), &["study.required[0].views"]),
+        (
+            "[[study.required]]\nviews = [\"X-CC\", \"L-SPOT\"]\nmodality = \"M/G\"\nquiet_period = \"2h\"".into(),
+            &["study.required[0].views", "study.required[0].modality", "study.required[0].quiet_period"],
+        ),
+        (
+            with(DESTINATION, "associations_max = 0\nper_minute_max = -1"),
+            &["destinations[0].associations_max", "destinations[0].per_minute_max"],
+        ),
         (
             "delivery.retry_max = \"1d\"\ndelivery.retry_first = \"9h\"\ndelivery.give_up_after = \"1h\"".into(),
             &["delivery.retry_first"],
@@ -319,7 +340,7 @@ fn what_sites_really_write_is_accepted() {
 #[test]
 fn every_key_refuses_what_it_cannot_use_and_names_itself() {
     for (key, default) in leaves() {
-        let list = key.split_once('.').filter(|(section, _)| ["sources", "destinations"].contains(section));
+        let list = list_of(&key);
         let bad = if default.is_array() { r#"["\u0007"]"# } else { r#""\u0007""# };
         let (toml, expected) = match list {
             Some((section, name)) => (format!("[[{section}]]\n{name} = {bad}"), format!("{section}[0].{name}")),
@@ -333,7 +354,7 @@ fn every_key_refuses_what_it_cannot_use_and_names_itself() {
 #[test]
 fn every_key_has_its_environment_variable_and_its_flag() {
     for (key, default) in leaves() {
-        if key.starts_with("sources.") || key.starts_with("destinations.") {
+        if list_of(&key).is_some() {
             continue;
         }
         let text = match &default {

@@ -1,6 +1,6 @@
 //! Reports to their destinations: C-STORE SCU with a fall-back over SOP classes and transfer syntaxes, C-ECHO SCU.
 //!
-//! One call is one attempt. The alternatives of a report (one per SOP class, each with its own SOP Instance UID)
+//! A [`Session`] is an association, each report on it one attempt. The alternatives of a report (one per SOP class, each with its own SOP Instance UID)
 //! were fixed when the result was, so that every attempt sends the same bytes. Whether and when to try again is
 //! judged by [`DeliverError::retry`] and [`backoff`]; the outbox itself lives in `store`, its clock in `serve`.
 //! Neighbours: `peer` holds the association, `transcode` the encoding. Left out: STOW-RS and folders.
@@ -62,8 +62,92 @@ pub fn allowed(mode: Mode, destination: &Destination) -> Result<(), DeliverError
     }
 }
 
-/// Sends the first of `alternatives` whose SOP class the destination accepts, in Explicit VR Little Endian where it
-/// can, else Implicit. Takes at most four times `destination.timeout`.
+/// An association with a destination, for one report after the other.
+pub struct Session {
+    connection: Connection,
+    destination: String,
+    /// Whether it took a report before.
+    used: bool,
+}
+
+impl Session {
+    /// Opens an association for reports like this one. Takes at most `destination.timeout`.
+    ///
+    /// # Errors
+    /// [`DeliverError`]. But for [`DeliverError::NotAllowed`], [`DeliverError::NothingToSend`] and
+    /// [`DeliverError::File`] it says that the destination could not be reached, and nothing of the report.
+    pub async fn open(
+        mode: Mode,
+        destination: &Destination,
+        calling: &AeTitle,
+        alternatives: &[ReportFile<'_>],
+    ) -> Result<Self, DeliverError> {
+        allowed(mode, destination)?;
+        if alternatives.is_empty() {
+            return Err(DeliverError::NothingToSend);
+        }
+        alternatives.iter().try_for_each(|a| transcode::data_set(a.file).map(drop))?;
+        let peer = Peer::from(destination);
+        let connection = Connection::open(&peer, calling, &proposals(alternatives), destination.timeout).await?;
+        Ok(Self { connection, destination: destination.name.clone(), used: false })
+    }
+
+    /// Sends the first of `alternatives` whose SOP class the destination accepts, in Explicit VR Little Endian where it
+    /// can, else Implicit. Takes at most twice the destination's timeout.
+    ///
+    /// # Errors
+    /// [`DeliverError`]; its [`retry`](DeliverError::retry) says whether another attempt makes sense. The association
+    /// can be used on after [`DeliverError::Status`], [`DeliverError::NotAccepted`] and [`DeliverError::File`] only.
+    pub async fn send(&mut self, alternatives: &[ReportFile<'_>]) -> Result<Sent, DeliverError> {
+        let proposals = proposals(alternatives);
+        let peer = self.connection.peer().to_owned();
+        let Some((chosen, context)) = self.connection.first_accepted(&proposals) else {
+            return Err(DeliverError::NotAccepted { peer });
+        };
+        let index = chosen / 2;
+        let alternative = &alternatives[index];
+        let data_set = transcode::data_set(alternative.file)?;
+        let implicit;
+        let bytes = if proposals[chosen].transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN {
+            implicit = transcode::to_implicit(data_set)?;
+            &implicit[..]
+        } else {
+            data_set
+        };
+        let response = self.connection.store(context, alternative.sop_class, alternative.sop_instance, bytes).await?;
+        self.used = true;
+
+        let status = response.status;
+        // The bytes under this UID never change: a duplicate is the trace of an attempt whose answer was lost.
+        if !status.is_stored() && status != Status::DUPLICATE_SOP_INSTANCE {
+            return Err(DeliverError::Status { peer, status, comment: response.comment });
+        }
+        if status == Status::SUCCESS {
+            info!(destination = %self.destination, "report delivered");
+        } else {
+            warn!(destination = %self.destination, %status, "report delivered with a remark");
+        }
+        let (sop_class, sop_instance) = (alternative.sop_class.clone(), alternative.sop_instance.clone());
+        Ok(Sent { index, sop_class, sop_instance, status })
+    }
+
+    /// Whether it answered a report before: peers may end an association after each, which says nothing of the next.
+    pub fn used(&self) -> bool {
+        self.used
+    }
+
+    /// Releases the association, or aborts it after an error that leaves it unusable.
+    pub async fn end(self, after: Option<&DeliverError>) {
+        match after {
+            None | Some(DeliverError::Status { .. } | DeliverError::NotAccepted { .. } | DeliverError::File(_)) => {
+                self.connection.close().await;
+            }
+            Some(_) => self.connection.abort().await,
+        }
+    }
+}
+
+/// One report on an association of its own: [`Session::open`], [`Session::send`], the end.
 ///
 /// # Errors
 /// [`DeliverError`]; its [`retry`](DeliverError::retry) says whether another attempt makes sense.
@@ -73,58 +157,20 @@ pub async fn send(
     calling: &AeTitle,
     alternatives: &[ReportFile<'_>],
 ) -> Result<Sent, DeliverError> {
-    allowed(mode, destination)?;
-    if alternatives.is_empty() {
-        return Err(DeliverError::NothingToSend);
-    }
-    let data_sets = alternatives.iter().map(|a| transcode::data_set(a.file)).collect::<Result<Vec<_>, _>>()?;
+    let mut session = Session::open(mode, destination, calling, alternatives).await?;
+    let sent = session.send(alternatives).await;
+    session.end(sent.as_ref().err()).await;
+    sent
+}
 
-    // A context of its own for each pair, so that the choice among them is ours (PS3.8 9.3.2.2).
-    let proposals: Vec<Proposal> = alternatives
-        .iter()
-        .flat_map(|a| {
-            [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
-                .map(|ts| Proposal { abstract_syntax: a.sop_class.as_str(), transfer_syntax: ts })
-        })
-        .collect();
-    let peer = Peer::from(destination);
-    let mut connection = Connection::open(&peer, calling, &proposals, destination.timeout).await?;
-    let accepted = connection.first_accepted(&proposals);
-    let Some((chosen, context)) = accepted else {
-        connection.close().await;
-        return Err(DeliverError::NotAccepted { peer: peer.to_string() });
+/// A context of its own for each pair, so that the choice among them is ours (PS3.8 9.3.2.2).
+fn proposals<'a>(alternatives: &[ReportFile<'a>]) -> Vec<Proposal<'a>> {
+    let pairs = |a: &ReportFile<'a>| {
+        let abstract_syntax = a.sop_class.as_str();
+        [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
+            .map(|transfer_syntax| Proposal { abstract_syntax, transfer_syntax })
     };
-    let index = chosen / 2;
-    let (alternative, data_set) = (&alternatives[index], data_sets[index]);
-    let implicit;
-    let bytes = if proposals[chosen].transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN {
-        implicit = transcode::to_implicit(data_set)?;
-        &implicit[..]
-    } else {
-        data_set
-    };
-    let answer = connection.store(context, alternative.sop_class, alternative.sop_instance, bytes).await;
-    let response = match answer {
-        Ok(response) => response,
-        Err(error) => {
-            connection.abort().await;
-            return Err(error);
-        }
-    };
-    connection.close().await;
-
-    let status = response.status;
-    // The bytes under this UID never change: a duplicate is the trace of an attempt whose answer was lost.
-    if !status.is_stored() && status != Status::DUPLICATE_SOP_INSTANCE {
-        return Err(DeliverError::Status { peer: peer.to_string(), status, comment: response.comment });
-    }
-    if status == Status::SUCCESS {
-        info!(destination = %destination.name, "report delivered");
-    } else {
-        warn!(destination = %destination.name, %status, "report delivered with a remark");
-    }
-    let (sop_class, sop_instance) = (alternative.sop_class.clone(), alternative.sop_instance.clone());
-    Ok(Sent { index, sop_class, sop_instance, status })
+    alternatives.iter().flat_map(pairs).collect()
 }
 
 /// Asks `peer` whether it is there (Verification, PS3.4 Annex A).
@@ -170,6 +216,8 @@ mod tests {
             audit,
             disclose: Disclosure::Withheld,
             timeout: Duration::from_secs(1),
+            associations_max: 1,
+            per_minute_max: None,
         }
     }
 

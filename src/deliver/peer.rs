@@ -1,4 +1,5 @@
-//! One association as its requestor: open, one request, its answer, close; a limit on every wait.
+//! One association as its requestor: open, requests and their answers one after the other, close; a limit on every
+//! wait.
 //!
 //! P-DATA is fragmented here to the acceptor's maximum (PS3.8 9.3.5) rather than with dicom-ul's writer, which
 //! blocks in its destructor. Neighbours: `dicom` encodes command sets, `error` names what went wrong. Left out:
@@ -18,7 +19,6 @@ use crate::config::Destination;
 use crate::dicom::{COMMAND_BYTES_MAX, CommandField, EchoRq, Response, StoreRq};
 use crate::domain::{AeTitle, ParseError, Uid};
 
-const MESSAGE_ID: u16 = 1;
 /// Length of a PDV without its data: item length, context, control header (PS3.8 9.3.5.1).
 const PDV_HEADER_BYTES: u32 = 6;
 /// Largest fragment that is sent even where the peer allows more.
@@ -47,6 +47,8 @@ pub(super) struct Connection {
     association: AsyncClientAssociation<TcpStream>,
     peer: String,
     timeout: Duration,
+    /// Of the last request.
+    message_id: u16,
 }
 
 impl Peer {
@@ -116,7 +118,12 @@ impl Connection {
         let mut association = limited(&name, Step::Connecting, timeout, opening).await?;
         // Small PDUs follow each other without an answer between: Nagle would hold the last one back.
         let _ = association.inner_stream().set_nodelay(true);
-        Ok(Self { association, peer: name, timeout })
+        Ok(Self { association, peer: name, timeout, message_id: 0 })
+    }
+
+    /// The peer, for messages.
+    pub(super) fn peer(&self) -> &str {
+        &self.peer
     }
 
     /// Position and presentation context of the first proposal that was accepted as it was made.
@@ -137,7 +144,8 @@ impl Connection {
         sop_instance: &Uid,
         data_set: &[u8],
     ) -> Result<Response, DeliverError> {
-        let request = StoreRq::new(MESSAGE_ID, sop_class.clone(), sop_instance.clone());
+        self.message_id = self.message_id.wrapping_add(1);
+        let request = StoreRq::new(self.message_id, sop_class.clone(), sop_instance.clone());
         self.send(context, PDataValueType::Command, &request.encode()).await?;
         self.send(context, PDataValueType::Data, data_set).await?;
         self.receive(CommandField::C_STORE_RSP).await
@@ -145,7 +153,8 @@ impl Connection {
 
     /// C-ECHO.
     pub(super) async fn echo(&mut self, context: u8) -> Result<Response, DeliverError> {
-        let request = EchoRq { message_id: MESSAGE_ID, has_data_set: false };
+        self.message_id = self.message_id.wrapping_add(1);
+        let request = EchoRq { message_id: self.message_id, has_data_set: false };
         self.send(context, PDataValueType::Command, &request.encode()).await?;
         self.receive(CommandField::C_ECHO_RSP).await
     }
@@ -191,7 +200,7 @@ impl Connection {
     async fn receive(&mut self, expected: CommandField) -> Result<Response, DeliverError> {
         let bytes = self.receive_command().await?;
         let response = Response::parse(&bytes).map_err(|e| self.broken(format!("its answer is damaged: {e}")))?;
-        if response.field != expected || response.responded_to != MESSAGE_ID {
+        if response.field != expected || response.responded_to != self.message_id {
             let (field, id) = (response.field, response.responded_to);
             return Err(self.broken(format!("it answered with {field} to message {id}, {expected} was due")));
         }

@@ -12,7 +12,7 @@ mod status;
 mod transfer_syntaxes;
 
 pub use command::{COMMAND_BYTES_MAX, CommandError, CommandField, CommandSet, EchoRq, Request, Response, StoreRq};
-pub use meta::file_meta;
+pub use meta::{FileMeta, file_meta, read_file_meta};
 pub use sop_classes::{SopClass, VERIFICATION, is_storage_accepted, sop_class_name, storage_sop_classes};
 pub use status::{Status, StatusCategory};
 pub use transfer_syntaxes::{

@@ -18,8 +18,8 @@ mod wire;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use dicom_ul::pdu::{AbortRQServiceProviderReason, Pdu};
@@ -53,11 +53,15 @@ pub enum Drained {
     Cut { connections: usize },
 }
 
+/// Who may send, for associations that begin from now on; those that run keep what they agreed on.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<RwLock<Arc<Policy>>>);
+
 /// What all connections share.
 #[derive(Debug)]
 struct Door {
     node: config::Node,
-    policy: Policy,
+    policy: Gate,
     associations: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     /// Numbers associations in logs.
@@ -79,7 +83,7 @@ impl Receiver {
     pub async fn bind(node: &config::Node, sources: &[config::Source]) -> io::Result<Self> {
         let listener = TcpListener::bind(node.listen).await?;
         let door = Door {
-            policy: Policy::new(node, sources),
+            policy: Gate(Arc::new(RwLock::new(Arc::new(Policy::new(node, sources))))),
             associations: Arc::new(Semaphore::new(node.associations_max)),
             connections: Arc::new(Semaphore::new(node.associations_max + SPARE_CONNECTIONS)),
             next_id: AtomicU64::new(1),
@@ -91,6 +95,11 @@ impl Receiver {
     /// The address that was bound.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// To change who may send while the receiver runs.
+    pub fn gate(&self) -> Gate {
+        self.door.policy.clone()
     }
 
     /// Serves until `cancel`, then closes the port and lets messages that have begun end within
@@ -124,6 +133,17 @@ impl Receiver {
         cut.cancel();
         tasks.wait().await;
         Drained::Cut { connections }
+    }
+}
+
+impl Gate {
+    /// Replaces the rules: titles of `node`, and `sources`.
+    pub fn set(&self, node: &config::Node, sources: &[config::Source]) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Policy::new(node, sources));
+    }
+
+    fn current(&self) -> Arc<Policy> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -182,7 +202,7 @@ impl Door {
             Err(_) => return warn!(timeout = ?self.node.negotiation_timeout, "no association request in time"),
         };
         let calling: String = request.calling_ae_title.escape_default().take(32).collect();
-        let agreement = match self.policy.negotiate(&request, address) {
+        let agreement = match self.policy.current().negotiate(&request, address) {
             Ok(agreement) => agreement,
             Err(Refusal::Reject(rejection)) => return reject(wire, &calling, rejection).await,
             Err(Refusal::InvalidParameter) => {

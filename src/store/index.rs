@@ -25,7 +25,10 @@ use crate::domain::{Digest, Refusal, Timestamp, Uid};
 use super::{Recovered, StoreError};
 
 /// Version, name and statements of each migration. Those that were released never change.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "index", include_str!("migrations/0001_index.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "index", include_str!("migrations/0001_index.sql")),
+    (3, "lifecycle", include_str!("migrations/0003_lifecycle.sql")),
+];
 
 /// How long a statement waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -253,7 +256,7 @@ impl<'s> MigrationSource<'s> for Embedded {
         let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
             Migration::new(version, name.into(), MigrationType::Simple, sql.into(), false)
         };
-        Box::pin(async move { Ok(MIGRATIONS.into_iter().map(migration).collect()) })
+        Box::pin(async move { Ok(MIGRATIONS.iter().copied().map(migration).collect()) })
     }
 }
 
@@ -277,7 +280,8 @@ async fn compare_version(connection: &mut SqliteConnection, path: &Path) -> Resu
         return Ok(());
     }
     let last = applied.last().map_or(0, |m| m.version);
-    let cause = format!("it stands at migration {last}, this version knows {}", MIGRATIONS.len());
+    let known = MIGRATIONS.last().map_or(0, |(version, ..)| *version);
+    let cause = format!("it stands at migration {last}, this version knows {known}");
     Err(StoreError::Version { path: path.to_owned(), cause })
 }
 

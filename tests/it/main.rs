@@ -8,6 +8,8 @@ mod architecture;
 mod conformance;
 mod corpus;
 mod crash;
+mod delivery;
+mod lifecycle;
 mod offline;
 mod orthanc;
 mod pixels;

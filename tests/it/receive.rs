@@ -2,7 +2,7 @@
 //! is kept, what is answered, and how it ends. Hostile peers are in `hostile`.
 
 mod hostile;
-mod scu;
+pub mod scu;
 
 use std::fs;
 use std::io::Read;

@@ -123,8 +123,14 @@ impl Node {
 
     /// Starts the node with a configuration that was written before.
     pub fn restart(config: &Path) -> Self {
+        Self::restart_with(config, &[])
+    }
+
+    /// As [`Node::restart`], with further variables in its environment.
+    pub fn restart_with(config: &Path, environment: &[(&str, &str)]) -> Self {
         let mut child = sidelight(&["serve", "--config"])
             .arg(config)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -175,9 +181,14 @@ impl Node {
         self.child.wait().expect("waitable");
     }
 
+    /// Sends a signal, e.g. `HUP`.
+    pub fn signal(&self, name: &str) {
+        run_ok(Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]));
+    }
+
     /// SIGTERM, and the exit status within the drain time.
     pub fn stop(mut self) -> std::process::ExitStatus {
-        run_ok(Command::new("kill").args(["-TERM", &self.pid().to_string()]));
+        self.signal("TERM");
         let mut status = None;
         wait_for("the node stops on SIGTERM", Duration::from_secs(40), || {
             status = self.child.try_wait().expect("waitable");
@@ -189,6 +200,17 @@ impl Node {
     /// `sidelight studies list --json` on this node's index.
     pub fn studies(&self) -> Vec<serde_json::Value> {
         let text = run_ok(sidelight(&["studies", "list", "--json", "--limit", "10000", "--config"]).arg(&self.config));
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+    }
+
+    /// `sidelight ARGS…` with this node's configuration, which must succeed; its standard output.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        run_ok(sidelight(arguments).arg("--config").arg(&self.config))
+    }
+
+    /// As [`Node::command`], of JSON.
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let text = self.command(&[arguments, &["--json"]].concat());
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
     }
 }
@@ -212,7 +234,8 @@ impl Drop for Node {
     }
 }
 
-fn configuration(options: &NodeOptions<'_>) -> String {
+/// The configuration that a test node runs with.
+pub fn configuration(options: &NodeOptions<'_>) -> String {
     let models = root().join("models");
     let mut text = format!(
         r#"
