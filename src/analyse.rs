@@ -129,17 +129,18 @@ impl Analyser {
         self.engine.device()
     }
 
-    /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal.
+    /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal. `clinical` names the clinical
+    /// packages that are asked; empty: all.
     ///
     /// # Errors
     /// Only faults of the node itself (the engine is gone), after which the instance should be tried again.
-    pub async fn read(&self, file: &Path) -> anyhow::Result<Read> {
+    pub async fn read(&self, file: &Path, clinical: &[String]) -> anyhow::Result<Read> {
         let header = match self.workers.read_header(file).await {
             Ok(header) => header,
             Err(refusal) => return Ok(Read { refusal: Some(refusal), ..Read::default() }),
         };
         let mut read = Read { header: Some(header.clone()), ..Read::default() };
-        let admitted = match self.admitted(&header) {
+        let admitted = match self.admitted(&header, clinical) {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 read.refusal = Some(refusal);
@@ -213,7 +214,7 @@ impl Analyser {
     }
 
     /// The packages in whose scope the instance is, or why there is none.
-    fn admitted(&self, header: &InstanceHeader) -> Result<Vec<&Package>, Refusal> {
+    fn admitted(&self, header: &InstanceHeader, clinical: &[String]) -> Result<Vec<&Package>, Refusal> {
         if report::is_own(header) {
             return Err(Refusal::new(RefusalCode::OwnReport, "a report of sidelight is kept and never processed"));
         }
@@ -225,7 +226,7 @@ impl Analyser {
         }
         let mut admitted = Vec::new();
         let mut reasons = BTreeSet::new();
-        for package in &self.packages {
+        for package in asked(&self.packages, clinical) {
             match admits(package, header) {
                 Ok(()) => admitted.push(package),
                 Err(refusal) => {
@@ -241,14 +242,16 @@ impl Analyser {
         Ok(admitted)
     }
 
-    /// Aggregates the scores of a complete study and assesses them.
-    pub fn conclude(&self, study: &ReadyStudy, now: Timestamp) -> Conclusion {
+    /// Aggregates the scores of a complete study by the race model and the `clinical` packages (empty: all), and
+    /// assesses them.
+    pub fn conclude(&self, study: &ReadyStudy, clinical: &[String], now: Timestamp) -> Conclusion {
         if let Some(refusal) = patient_mismatch(study) {
             return Conclusion::Refused(refusal);
         }
         let mut scores = Vec::new();
         let images: Vec<ImageScore> = study.instances.iter().flat_map(|i| i.scores.iter().cloned()).collect();
-        for package in &self.packages {
+        let packages = asked(&self.packages, clinical);
+        for package in &packages {
             if let Some(score) = infer::aggregate(package, &images) {
                 scores.push(score);
             }
@@ -268,7 +271,7 @@ impl Analyser {
         let lost = |i: &ScoredInstance| i.refusal.as_ref().is_some_and(is_loss);
         // Scored before the models were changed: those numbers are not comparable, `studies requeue` makes new ones.
         let outdated = |i: &ScoredInstance| !i.scores.is_empty() && !analysed.contains(&i.header.sop_instance);
-        let lacking = |i: &ScoredInstance| lacks_a_score(&self.packages, i);
+        let lacking = |i: &ScoredInstance| lacks_a_score(&packages, i);
         let complete = !study.instances.iter().any(|i| lost(i) || outdated(i) || lacking(i));
         Conclusion::Assessed {
             assessment: Box::new(assessment),
@@ -331,6 +334,12 @@ pub fn read_profile(path: &Path) -> anyhow::Result<Profile> {
     Profile::parse(&bytes).with_context(|| format!("profile {} is not valid", path.display()))
 }
 
+/// The race model, and the clinical packages of these names; without names, all.
+fn asked<'a>(packages: &'a [Package], clinical: &[String]) -> Vec<&'a Package> {
+    let named = |p: &Package| clinical.is_empty() || clinical.contains(&p.identity.name);
+    packages.iter().filter(|p| p.purpose == Purpose::Race || named(p)).collect()
+}
+
 fn is_purpose(score: &StudyScore, purpose: Purpose, packages: &[Package]) -> bool {
     packages.iter().any(|p| p.purpose == purpose && p.identity.key() == score.model.key())
 }
@@ -368,7 +377,7 @@ fn kept(
 
 /// Whether a clinical package that may see the instance has no score of it, though others have: it failed on the image,
 /// or was put in its place since then (`studies requeue` makes new scores).
-fn lacks_a_score(packages: &[Package], instance: &ScoredInstance) -> bool {
+fn lacks_a_score(packages: &[&Package], instance: &ScoredInstance) -> bool {
     let clinical = packages.iter().filter(|p| p.purpose == Purpose::Clinical);
     let mut expected = clinical.filter(|p| admits(p, &instance.header).is_ok());
     let has = |p: &Package| instance.scores.iter().any(|s| s.model == p.identity.key());

@@ -27,6 +27,8 @@ pub struct StudyActivity {
     pub study: Uid,
     /// The AE title that sent the study's first object; its source may have its own quiet period.
     pub source: AeTitle,
+    /// The AE title that it was sent to; an alias may have rules of its own.
+    pub called: Option<AeTitle>,
     /// Counts what changed in the study: whoever closes it does so on what was decided about.
     pub version: i64,
     /// 1 for the first report, one more each time that a closed study is opened again.

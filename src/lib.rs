@@ -19,6 +19,7 @@ pub mod config;
 pub mod dicom;
 
 pub mod store;
+pub mod wire;
 
 pub mod assemble;
 pub mod assess;

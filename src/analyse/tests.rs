@@ -111,11 +111,29 @@ fn a_contract_fails_alone_and_the_study_is_not_complete() {
     let lacks = |modality: &str, scored: &[&Package]| {
         let scores = scored.iter().map(|p| score(p)).collect();
         let instance = ScoredInstance { header: header("1.2.3", modality), pixel_digest: None, scores, refusal: None };
-        lacks_a_score(&[race.clone(), one.clone(), other.clone()], &instance)
+        lacks_a_score(&[&race, &one, &other], &instance)
     };
     assert!(!lacks("DX", &[&race, &one, &other]));
     assert!(!lacks("DX", &[&one, &other]), "the race score has a reason of its own");
     assert!(lacks("DX", &[&race, &one]));
     assert!(!lacks("MG", &[&race]), "out of scope");
     assert!(!lacks("DX", &[]), "refused as a whole");
+}
+
+#[test]
+fn clinical_models_are_asked_by_name_and_the_race_model_always() {
+    let load = |name: &str| {
+        Package::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)).expect("a demo model")
+    };
+    let (race, one) = (load("demo-race"), load("demo-clinical"));
+    let mut other = one.clone();
+    other.identity.name = "another-clinical".into();
+    let packages = [race, one, other];
+    let names = |clinical: &[&str]| {
+        let clinical: Vec<String> = clinical.iter().map(|name| (*name).to_owned()).collect();
+        asked(&packages, &clinical).into_iter().map(|p| p.identity.name.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[]), ["demo-race", "demo-clinical", "another-clinical"]);
+    assert_eq!(names(&["another-clinical"]), ["demo-race", "another-clinical"]);
+    assert_eq!(names(&["gone"]), ["demo-race"]);
 }

@@ -17,6 +17,7 @@ fn activity(first: i64, last: i64, unread: Option<i64>) -> StudyActivity {
         version: 1,
         study: Uid::parse("1.2.3").unwrap(),
         source: AeTitle::parse("MODALITY").unwrap(),
+        called: None,
         revision: 1,
         first_at: at(first),
         last_at: at(last),

@@ -138,7 +138,7 @@ async fn read_all(
         let permit = Arc::clone(&permits).acquire_owned().await.context("reading was stopped")?;
         let (analyser, bar) = (Arc::clone(analyser), bar.clone());
         running.spawn(async move {
-            let read = analyser.read(&path).await;
+            let read = analyser.read(&path, &[]).await;
             bar.inc(1);
             drop(permit);
             read.map(|read| (index, path, read))
@@ -182,7 +182,7 @@ fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refus
 fn conclude(analyser: &Analyser, study: &ReadyStudy, options: &Options) -> anyhow::Result<StudyResult> {
     let now = Utc::now();
     let uid = study.study.to_string();
-    let (assessment, scores, analysed, complete) = match analyser.conclude(study, now) {
+    let (assessment, scores, analysed, complete) = match analyser.conclude(study, &[], now) {
         Conclusion::Refused(refusal) => {
             let row =
                 vec![uid.clone(), String::new(), String::new(), String::new(), "refused".into(), refusal.to_string()];

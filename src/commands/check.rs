@@ -10,9 +10,10 @@ use serde_json::json;
 use sidelight::analyse::read_profile;
 use sidelight::assess::Profile;
 use sidelight::config::Config;
-use sidelight::deliver::{self, Peer};
+use sidelight::deliver;
 use sidelight::domain::{Finding, ModelOutputs, Purpose};
 use sidelight::infer::{self, Package};
+use sidelight::receive;
 
 use super::{print, print_json, table};
 
@@ -29,7 +30,7 @@ impl Item {
     }
 }
 
-/// Checks models, profile, folders and ports; with `network` each destination by C-ECHO. Exit code 1 if something
+/// Checks models, profile, folders and ports; with `network` each destination by C-ECHO or QIDO-RS. Exit code 1 if something
 /// is not in place.
 pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<ExitCode> {
     let mut items = vec![Item::new("configuration", Ok("valid".into()))];
@@ -39,15 +40,21 @@ pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<E
     items.push(Item::new("node.listen", port(config.node.listen)));
     if let Some(address) = config.web.listen {
         items.push(Item::new("web.listen", port(address)));
+        if config.web.dicomweb {
+            items.push(Item::new("web_clients", sidelight::web::check_clients(config).map_err(|e| format!("{e:#}"))));
+        }
     }
     if config.sources.is_empty() {
         items.push(Item::new("sources", Err("nobody may send: list the PACS under [[sources]]".into())));
     }
+    for source in &config.sources {
+        let Some(user) = &source.user else { continue };
+        let outcome = receive::check_user(user).map(|()| "can be used".to_owned()).map_err(|e| e.to_string());
+        items.push(Item::new(format!("user of source {}", source.ae_title), outcome));
+    }
     for destination in config.destinations.iter().filter(|_| network) {
-        let peer =
-            Peer { ae_title: destination.ae_title.clone(), host: destination.host.clone(), port: destination.port };
-        let answer = deliver::echo(&peer, &config.node.ae_title, destination.timeout).await;
-        let outcome = answer.map(|()| "answers C-ECHO".to_owned()).map_err(|e| e.to_string());
+        let answer = deliver::probe(destination, &config.node.ae_title).await;
+        let outcome = answer.map(str::to_owned).map_err(|e| e.to_string());
         items.push(Item::new(format!("destination {}", destination.name), outcome));
     }
     let fit = items.iter().all(|i| i.outcome.is_ok());

@@ -8,9 +8,12 @@
 mod fault;
 mod load;
 mod parse;
+mod peers;
 mod raw;
+mod rules;
 mod validate;
 mod walk;
+mod web;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -56,8 +59,8 @@ pub enum Mode {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub ae_title: AeTitle,
-    /// Further called AE titles that the node answers to.
-    pub aliases: Vec<AeTitle>,
+    /// Further called AE titles that the node answers to, each with its rules.
+    pub aliases: Vec<Alias>,
     pub listen: SocketAddr,
     pub mode: Mode,
     /// Device Observer Name and serial number in reports.
@@ -81,6 +84,8 @@ pub struct Store {
     pub data_dir: PathBuf,
     /// Below this many free bytes nothing more is accepted.
     pub free_bytes_min: u64,
+    /// The same as a share of the file system, percent; the higher of the two holds.
+    pub free_percent_min: u8,
     /// How long received objects of finished studies are kept; `None`: for ever.
     pub objects_kept: Option<Duration>,
     /// How long reports and index rows of finished studies are kept; `None`: for ever.
@@ -93,6 +98,29 @@ pub struct Store {
 pub struct Web {
     /// `None`: no HTTP listener.
     pub listen: Option<SocketAddr>,
+    /// Whether STOW-RS, QIDO-RS and WADO-RS are offered at all.
+    pub dicomweb: bool,
+    /// Who may use them; nobody but those listed.
+    pub clients: Vec<WebClient>,
+}
+
+/// A peer that speaks DICOMweb, known by its bearer token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WebClient {
+    /// Unique name, used in logs.
+    pub name: String,
+    /// Holds the token, or `sha256:` and its digest.
+    pub token_file: PathBuf,
+    /// May send objects (STOW-RS).
+    pub store: bool,
+    /// May find and retrieve the node's own reports (QIDO-RS, WADO-RS).
+    pub query: bool,
+    /// Addresses it may come from; empty: any.
+    pub hosts: Vec<IpAddr>,
+    /// Stands for the calling AE title of what it sends.
+    pub ae_title: AeTitle,
+    /// Part of the audit, so that it may see reports in shadow mode.
+    pub audit: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -118,24 +146,59 @@ pub enum Late {
     Replace,
 }
 
+/// A further called AE title, with rules for the studies that are sent to it (see `rules`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alias {
+    pub ae_title: AeTitle,
+    /// Overrides `study.quiet_period`; a source's own overrides this.
+    pub quiet_period: Option<Duration>,
+    /// The packages of `models.clinical` that are audited; empty: all.
+    pub clinical: Vec<String>,
+    /// Names of the destinations that get the reports; empty: all.
+    pub destinations: Vec<String>,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     pub ae_title: AeTitle,
     /// Addresses it may come from; empty: any.
     pub hosts: Vec<IpAddr>,
-    /// Overrides `study.quiet_period` for what this source sends.
+    /// Overrides `study.quiet_period` for what this source sends, and that of an alias.
     pub quiet_period: Option<Duration>,
+    /// Who must be named in the user identity negotiation (PS3.7 D.3.3.7); `None`: nobody is asked for.
+    pub user: Option<User>,
+    /// Whether Storage Commitment is accepted.
+    pub commitment: bool,
+    /// Where its result goes once the association that asked is gone; `None`: nowhere.
+    pub commitment_to: Option<Remote>,
+    /// Whether the node's own reports can be queried and pulled.
+    pub query: bool,
+    /// An audit archive: the only kind that may pull in shadow mode.
+    pub audit: bool,
 }
 
-/// A DIMSE (C-STORE) destination; other kinds come with later versions.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Destination {
-    /// Unique name, used in tables and on the command line.
-    pub name: String,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    pub username: String,
+    /// Holds the passcode, or `sha256:` and the hash of it; `None`: the name is enough.
+    pub passcode_file: Option<PathBuf>,
+}
+
+/// A peer that the node calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
     pub ae_title: AeTitle,
     /// Host name or address.
     pub host: String,
     pub port: u16,
+}
+
+/// Where reports go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Destination {
+    /// Unique name, used in tables and on the command line.
+    pub name: String,
+    pub endpoint: Endpoint,
     /// An audit archive: the only kind that shadow mode sends to.
     pub audit: bool,
     pub disclose: Disclosure,
@@ -144,6 +207,35 @@ pub struct Destination {
     pub associations_max: usize,
     /// Reports per minute; `None`: as fast as it takes them.
     pub per_minute_max: Option<u32>,
+}
+
+/// How a destination is reached.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Endpoint {
+    /// C-STORE.
+    Dimse {
+        ae_title: AeTitle,
+        /// Host name or address.
+        host: String,
+        port: u16,
+    },
+    /// STOW-RS.
+    Stow {
+        url: ServiceUrl,
+        /// Holds the bearer token that is sent, if one is.
+        token_file: Option<PathBuf>,
+    },
+}
+
+/// The root of a DICOMweb service: `http://host:port/path` or `https://…`, without user, query and fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceUrl {
+    pub https: bool,
+    /// Host name or address, an IPv6 one without brackets.
+    pub host: String,
+    pub port: u16,
+    /// Empty, or with a slash at its beginning and none at its end.
+    pub path: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]

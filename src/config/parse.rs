@@ -14,7 +14,7 @@ use crate::domain::{AeTitle, Disclosure, Laterality, RequiredView, View};
 
 use super::fault::Problem;
 use super::raw::Entry;
-use super::{Device, Late, Mode};
+use super::{Device, Late, Mode, Remote};
 
 pub(super) type Parsed<T> = Result<T, Problem>;
 
@@ -158,10 +158,6 @@ pub(super) fn disclosure(entry: &Entry) -> Parsed<Disclosure> {
     choice(entry, &[("withheld", Disclosure::Withheld), ("probabilities", Disclosure::Probabilities)])
 }
 
-pub(super) fn destination_kind(entry: &Entry) -> Parsed<()> {
-    choice(entry, &[("dimse", ())])
-}
-
 /// An IP address with a port; names are not looked up, so that a slip never opens another interface.
 pub(super) fn listen(entry: &Entry) -> Parsed<SocketAddr> {
     text(entry)?.parse().map_err(|_| {
@@ -222,6 +218,32 @@ pub(super) fn port(entry: &Entry) -> Parsed<u16> {
     }
     let value = integer(1..=65535)(entry)?;
     u16::try_from(value).map_err(|_| Problem::new("is not a port", "write a number from 1 to 65535"))
+}
+
+/// A peer as `AET@host:port`, or `None` for empty text; an IPv6 address stands in brackets.
+pub(super) fn remote_if_given(entry: &Entry) -> Parsed<Option<Remote>> {
+    let written = text(entry)?;
+    if written.is_empty() {
+        return Ok(None);
+    }
+    let fail = || Problem::new("is not a peer", r#"write AET@host:port, e.g. "PACS@192.0.2.7:104""#);
+    let (ae_title, address) = written.split_once('@').ok_or_else(fail)?;
+    let (host, port) = address.rsplit_once(':').ok_or_else(fail)?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if let Some(problem) = host_fault(host) {
+        return Err(problem);
+    }
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(fail)?;
+    Ok(Some(Remote { ae_title: AeTitle::parse(ae_title).map_err(|_| fail())?, host: host.to_owned(), port }))
+}
+
+/// The name of a user as it stands in the user identity negotiation, or `None` for empty text.
+pub(super) fn username_if_given(entry: &Entry) -> Parsed<Option<String>> {
+    let written = text(entry)?;
+    if written.len() > 256 || written.chars().any(char::is_control) {
+        return Err(Problem::new("is not a username", "write at most 256 bytes without control characters"));
+    }
+    Ok(Some(written.to_owned()).filter(|name| !name.is_empty()))
 }
 
 /// The name of a model package or of a destination: one that is safe as a folder name and in a table.
@@ -347,7 +369,7 @@ fn kind(entry: &Entry) -> &'static str {
     }
 }
 
-fn missing(what: &str) -> Problem {
+pub(super) fn missing(what: &str) -> Problem {
     Problem::new("is missing", format!("write {what}"))
 }
 
@@ -376,7 +398,7 @@ fn within<T: PartialOrd>(value: &T, range: &RangeInclusive<T>, show: impl Fn(&T)
     ))
 }
 
-fn choice<T: Copy>(entry: &Entry, choices: &[(&str, T)]) -> Parsed<T> {
+pub(super) fn choice<T: Copy>(entry: &Entry, choices: &[(&str, T)]) -> Parsed<T> {
     let written = text(entry)?;
     if let Some((_, value)) = choices.iter().find(|(word, _)| *word == written) {
         return Ok(*value);

@@ -43,7 +43,9 @@ section! {
         node: Node,
         store: Store,
         web: Web,
+        web_clients: Vec<WebClient>,
         study: Study,
+        aliases: Vec<Alias>,
         sources: Vec<Source>,
         destinations: Vec<Destination>,
         delivery: Delivery,
@@ -57,7 +59,6 @@ section! {
 section! {
     Node {
         ae_title = "SIDELIGHT",
-        aliases = EMPTY,
         listen = "0.0.0.0:11112",
         mode = "shadow",
         name = "sidelight",
@@ -75,6 +76,7 @@ section! {
     Store {
         data_dir = "data",
         free_bytes_min = "1GiB",
+        free_percent_min = 2,
         ;
         retention: Retention,
     }
@@ -91,6 +93,19 @@ section! {
 section! {
     Web {
         listen = "127.0.0.1:8104",
+        dicomweb = false,
+    }
+}
+
+section! {
+    /// One `[[web_clients]]` entry; empty text stands for "not given".
+    WebClient {
+        name = "",
+        token_file = "",
+        may = EMPTY,
+        hosts = EMPTY,
+        ae_title = "",
+        audit = false,
     }
 }
 
@@ -118,11 +133,27 @@ section! {
 }
 
 section! {
+    /// One `[[aliases]]` entry; empty text or an empty list stands for "as the node".
+    Alias {
+        ae_title = "",
+        quiet_period = "",
+        clinical = EMPTY,
+        destinations = EMPTY,
+    }
+}
+
+section! {
     /// One `[[sources]]` entry; empty text stands for "not given".
     Source {
         ae_title = "",
         hosts = EMPTY,
         quiet_period = "",
+        username = "",
+        passcode_file = "",
+        commitment = false,
+        commitment_to = "",
+        query = false,
+        audit = false,
     }
 }
 
@@ -134,6 +165,8 @@ section! {
         ae_title = "",
         host = "",
         port = "",
+        url = "",
+        token_file = "",
         audit = false,
         disclose = "withheld",
         timeout = "30s",
@@ -193,6 +226,8 @@ impl Raw {
     pub(super) fn schema() -> toml::Table {
         let one_of_each = Self {
             study: Study { required: vec![Required::default()], ..Study::default() },
+            web_clients: vec![WebClient::default()],
+            aliases: vec![Alias::default()],
             sources: vec![Source::default()],
             destinations: vec![Destination::default()],
             ..Self::default()

@@ -57,9 +57,12 @@ fn leaves() -> Vec<(String, toml::Value)> {
     found
 }
 
+/// The lists of tables.
+const LISTS: [&str; 5] = ["aliases", "sources", "destinations", "web_clients", "study.required"];
+
 /// The list of tables that a key stands in, and its name there.
 fn list_of(key: &str) -> Option<(&str, &str)> {
-    key.rsplit_once('.').filter(|(list, _)| ["sources", "destinations", "study.required"].contains(list))
+    key.rsplit_once('.').filter(|(list, _)| LISTS.contains(list))
 }
 
 const SOURCE: &str = "[[sources]]\nae_title = \"S\"\n";
@@ -77,6 +80,7 @@ fn the_defaults_are_safe_and_valid() {
     assert_eq!(config.store.objects_kept, Some(Duration::from_secs(30 * 86_400)));
     assert_eq!(config.store.reports_kept, None);
     assert_eq!(config.web.listen.map(|a| a.to_string()).as_deref(), Some("127.0.0.1:8104"));
+    assert!(!config.web.dicomweb && config.web.clients.is_empty());
     let (quiet_period, cap) = (Duration::from_secs(60), Duration::from_secs(5400));
     assert_eq!(config.study, StudyRules { quiet_period, cap, late: Late::Replace, required: Vec::new() });
     let (retry_first, retry_max) = (Duration::from_secs(30), Duration::from_secs(600));
@@ -99,8 +103,11 @@ fn the_documented_file_shows_every_key_with_its_default() {
     for (key, default) in leaves() {
         let mut value = Some(&toml::Value::Table(shown.clone())).cloned();
         for part in key.split('.') {
-            value = value.and_then(|v| v.as_array().map_or(Some(v.clone()), |list| list.first().cloned()));
-            value = value.and_then(|v| v.get(part).cloned());
+            // Any example of a list may show the key: a kind of destination has keys of its own.
+            value = value.and_then(|v| match v.as_array() {
+                Some(list) => list.iter().find_map(|item| item.get(part).cloned()),
+                None => v.get(part).cloned(),
+            });
         }
         let value = value.unwrap_or_else(|| panic!("conf/sidelight.toml does not show {key}"));
         if list_of(&key).is_none() {
@@ -121,8 +128,10 @@ fn the_examples_of_the_documented_file_are_valid() {
     assert_eq!(config.sources[0].quiet_period, Some(Duration::from_secs(20)));
     let mammography = &config.study.required[0];
     assert_eq!((mammography.modality.as_deref(), mammography.views.len()), (Some("MG"), 4));
+    assert!(config.sources[0].commitment_to.is_some() && config.sources[0].user.is_some());
+    assert_eq!(config.node.aliases[0].destinations, ["audit-archive"]);
     let names: Vec<_> = config.destinations.iter().map(|d| (d.name.as_str(), d.audit)).collect();
-    assert_eq!(names, [("audit-archive", true), ("pacs", false)]);
+    assert_eq!(names, [("audit-archive", true), ("pacs", false), ("web-archive", true)]);
 }
 
 /// Examples are commented without a space after `#`, prose with one.
@@ -145,7 +154,8 @@ fn the_demo_and_shadow_files_are_ready_to_serve() {
     assert_eq!(demo.sources[0].ae_title.as_str(), "STORESCU");
     assert_eq!(demo.sources[0].hosts, [IpAddr::from([127, 0, 0, 1])]);
     let pacs = &demo.destinations[0];
-    assert_eq!((pacs.ae_title.as_str(), pacs.host.as_str(), pacs.port), ("PACS", "127.0.0.1", 11113));
+    let ae_title = AeTitle::parse("PACS").unwrap();
+    assert_eq!(pacs.endpoint, Endpoint::Dimse { ae_title, host: "127.0.0.1".into(), port: 11113 });
     assert!(pacs.audit && pacs.disclose == Disclosure::Withheld);
 
     let shadow = load_to_serve(Some(&conf("shadow.toml")), [], &[]).unwrap();
@@ -164,7 +174,7 @@ fn flags_beat_the_environment_beats_the_file_beats_the_default() {
         ("SIDELIGHT__WEB__LISTEN", ""),
         ("SIDELIGHT__MODELS__CLINICAL", "a, b"),
         ("SIDELIGHT__MODELS__RACE", "r"),
-        ("SIDELIGHT__NODE__ALIASES", r#"["X", "Y"]"#),
+        ("SIDELIGHT__ALIASES", r#"[{ ae_title = "X" }, { ae_title = "Y" }]"#),
         ("SIDELIGHT__SOURCES", r#"[{ ae_title = "E", hosts = ["::1"] }]"#),
         ("SIDELIGHT_CONFIG", "not ours"),
         ("PATH", "not ours"),
@@ -217,10 +227,7 @@ fn every_fault_of_a_file_is_found_at_once() {
         ("[sources]\nae_title = \"X\"".into(), &["sources"]),
         ("[node.listen]\nport = 1".into(), &["node.listen"]),
         ("models.clinical = \"a\"".into(), &["models.clinical"]),
-        (
-            "node.aliases = [[\"A\"]]\nmodels.clinical = [1, \"b\", \"../c\"]".into(),
-            &["node.aliases", "models.clinical", "models.race"],
-        ),
+        ("models.clinical = [1, \"b\", [\"../c\"]]\nmodels.race = [\"A\"]".into(), &["models.clinical", "models.race"]),
         ("node.ae_title = 2024-01-01".into(), &["node.ae_title"]),
         ("models.threads = 99999999999999999999".into(), &["models.threads"]),
         // units
@@ -264,20 +271,40 @@ fn every_fault_of_a_file_is_found_at_once() {
         (DESTINATION.replace("\"h\"", "\"999.1.1.1\""), &["destinations[0].host"]),
         (DESTINATION.replace("\"h\"", "\"h:104\""), &["destinations[0].host"]),
         (DESTINATION.replace("104", "0"), &["destinations[0].port"]),
-        (with(DESTINATION, "kind = \"stow\""), &["destinations[0].kind"]),
-        (with(DESTINATION, "disclose = \"everything\""), &["destinations[0].disclose"]),
+        (with(DESTINATION, "kind = \"folder\""), &["destinations[0].kind"]),
         // contradictions
         (with(DESTINATION, DESTINATION), &["destinations[1].name"]),
         (with(SOURCE, SOURCE), &["sources[1].ae_title"]),
         (DESTINATION.replace("audit = true", "audit = false"), &["destinations[0].audit"]),
         (DESTINATION.replace("audit = true", ""), &["destinations[0].audit"]),
         (DESTINATION.replace("\"D\"", "\"SIDELIGHT\"").replace("104", "11112"), &["destinations[0].ae_title"]),
-        (with("node.aliases = [\"D\"]\nnode.listen = \"[::]:104\"", DESTINATION), &["destinations[0].ae_title"]),
+        (with("node.listen = \"[::]:104\"\n[[aliases]]\nae_title = \"D\"", DESTINATION), &["destinations[0].ae_title"]),
         (
             with("risk.per_study_inference = false", &with(DESTINATION, "disclose = \"probabilities\"")),
             &["destinations[0].disclose"],
         ),
-        ("node.aliases = [\"SIDELIGHT\"]".into(), &["node.aliases"]),
+        ("node.aliases = [\"OLD\"]".into(), &["node.aliases"]),
+        ("[[aliases]]\nae_title = \"SIDELIGHT\"".into(), &["aliases[0].ae_title"]),
+        (
+            "[[aliases]]\nae_title = \"A\"\nclinical = [\"x\"]\n[[aliases]]\nae_title = \"A\"".into(),
+            &["aliases[0].clinical", "aliases[1].ae_title"],
+        ),
+        (
+            with(DESTINATION, "[[aliases]]\nae_title = \"A\"\ndestinations = [\"e\"]\nquiet_period = \"2h\""),
+            &["aliases[0].destinations", "aliases[0].quiet_period"],
+        ),
+        (
+            with("[[aliases]]\nclinical = 1", &with("destinations = [\"a\", \"a\"]", DESTINATION)),
+            &["aliases[0].ae_title", "aliases[0].clinical", "aliases[0].destinations", "aliases[0].destinations"],
+        ),
+        (with(SOURCE, "passcode_file = \"p\""), &["sources[0].passcode_file"]),
+        (with(SOURCE, "username = \"a\\u0007\""), &["sources[0].username"]),
+        (with(SOURCE, "commitment_to = \"A@h:104\""), &["sources[0].commitment_to"]),
+        (with(SOURCE, "commitment = true\ncommitment_to = \"h:104\""), &["sources[0].commitment_to"]),
+        (with(SOURCE, "commitment = true\ncommitment_to = \"A@h:0\""), &["sources[0].commitment_to"]),
+        (with(SOURCE, "commitment = true\ncommitment_to = \"A@h h:1\""), &["sources[0].commitment_to"]),
+        (with(SOURCE, "query = true"), &["sources[0].query"]),
+        (with(SOURCE, "query = \"yes\"\naudit = 1"), &["sources[0].audit", "sources[0].query"]),
         ("models.clinical = [\"a\"]".into(), &["models.race"]),
         ("models.clinical = [\"a\", \"a\"]\nmodels.race = \"a\"".into(), &["models.clinical", "models.race"]),
         ("web.listen = \"127.0.0.1:11112\"".into(), &["web.listen"]),
@@ -427,7 +454,7 @@ fn deep_and_wide_files_neither_overflow_the_stack_nor_flood_the_answer() {
         (0..40_000).map(|i| format!("k{i} = 1\n")).collect(),
         format!("\"{}\" = 1", "k".repeat(1_000_000)),
         format!("node.name = \"{}\"", "\\u0007".repeat(150_000)),
-        format!("node.aliases = [{}]", "\"\\\\\",".repeat(90_000)),
+        format!("models.clinical = [{}]", "\"\\\\\",".repeat(90_000)),
         format!("study.cap = \"{}s\"", "9".repeat(1_000_000)),
         "\"sources[999999999]\" = 1\n\"node.listen\" = 2\n\"store[4].x\" = 3".to_owned(),
     ];

@@ -12,7 +12,8 @@ use super::fault::{Faults, Problem};
 use super::parse::{self, Parsed};
 use super::raw::{self, Entry, Raw};
 use super::{
-    Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, Risk, Source, Store, StudyRules, Web, load::Origins,
+    Alias, Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, Risk, Source, Store, StudyRules,
+    load::Origins,
 };
 
 const KIB: u64 = 1 << 10;
@@ -20,12 +21,12 @@ const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
-const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 const CENTURY: Duration = Duration::from_secs(36_525 * 86_400);
 
 /// Most sources, and most destinations, that one node has.
-const PEERS_MAX: usize = 1024;
+pub(super) const PEERS_MAX: usize = 1024;
 
 /// Whether the node will analyse studies with this configuration, and so needs its models named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +44,10 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
     check.models_named(raw, need);
     check.disclosure(raw);
     // Every section is built, whatever became of the others, so that all faults are found.
-    let node = check.node(&raw.node);
+    let aliases = check.aliases(raw);
+    let node = check.node(&raw.node, aliases);
     let store = check.store(&raw.store);
-    let web = check.get("web.listen", &raw.web.listen, parse::listen_if_given);
+    let web = check.web(raw);
     let study = check.study(&raw.study);
     let sources = check.sources(raw);
     let destinations = check.destinations(&raw.destinations);
@@ -58,7 +60,7 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
     Some(Config {
         node: node?,
         store: store?,
-        web: Web { listen: web? },
+        web: web?,
         study: study?,
         sources: sources?,
         destinations: destinations?,
@@ -71,35 +73,27 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
 }
 
 /// Reads values and notes what is wrong with them.
-struct Check<'a> {
+pub(super) struct Check<'a> {
     origins: &'a Origins,
     faults: &'a mut Faults,
 }
 
 impl Check<'_> {
-    fn get<T>(&mut self, key: &str, entry: &Entry, parser: impl Fn(&Entry) -> Parsed<T>) -> Option<T> {
+    pub(super) fn get<T>(&mut self, key: &str, entry: &Entry, parser: impl Fn(&Entry) -> Parsed<T>) -> Option<T> {
         parser(entry).map_err(|problem| self.refuse(key, entry, problem)).ok()
     }
 
-    fn refuse(&mut self, key: &str, entry: &Entry, problem: Problem) {
+    pub(super) fn refuse(&mut self, key: &str, entry: &Entry, problem: Problem) {
         self.faults.push(self.origins.fault(key, Some(entry), problem));
     }
 
     /// Notes a contradiction between several keys at the first of them.
-    fn contradiction(&mut self, key: &str, entry: &Entry, what: String, remedy: &str) {
+    pub(super) fn contradiction(&mut self, key: &str, entry: &Entry, what: String, remedy: &str) {
         self.refuse(key, entry, Problem::new(what, remedy));
     }
 
-    fn node(&mut self, raw: &raw::Node) -> Option<Node> {
+    fn node(&mut self, raw: &raw::Node, aliases: Option<Vec<Alias>>) -> Option<Node> {
         let ae_title = self.get("node.ae_title", &raw.ae_title, parse::ae_title);
-        let aliases = self.get("node.aliases", &raw.aliases, parse::list(64, parse::ae_title));
-        if let (Some(own), Some(aliases)) = (&ae_title, &aliases) {
-            let all: Vec<&AeTitle> = aliases.iter().chain([own]).collect();
-            if let Some(twice) = first_repeated(&all) {
-                let what = format!("names {twice} twice, node.ae_title included");
-                self.contradiction("node.aliases", &raw.aliases, what, "name each further AE title once");
-            }
-        }
         let listen = self.get("node.listen", &raw.listen, parse::listen);
         let mode = self.get("node.mode", &raw.mode, parse::mode);
         let name = self.get("node.name", &raw.name, parse::label);
@@ -131,6 +125,7 @@ impl Check<'_> {
     fn store(&mut self, raw: &raw::Store) -> Option<Store> {
         let data_dir = self.get("store.data_dir", &raw.data_dir, parse::path);
         let free_bytes_min = self.get("store.free_bytes_min", &raw.free_bytes_min, parse::size(0..=1024 * TIB));
+        let free_percent_min = self.get("store.free_percent_min", &raw.free_percent_min, parse::count(0..=90));
         let kept = parse::duration_or("forever", HOUR..=CENTURY);
         let objects_kept = self.get("store.retention.objects", &raw.retention.objects, &kept);
         let reports_kept = self.get("store.retention.reports", &raw.retention.reports, &kept);
@@ -151,6 +146,7 @@ impl Check<'_> {
         Some(Store {
             data_dir: data_dir?,
             free_bytes_min: free_bytes_min?,
+            free_percent_min: u8::try_from(free_percent_min?).expect("the range ends at 90"),
             objects_kept: objects_kept?,
             reports_kept: reports_kept?,
             posteriors_kept: posteriors_kept?,
@@ -221,7 +217,19 @@ impl Check<'_> {
             let quiet = self.get(&key("quiet_period"), &source.quiet_period, bounds);
             let quiet_key = key("quiet_period");
             self.ordered(&quiet_key, &source.quiet_period, quiet.flatten(), "study.cap", &raw.study.cap, cap);
-            Some(Source { ae_title: ae_title?, hosts: hosts?, quiet_period: quiet? })
+            let user = self.user(i, source);
+            let services = self.services(i, source, raw);
+            let (commitment, commitment_to, query, audit) = services?;
+            Some(Source {
+                ae_title: ae_title?,
+                hosts: hosts?,
+                quiet_period: quiet?,
+                user: user?,
+                commitment,
+                commitment_to,
+                query,
+                audit,
+            })
         }))
     }
 
@@ -239,10 +247,7 @@ impl Check<'_> {
                 let what = format!("is the name of destinations[{first}] too");
                 self.contradiction(&key("name"), &destination.name, what, "give each destination a name of its own");
             }
-            let kind = self.get(&key("kind"), &destination.kind, parse::destination_kind);
-            let ae_title = self.get(&key("ae_title"), &destination.ae_title, parse::ae_title);
-            let host = self.get(&key("host"), &destination.host, parse::host);
-            let port = self.get(&key("port"), &destination.port, parse::port);
+            let endpoint = self.endpoint(&key, destination);
             let audit = self.get(&key("audit"), &destination.audit, parse::switch);
             let disclose = self.get(&key("disclose"), &destination.disclose, parse::disclosure);
             let timeout = self.get(&key("timeout"), &destination.timeout, parse::duration(100 * MILLISECOND..=HOUR));
@@ -250,12 +255,9 @@ impl Check<'_> {
                 self.get(&key("associations_max"), &destination.associations_max, parse::count(1..=64));
             let per_minute_max =
                 self.get(&key("per_minute_max"), &destination.per_minute_max, parse::integer(0..=60_000));
-            kind?;
             Some(Destination {
                 name: name?,
-                ae_title: ae_title?,
-                host: host?,
-                port: port?,
+                endpoint: endpoint?,
                 audit: audit?,
                 disclose: disclose?,
                 timeout: timeout?,
@@ -368,8 +370,8 @@ impl Check<'_> {
         let Ok(listen) = parse::listen(&raw.node.listen) else {
             return;
         };
-        let mut own: Vec<AeTitle> = parse::ae_title(&raw.node.ae_title).into_iter().collect();
-        own.extend(parse::list(64, parse::ae_title)(&raw.node.aliases).unwrap_or_default());
+        let titles = raw.aliases.iter().take(PEERS_MAX).map(|alias| &alias.ae_title).chain([&raw.node.ae_title]);
+        let own: Vec<AeTitle> = titles.filter_map(|title| parse::ae_title(title).ok()).collect();
         for (i, destination) in raw.destinations.iter().take(PEERS_MAX).enumerate() {
             let (Ok(title), Ok(port)) = (parse::ae_title(&destination.ae_title), parse::port(&destination.port)) else {
                 continue;
@@ -416,7 +418,7 @@ impl Check<'_> {
     }
 
     /// `short` must not exceed `long`.
-    fn ordered(
+    pub(super) fn ordered(
         &mut self,
         key: &str,
         entry: &Entry,
@@ -433,7 +435,7 @@ impl Check<'_> {
         }
     }
 
-    fn few_enough(&mut self, key: &str, length: usize) -> bool {
+    pub(super) fn few_enough(&mut self, key: &str, length: usize) -> bool {
         if length <= PEERS_MAX {
             return true;
         }
@@ -444,12 +446,12 @@ impl Check<'_> {
 }
 
 /// All values, or `None` if one is missing; every element is asked, so that every fault is found.
-fn collect_all<T>(found: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+pub(super) fn collect_all<T>(found: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
     let found: Vec<Option<T>> = found.collect();
     found.into_iter().collect()
 }
 
 /// The first element that stands twice in a short list.
-fn first_repeated<T: PartialEq>(list: &[T]) -> Option<&T> {
+pub(super) fn first_repeated<T: PartialEq>(list: &[T]) -> Option<&T> {
     list.iter().enumerate().find(|(i, item)| list[..*i].contains(item)).map(|(_, item)| item)
 }

@@ -1,15 +1,12 @@
 //! Why a delivery failed, and whether and how soon another attempt makes sense: the one table of this stage.
 //!
-//! Neighbours: `peer` maps what dicom-ul reports, `serve` schedules by [`Retry`]. Left out: the schedule.
+//! Neighbours: `peer` maps what `wire` reports, `serve` schedules by [`Retry`]. Left out: the schedule.
 
-use std::fmt;
 use std::time::Duration;
-
-use dicom_ul::association;
-use dicom_ul::pdu::{AssociationRJ, AssociationRJResult};
 
 use super::FileError;
 use crate::dicom::Status;
+use crate::wire::{RequestError, Step};
 
 /// When to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,14 +17,6 @@ pub enum Retry {
     Later,
     /// Not at all: another attempt would end the same way.
     Never,
-}
-
-/// What an attempt was doing when its time ran out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Connecting,
-    Sending,
-    Answering,
 }
 
 /// Why an attempt failed.
@@ -53,11 +42,31 @@ pub enum DeliverError {
     /// The comment is the peer's own text and may name a patient: it is for callers, never in the message.
     #[error("{peer} answered {status}")]
     Status { peer: String, status: Status, comment: Option<String> },
-    #[error("the association with {peer} broke: {cause}")]
+    #[error("{peer} answered HTTP {status}{}", http_hint(*status))]
+    Http { peer: String, status: u16 },
+    #[error("the token in {file} cannot be used: {cause}")]
+    Token { file: String, cause: String },
+    #[error("the connection with {peer} broke: {cause}")]
     Broken { peer: String, cause: String },
 }
 
 impl DeliverError {
+    /// Whether the destination could not be reached, or lets nobody in: that says nothing of the report, and all others
+    /// for it would fare the same. What fails while an association is opened is of this kind whatever it is.
+    pub fn unreached(&self) -> bool {
+        match self {
+            DeliverError::Unreachable { .. } | DeliverError::Rejected { .. } | DeliverError::Token { .. } => true,
+            DeliverError::Timeout { step, .. } => *step == Step::Connecting,
+            DeliverError::Http { status, .. } => matches!(status, 401 | 403 | 407 | 502..=504),
+            _ => false,
+        }
+    }
+
+    /// Whether the association can be used on.
+    pub(super) fn is_orderly(&self) -> bool {
+        matches!(self, DeliverError::Status { .. } | DeliverError::NotAccepted { .. } | DeliverError::File(_))
+    }
+
     /// Whether another attempt makes sense.
     ///
     /// Network faults, timeouts, transient rejections, A7xx (out of resources) and 0110 (processing failure) pass by
@@ -76,7 +85,12 @@ impl DeliverError {
                     Retry::Later
                 }
             }
-            DeliverError::NotAccepted { .. } => Retry::Later,
+            DeliverError::NotAccepted { .. } | DeliverError::Token { .. } => Retry::Later,
+            // Request Timeout, Too Early, Too Many Requests and what is wrong with the server itself pass.
+            DeliverError::Http { status, .. } => match status {
+                408 | 425 | 429 | 500..=599 => Retry::Soon,
+                _ => Retry::Later,
+            },
             DeliverError::Status { status, .. } => match status.0 {
                 0xa700..=0xa7ff | 0x0110 | 0x0213 => Retry::Soon,
                 _ => Retry::Later,
@@ -84,47 +98,29 @@ impl DeliverError {
         }
     }
 
-    /// What dicom-ul reports while an association is being opened or used.
-    pub(super) fn from_association(peer: String, step: Step, after: Duration, error: association::Error) -> Self {
-        use association::Error;
+    /// What `wire` reports while an association is being opened or used.
+    pub(super) fn from_request(peer: String, error: RequestError) -> Self {
         match error {
-            Error::ToAddress { source, .. } | Error::Connect { source, .. } => {
-                DeliverError::Unreachable { peer, cause: source.to_string() }
-            }
-            Error::Timeout { .. } => DeliverError::Timeout { peer, step, after },
-            Error::Rejected { association_rj, .. } => {
-                let AssociationRJ { result, source } = association_rj;
-                let transient = result == AssociationRJResult::Transient;
-                DeliverError::Rejected { peer, transient, reason: source.to_string() }
-            }
-            Error::NoAcceptedPresentationContexts { .. } => DeliverError::NotAccepted { peer },
-            Error::UnexpectedPdu { pdu, .. } | Error::UnknownPdu { pdu, .. } => {
-                DeliverError::Broken { peer, cause: format!("unexpected {}", pdu.short_description()) }
-            }
-            other => DeliverError::Broken { peer, cause: chain(&other) },
+            RequestError::Unreachable(cause) => DeliverError::Unreachable { peer, cause },
+            RequestError::Timeout { step, after } => DeliverError::Timeout { peer, step, after },
+            RequestError::Rejected { transient, reason } => DeliverError::Rejected { peer, transient, reason },
+            RequestError::Aborted(_)
+            | RequestError::Violation(_)
+            | RequestError::Wire(_)
+            | RequestError::TooMany(_) => DeliverError::Broken { peer, cause: error.to_string() },
         }
     }
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Step::Connecting => "opening the association",
-            Step::Sending => "taking the data",
-            Step::Answering => "answering the request",
-        })
+/// What to do about a status, where it says that.
+fn http_hint(status: u16) -> &'static str {
+    match status {
+        300..=399 => "; name the address that it points to: redirections are not followed",
+        401 | 403 => "; check token_file and what its token may do",
+        404 | 405 => "; check that url is the root of the DICOMweb service",
+        413 => "; it takes no object of this size",
+        _ => "",
     }
-}
-
-/// An error with its causes, joined by colons.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -148,6 +144,9 @@ mod tests {
             (timeout, Retry::Soon),
             (DeliverError::Unreachable { peer: "P".into(), cause: "refused".into() }, Retry::Soon),
             (DeliverError::NotAccepted { peer: "P".into() }, Retry::Later),
+            (DeliverError::Http { peer: "P".into(), status: 503 }, Retry::Soon),
+            (DeliverError::Http { peer: "P".into(), status: 401 }, Retry::Later),
+            (DeliverError::Token { file: "f".into(), cause: "c".into() }, Retry::Later),
             (DeliverError::NotAllowed("d".into()), Retry::Never),
             (DeliverError::File(FileError::NotDicom), Retry::Never),
         ];

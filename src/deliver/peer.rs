@@ -1,30 +1,16 @@
-//! One association as its requestor: open, requests and their answers one after the other, close; a limit on every
-//! wait.
+//! One association of a C-STORE or C-ECHO SCU: open, requests and their answers one after the other, close.
 //!
-//! P-DATA is fragmented here to the acceptor's maximum (PS3.8 9.3.5) rather than with dicom-ul's writer, which
-//! blocks in its destructor. Neighbours: `dicom` encodes command sets, `error` names what went wrong. Left out:
-//! asynchronous operations and role selection, which a C-STORE SCU does not need.
+//! Neighbours: `wire` holds the association and limits every wait, `dicom` encodes command sets, `error` names what
+//! went wrong. Left out: asynchronous operations and role selection, which a C-STORE SCU does not need.
 
 use std::fmt;
-use std::future::Future;
 use std::str::FromStr;
 use std::time::Duration;
 
-use dicom_ul::association::client::{AsyncClientAssociation, ClientAssociationOptions};
-use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
-use tokio::net::TcpStream;
-
-use super::error::{DeliverError, Step};
-use crate::config::Destination;
-use crate::dicom::{COMMAND_BYTES_MAX, CommandField, EchoRq, Response, StoreRq};
+use super::error::DeliverError;
+use crate::dicom::{CommandField, EchoRq, Response, StoreRq};
 use crate::domain::{AeTitle, ParseError, Uid};
-
-/// Length of a PDV without its data: item length, context, control header (PS3.8 9.3.5.1).
-const PDV_HEADER_BYTES: u32 = 6;
-/// Largest fragment that is sent even where the peer allows more.
-const FRAGMENT_BYTES_MAX: u32 = 128 * 1024;
-/// The longest that a release may take: by then the result is known.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::wire::{self, Call, RequestError, Requestor, Security};
 
 /// Whom to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,11 +30,20 @@ pub(super) struct Proposal<'a> {
 
 /// An established association.
 pub(super) struct Connection {
-    association: AsyncClientAssociation<TcpStream>,
+    association: Requestor,
     peer: String,
-    timeout: Duration,
     /// Of the last request.
     message_id: u16,
+}
+
+impl Proposal<'_> {
+    fn as_wire(&self) -> wire::Proposal<'_> {
+        wire::Proposal {
+            abstract_syntax: self.abstract_syntax,
+            transfer_syntaxes: std::slice::from_ref(&self.transfer_syntax),
+            roles: None,
+        }
+    }
 }
 
 impl Peer {
@@ -81,12 +76,6 @@ impl FromStr for Peer {
     }
 }
 
-impl From<&Destination> for Peer {
-    fn from(d: &Destination) -> Self {
-        Self { ae_title: d.ae_title.clone(), host: d.host.clone(), port: d.port }
-    }
-}
-
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
@@ -104,21 +93,21 @@ impl Connection {
         proposals: &[Proposal<'_>],
         timeout: Duration,
     ) -> Result<Self, DeliverError> {
-        let mut options = ClientAssociationOptions::new()
-            .calling_ae_title(calling.as_str())
-            .called_ae_title(peer.ae_title.as_str())
-            .read_timeout(timeout)
-            .write_timeout(timeout)
-            .connection_timeout(timeout);
-        for p in proposals {
-            options = options.with_presentation_context(p.abstract_syntax, vec![p.transfer_syntax]);
-        }
         let name = peer.to_string();
-        let opening = options.establish_async((peer.host.as_str(), peer.port));
-        let mut association = limited(&name, Step::Connecting, timeout, opening).await?;
-        // Small PDUs follow each other without an answer between: Nagle would hold the last one back.
-        let _ = association.inner_stream().set_nodelay(true);
-        Ok(Self { association, peer: name, timeout, message_id: 0 })
+        let proposals: Vec<wire::Proposal<'_>> = proposals.iter().map(Proposal::as_wire).collect();
+        let call = Call {
+            host: &peer.host,
+            port: peer.port,
+            security: &Security::Plain,
+            calling,
+            called: &peer.ae_title,
+            proposals: &proposals,
+            timeout,
+        };
+        match Requestor::open(&call).await {
+            Ok(association) => Ok(Self { association, peer: name, message_id: 0 }),
+            Err(error) => Err(DeliverError::from_request(name, error)),
+        }
     }
 
     /// The peer, for messages.
@@ -126,14 +115,14 @@ impl Connection {
         &self.peer
     }
 
-    /// Position and presentation context of the first proposal that was accepted as it was made.
+    fn next_message_id(&mut self) -> u16 {
+        self.message_id = self.message_id.wrapping_add(1);
+        self.message_id
+    }
+
+    /// Position and presentation context of the first proposal that was accepted.
     pub(super) fn first_accepted(&self, proposals: &[Proposal<'_>]) -> Option<(usize, u8)> {
-        proposals.iter().enumerate().find_map(|(i, p)| {
-            let accepted = self.association.presentation_contexts().iter().find(|c| {
-                c.abstract_syntax == p.abstract_syntax && c.transfer_syntax.trim_end_matches('\0') == p.transfer_syntax
-            });
-            accepted.map(|c| (i, c.id))
-        })
+        (0..proposals.len()).find_map(|i| Some((i, self.association.accepted(i)?.context)))
     }
 
     /// C-STORE of one instance.
@@ -144,62 +133,41 @@ impl Connection {
         sop_instance: &Uid,
         data_set: &[u8],
     ) -> Result<Response, DeliverError> {
-        self.message_id = self.message_id.wrapping_add(1);
-        let request = StoreRq::new(self.message_id, sop_class.clone(), sop_instance.clone());
-        self.send(context, PDataValueType::Command, &request.encode()).await?;
-        self.send(context, PDataValueType::Data, data_set).await?;
-        self.receive(CommandField::C_STORE_RSP).await
+        let request = StoreRq::new(self.next_message_id(), sop_class.clone(), sop_instance.clone());
+        self.exchange(context, &request.encode(), Some(data_set), CommandField::C_STORE_RSP).await
     }
 
     /// C-ECHO.
     pub(super) async fn echo(&mut self, context: u8) -> Result<Response, DeliverError> {
-        self.message_id = self.message_id.wrapping_add(1);
-        let request = EchoRq { message_id: self.message_id, has_data_set: false };
-        self.send(context, PDataValueType::Command, &request.encode()).await?;
-        self.receive(CommandField::C_ECHO_RSP).await
+        let request = EchoRq { message_id: self.next_message_id(), has_data_set: false };
+        self.exchange(context, &request.encode(), None, CommandField::C_ECHO_RSP).await
     }
 
     /// Releases the association. The result is known by then, so a peer that does not release well is ignored.
     pub(super) async fn close(self) {
-        let limit = self.timeout.min(RELEASE_TIMEOUT);
-        let _ = tokio::time::timeout(limit, self.association.release()).await;
+        self.association.release().await;
     }
 
     /// Aborts the association, as far as the peer still listens.
     pub(super) async fn abort(self) {
-        let limit = self.timeout.min(RELEASE_TIMEOUT);
-        let _ = tokio::time::timeout(limit, self.association.abort()).await;
+        self.association.abort().await;
     }
 
-    /// Sends one message part in fragments.
-    async fn send(&mut self, context: u8, value_type: PDataValueType, bytes: &[u8]) -> Result<(), DeliverError> {
-        let most = self.association.acceptor_max_pdu_length().min(FRAGMENT_BYTES_MAX);
-        let size = most.saturating_sub(PDV_HEADER_BYTES) as usize & !1;
-        if size == 0 {
-            return Err(self.broken(format!("it takes PDUs of {most} bytes only")));
+    /// Sends one request and reads the response that answers it.
+    async fn exchange(
+        &mut self,
+        context: u8,
+        command: &[u8],
+        data_set: Option<&[u8]>,
+        expected: CommandField,
+    ) -> Result<Response, DeliverError> {
+        self.association.send(context, command, data_set).await.map_err(|e| self.failed(e))?;
+        let message = self.association.receive().await.map_err(|e| self.failed(e))?;
+        if message.data_set.is_some() {
+            return Err(self.broken("its answer has a data set".into()));
         }
-        let (peer, timeout) = (&self.peer, self.timeout);
-        let association = &mut self.association;
-        let sending = async {
-            let count = bytes.len().div_ceil(size);
-            for (i, fragment) in bytes.chunks(size).enumerate() {
-                let value = PDataValue {
-                    presentation_context_id: context,
-                    value_type: value_type.clone(),
-                    is_last: i + 1 == count,
-                    data: fragment.to_vec(),
-                };
-                association.send(&Pdu::PData { data: vec![value] }).await?;
-            }
-            Ok(())
-        };
-        limited(peer, Step::Sending, timeout, sending).await
-    }
-
-    /// Reads one response and checks that it answers the request.
-    async fn receive(&mut self, expected: CommandField) -> Result<Response, DeliverError> {
-        let bytes = self.receive_command().await?;
-        let response = Response::parse(&bytes).map_err(|e| self.broken(format!("its answer is damaged: {e}")))?;
+        let response =
+            Response::parse(&message.command).map_err(|e| self.broken(format!("its answer is damaged: {e}")))?;
         if response.field != expected || response.responded_to != self.message_id {
             let (field, id) = (response.field, response.responded_to);
             return Err(self.broken(format!("it answered with {field} to message {id}, {expected} was due")));
@@ -207,57 +175,12 @@ impl Connection {
         Ok(response)
     }
 
-    async fn receive_command(&mut self) -> Result<Vec<u8>, DeliverError> {
-        let mut command = Vec::new();
-        let deadline = tokio::time::Instant::now() + self.timeout;
-        loop {
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            let pdu = match tokio::time::timeout(left, self.association.receive()).await {
-                Ok(pdu) => pdu.map_err(|e| self.failed(Step::Answering, e))?,
-                Err(_) => return Err(self.timed_out(Step::Answering)),
-            };
-            let values = match pdu {
-                Pdu::PData { data } => data,
-                other => return Err(self.broken(format!("unexpected {}", other.short_description()))),
-            };
-            for value in values {
-                if value.value_type != PDataValueType::Command {
-                    return Err(self.broken("its answer has a data set".into()));
-                }
-                command.extend_from_slice(&value.data);
-                if command.len() > COMMAND_BYTES_MAX {
-                    return Err(self.broken("its answer is too long".into()));
-                }
-                if value.is_last {
-                    return Ok(command);
-                }
-            }
-        }
-    }
-
     fn broken(&self, cause: String) -> DeliverError {
         DeliverError::Broken { peer: self.peer.clone(), cause }
     }
 
-    fn timed_out(&self, step: Step) -> DeliverError {
-        DeliverError::Timeout { peer: self.peer.clone(), step, after: self.timeout }
-    }
-
-    fn failed(&self, step: Step, error: dicom_ul::association::Error) -> DeliverError {
-        DeliverError::from_association(self.peer.clone(), step, self.timeout, error)
-    }
-}
-
-/// Awaits a step of an association for at most `timeout`.
-async fn limited<T>(
-    peer: &str,
-    step: Step,
-    timeout: Duration,
-    work: impl Future<Output = Result<T, dicom_ul::association::Error>>,
-) -> Result<T, DeliverError> {
-    match tokio::time::timeout(timeout, work).await {
-        Ok(result) => result.map_err(|e| DeliverError::from_association(peer.to_owned(), step, timeout, e)),
-        Err(_) => Err(DeliverError::Timeout { peer: peer.to_owned(), step, after: timeout }),
+    fn failed(&self, error: RequestError) -> DeliverError {
+        DeliverError::from_request(self.peer.clone(), error)
     }
 }
 

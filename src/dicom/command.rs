@@ -2,14 +2,16 @@
 //!
 //! Neighbours: `receive` reads requests and answers them, `deliver` writes requests and reads the answers. The parser
 //! is small and closed on purpose: it knows no other group, no sequence and no undefined length, and allocates only
-//! what the peer has really sent, at most [`COMMAND_BYTES_MAX`]. Left out: requests that the node never speaks
-//! (C-FIND, C-MOVE, the N-services), which come out as [`Request::Other`] so that they can be answered by name.
+//! what the peer has really sent, at most [`COMMAND_BYTES_MAX`]. `services` has the messages of query and commitment.
+//! Left out: requests that the node never answers otherwise (C-MOVE, N-GET and their like), which come out as
+//! [`Request::Other`] so that they can be answered by name.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::domain::Uid;
 
+use super::services::{ActionRq, QueryRq};
 use super::{Status, VERIFICATION};
 
 /// Longest command set that is read, bytes. A C-STORE-RQ has about 300.
@@ -47,6 +49,12 @@ impl CommandField {
     pub const C_STORE_RSP: Self = Self(0x8001);
     pub const C_ECHO_RQ: Self = Self(0x0030);
     pub const C_ECHO_RSP: Self = Self(0x8030);
+    pub const C_GET_RQ: Self = Self(0x0010);
+    pub const C_FIND_RQ: Self = Self(0x0020);
+    pub const N_EVENT_REPORT_RQ: Self = Self(0x0100);
+    pub const N_EVENT_REPORT_RSP: Self = Self(0x8100);
+    pub const N_ACTION_RQ: Self = Self(0x0130);
+    pub const N_ACTION_RSP: Self = Self(0x8130);
     pub const C_CANCEL_RQ: Self = Self(0x0FFF);
 
     /// The response that belongs to a request.
@@ -118,8 +126,13 @@ pub struct StoreRq {
 pub enum Request {
     Echo(EchoRq),
     Store(StoreRq),
-    /// C-CANCEL-RQ: never answered (PS3.7 9.3.2.3).
-    Cancel,
+    Find(QueryRq),
+    Get(QueryRq),
+    Action(ActionRq),
+    /// C-CANCEL-RQ: never answered itself (PS3.7 9.3.2.3). The message that is to end.
+    Cancel {
+        responded_to: Option<u16>,
+    },
     /// An operation that the node does not offer.
     Other {
         field: CommandField,
@@ -186,7 +199,7 @@ impl CommandSet {
     }
 
     /// The value of an element of VR US.
-    fn unsigned_short(&self, element: u16) -> Result<u16, CommandError> {
+    pub(super) fn unsigned_short(&self, element: u16) -> Result<u16, CommandError> {
         let value = self.elements.get(&element).ok_or(CommandError::Missing(element))?;
         match value.as_slice() {
             [low, high] => Ok(u16::from_le_bytes([*low, *high])),
@@ -195,19 +208,20 @@ impl CommandSet {
     }
 
     /// The value of an element of VR UI; `None` where it is absent or not a UID.
-    fn uid(&self, element: u16) -> Option<Uid> {
+    pub(super) fn uid(&self, element: u16) -> Option<Uid> {
         Uid::parse(std::str::from_utf8(self.elements.get(&element)?).ok()?).ok()
     }
 
-    fn field(&self) -> Result<CommandField, CommandError> {
+    pub(super) fn field(&self) -> Result<CommandField, CommandError> {
         self.unsigned_short(element::COMMAND_FIELD).map(CommandField)
     }
 
-    fn has_data_set(&self) -> Result<bool, CommandError> {
+    /// Whether a data set follows (Command Data Set Type).
+    pub fn has_data_set(&self) -> Result<bool, CommandError> {
         self.unsigned_short(element::DATA_SET_TYPE).map(|kind| kind != NO_DATA_SET)
     }
 
-    fn set_unsigned_short(&mut self, element: u16, value: u16) {
+    pub(super) fn set_unsigned_short(&mut self, element: u16, value: u16) {
         self.elements.insert(element, value.to_le_bytes().to_vec());
     }
 
@@ -216,7 +230,7 @@ impl CommandSet {
         self.set_text(element, uid.as_str(), 0);
     }
 
-    fn set_text(&mut self, element: u16, text: &str, padding: u8) {
+    pub(super) fn set_text(&mut self, element: u16, text: &str, padding: u8) {
         let mut value = text.as_bytes().to_vec();
         if value.len() % 2 == 1 {
             value.push(padding);
@@ -258,13 +272,16 @@ impl StoreRq {
 impl Request {
     /// Parses one complete command set that must be a request.
     pub fn parse(bytes: &[u8]) -> Result<Self, CommandError> {
-        let set = CommandSet::parse(bytes)?;
+        Self::of(&CommandSet::parse(bytes)?)
+    }
+
+    pub(super) fn of(set: &CommandSet) -> Result<Self, CommandError> {
         let field = set.field()?;
         if field.is_response() {
             return Err(CommandError::NotARequest(field));
         }
         if field == CommandField::C_CANCEL_RQ {
-            return Ok(Self::Cancel);
+            return Ok(Self::Cancel { responded_to: set.unsigned_short(element::MESSAGE_ID_RESPONDED_TO).ok() });
         }
         let message_id = set.unsigned_short(element::MESSAGE_ID)?;
         let has_data_set = set.has_data_set()?;
@@ -275,6 +292,9 @@ impl Request {
                 let sop_instance = set.uid(element::AFFECTED_SOP_INSTANCE);
                 Self::Store(StoreRq { message_id, sop_class, sop_instance, has_data_set })
             }
+            CommandField::C_FIND_RQ => Self::Find(QueryRq { message_id, sop_class, has_data_set }),
+            CommandField::C_GET_RQ => Self::Get(QueryRq { message_id, sop_class, has_data_set }),
+            CommandField::N_ACTION_RQ => Self::Action(ActionRq::of(set, message_id, has_data_set)),
             _ => Self::Other { field, message_id, sop_class, has_data_set },
         })
     }
@@ -307,7 +327,10 @@ impl Response {
 
     /// Parses one complete command set that must be a response.
     pub fn parse(bytes: &[u8]) -> Result<Self, CommandError> {
-        let set = CommandSet::parse(bytes)?;
+        Self::of(&CommandSet::parse(bytes)?)
+    }
+
+    pub(super) fn of(set: &CommandSet) -> Result<Self, CommandError> {
         let field = set.field()?;
         if !field.is_response() {
             return Err(CommandError::NotAResponse(field));
@@ -324,6 +347,10 @@ impl Response {
     }
 
     pub fn encode(&self) -> Vec<u8> {
+        self.set().encode()
+    }
+
+    pub(super) fn set(&self) -> CommandSet {
         let mut set = CommandSet::default();
         set.set_uid(element::AFFECTED_SOP_CLASS, self.sop_class.as_ref());
         set.set_unsigned_short(element::COMMAND_FIELD, self.field.0);
@@ -334,28 +361,36 @@ impl Response {
             set.set_text(element::ERROR_COMMENT, &plain(comment), b' ');
         }
         set.set_uid(element::AFFECTED_SOP_INSTANCE, self.sop_instance.as_ref());
-        set.encode()
+        set
     }
 }
 
 /// Element numbers of group 0000 (PS3.7 E.1).
-mod element {
-    pub(super) const GROUP_LENGTH: u16 = 0x0000;
-    pub(super) const AFFECTED_SOP_CLASS: u16 = 0x0002;
-    pub(super) const COMMAND_FIELD: u16 = 0x0100;
-    pub(super) const MESSAGE_ID: u16 = 0x0110;
-    pub(super) const MESSAGE_ID_RESPONDED_TO: u16 = 0x0120;
-    pub(super) const PRIORITY: u16 = 0x0700;
-    pub(super) const DATA_SET_TYPE: u16 = 0x0800;
-    pub(super) const STATUS: u16 = 0x0900;
-    pub(super) const ERROR_COMMENT: u16 = 0x0902;
-    pub(super) const AFFECTED_SOP_INSTANCE: u16 = 0x1000;
+pub(super) mod element {
+    pub(in crate::dicom) const GROUP_LENGTH: u16 = 0x0000;
+    pub(in crate::dicom) const AFFECTED_SOP_CLASS: u16 = 0x0002;
+    pub(in crate::dicom) const REQUESTED_SOP_CLASS: u16 = 0x0003;
+    pub(in crate::dicom) const COMMAND_FIELD: u16 = 0x0100;
+    pub(in crate::dicom) const MESSAGE_ID: u16 = 0x0110;
+    pub(in crate::dicom) const MESSAGE_ID_RESPONDED_TO: u16 = 0x0120;
+    pub(in crate::dicom) const PRIORITY: u16 = 0x0700;
+    pub(in crate::dicom) const DATA_SET_TYPE: u16 = 0x0800;
+    pub(in crate::dicom) const STATUS: u16 = 0x0900;
+    pub(in crate::dicom) const ERROR_COMMENT: u16 = 0x0902;
+    pub(in crate::dicom) const AFFECTED_SOP_INSTANCE: u16 = 0x1000;
+    pub(in crate::dicom) const REQUESTED_SOP_INSTANCE: u16 = 0x1001;
+    pub(in crate::dicom) const EVENT_TYPE: u16 = 0x1002;
+    pub(in crate::dicom) const ACTION_TYPE: u16 = 0x1008;
+    pub(in crate::dicom) const REMAINING: u16 = 0x1020;
+    pub(in crate::dicom) const COMPLETED: u16 = 0x1021;
+    pub(in crate::dicom) const FAILED: u16 = 0x1022;
+    pub(in crate::dicom) const WARNING: u16 = 0x1023;
 }
 
 /// Command Data Set Type (0000,0800) of a message without a data set; any other value means that one follows.
 const NO_DATA_SET: u16 = 0x0101;
 
-fn data_set_type(present: bool) -> u16 {
+pub(super) fn data_set_type(present: bool) -> u16 {
     if present { 0x0001 } else { NO_DATA_SET }
 }
 
@@ -370,7 +405,8 @@ fn push_element(out: &mut Vec<u8>, element: u16, value: &[u8]) {
 /// Text as VR LO may hold it without a character set: printable ASCII without backslash, at most 64 characters.
 fn plain(text: &str) -> String {
     let printable = |c: char| if matches!(c, ' '..='~') && c != '\\' { c } else { ' ' };
-    text.trim_matches(['\0', ' ']).chars().take(64).map(printable).collect()
+    let text: String = text.chars().map(printable).collect();
+    text.trim().chars().take(64).collect::<String>().trim_end().to_owned()
 }
 
 #[cfg(test)]

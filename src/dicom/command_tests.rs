@@ -95,15 +95,15 @@ fn uids_that_are_not_valid_do_not_come_through() {
 #[test]
 fn operations_that_are_not_offered_keep_their_name() {
     let mut set = CommandSet::parse(&store_rq().encode()).expect("a valid set");
-    set.set_unsigned_short(element::COMMAND_FIELD, 0x0020);
+    set.set_unsigned_short(element::COMMAND_FIELD, 0x0021);
     let Ok(Request::Other { field, message_id, has_data_set, .. }) = Request::parse(&set.encode()) else {
         panic!("an operation that is not offered")
     };
-    assert_eq!((field.to_string().as_str(), message_id, has_data_set), ("C-FIND-RQ", 7, true));
-    assert_eq!(field.response().to_string(), "C-FIND-RSP");
+    assert_eq!((field.to_string().as_str(), message_id, has_data_set), ("C-MOVE-RQ", 7, true));
+    assert_eq!(field.response().to_string(), "C-MOVE-RSP");
     assert_eq!(CommandField(0x7001).to_string(), "command 7001H");
     set.set_unsigned_short(element::COMMAND_FIELD, 0x0FFF);
-    assert_eq!(Request::parse(&set.encode()), Ok(Request::Cancel));
+    assert_eq!(Request::parse(&set.encode()), Ok(Request::Cancel { responded_to: None }));
 }
 
 #[test]
@@ -113,6 +113,8 @@ fn an_error_comment_is_cut_to_what_its_vr_holds() {
     let read = Response::parse(&response.encode()).expect("a response").comment.expect("a comment");
     assert_eq!(read.len(), 64);
     assert!(read.starts_with("back slash and   xxx"), "{read}");
+    let untidy = Response { comment: Some("\u{2}\u{2} no room \u{7}\0".into()), ..response };
+    assert_eq!(Response::parse(&untidy.encode()).expect("a response").comment.as_deref(), Some("no room"));
 }
 
 proptest! {

@@ -1,11 +1,9 @@
 //! The head of a DICOM file: preamble, prefix and File Meta Information (PS3.10 7.1).
 //!
 //! Neighbours: `receive` puts it before the data set of an arriving object, `report` before its own. It is written
-//! by hand because the data set behind it is never parsed here, and eight short elements cannot fail. What was written
-//! here can be read back, to find out what a file is that the index has lost. Left out: files of others, which only
-//! the workers read.
-
-use std::io::{self, Read};
+//! by hand because the data set behind it is never parsed here, and eight short elements cannot fail. It is read where
+//! an object arrives as a file ([`read_meta`], for STOW-RS), or the index has lost one: bounded, and not a byte beyond it. Left out: the data set,
+//! which is the workers' job.
 
 use crate::domain::{AeTitle, Uid};
 
@@ -37,52 +35,101 @@ pub fn file_meta(sop_class: &Uid, sop_instance: &Uid, transfer_syntax: &Uid, sou
     file
 }
 
-/// What [`file_meta`] wrote.
+/// What a file says of itself before its data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileMeta {
     pub sop_class: Uid,
     pub sop_instance: Uid,
     pub transfer_syntax: Uid,
+    /// The application entity that it came from (0002,0016), where it says so.
     pub source: Option<AeTitle>,
+    /// Bytes of the file before its data set.
+    pub length: usize,
 }
 
-/// Longest group 0002 that is read, bytes; seven elements of at most 64 bytes each take less.
-const META_BYTES_MAX: u32 = 1024;
+/// Why bytes are not the head of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MetaError {
+    #[error("no DICOM file: preamble or prefix is missing")]
+    NotDicom,
+    #[error("the file meta information is not readable")]
+    Malformed,
+    #[error("the file meta information is longer than {META_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("the file meta information lacks a valid {0}")]
+    Missing(&'static str),
+}
 
-/// Reads what [`file_meta`] wrote; the reader then stands at the data set.
+/// Longest head that is read, bytes. Real ones have some hundreds; private information may be in it.
+pub const META_BYTES_MAX: usize = 64 << 10;
+
+/// Reads the head of a file whose first bytes are `head`. `None`: it is not complete yet, more bytes are needed.
 ///
 /// # Errors
-/// `InvalidData` for anything that this node would not have written, and what the reader fails by.
-pub fn read_file_meta(reader: &mut impl Read) -> io::Result<FileMeta> {
-    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("no file of this node: {what}"));
-    let mut head = [0; 144];
-    reader.read_exact(&mut head)?;
-    let (prefix, length) = (&head[128..140], u32::from_le_bytes([head[140], head[141], head[142], head[143]]));
-    if prefix != b"DICM\x02\x00\x00\x00UL\x04\x00" || length > META_BYTES_MAX {
-        return Err(invalid("its head is another"));
+/// [`MetaError`], as soon as the bytes cannot become a head any more.
+pub fn read_meta(head: &[u8]) -> Result<Option<FileMeta>, MetaError> {
+    let prefix = &head[head.len().min(128)..head.len().min(132)];
+    if !b"DICM".starts_with(prefix) {
+        return Err(MetaError::NotDicom);
     }
-    let mut group = vec![0; length as usize];
-    reader.read_exact(&mut group)?;
-    let mut values = std::collections::BTreeMap::new();
-    // (0002,0001) has a long-form header and comes first.
-    let mut rest = group.get(14..).ok_or_else(|| invalid("its meta group is too short"))?;
-    while let [2, 0, low, high, _, _, length_low, length_high, after @ ..] = rest {
-        let length = usize::from(u16::from_le_bytes([*length_low, *length_high]));
-        let value = after.get(..length).ok_or_else(|| invalid("an element is cut off"))?;
-        let text = std::str::from_utf8(value).map_err(|_| invalid("an element is no text"))?;
-        values.insert(u16::from_le_bytes([*low, *high]), text.trim_end_matches(['\0', ' ']));
-        rest = &after[length..];
+    // (0002,0000) comes first and says where the group ends: a deflated data set may begin with any bytes.
+    let Some(first) = head.get(132..144) else { return Ok(None) };
+    if first[..8] != [0x02, 0x00, 0x00, 0x00, b'U', b'L', 4, 0] {
+        return Err(MetaError::Malformed);
     }
-    let uid = |element: u16| {
-        let value = values.get(&element).ok_or_else(|| invalid("an element is missing"))?;
-        Uid::parse(value).map_err(|_| invalid("a UID is not valid"))
+    let group = u32::from_le_bytes([first[8], first[9], first[10], first[11]]);
+    let end = usize::try_from(group).unwrap_or(usize::MAX).saturating_add(144);
+    if end > META_BYTES_MAX {
+        return Err(MetaError::TooLong);
+    }
+    let Some(mut rest) = head.get(144..end) else { return Ok(None) };
+    let (mut sop_class, mut sop_instance, mut transfer_syntax, mut source) = (None, None, None, None);
+    while !rest.is_empty() {
+        let (element, value, tail) = element(rest).ok_or(MetaError::Malformed)?;
+        let uid = || std::str::from_utf8(value).ok().and_then(|text| Uid::parse(text).ok());
+        match element {
+            0x0002 => sop_class = uid(),
+            0x0003 => sop_instance = uid(),
+            0x0010 => transfer_syntax = uid(),
+            0x0016 => source = std::str::from_utf8(value).ok().and_then(|text| AeTitle::parse(text).ok()),
+            _ => {}
+        }
+        rest = tail;
+    }
+    Ok(Some(FileMeta {
+        sop_class: sop_class.ok_or(MetaError::Missing("Media Storage SOP Class UID"))?,
+        sop_instance: sop_instance.ok_or(MetaError::Missing("Media Storage SOP Instance UID"))?,
+        transfer_syntax: transfer_syntax.ok_or(MetaError::Missing("Transfer Syntax UID"))?,
+        source,
+        length: end,
+    }))
+}
+
+/// Element number and value of the first element of group 0002, and what follows it.
+fn element(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let (header, rest) = bytes.split_first_chunk::<8>()?;
+    if header[..2] != [0x02, 0x00] {
+        return None;
+    }
+    let long = matches!(&header[4..6], b"OB" | b"OW" | b"UN" | b"UT" | b"UC" | b"UR" | b"SQ" | b"OD" | b"OF" | b"OL");
+    let (length, rest) = if long {
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        (usize::try_from(u32::from_le_bytes(*length)).ok()?, rest)
+    } else {
+        (usize::from(u16::from_le_bytes([header[6], header[7]])), rest)
     };
-    Ok(FileMeta {
-        sop_class: uid(0x0002)?,
-        sop_instance: uid(0x0003)?,
-        transfer_syntax: uid(0x0010)?,
-        source: values.get(&0x0016).and_then(|title| AeTitle::parse(title).ok()),
-    })
+    let (value, rest) = rest.split_at_checked(length)?;
+    Some((u16::from_le_bytes([header[2], header[3]]), value, rest))
+}
+
+/// The data set of a file that was begun by [`file_meta`], or in the same form; `None` for any other file.
+pub fn file_data_set(file: &[u8]) -> Option<&[u8]> {
+    let (head, rest) = file.split_at_checked(144)?;
+    if head[128..140] != *b"DICM\x02\x00\x00\x00UL\x04\x00" {
+        return None;
+    }
+    let length = u32::from_le_bytes(head[140..].try_into().ok()?);
+    rest.get(usize::try_from(length).ok()?..)
 }
 
 /// An element with a 16-bit length, padded to an even length: UIDs with NUL, text with a space (PS3.5 6.2).
@@ -126,33 +173,63 @@ mod tests {
                 source.map(|_| "CT_SCANNER".to_owned())
             );
             assert_eq!(table.information_group_length as usize, bytes.len() - 128 - 4 - 12);
+            assert_eq!(file_data_set(&[&bytes[..], b"data set"].concat()), Some(&b"data set"[..]));
+            assert_eq!((file_data_set(&bytes[..140]), file_data_set(&bytes[1..])), (None, None));
         }
     }
 
-    #[test]
-    fn what_was_written_is_read_back_and_nothing_else_is() {
+    fn head() -> Vec<u8> {
         let uid = |text| Uid::parse(text).expect("a valid uid");
-        let (sop_class, sop_instance) = (uid("1.2.840.10008.5.1.4.1.1.2"), uid("1.2.3.44"));
-        let transfer_syntax = uid("1.2.840.10008.1.2.4.90");
-        for source in [None, Some(AeTitle::parse("CT_SCANNER").expect("a valid title"))] {
-            let mut bytes = file_meta(&sop_class, &sop_instance, &transfer_syntax, source.as_ref());
-            let whole = bytes.len();
-            bytes.extend_from_slice(b"data set");
-            let mut reader = &bytes[..];
-            let read = read_file_meta(&mut reader).expect("our own");
-            let (sop_class, sop_instance) = (sop_class.clone(), sop_instance.clone());
-            let expected = FileMeta { sop_class, sop_instance, transfer_syntax: transfer_syntax.clone(), source };
-            assert_eq!(read, expected);
-            assert_eq!(reader, b"data set");
-            for length in 0..whole {
-                assert!(read_file_meta(&mut &bytes[..length]).is_err(), "cut at {length}");
-            }
-            for at in 128..whole {
-                let mut damaged = bytes.clone();
-                damaged[at] ^= 0xff;
-                // Whatever it comes to: no panic.
-                let _ = read_file_meta(&mut &damaged[..]);
-            }
+        file_meta(&uid("1.2.840.10008.5.1.4.1.1.2"), &uid("1.2.3.44"), &uid("1.2.840.10008.1.2.1"), None)
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_and_nothing_behind_it() {
+        let head = head();
+        for behind in [&b""[..], b"\x02\x00", b"\x08\x00\x05\x00anything"] {
+            let file = [&head[..], behind].concat();
+            let meta = read_meta(&file).expect("readable").expect("complete");
+            assert_eq!((meta.sop_instance.as_str(), meta.length), ("1.2.3.44", head.len()));
+            assert_eq!(meta.transfer_syntax.as_str(), "1.2.840.10008.1.2.1");
+        }
+        for cut in 0..head.len() {
+            assert_eq!(read_meta(&head[..cut]), Ok(None), "{cut} bytes");
+        }
+        let (uid, ae) =
+            (Uid::parse("1.2.3").expect("a valid uid"), AeTitle::parse("CT_SCANNER").expect("a valid title"));
+        let meta = read_meta(&file_meta(&uid, &uid, &uid, Some(&ae))).expect("readable").expect("complete");
+        assert_eq!(meta.source, Some(ae));
+    }
+
+    #[test]
+    fn what_is_no_head_is_refused() {
+        let changed = |at: usize, byte: u8| {
+            let mut head = head();
+            head[at] = byte;
+            head
+        };
+        let rows: [(Vec<u8>, MetaError); 7] = [
+            (changed(128, b'd'), MetaError::NotDicom),
+            (vec![b'x'; 200], MetaError::NotDicom),
+            (changed(132, 0x08), MetaError::Malformed),
+            (changed(143, 0xff), MetaError::TooLong),
+            (changed(144, 0x08), MetaError::Malformed),
+            // The group ends within its last element.
+            (changed(140, head()[140] - 1), MetaError::Malformed),
+            (changed(166, b'x'), MetaError::Missing("Media Storage SOP Class UID")),
+        ];
+        for (bytes, expected) in rows {
+            assert_eq!(read_meta(&bytes), Err(expected));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(group in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let mut file = head()[..140].to_vec();
+            file.extend_from_slice(&(group.len() as u32).to_le_bytes());
+            file.extend_from_slice(&group);
+            let _ = read_meta(&file);
         }
     }
 }

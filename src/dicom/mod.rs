@@ -6,14 +6,36 @@
 //! workers of `pixels` and built only in `report`. Nothing here allocates more than what it was given.
 
 mod command;
+mod commitment;
+mod dataset;
+mod elements;
+mod json;
+mod matching;
 mod meta;
+mod query;
+mod services;
 mod sop_classes;
 mod status;
 mod transfer_syntaxes;
 
 pub use command::{COMMAND_BYTES_MAX, CommandError, CommandField, CommandSet, EchoRq, Request, Response, StoreRq};
-pub use meta::{FileMeta, file_meta, read_file_meta};
-pub use sop_classes::{SopClass, VERIFICATION, is_storage_accepted, sop_class_name, storage_sop_classes};
+pub use commitment::{
+    COMMITMENT_BOUNDS, CommitmentFault, CommitmentOutcome, CommitmentRq, REQUEST_COMMITMENT, SopReference,
+    commitment_report,
+};
+pub use dataset::{Bounds, DataSet, DataSetError, Encoding, Tag, Value};
+/// Value representations (PS3.5 6.2).
+pub use dicom_core::VR;
+pub use elements::{Element, ElementValue, Elements, ElementsError, read_elements};
+pub use json::to_json;
+pub use matching::{Key, KeyError, attribute_named};
+pub use meta::{FileMeta, META_BYTES_MAX, MetaError, file_data_set, file_meta, read_meta};
+pub use query::{Query, QueryFault, QueryLevel, query_record};
+pub use services::{ActionRq, Command, EventReportRq, QueryRq, Reply, SubOperations};
+pub use sop_classes::{
+    REPORT_STORAGE, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, STUDY_ROOT_FIND, STUDY_ROOT_GET, SopClass,
+    VERIFICATION, is_storage_accepted, sop_class_name, storage_sop_classes,
+};
 pub use status::{Status, StatusCategory};
 pub use transfer_syntaxes::{
     TransferSyntax, is_encapsulated, is_transfer_syntax_accepted, transfer_syntax_name, transfer_syntaxes,

@@ -19,6 +19,29 @@ pub struct SopClass {
 /// Verification (C-ECHO).
 pub const VERIFICATION: SopClass = SopClass { name: "Verification", uid: uids::VERIFICATION };
 
+/// Storage Commitment Push Model (PS3.4 Annex J).
+pub const STORAGE_COMMITMENT: SopClass =
+    SopClass { name: "Storage Commitment Push Model", uid: uids::STORAGE_COMMITMENT_PUSH_MODEL };
+
+/// The well-known instance that requests for commitment are addressed to.
+pub const STORAGE_COMMITMENT_INSTANCE: &str = uids::STORAGE_COMMITMENT_PUSH_MODEL_INSTANCE;
+
+/// Query in the Study Root (PS3.4 C.6.2).
+pub const STUDY_ROOT_FIND: SopClass = SopClass {
+    name: "Study Root Query/Retrieve Information Model - FIND",
+    uid: uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_FIND,
+};
+
+/// Retrieval on the same association in the Study Root.
+pub const STUDY_ROOT_GET: SopClass = SopClass {
+    name: "Study Root Query/Retrieve Information Model - GET",
+    uid: uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_GET,
+};
+
+/// The storage classes of the node's own reports, the preferred first.
+pub const REPORT_STORAGE: [&str; 3] =
+    [uids::COMPREHENSIVE3_DSR_STORAGE, uids::COMPREHENSIVE_SR_STORAGE, uids::ENHANCED_SR_STORAGE];
+
 /// Every storage SOP class that the node accepts.
 pub fn storage_sop_classes() -> &'static [SopClass] {
     STORAGE
@@ -33,7 +56,7 @@ pub fn is_storage_accepted(uid: &Uid) -> bool {
 pub fn sop_class_name(uid: &Uid) -> &str {
     STORAGE
         .iter()
-        .chain([&VERIFICATION])
+        .chain([&VERIFICATION, &STORAGE_COMMITMENT, &STUDY_ROOT_FIND, &STUDY_ROOT_GET])
         .find(|class| class.uid == uid.as_str())
         .map_or(uid.as_str(), |class| class.name)
 }

@@ -27,6 +27,20 @@ impl Status {
     pub const NO_SUCH_SOP_INSTANCE: Self = Self(0x0112);
     pub const INVALID_SOP_INSTANCE: Self = Self(0x0117);
     pub const SOP_CLASS_NOT_SUPPORTED: Self = Self(0x0122);
+    pub const CLASS_INSTANCE_CONFLICT: Self = Self(0x0119);
+    pub const NO_SUCH_ACTION: Self = Self(0x0123);
+    pub const DUPLICATE_TRANSACTION: Self = Self(0x0131);
+    pub const RESOURCE_LIMITATION: Self = Self(0x0213);
+    pub const INVALID_ARGUMENT: Self = Self(0x0115);
+    /// C-GET: the number of matches is too large to be served (PS3.4 C.4.3.1.4).
+    pub const TOO_MANY_MATCHES: Self = Self(0xA701);
+    /// C-GET: no sub-operation could be performed.
+    pub const NO_SUB_OPERATION: Self = Self(0xA702);
+    /// C-GET: some sub-operations failed, or succeeded with a warning.
+    pub const SUB_OPERATIONS_FAILED: Self = Self(0xB000);
+    pub const PENDING: Self = Self(0xFF00);
+    /// Pending, and some of the keys are not supported.
+    pub const PENDING_WITHOUT_KEYS: Self = Self(0xFF01);
     pub const NOT_AUTHORISED: Self = Self(0x0124);
     pub const DUPLICATE_INVOCATION: Self = Self(0x0210);
     pub const UNRECOGNISED_OPERATION: Self = Self(0x0211);
@@ -76,6 +90,7 @@ impl Status {
             0x0122 => "refused: SOP class not supported",
             0x0123 => "no such action",
             0x0124 => "refused: not authorised",
+            0x0131 => "duplicate transaction UID",
             0x0210 => "duplicate invocation",
             0x0211 => "unrecognised operation",
             0x0212 => "mistyped argument",

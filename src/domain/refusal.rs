@@ -22,6 +22,8 @@ pub enum RefusalCode {
     TooLarge,
     /// The decode worker exceeded its time or memory, or died.
     WorkerDied,
+    /// Its file was damaged or lost after it was received; the same object, sent again, takes its place.
+    Lost,
     /// No decode worker could be started: trouble of the node, which says nothing of the object.
     WorkerUnavailable,
     /// Modality, SOP class, view, body part or size outside every model's scope.
@@ -48,6 +50,7 @@ impl RefusalCode {
             RefusalCode::UnsupportedFormat => "unsupported-format",
             RefusalCode::DecodeFailed => "decode-failed",
             RefusalCode::TooLarge => "too-large",
+            RefusalCode::Lost => "lost",
             RefusalCode::WorkerDied => "worker-died",
             RefusalCode::WorkerUnavailable => "worker-unavailable",
             RefusalCode::OutOfScope => "out-of-scope",

@@ -19,6 +19,8 @@ pub struct ReceivedInstance {
     pub called: AeTitle,
     pub peer: IpAddr,
     pub received_at: Timestamp,
+    /// The study that the sender said it belongs to, where it said so (STOW-RS into a study): another one is refused.
+    pub study: Option<Uid>,
 }
 
 /// What became of a durable object.

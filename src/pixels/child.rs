@@ -302,7 +302,7 @@ fn believed(refusal: Refusal) -> io::Result<Refusal> {
         Malformed | Inconsistent | NoPixels | UnsupportedFormat | DecodeFailed | TooLarge | OutOfScope | WorkerDied => {
             Ok(Refusal::new(refusal.code, cleaned(&refusal.detail)))
         }
-        WorkerUnavailable | OwnReport | NotAnImage | ModelFailed | PatientMismatch | NothingToAnalyse => {
+        Lost | WorkerUnavailable | OwnReport | NotAnImage | ModelFailed | PatientMismatch | NothingToAnalyse => {
             Err(invalid(&format!("a refusal as {}, which is not a worker's to give", refusal.code)))
         }
     }

@@ -20,6 +20,7 @@ mod geometry;
 mod grey;
 mod handover;
 mod header;
+mod hounsfield;
 mod inflate;
 mod jpeg;
 mod jpeg2000;

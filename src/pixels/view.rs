@@ -6,7 +6,8 @@
 //! `header` (calls this), `geometry` (the same per frame). Left out: what the pixels look like, whether a model wants the image (`infer::scope`).
 
 use super::dataset::{Item, Tag};
-use super::{grey, slices};
+use super::hounsfield::is_hounsfield;
+use super::slices;
 use crate::domain::{ImageFacts, Laterality, View};
 
 const PATIENT_ORIENTATION: Tag = 0x0020_0020;
@@ -45,7 +46,7 @@ pub fn facts_of(root: &Item) -> (Option<View>, ImageFacts) {
         patient_orientation: patient_orientation(root),
         position: slices::position(root),
         orientation: slices::orientation(root),
-        hounsfield: grey::is_hounsfield(root, 0),
+        hounsfield: is_hounsfield(root, 0),
     };
     let projection = PROJECTIONS.contains(&root.code_string(0x0008_0060).unwrap_or_default().as_str());
     let plane = if projection { plane(&facts.patient_orientation) } else { None };

@@ -3,25 +3,39 @@
 //! The peer is one that errs or worse: whatever does not fit the protocol ends the association with an A-ABORT, and
 //! every wait has an end. Neighbours: `wire` frames the PDUs, `negotiate` agreed on the contexts, `store_scp` takes
 //! objects. Left out: who may connect, which was decided before.
+//!
+//! Answers leave in the order of their requests. Where a window was agreed on, the next object arrives while the last
+//! one is being made durable; without one, nothing is read until the answer is out.
 
-use std::collections::BTreeMap;
+mod commitment;
+mod dialogue;
+mod message;
+mod pace;
+mod query;
+mod retrieve;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use dicom_ul::pdu::AbortRQSource::ServiceProvider;
 use dicom_ul::pdu::{AbortRQServiceProviderReason, AbortRQSource, PDataValue, PDataValueType, Pdu};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{Instrument, info};
 
-use crate::dicom::{COMMAND_BYTES_MAX, CommandError, EchoRq, Request, Response, Status, VERIFICATION};
+use crate::dicom::{COMMAND_BYTES_MAX, Command, CommandError, Response};
 use crate::domain::AeTitle;
 use crate::store::Store;
+use crate::wire::{Wire, WireError, pdu_name};
 
 use super::negotiate::Context;
-use super::store_scp::{Transfer, without_data_set};
-use super::wire::{Wire, WireError};
+use commitment::Commitments;
+use message::{Expecting, Gathered, Message, Operation};
+use pace::{MESSAGE_BYTES_PER_SECOND_MIN, Pace};
 
 /// Who is on the other side.
 #[derive(Debug, Clone)]
@@ -39,6 +53,8 @@ pub(super) struct Limits {
     pub(super) peer_pdu_bytes_max: u32,
     pub(super) object_bytes_max: u64,
     pub(super) idle_timeout: Duration,
+    /// Operations that the peer may have outstanding, at least 1 (PS3.7 D.3.3.3).
+    pub(super) window: usize,
 }
 
 /// An association whose A-ASSOCIATE-AC was sent.
@@ -49,7 +65,32 @@ pub(super) struct Association {
     contexts: BTreeMap<u8, Context>,
     limits: Limits,
     expecting: Expecting,
+    /// Not yet sent, the oldest first.
+    answers: VecDeque<(u8, Answer)>,
+    commitments: Commitments,
+    /// Came within an operation that took long; it is the next to be read.
+    held: Option<Pdu>,
+    /// Of the last request that was sent.
+    message_id: u16,
     counts: Counts,
+}
+
+/// What a fragment led to.
+#[derive(Debug)]
+enum Due {
+    Answer(u8, Answer),
+    /// The peer's answer to a request of ours.
+    Heard(Response),
+    /// An operation to be performed now, on this context.
+    Operation(u8, Gathered),
+}
+
+/// An answer that is due.
+#[derive(Debug)]
+enum Answer {
+    Ready(Response),
+    /// To a C-STORE whose object is being made durable.
+    Storing(JoinHandle<Response>),
 }
 
 /// How an association ended.
@@ -58,6 +99,7 @@ enum End {
     Released,
     AbortedByPeer(AbortRQSource),
     Silent(Duration),
+    TooSlow,
     TooOld,
     ShuttingDown,
     Wire(WireError),
@@ -77,23 +119,10 @@ enum Violation {
     DataSetUnexpected,
     #[error("a command fragment within a data set")]
     CommandUnexpected,
+    #[error("a release within a message")]
+    ReleaseWithinMessage,
     #[error("a PDU of the wrong kind: {0}")]
     UnexpectedPdu(&'static str),
-}
-
-/// The place in a message (PS3.7 6.3): a command set, then perhaps a data set, both on one presentation context.
-#[derive(Debug)]
-enum Expecting {
-    Command { context: Option<u8>, bytes: Vec<u8> },
-    DataSet { context: u8, message: Box<Message> },
-}
-
-/// What becomes of the data set that is arriving.
-#[derive(Debug)]
-enum Message {
-    Store(Transfer),
-    /// It is read and dropped, then this is answered.
-    Ignored(Response),
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +139,9 @@ const LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Association {
     pub(super) fn new(wire: Wire, peer: Peer, contexts: BTreeMap<u8, Context>, limits: Limits) -> Self {
-        Self { wire, peer, contexts, limits, expecting: Expecting::nothing(), counts: Counts::default() }
+        let (expecting, answers, commitments) = (Expecting::nothing(), VecDeque::new(), Commitments::default());
+        let (held, message_id, counts) = (None, 0, Counts::default());
+        Self { wire, peer, contexts, limits, expecting, answers, commitments, held, message_id, counts }
     }
 
     /// Serves until the peer releases, something goes wrong, or `cancel` asks for an end: a message that has begun is
@@ -120,6 +151,7 @@ impl Association {
         // An object that was cut off goes now, and so does the place among the associations: a peer that reads the
         // release may call again at once, and the close may take a moment.
         self.expecting = Expecting::nothing();
+        self.commitments.release(store).await;
         drop(permit);
         let Counts { echoes, stored, failed, bytes } = self.counts;
         info!(%end, echoes, stored, failed, bytes, "association ended");
@@ -135,20 +167,43 @@ impl Association {
                     self.wire.linger().await;
                 }
             }
-            End::Silent(_) | End::TooOld => self.wire.abort(AbortRQServiceProviderReason::ReasonNotSpecified).await,
-            End::Violation(violation) => self.wire.abort(violation.abort_reason()).await,
-            End::Wire(error) => self.wire.abort_after(&error).await,
+            End::Silent(_) | End::TooSlow | End::TooOld => {
+                self.wire.abort(ServiceProvider(AbortRQServiceProviderReason::ReasonNotSpecified)).await;
+            }
+            End::Violation(violation) => self.wire.abort(violation.abort_source()).await,
+            End::Wire(error) => {
+                if let Some(reason) = error.abort_reason() {
+                    self.wire.abort(ServiceProvider(reason)).await;
+                }
+            }
             End::AbortedByPeer(_) => {}
         }
     }
 
     async fn converse(&mut self, store: &Store, cancel: &CancellationToken) -> End {
         let oldest = Instant::now() + LIFE_MAX;
+        let mut pace = Pace::default();
         loop {
+            let (asked, within_message) = (Instant::now(), !self.expecting.is_nothing());
+            let may_read = self.answers.len() < self.limits.window;
+            let quiet = self.expecting.is_nothing() && self.answers.is_empty();
             let pdu = tokio::select! {
                 biased;
-                () = cancel.cancelled(), if self.expecting.is_nothing() => return End::ShuttingDown,
-                pdu = timeout(self.limits.idle_timeout, self.wire.receive(self.limits.pdu_bytes_max)) => pdu,
+                response = first(&mut self.answers) => {
+                    if let Err(error) = self.answer(response).await {
+                        return End::Wire(error);
+                    }
+                    continue;
+                }
+                () = cancel.cancelled(), if quiet => return End::ShuttingDown,
+                pdu = held(&mut self.held), if may_read => Ok(Ok(pdu)),
+                judged = self.commitments.judged(), if quiet => {
+                    if let Err(end) = self.report(judged, store).await {
+                        return end;
+                    }
+                    continue;
+                }
+                pdu = timeout(self.limits.idle_timeout, self.wire.receive(self.limits.pdu_bytes_max)), if may_read => pdu,
             };
             let pdu = match pdu {
                 Ok(Ok(pdu)) => pdu,
@@ -158,30 +213,73 @@ impl Association {
             if Instant::now() > oldest {
                 return End::TooOld;
             }
+            if within_message {
+                pace.waited += asked.elapsed();
+            }
             let outcome = match pdu {
-                Pdu::PData { data } => self.values(data, store).await,
-                Pdu::ReleaseRQ if self.expecting.is_nothing() => return End::Released,
+                Pdu::PData { data } => {
+                    pace.bytes += data.iter().map(|value| value.data.len() as u64).sum::<u64>();
+                    self.values(data, store).await
+                }
+                Pdu::ReleaseRQ if self.expecting.is_nothing() => match self.settle().await {
+                    Ok(()) => return End::Released,
+                    Err(end) => Err(end),
+                },
+                Pdu::ReleaseRQ => Err(End::Violation(Violation::ReleaseWithinMessage)),
                 Pdu::AbortRQ { source } => return End::AbortedByPeer(source),
-                other => Err(End::Violation(Violation::UnexpectedPdu(kind(&other)))),
+                other => Err(End::Violation(Violation::UnexpectedPdu(pdu_name(&other)))),
             };
             if let Err(end) = outcome {
                 return end;
+            }
+            if self.expecting.is_nothing() {
+                pace = Pace::default();
+            } else if pace.is_too_slow(self.limits.idle_timeout) {
+                return End::TooSlow;
             }
         }
     }
 
     async fn values(&mut self, values: Vec<PDataValue>, store: &Store) -> Result<(), End> {
         for value in values {
-            let answer = self.value(value, store).await.map_err(End::Violation)?;
-            if let Some((context, response)) = answer {
-                self.answer(context, &response).await.map_err(End::Wire)?;
+            // A PDU may hold several messages.
+            while self.answers.len() >= self.limits.window {
+                let response = first(&mut self.answers).await;
+                self.answer(response).await.map_err(End::Wire)?;
+            }
+            match self.value(value, store).await.map_err(End::Violation)? {
+                None => {}
+                Some(Due::Answer(context, answer)) => self.answers.push_back((context, answer)),
+                Some(Due::Heard(response)) => self.reported(&response, store).await,
+                Some(Due::Operation(context, gathered)) => {
+                    self.settle().await?;
+                    self.perform(context, gathered, store).await?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Takes one fragment (PS3.8 Annex E); an answer where it completes a message.
-    async fn value(&mut self, value: PDataValue, store: &Store) -> Result<Option<(u8, Response)>, Violation> {
+    /// Sends every answer that is due.
+    async fn settle(&mut self) -> Result<(), End> {
+        while !self.answers.is_empty() {
+            let response = first(&mut self.answers).await;
+            self.answer(response).await.map_err(End::Wire)?;
+        }
+        Ok(())
+    }
+
+    async fn perform(&mut self, context: u8, gathered: Gathered, store: &Store) -> Result<(), End> {
+        let Gathered { operation, data_set } = gathered;
+        match operation {
+            Operation::Find(request) => self.find(context, &request, data_set, store).await,
+            Operation::Get(request) => self.get(context, &request, data_set, store).await,
+            Operation::Action(request) => self.act(context, &request, data_set, store).await,
+        }
+    }
+
+    /// Takes one fragment (PS3.8 Annex E); something is due where it completes a message.
+    async fn value(&mut self, value: PDataValue, store: &Store) -> Result<Option<Due>, Violation> {
         let id = value.presentation_context_id;
         if !self.contexts.contains_key(&id) {
             return Err(Violation::UnknownContext(id));
@@ -200,16 +298,27 @@ impl Association {
                 if !value.is_last {
                     return Ok(None);
                 }
-                let request = Request::parse(bytes)?;
+                let command = Command::parse(bytes)?;
                 self.expecting = Expecting::nothing();
-                Ok(self.request(id, request, store).map(|response| (id, response)))
+                match command {
+                    Command::Request(request) => {
+                        let response = self.request(id, request, store);
+                        Ok(response.map(|response| Due::Answer(id, Answer::Ready(response))))
+                    }
+                    Command::Response(response) if self.commitments.expects(&response) => {
+                        Ok(Some(Due::Heard(response)))
+                    }
+                    Command::Response(response) => Err(CommandError::NotARequest(response.field).into()),
+                }
             }
             (Expecting::DataSet { context, message }, PDataValueType::Data) => {
                 if *context != id {
                     return Err(Violation::ChangedContext { from: *context, to: id });
                 }
-                if let Message::Store(transfer) = message.as_mut() {
-                    transfer.fragment(value.data).await;
+                match message.as_mut() {
+                    Message::Store(transfer) => transfer.fragment(value.data).await,
+                    Message::Gathered(gathered) => gathered.fragment(&value.data),
+                    Message::Ignored(_) => {}
                 }
                 if !value.is_last {
                     return Ok(None);
@@ -218,88 +327,61 @@ impl Association {
                 else {
                     return Ok(None);
                 };
-                Ok(Some((id, self.finish(*message, store).await)))
+                Ok(Some(self.finish(id, *message, store)))
             }
             (Expecting::Command { .. }, PDataValueType::Data) => Err(Violation::DataSetUnexpected),
             (Expecting::DataSet { .. }, PDataValueType::Command) => Err(Violation::CommandUnexpected),
         }
     }
 
-    /// Acts on a complete command set: an answer now, or an arriving data set that ends in one.
-    fn request(&mut self, id: u8, request: Request, store: &Store) -> Option<Response> {
-        let context = self.contexts.get(&id)?;
-        let (message, has_data_set) = match request {
-            Request::Cancel => return None,
-            Request::Echo(request) => {
-                let status = echo_status(&request, context);
-                if status == Status::SUCCESS {
-                    self.counts.echoes += 1;
-                }
-                (Message::Ignored(Response::to_echo(&request, status)), request.has_data_set)
-            }
-            Request::Store(request) if !request.has_data_set => {
-                self.counts.failed += 1;
-                return Some(without_data_set(&request));
-            }
-            Request::Store(request) => {
-                let transfer = Transfer::start(store, &self.peer, context, request, self.limits.object_bytes_max);
-                (Message::Store(transfer), true)
-            }
-            Request::Other { field, message_id, sop_class, has_data_set } => {
-                debug!(%field, "operation not offered");
-                let response = Response {
-                    field: field.response(),
-                    responded_to: message_id,
-                    sop_class,
-                    sop_instance: None,
-                    status: Status::UNRECOGNISED_OPERATION,
-                    comment: Some(format!("{field} is not offered here")),
-                };
-                (Message::Ignored(response), has_data_set)
-            }
-        };
-        match message {
-            Message::Ignored(response) if !has_data_set => Some(response),
-            message => {
-                self.expecting = Expecting::DataSet { context: id, message: Box::new(message) };
-                None
-            }
-        }
-    }
-
-    async fn finish(&mut self, message: Message, store: &Store) -> Response {
+    /// The message is complete: what is due. An object is made durable beside the association.
+    fn finish(&mut self, id: u8, message: Message, store: &Store) -> Due {
         let transfer = match message {
-            Message::Ignored(response) => return response,
+            Message::Ignored(response) => return Due::Answer(id, Answer::Ready(response)),
+            Message::Gathered(gathered) => return Due::Operation(id, gathered),
             Message::Store(transfer) => transfer,
         };
         self.counts.bytes += transfer.bytes();
-        let response = transfer.finish(store, &self.peer).await;
-        match response.status.is_stored() {
-            true => self.counts.stored += 1,
-            false => self.counts.failed += 1,
-        }
-        response
+        let (store, peer) = (store.clone(), self.peer.clone());
+        let storing = async move { transfer.finish(&store, &peer).await };
+        Due::Answer(id, Answer::Storing(tokio::spawn(storing.in_current_span())))
     }
 
-    async fn answer(&mut self, context: u8, response: &Response) -> Result<(), WireError> {
+    /// Sends the first answer, whose response this is.
+    async fn answer(&mut self, response: Response) -> Result<(), WireError> {
+        let Some((context, answer)) = self.answers.pop_front() else { return Ok(()) };
+        if let Answer::Storing(_) = answer {
+            match response.status.is_stored() {
+                true => self.counts.stored += 1,
+                false => self.counts.failed += 1,
+            }
+        }
         self.wire.send_command(context, &response.encode(), self.limits.peer_pdu_bytes_max).await
     }
 }
 
-impl Expecting {
-    fn nothing() -> Self {
-        Self::Command { context: None, bytes: Vec::new() }
-    }
-
-    /// Whether no message has begun.
-    fn is_nothing(&self) -> bool {
-        matches!(self, Self::Command { context: None, .. })
+/// The response of the first answer, once there is one. Cancel-safe: the answer stays where it is.
+async fn first(answers: &mut VecDeque<(u8, Answer)>) -> Response {
+    match answers.front_mut() {
+        None => std::future::pending().await,
+        Some((_, Answer::Ready(response))) => response.clone(),
+        Some((_, Answer::Storing(storing))) => match storing.await {
+            Ok(response) => response,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and so does the association.
+                Err(_) => std::future::pending().await,
+            },
+        },
     }
 }
 
 impl Violation {
-    fn abort_reason(&self) -> AbortRQServiceProviderReason {
-        match self {
+    fn abort_source(&self) -> AbortRQSource {
+        ServiceProvider(match self {
+            // A release is never wrong for the provider: it is we, its user, who cannot confirm it (AR-2, then AA-1
+            // of PS3.8 table 9-10).
+            Violation::ReleaseWithinMessage => return AbortRQSource::ServiceUser,
             Violation::Command(_) => AbortRQServiceProviderReason::ReasonNotSpecified,
             Violation::UnknownContext(_) | Violation::ChangedContext { .. } => {
                 AbortRQServiceProviderReason::InvalidPduParameter
@@ -308,7 +390,7 @@ impl Violation {
                 AbortRQServiceProviderReason::UnexpectedPduParameter
             }
             Violation::UnexpectedPdu(_) => AbortRQServiceProviderReason::UnexpectedPdu,
-        }
+        })
     }
 }
 
@@ -318,6 +400,7 @@ impl fmt::Display for End {
             End::Released => f.write_str("released"),
             End::AbortedByPeer(source) => write!(f, "aborted by the peer ({source:?})"),
             End::Silent(limit) => write!(f, "no complete PDU came for {limit:?}"),
+            End::TooSlow => write!(f, "a message came slower than {MESSAGE_BYTES_PER_SECOND_MIN} bytes a second"),
             End::TooOld => write!(f, "older than {LIFE_MAX:?}"),
             End::ShuttingDown => f.write_str("the node shuts down"),
             End::Wire(error) => error.fmt(f),
@@ -326,26 +409,9 @@ impl fmt::Display for End {
     }
 }
 
-/// C-ECHO belongs to a Verification context and carries no data set (PS3.4 A.4, PS3.7 9.1.5).
-fn echo_status(request: &EchoRq, context: &Context) -> Status {
-    if request.has_data_set {
-        return Status::MISTYPED_ARGUMENT;
-    }
-    if context.abstract_syntax.as_str() != VERIFICATION.uid {
-        return Status::SOP_CLASS_NOT_SUPPORTED;
-    }
-    Status::SUCCESS
-}
-
-fn kind(pdu: &Pdu) -> &'static str {
-    match pdu {
-        Pdu::AssociationRQ(_) => "A-ASSOCIATE-RQ",
-        Pdu::AssociationAC(_) => "A-ASSOCIATE-AC",
-        Pdu::AssociationRJ(_) => "A-ASSOCIATE-RJ",
-        Pdu::PData { .. } => "P-DATA-TF",
-        Pdu::ReleaseRQ => "A-RELEASE-RQ",
-        Pdu::ReleaseRP => "A-RELEASE-RP",
-        Pdu::AbortRQ { .. } => "A-ABORT",
-        Pdu::Unknown { .. } => "unknown",
+async fn held(held: &mut Option<Pdu>) -> Pdu {
+    match held.take() {
+        Some(pdu) => pdu,
+        None => std::future::pending().await,
     }
 }

@@ -12,9 +12,10 @@
 //! up the associations: they hold a connection for `node.negotiation_timeout` and nothing else.
 
 mod association;
+mod identity;
 mod negotiate;
 mod store_scp;
-mod wire;
+mod user_information;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use dicom_ul::pdu::{AbortRQServiceProviderReason, Pdu};
+use dicom_ul::pdu::{AbortRQSource, Pdu};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -31,10 +32,11 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config;
 use crate::store::Store;
+use crate::wire::Wire;
 
 use association::{Association, Limits, Peer};
+use identity::User;
 use negotiate::{Agreement, Policy, Refusal, Rejection};
-use wire::Wire;
 
 /// The bound listener, not yet serving.
 #[derive(Debug)]
@@ -78,12 +80,25 @@ const SPARE_CONNECTIONS: usize = 64;
 /// Wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Whether the credentials of a source's user can be used.
+///
+/// # Errors
+/// What is wrong with the passcode file.
+pub fn check_user(user: &config::User) -> io::Result<()> {
+    identity::Credentials::load(user).map(drop)
+}
+
 impl Receiver {
-    /// Binds `node.listen`; port 0 takes any free port.
+    /// Binds `node.listen`, where port 0 takes any free port, and reads the passcode files of the sources.
+    ///
+    /// # Errors
+    /// With the key that is at fault.
     pub async fn bind(node: &config::Node, sources: &[config::Source]) -> io::Result<Self> {
-        let listener = TcpListener::bind(node.listen).await?;
+        let listener = TcpListener::bind(node.listen).await.map_err(|cause| {
+            io::Error::new(cause.kind(), format!("node.listen: cannot listen on {}: {cause}", node.listen))
+        })?;
         let door = Door {
-            policy: Gate(Arc::new(RwLock::new(Arc::new(Policy::new(node, sources))))),
+            policy: Gate(Arc::new(RwLock::new(Arc::new(Policy::new(node, sources)?)))),
             associations: Arc::new(Semaphore::new(node.associations_max)),
             connections: Arc::new(Semaphore::new(node.associations_max + SPARE_CONNECTIONS)),
             next_id: AtomicU64::new(1),
@@ -137,9 +152,14 @@ impl Receiver {
 }
 
 impl Gate {
-    /// Replaces the rules: titles of `node`, and `sources`.
-    pub fn set(&self, node: &config::Node, sources: &[config::Source]) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Policy::new(node, sources));
+    /// Replaces the rules: titles of `node`, and `sources` with their passcode files.
+    ///
+    /// # Errors
+    /// With the key that is at fault; the old rules stay.
+    pub fn set(&self, node: &config::Node, sources: &[config::Source]) -> io::Result<()> {
+        let policy = Arc::new(Policy::new(node, sources)?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = policy;
+        Ok(())
     }
 
     fn current(&self) -> Arc<Policy> {
@@ -189,15 +209,19 @@ impl Door {
         };
         let request = match request {
             Ok(Ok(Pdu::AssociationRQ(request))) => request,
+            // Before there is an association an abort is the service user's, whatever its cause, and none is answered
+            // (AA-1 and AA-2 of PS3.8 table 9-10, state 2).
+            Ok(Ok(Pdu::AbortRQ { .. })) => return debug!("aborted before a request"),
             Ok(Ok(_)) => {
                 warn!("the first PDU is not an A-ASSOCIATE-RQ");
-                return wire.abort(AbortRQServiceProviderReason::UnexpectedPdu).await;
+                return wire.abort(AbortRQSource::ServiceUser).await;
             }
-            Ok(Err(error)) => {
-                // Load balancers and monitors connect and leave; that is no event.
-                debug!(%error, "no association request");
-                return wire.abort_after(&error).await;
+            Ok(Err(error)) if error.abort_reason().is_some() => {
+                warn!(%error, "no association request");
+                return wire.abort(AbortRQSource::ServiceUser).await;
             }
+            // Load balancers and monitors connect and leave; that is no event.
+            Ok(Err(error)) => return debug!(%error, "no association request"),
             // The ARTIM timer of PS3.8 9.2, state 2: the transport connection is closed.
             Err(_) => return warn!(timeout = ?self.node.negotiation_timeout, "no association request in time"),
         };
@@ -207,7 +231,7 @@ impl Door {
             Err(Refusal::Reject(rejection)) => return reject(wire, &calling, rejection).await,
             Err(Refusal::InvalidParameter) => {
                 warn!(calling, "presentation context ids that are even or repeated");
-                return wire.abort(AbortRQServiceProviderReason::InvalidPduParameter).await;
+                return wire.abort(AbortRQSource::ServiceUser).await;
             }
         };
         drop(request);
@@ -229,17 +253,24 @@ impl Door {
         cancel: &CancellationToken,
         permit: OwnedSemaphorePermit,
     ) {
-        let Agreement { calling, called, contexts, peer_pdu_bytes_max, answer } = agreement;
+        let Agreement { calling, called, contexts, peer_pdu_bytes_max, window, user, answer } = agreement;
         let proposed = answer.presentation_contexts.len();
         if let Err(error) = wire.send(&Pdu::AssociationAC(answer)).await {
             return debug!(%error, "the association could not be accepted");
         }
-        info!(%calling, %called, contexts = contexts.len(), proposed, "association accepted");
+        // A name that was checked is the site's own; any other could be anything, a passcode even.
+        let user = match user {
+            User::Unnamed => None,
+            User::Checked(name) => Some(name.escape_default().to_string()),
+            User::Claimed(name) => Some(store.log_id(&name)),
+        };
+        info!(%calling, %called, user, contexts = contexts.len(), proposed, window, "association accepted");
         let limits = Limits {
             pdu_bytes_max: self.node.pdu_bytes_max,
             peer_pdu_bytes_max,
             object_bytes_max: self.node.object_bytes_max,
             idle_timeout: self.node.idle_timeout,
+            window: usize::from(window),
         };
         Association::new(wire, Peer { calling, called, address }, contexts, limits).serve(store, cancel, permit).await;
     }

@@ -1,17 +1,20 @@
 //! C-STORE as a provider (PS3.4 Annex B, PS3.7 9.1.1): an object from its command set to its status.
 //!
-//! The data set is never parsed here: its fragments go through a bounded channel to a blocking task that hashes and
-//! writes them, so an object of any size costs a few fragments of memory. Success is answered only after
+//! The data set is never parsed here. A blocking task hashes, writes and syncs it: at once where the object is small, so
+//! that it changes threads once, else while it arrives, its fragments going through a bounded channel, so that an
+//! object of any size costs a few fragments of memory. Success is answered only after
 //! `Store::commit` said that the object is durable and indexed. Neighbours: `association` hands in the fragments;
 //! `store` keeps the object. Left out: whether the data set is what the command says, which the workers find out.
 
-use tokio::sync::mpsc;
+use std::sync::{Arc, LazyLock};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, warn};
 
 use crate::dicom::{Response, Status, StoreRq, file_meta, is_storage_accepted};
 use crate::domain::{Accepted, ReceivedInstance, Uid};
-use crate::store::{Store, StoreError, Upload};
+use crate::store::{Sealed, Store, StoreError};
 
 use super::association::Peer;
 use super::negotiate::Context;
@@ -52,9 +55,28 @@ pub(super) struct Transfer {
 
 #[derive(Debug)]
 struct Sink {
+    store: Store,
     instance: Instance,
-    fragments: mpsc::Sender<Vec<u8>>,
-    writer: JoinHandle<Result<Upload, StoreError>>,
+    meta: Vec<u8>,
+    held: Vec<Vec<u8>>,
+    held_bytes: usize,
+    /// For the bytes that are held.
+    memory: Option<OwnedSemaphorePermit>,
+    writer: Option<Writer>,
+}
+
+/// The blocking task of an object that does not fit into memory.
+#[derive(Debug)]
+struct Writer {
+    pieces: mpsc::Sender<Piece>,
+    task: JoinHandle<Result<Option<Sealed>, StoreError>>,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Data(Vec<u8>),
+    /// The data set is complete.
+    End,
 }
 
 /// The command set's claim about the object, proven to be well-formed.
@@ -65,8 +87,17 @@ struct Instance {
     transfer_syntax: Uid,
 }
 
-/// Fragments between the socket and the writer. With PDUs of 256 KiB, 64 associations hold at most 64 MiB.
-const FRAGMENTS_MAX: usize = 4;
+/// Fragments between the socket and the writer of a large object.
+const FRAGMENTS_MAX: usize = 1;
+
+/// What a fragment costs beside its bytes, which a peer may send one by one.
+const FRAGMENT_OVERHEAD: usize = 128;
+
+/// Objects up to this size are held in memory until they are complete …
+const HELD_BYTES_MAX: usize = 1 << 20;
+
+/// … as long as all together hold no more than this.
+static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(16 << 20)));
 
 impl Failure {
     /// Cause → status, the only such table (PS3.4 table B.2-1, PS3.7 Annex C).
@@ -77,7 +108,11 @@ impl Failure {
             Failure::SopClassMismatch => Status::DATA_SET_MISMATCH,
             Failure::InvalidSopInstance => Status::INVALID_SOP_INSTANCE,
             Failure::EmptyDataSet => Status::CANNOT_UNDERSTAND,
-            Failure::TooLarge { .. } | Failure::Store(StoreError::OutOfRoom { .. }) => Status::OUT_OF_RESOURCES,
+            // What may pass, so that the sender tries again.
+            Failure::TooLarge { .. }
+            | Failure::Store(
+                StoreError::OutOfRoom { .. } | StoreError::ReadOnly(_) | StoreError::Busy | StoreError::Distrusted(_),
+            ) => Status::OUT_OF_RESOURCES,
             // A failure and not success or a warning: the sender must not believe that this version is what the
             // node will report on, and a person on its side has to see it. PS3.7 C.5.8 names exactly this case;
             // the codes of PS3.4 B.2.3 would blame the data set or our resources, which is not true.
@@ -102,15 +137,12 @@ impl Transfer {
             self.state = Err(Failure::TooLarge { bytes_max: self.bytes_max });
             return;
         }
-        if bytes.is_empty() || sink.fragments.send(bytes).await.is_ok() {
+        if bytes.is_empty() {
             return;
         }
-        // The writer has given up; its result says why.
-        let failure = match (&mut sink.writer).await {
-            Ok(Err(cause)) => Failure::Store(cause),
-            Ok(Ok(_)) | Err(_) => Failure::WriterLost,
-        };
-        self.state = Err(failure);
+        if let Err(failure) = sink.take(bytes).await {
+            self.state = Err(failure);
+        }
     }
 
     /// Bytes of the data set so far.
@@ -123,7 +155,7 @@ impl Transfer {
         let instance = self.request.sop_instance.as_ref().map(|uid| store.log_id(uid.as_str()));
         let outcome = match self.state {
             Ok(_) if self.bytes == 0 => Err(Failure::EmptyDataSet),
-            Ok(sink) => sink.commit(store, peer).await,
+            Ok(sink) => sink.commit(peer).await,
             Err(failure) => Err(failure),
         };
         match outcome {
@@ -157,17 +189,76 @@ impl Sink {
     fn open(store: &Store, peer: &Peer, instance: Instance) -> Self {
         let meta =
             file_meta(&instance.sop_class, &instance.sop_instance, &instance.transfer_syntax, Some(&peer.calling));
-        let (fragments, queue) = mpsc::channel(FRAGMENTS_MAX);
-        let store = store.clone();
-        let writer = tokio::task::spawn_blocking(move || write(&store, &meta, queue));
-        Self { instance, fragments, writer }
+        Self { store: store.clone(), instance, meta, held: Vec::new(), held_bytes: 0, memory: None, writer: None }
     }
 
-    /// Waits for the writer, then for the store. `Ok(true)` for an object that was there already.
-    async fn commit(self, store: &Store, peer: &Peer) -> Result<bool, Failure> {
-        drop(self.fragments);
-        let upload = self.writer.await.map_err(|_| Failure::WriterLost)?.map_err(Failure::Store)?;
+    async fn take(&mut self, bytes: Vec<u8>) -> Result<(), Failure> {
+        if self.writer.is_none() && self.hold(bytes.len()) {
+            self.held.push(bytes);
+            return Ok(());
+        }
+        if self.writer.is_none() {
+            self.writer = Some(Writer::start(&self.store, &self.instance, &self.meta));
+            for held in std::mem::take(&mut self.held) {
+                self.send(Piece::Data(held)).await?;
+            }
+            self.memory = None;
+        }
+        self.send(Piece::Data(bytes)).await
+    }
+
+    /// Whether a fragment of so many bytes may be held too.
+    fn hold(&mut self, bytes: usize) -> bool {
+        let bytes = bytes + FRAGMENT_OVERHEAD;
+        self.held_bytes += bytes;
+        if self.held_bytes > HELD_BYTES_MAX {
+            return false;
+        }
+        let Some(permit) = u32::try_from(bytes).ok().and_then(|n| MEMORY.clone().try_acquire_many_owned(n).ok()) else {
+            return false;
+        };
+        match &mut self.memory {
+            Some(memory) => memory.merge(permit),
+            None => self.memory = Some(permit),
+        }
+        true
+    }
+
+    async fn send(&mut self, piece: Piece) -> Result<(), Failure> {
+        let Some(writer) = &mut self.writer else { return Err(Failure::WriterLost) };
+        if writer.pieces.send(piece).await.is_ok() {
+            return Ok(());
+        }
+        // The writer has given up; its result says why.
+        match (&mut writer.task).await {
+            Ok(Err(cause)) => Err(Failure::Store(cause)),
+            Ok(Ok(_)) | Err(_) => Err(Failure::WriterLost),
+        }
+    }
+
+    /// Ends the writing, then waits for the store. `Ok(true)` for an object that was there already.
+    async fn commit(mut self, peer: &Peer) -> Result<bool, Failure> {
+        let sealed = match self.writer {
+            Some(_) => {
+                self.send(Piece::End).await?;
+                let writer = self.writer.take().ok_or(Failure::WriterLost)?;
+                writer.task.await.map_err(|_| Failure::WriterLost)?.map_err(Failure::Store)?
+            }
+            None => {
+                let (store, uid) = (self.store.clone(), self.instance.sop_instance.clone());
+                let (meta, held, memory) = (self.meta, self.held, self.memory);
+                let write = move || {
+                    let sealed = write_at_once(&store, &uid, &meta, held);
+                    drop(memory);
+                    sealed.map(Some)
+                };
+                let sealed = tokio::task::spawn_blocking(write).await;
+                sealed.map_err(|_| Failure::WriterLost)?.map_err(Failure::Store)?
+            }
+        };
+        let sealed = sealed.ok_or(Failure::WriterLost)?;
         let received = ReceivedInstance {
+            study: None,
             sop_class: self.instance.sop_class,
             sop_instance: self.instance.sop_instance,
             transfer_syntax: self.instance.transfer_syntax,
@@ -176,7 +267,7 @@ impl Sink {
             peer: peer.address,
             received_at: chrono::Utc::now(),
         };
-        match store.commit(upload, &received).await.map_err(Failure::Store)? {
+        match self.store.commit_sealed(sealed, &received).await.map_err(Failure::Store)? {
             Accepted::New => Ok(false),
             Accepted::Duplicate => Ok(true),
             Accepted::Conflict { .. } => Err(Failure::Conflict),
@@ -184,19 +275,46 @@ impl Sink {
     }
 }
 
-/// The blocking half: ends when the channel is closed, be it because the data set is complete or because the
-/// association is gone. In the second case nobody takes the upload, and dropping it deletes the file.
-fn write(store: &Store, meta: &[u8], mut queue: mpsc::Receiver<Vec<u8>>) -> Result<Upload, StoreError> {
+impl Writer {
+    fn start(store: &Store, instance: &Instance, meta: &[u8]) -> Self {
+        let (pieces, queue) = mpsc::channel(FRAGMENTS_MAX);
+        let (store, uid, meta) = (store.clone(), instance.sop_instance.clone(), meta.to_vec());
+        Self { pieces, task: tokio::task::spawn_blocking(move || write(&store, &uid, &meta, queue)) }
+    }
+}
+
+/// The blocking half: ends with the data set, or without a result where the association is gone before, which deletes
+/// the file.
+fn write(
+    store: &Store,
+    uid: &Uid,
+    meta: &[u8],
+    mut queue: mpsc::Receiver<Piece>,
+) -> Result<Option<Sealed>, StoreError> {
     let mut upload = store.begin()?;
     upload.write_meta(meta)?;
-    while let Some(fragment) = queue.blocking_recv() {
-        upload.write_dataset(&fragment)?;
+    while let Some(piece) = queue.blocking_recv() {
+        match piece {
+            Piece::Data(bytes) => upload.write_dataset(&bytes)?,
+            Piece::End => return upload.seal(uid).map(Some),
+        }
     }
-    Ok(upload)
+    Ok(None)
+}
+
+fn write_at_once(store: &Store, uid: &Uid, meta: &[u8], pieces: Vec<Vec<u8>>) -> Result<Sealed, StoreError> {
+    let mut upload = store.begin()?;
+    upload.write_meta(meta)?;
+    for bytes in pieces {
+        upload.write_dataset(&bytes)?;
+    }
+    upload.seal(uid)
 }
 
 fn judge(request: &StoreRq, context: &Context) -> Result<Instance, Failure> {
-    let Some(sop_class) = request.sop_class.clone().filter(is_storage_accepted) else {
+    // On a context on which it is the provider only, the peer has nothing to store.
+    let Some(sop_class) = request.sop_class.clone().filter(|class| context.roles.scu && is_storage_accepted(class))
+    else {
         return Err(Failure::SopClassNotSupported);
     };
     if sop_class != context.abstract_syntax {
@@ -212,6 +330,8 @@ fn judge(request: &StoreRq, context: &Context) -> Result<Instance, Failure> {
 fn comment(cause: &StoreError) -> &'static str {
     match cause {
         StoreError::OutOfRoom { .. } => "out of disk space",
+        StoreError::ReadOnly(_) | StoreError::Distrusted(_) => "the disk cannot be written to",
+        StoreError::Busy => "the index is locked by another process",
         StoreError::Closing => "the node is shutting down",
         _ => "the object could not be stored",
     }
@@ -236,6 +356,9 @@ mod tests {
             (Failure::TooLarge { bytes_max: u64::MAX }, 0xA700),
             (Failure::Conflict, 0x0111),
             (Failure::Store(full()), 0xA700),
+            (Failure::Store(StoreError::ReadOnly("/data".into())), 0xA700),
+            (Failure::Store(StoreError::Distrusted("sync of /data".into())), 0xA700),
+            (Failure::Store(StoreError::Busy), 0xA700),
             (Failure::Store(StoreError::Closing), 0x0110),
             (Failure::Store(StoreError::Contents("x".into())), 0x0110),
             (Failure::WriterLost, 0x0110),
@@ -252,7 +375,11 @@ mod tests {
         let uid = |text: &str| Uid::parse(text).unwrap();
         let (ct, mr, rt_dose) =
             ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.481.2");
-        let context = Context { abstract_syntax: uid(ct), transfer_syntax: uid("1.2.840.10008.1.2") };
+        let context = |scu| Context {
+            abstract_syntax: uid(ct),
+            transfer_syntax: uid("1.2.840.10008.1.2"),
+            roles: dicom_ul::pdu::RequestorRoles { scu, scp: !scu },
+        };
         let check = |class: Option<&str>, instance: Option<&str>, expected: Option<Status>| {
             let request = StoreRq {
                 message_id: 1,
@@ -260,7 +387,9 @@ mod tests {
                 sop_instance: instance.map(uid),
                 has_data_set: true,
             };
-            assert_eq!(judge(&request, &context).err().map(|f| f.status()), expected, "{class:?} {instance:?}");
+            let not_a_user = judge(&request, &context(false)).err().map(|f| f.status());
+            assert_eq!(not_a_user, Some(Status::SOP_CLASS_NOT_SUPPORTED));
+            assert_eq!(judge(&request, &context(true)).err().map(|f| f.status()), expected, "{class:?} {instance:?}");
         };
         check(Some(ct), Some("1.2.3"), None);
         check(Some(mr), Some("1.2.3"), Some(Status::DATA_SET_MISMATCH));

@@ -51,9 +51,8 @@ impl Node {
 
     /// Asks `assemble`, with the study's images where they can matter by now.
     async fn decide(&self, activity: &StudyActivity, config: &Config) -> Result<Decision, StoreError> {
-        let source = config.sources.iter().find(|s| s.ae_title == activity.source);
         let rules = AssembleRules {
-            quiet_period: source.and_then(|s| s.quiet_period).unwrap_or(config.study.quiet_period),
+            quiet_period: config.quiet_period(&activity.source, activity.called.as_ref()),
             cap: config.study.cap,
             required: &config.study.required,
         };
@@ -108,7 +107,9 @@ impl Node {
     async fn conclude(&self, claim: &StudyClaim, mut closing: Closing) -> anyhow::Result<Closed> {
         let (now, config) = (Utc::now(), self.config());
         let ready = self.store.ready_study(&claim.study).await?;
-        let (assessment, scores, analysed, all_audited) = match self.analyser.conclude(&ready, now) {
+        let called = claim.called.as_ref();
+        let concluded = self.analyser.conclude(&ready, config.clinical(called), now);
+        let (assessment, scores, analysed, all_audited) = match concluded {
             Conclusion::Refused(refusal) => {
                 return Ok(self.store.close_study(claim, Outcome::Refused(&refusal), now).await?);
             }
@@ -121,8 +122,7 @@ impl Node {
         let mut outgoing = Vec::new();
         for disclosure in [Disclosure::Withheld, Disclosure::Probabilities] {
             let destinations: Vec<String> = config
-                .destinations
-                .iter()
+                .destinations_of(called)
                 .filter(|d| d.disclose == disclosure && deliver::allowed(config.node.mode, d).is_ok())
                 .map(|d| d.name.clone())
                 .collect();

@@ -150,7 +150,10 @@ impl Node {
         let files: Vec<ReportFile<'_>> = variants.iter().map(ReportFile::from).collect();
         let open = match session.take() {
             Some(open) => Ok(open),
-            None => self.reach(destination, due, &files).await,
+            None => {
+                let config = self.config();
+                Session::open(config.node.mode, destination, &config.node.ae_title, &files).await
+            }
         };
         let mut open = match open {
             Ok(open) => open,
@@ -163,6 +166,13 @@ impl Node {
             Err(error) => return self.unreached(due, delivery, &error).await,
         };
         let sent = open.send(&files).await;
+        let reached = sent.as_ref().err().is_none_or(|error| !error.unreached());
+        if due.failures > 0
+            && reached
+            && let Err(error) = self.store.destination_reached(&due.name).await
+        {
+            error!(%error, "it could not be recorded that a destination is back");
+        }
         match sent {
             Ok(sent) => {
                 *session = Some(open);
@@ -176,6 +186,10 @@ impl Node {
             Err(error @ DeliverError::Broken { .. }) if open.used() => {
                 open.end(Some(&error)).await;
                 self.recorded(delivery, self.store.release_delivery(delivery.id).await)
+            }
+            Err(error) if !reached => {
+                open.end(Some(&error)).await;
+                self.unreached(due, delivery, &error).await
             }
             Err(error @ (DeliverError::Status { .. } | DeliverError::File(_))) => {
                 *session = Some(open);
@@ -208,22 +222,6 @@ impl Node {
             (e.to_string(), retry)
         })?;
         Ok((destination, variants))
-    }
-
-    async fn reach(
-        &self,
-        destination: &Destination,
-        due: &DueDestination,
-        files: &[ReportFile<'_>],
-    ) -> Result<Session, DeliverError> {
-        let config = self.config();
-        let session = Session::open(config.node.mode, destination, &config.node.ae_title, files).await?;
-        if due.failures > 0
-            && let Err(error) = self.store.destination_reached(&due.name).await
-        {
-            error!(%error, "it could not be recorded that a destination is back");
-        }
-        Ok(session)
     }
 
     /// The destination could not be reached, which says nothing of the report.

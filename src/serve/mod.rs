@@ -6,6 +6,7 @@
 //! Neighbours: every stage below. Left out: arguments, signals and exit codes (`main`).
 
 mod close;
+mod commitments;
 mod deliver;
 mod read;
 mod reload;
@@ -71,13 +72,11 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     let Control { cancel, reloads, load, filter_logs } = control;
     let manager = Arc::new(Manager::from_environment());
     let store = Store::open(&config.store).await?;
-    let receiver = Receiver::bind(&config.node, &config.sources)
-        .await
-        .with_context(|| format!("node.listen: cannot listen on {}", config.node.listen))?;
+    let receiver = Receiver::bind(&config.node, &config.sources).await?;
     let dicom = receiver.local_addr()?;
     let ready = Arc::new(AtomicBool::new(false));
     let web = match config.web.listen {
-        Some(address) => Some(web::bind(address, store.clone(), Arc::clone(&ready)).await?),
+        Some(address) => Some(web::bind(address, &config, store.clone(), Arc::clone(&ready)).await?),
         None => None,
     };
     let (models, device_uid) = (config.clone(), store.device_uid().clone());
@@ -103,9 +102,11 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     tasks.spawn(Arc::clone(&node).supervise("reading", Arc::clone(&node).read_loop()));
     tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
     tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("reporting commitments", Arc::clone(&node).commitment_loop()));
     tasks.spawn(Arc::clone(&node).supervise("retention", Arc::clone(&node).retention_loop()));
     tasks.spawn(Arc::clone(&node).supervise("reloading", Arc::clone(&node).reload_loop(reload)));
     tasks.spawn(Arc::clone(&node).supervise("the watchdog", Arc::clone(&node).watch(Arc::clone(&manager))));
+    tasks.spawn(Arc::clone(&node).watch_disk());
     ready.store(true, Ordering::Relaxed);
     info!(
         dicom = %dicom,
@@ -151,6 +152,14 @@ impl Node {
         if !self.cancel.is_cancelled() {
             let cause = ended.err().map_or_else(|| "it returned".to_owned(), |e| e.to_string());
             self.give_up(&format!("{doing} ended: {cause}"));
+        }
+    }
+
+    /// A disk that lost what it was told to keep ends the node; the next start looks at what is there.
+    async fn watch_disk(self: Arc<Self>) {
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            cause = self.store.distrusted() => self.give_up(&format!("the disk is not to be believed: {cause}")),
         }
     }
 

@@ -50,7 +50,9 @@ impl Node {
             self.save(sop_instance, Reading::Refused { header: None, refusal: &refusal }).await;
             return;
         }
-        let read = match self.analyser.read(&pending.path).await {
+        let config = self.config();
+        let clinical = config.clinical(Some(&pending.called));
+        let read = match self.analyser.read(&pending.path, clinical).await {
             Ok(read) => read,
             // The claim stays: the next start lifts it, and does not count it as an attempt.
             Err(error) => return self.give_up(&format!("inference ended: {error:#}")),
@@ -81,12 +83,14 @@ impl Node {
             }
         };
         let contradiction = read.header.as_ref().and_then(|header| {
-            (header.sop_instance != *sop_instance || header.sop_class != pending.sop_class).then(|| {
-                Refusal::new(
-                    RefusalCode::Inconsistent,
-                    "SOP class or instance UID of the data set differ from those of the C-STORE command",
-                )
-            })
+            let detail = if header.sop_instance != *sop_instance || header.sop_class != pending.sop_class {
+                "SOP class or instance UID of the data set differ from those that it was sent under"
+            } else if pending.announced_study.as_ref().is_some_and(|study| *study != header.study) {
+                "the data set is of another study than the one that it was stored into"
+            } else {
+                return None;
+            };
+            Some(Refusal::new(RefusalCode::Inconsistent, detail))
         });
         // What is no image never opens its study again, whatever else is wrong with it.
         let refusal = match read.refusal {

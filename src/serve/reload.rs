@@ -51,7 +51,9 @@ impl Node {
         if !fixed.is_empty() {
             warn!(sections = fixed.join(", "), "changes here need a restart; the old values stay in force");
         }
-        reload.gate.set(&merged.node, &merged.sources);
+        if let Err(error) = reload.gate.set(&merged.node, &merged.sources) {
+            return error!(%error, "the configuration has faults; the old one stays in force");
+        }
         (reload.filter_logs)(&merged.log.filter);
         let changed = merged != *old;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(merged);
@@ -67,7 +69,7 @@ impl Node {
 /// What holds from now on, and the sections of `new` in which something else than that was written.
 fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
     let merged = Config {
-        node: NodeSection { mode: new.node.mode, aliases: new.node.aliases.clone(), ..old.node.clone() },
+        node: NodeSection { aliases: new.node.aliases.clone(), ..old.node.clone() },
         store: Store {
             objects_kept: new.store.objects_kept,
             reports_kept: new.store.reports_kept,
@@ -82,9 +84,9 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
         ..old.clone()
     };
     let sections = [
-        ("node (all but mode and aliases)", merged.node != new.node),
+        ("node", merged.node != new.node),
         ("store (all but retention)", merged.store != new.store),
-        ("web", merged.web != new.web),
+        ("web and web_clients", merged.web != new.web),
         ("models", merged.models != new.models),
         ("pixels", merged.pixels != new.pixels),
         ("risk", merged.risk != new.risk),
@@ -118,8 +120,7 @@ mod tests {
             ("destinations", r#"[{name = "a", ae_title = "A", host = "h", port = 104, audit = true}]"#),
             ("delivery.retry_first", "1s"),
             ("store.retention.objects", "1d"),
-            ("node.aliases", "OLD"),
-            ("node.mode", "active"),
+            ("aliases", r#"[{ae_title = "OLD"}]"#),
             ("log.filter", "debug"),
         ];
         for change in live {
@@ -129,9 +130,11 @@ mod tests {
             assert_eq!((merged, fixed), (new, vec![]), "{change:?}");
         }
         let fixed = [
-            ("node.listen", "127.0.0.1:1", "node (all but mode and aliases)"),
+            ("node.listen", "127.0.0.1:1", "node"),
+            // Who may pull what hangs by it in more than one place.
+            ("node.mode", "active", "node"),
             ("store.data_dir", "elsewhere", "store (all but retention)"),
-            ("web.listen", "127.0.0.1:1", "web"),
+            ("web.listen", "127.0.0.1:1", "web and web_clients"),
             ("models.batch_max", "9", "models"),
             ("pixels.workers", "9", "pixels"),
             ("risk.delta", "0.2", "risk"),

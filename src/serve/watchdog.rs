@@ -24,14 +24,17 @@ pub(super) enum Loop {
     Reading,
     Closing,
     Delivering,
+    Committing,
 }
+
+const LOOPS: [Loop; 4] = [Loop::Reading, Loop::Closing, Loop::Delivering, Loop::Committing];
 
 /// When each loop last came by.
 #[derive(Debug)]
 pub(super) struct Pulse {
     began: Instant,
     /// Milliseconds after `began`, in the order of [`Loop`].
-    beats: [AtomicU64; 3],
+    beats: [AtomicU64; 4],
 }
 
 /// The service manager's socket, where there is one.
@@ -56,9 +59,7 @@ impl Pulse {
     /// A loop that is stuck.
     fn stuck(&self, after: Duration) -> Option<Loop> {
         let limit = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        [Loop::Reading, Loop::Closing, Loop::Delivering]
-            .into_iter()
-            .find(|of| self.now().saturating_sub(self.beats[*of as usize].load(Ordering::Relaxed)) > limit)
+        LOOPS.into_iter().find(|of| self.now().saturating_sub(self.beats[*of as usize].load(Ordering::Relaxed)) > limit)
     }
 
     fn now(&self) -> u64 {
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn a_loop_that_stops_coming_by_is_found() {
         let pulse = Pulse { began: Instant::now() - Duration::from_secs(100), beats: Default::default() };
-        for of in [Loop::Reading, Loop::Closing, Loop::Delivering] {
+        for of in LOOPS {
             assert!(pulse.stuck(Duration::from_secs(50)).is_some());
             pulse.beat(of);
         }

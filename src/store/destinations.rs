@@ -39,7 +39,7 @@ impl Store {
         let sql = "UPDATE destinations SET failures = 0, down_since = NULL, next_at = NULL, last_error = NULL
                    WHERE name = ? AND failures > 0";
         let back = sqlx::query(sql).bind(name).execute(&mut *tx).await?.rows_affected() > 0;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         if back {
             info!(destination = name, "the destination is back; what waited for it is sent");
             self.wake().delivery_due.notify_one();
@@ -78,7 +78,7 @@ impl Store {
             let study: Uid = row.parsed("study")?;
             fail(&mut tx, &study, &format!("delivery to {destination} was given up: {error}")).await?;
         }
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         warn!(destination, failures, error, next_at = ?next_at, given_up = given_up.len(), "delivery failed: the destination is down");
         self.wake().delivery_due.notify_one();
         Ok(())
@@ -88,7 +88,7 @@ impl Store {
     pub async fn retry_destinations(&self) -> Result<(), StoreError> {
         let mut tx = self.index().write().await?;
         sqlx::query("UPDATE destinations SET next_at = NULL WHERE next_at IS NOT NULL").execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().delivery_due.notify_one();
         Ok(())
     }

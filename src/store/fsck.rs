@@ -15,7 +15,7 @@ use sha2::Digest as _;
 use sqlx::{Sqlite, Transaction};
 
 use crate::config;
-use crate::dicom::{FileMeta, read_file_meta};
+use crate::dicom::{FileMeta, META_BYTES_MAX, read_meta};
 use crate::domain::{AeTitle, Digest, Timestamp, Uid};
 
 use super::index::{Access, Columns, Index, micros};
@@ -93,7 +93,7 @@ pub async fn fsck(
     }
     let settings = config.clone();
     let (spool, _lock) = blocking(move || Spool::own(&settings)).await?;
-    let index = match Index::open(&spool.index_path(), Access::Own).await {
+    let index = match Index::open(&spool.index_path(), Access::Own, spool.trust().clone()).await {
         Ok(index) => index,
         Err(StoreError::Damaged { cause, .. }) => {
             let what = format!("index.sqlite: {cause}");
@@ -106,7 +106,7 @@ pub async fn fsck(
             let kept = salvage::replace_index(&spool, now).await?;
             let note = format!("moved to {kept}; every object is analysed again, and its report sent again");
             examined.note(FaultKind::Index, what, true, &note);
-            Index::open(&spool.index_path(), Access::Own).await?
+            Index::open(&spool.index_path(), Access::Own, spool.trust().clone()).await?
         }
         Err(other) => return Err(other),
     };
@@ -213,7 +213,7 @@ impl Examination<'_> {
                 let mut tx = self.index.write().await?;
                 let sql = "INSERT INTO own_reports (sop_instance) VALUES (?) ON CONFLICT DO NOTHING";
                 sqlx::query(sql).bind(uid.as_str()).execute(&mut *tx).await?;
-                tx.commit().await?;
+                self.index.commit(tx).await?;
             }
         } else if path.starts_with("spool/")
             && let Ok(object) = self.look_into(path).await?
@@ -239,24 +239,26 @@ impl Examination<'_> {
             }
             let sql = "UPDATE instances SET path = ? WHERE sop_instance = ?";
             sqlx::query(sql).bind(path).bind(meta.sop_instance.as_str()).execute(&mut *tx).await?;
-            tx.commit().await?;
+            self.index.commit(tx).await?;
             return Ok(true);
         }
-        let sql = "INSERT INTO instances (sop_instance, sop_class, transfer_syntax, digest, bytes, path, calling,
-                   called, peer, received_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, '0.0.0.0', ?, 'received')";
+        let sql = "INSERT INTO instances (sop_instance, sop_class, transfer_syntax, digest, bytes, file_bytes, path,
+                   calling, called, peer, received_at, state)
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '0.0.0.0', ?, 'received')";
         sqlx::query(sql)
             .bind(meta.sop_instance.as_str())
             .bind(meta.sop_class.as_str())
             .bind(meta.transfer_syntax.as_str())
             .bind(object.digest.as_str())
             .bind(object.bytes.cast_signed())
+            .bind(object.file_bytes.cast_signed())
             .bind(path)
             .bind(meta.source.as_ref().map_or("UNKNOWN", AeTitle::as_str))
             .bind(self.called.as_str())
             .bind(micros(object.written_at.unwrap_or(self.now)))
             .execute(&mut *tx)
             .await?;
-        tx.commit().await?;
+        self.index.commit(tx).await?;
         Ok(true)
     }
 
@@ -296,7 +298,7 @@ impl Examination<'_> {
             } else {
                 forget(&mut tx, uid).await?;
             }
-            tx.commit().await?;
+            self.index.commit(tx).await?;
         }
         self.examined.note(FaultKind::Missing, path, self.options.repair, note);
         Ok(())
@@ -307,7 +309,7 @@ impl Examination<'_> {
             let to = self.set_aside(path).await?;
             let mut tx = self.index.write().await?;
             forget(&mut tx, uid).await?;
-            tx.commit().await?;
+            self.index.commit(tx).await?;
             format!("moved to {to} and forgotten; it is new when it is sent again")
         } else {
             "restore it from a backup, or --repair and send it again".to_owned()
@@ -349,7 +351,7 @@ impl Examination<'_> {
         if sqlx::query(sql).bind(cause).bind(report).execute(&mut *tx).await?.rows_affected() > 0 {
             fail(&mut tx, study, cause).await?;
         }
-        tx.commit().await?;
+        self.index.commit(tx).await?;
         Ok(())
     }
 
@@ -368,7 +370,7 @@ impl Examination<'_> {
                 }
                 let mut tx = self.index.write().await?;
                 sqlx::query("DELETE FROM conflicts WHERE id = ?").bind(row.int("id")?).execute(&mut *tx).await?;
-                tx.commit().await?;
+                self.index.commit(tx).await?;
             }
             let kind = if there { FaultKind::Altered } else { FaultKind::Missing };
             self.examined.note(kind, path, self.options.repair, "an object that was kept aside; it is in no study");
@@ -390,12 +392,16 @@ impl Examination<'_> {
     }
 }
 
+/// The head of a file is read in steps of so many bytes; one has some hundreds.
+const HEAD_STEP_BYTES: u64 = 4096;
+
 /// A file of the spool as it is.
 struct Object {
     meta: FileMeta,
     /// Of the data set, as it was taken on arrival.
     digest: Digest,
     bytes: u64,
+    file_bytes: u64,
     written_at: Option<Timestamp>,
 }
 
@@ -404,8 +410,23 @@ impl Object {
         let file = File::open(path)?;
         let written_at = fs::metadata(path).and_then(|m| m.modified()).ok().map(Timestamp::from);
         let mut reader = BufReader::with_capacity(1 << 18, file);
-        let meta = read_file_meta(&mut reader)?;
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        let mut head = Vec::new();
+        let meta = loop {
+            let before = head.len();
+            (&mut reader).take(HEAD_STEP_BYTES).read_to_end(&mut head)?;
+            match read_meta(&head).map_err(|e| invalid(e.to_string()))? {
+                Some(meta) => break meta,
+                None if head.len() == before || head.len() > META_BYTES_MAX => {
+                    return Err(invalid("it is cut off".into()));
+                }
+                None => {}
+            }
+        };
         let (mut hash, mut bytes, mut buffer) = (sha2::Sha256::new(), 0, vec![0; 1 << 18]);
+        let mut file_bytes = head.len() as u64;
+        hash.update(&head[meta.length..]);
+        bytes += (head.len() - meta.length) as u64;
         loop {
             let read = reader.read(&mut buffer)?;
             if read == 0 {
@@ -413,8 +434,9 @@ impl Object {
             }
             hash.update(&buffer[..read]);
             bytes += read as u64;
+            file_bytes += read as u64;
         }
-        Ok(Self { meta, digest: Digest::from_hash(&hash.finalize()), bytes, written_at })
+        Ok(Self { meta, digest: Digest::from_hash(&hash.finalize()), bytes, file_bytes, written_at })
     }
 }
 

@@ -3,6 +3,9 @@
 //! One connection writes, so that a transaction never meets another of this process; several read. Another process
 //! (a command beside the node) may write too: every writing transaction takes the lock at its beginning and waits
 //! for it. Neighbours: the other files of this folder hold the statements. Left out: files beside the index.
+//!
+//! The log is copied into the index here and not by SQLite on its own (`checkpoint`), which would pass over a sync
+//! that failed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -22,16 +25,20 @@ use sqlx::{ConnectOptions, Connection, Row, Sqlite, Transaction};
 
 use crate::domain::{Digest, Refusal, Timestamp, Uid};
 
+use super::trust::Trust;
 use super::{Recovered, StoreError};
 
 /// Version, name and statements of each migration. Those that were released never change.
-const MIGRATIONS: &[(i64, &str, &str)] = &[
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "index", include_str!("migrations/0001_index.sql")),
+    (2, "services", include_str!("migrations/0002_services.sql")),
     (3, "lifecycle", include_str!("migrations/0003_lifecycle.sql")),
+    (4, "announced study", include_str!("migrations/0004_announced_study.sql")),
+    (5, "intake", include_str!("migrations/0005_intake.sql")),
 ];
 
-/// How long a statement waits for another process's transaction.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a statement waits for another process's transaction. A sender waits as long for its answer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections that read.
 const READERS_MAX: u32 = 4;
@@ -49,6 +56,7 @@ pub(super) enum Access {
 pub(super) struct Index {
     readers: SqlitePool,
     writer: SqlitePool,
+    trust: Trust,
 }
 
 /// Typed columns; a value that does not parse was not written by this version.
@@ -111,8 +119,8 @@ impl Columns for SqliteRow {
 }
 
 impl Index {
-    pub(super) async fn open(path: &Path, access: Access) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
+    pub(super) async fn open(path: &Path, access: Access, trust: Trust) -> Result<Self, StoreError> {
+        let mut options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(access == Access::Own)
             .journal_mode(SqliteJournalMode::Wal)
@@ -121,19 +129,28 @@ impl Index {
             // What is past its retention is overwritten, not only unlinked.
             .pragma("secure_delete", "ON")
             .busy_timeout(BUSY_TIMEOUT);
+        if access == Access::Own {
+            options = options.pragma("wal_autocheckpoint", "0");
+        }
         let mut first = options.clone().connect().await.map_err(|e| damaged(path, e))?;
         match access {
             Access::Own => {
                 check(&mut first, path).await?;
                 migrate(&mut first, path).await?;
+                begin_log_anew(&mut first, path).await?;
             }
             Access::Attach => compare_version(&mut first, path).await?,
         }
         first.close().await?;
-        let pool = || SqlitePoolOptions::new().idle_timeout(None).max_lifetime(None).test_before_acquire(false);
+        let pool = || {
+            let options = SqlitePoolOptions::new().idle_timeout(None).max_lifetime(None).test_before_acquire(false);
+            // SQLite takes a transaction back by itself when the disk is full or fails. sqlx then believes for ever
+            // that the connection is in it, so that one is replaced.
+            options.before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
+        };
         let writer = pool().max_connections(1).connect_with(options.clone()).await?;
         let readers = pool().max_connections(READERS_MAX).connect_with(options).await?;
-        Ok(Self { readers, writer })
+        Ok(Self { readers, writer, trust })
     }
 
     pub(super) async fn close(&self) {
@@ -154,7 +171,57 @@ impl Index {
 
     /// A transaction that writes. Dropping it takes everything back.
     pub(super) async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        self.trust.check()?;
+        Ok(self.writer.begin_with("PRAGMA synchronous = FULL; BEGIN IMMEDIATE").await?)
+    }
+
+    /// As [`Index::write`], for what may be forgotten in a power cut: claims, and what is found again by doing the
+    /// work again. The next transaction that must not be forgotten takes it to the disk.
+    pub(super) async fn write_lazily(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        self.trust.check()?;
+        Ok(self.writer.begin_with("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE").await?)
+    }
+
+    /// Ends a transaction. Where the disk fails in the middle nobody knows whether it will be there after a restart,
+    /// so that nothing is believed from then on.
+    pub(super) async fn commit(&self, tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
+        let done = tx.commit().await.map_err(|e| self.judge("commit", e));
+        // Another transaction may have lost the trust while this one was under way.
+        done.and_then(|()| self.trust.check())
+    }
+
+    /// Records received objects whose UID is not known yet, durably; gives their paths. One call of the connection's
+    /// thread instead of one for each row, the beginning and the end.
+    pub(super) async fn insert_instances(&self, rows: &[serde_json::Value]) -> Result<HashSet<String>, StoreError> {
+        self.trust.check()?;
+        let columns = (0..12).map(|i| format!("value ->> {i}")).collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "PRAGMA synchronous = FULL;
+             INSERT INTO instances (sop_instance, sop_class, transfer_syntax, digest, bytes, file_bytes, path, calling,
+                 called, peer, received_at, state)
+             SELECT {columns}, 'received' FROM json_each(?) WHERE true
+             ON CONFLICT (sop_instance) DO NOTHING RETURNING path"
+        );
+        let paths: Result<Vec<String>, _> = sqlx::query_scalar(&sql).bind(json(&rows)?).fetch_all(&self.writer).await;
+        let paths = paths.map_err(|e| self.judge("commit", e))?;
+        self.trust.check()?;
+        Ok(paths.into_iter().collect())
+    }
+
+    /// Copies the log into the index. The caller is the only one that writes meanwhile, so that the log begins anew
+    /// after it and stays as large as it is: writing within a file is cheaper than making it longer.
+    pub(super) async fn checkpoint(&self) -> Result<(), StoreError> {
+        self.trust.check()?;
+        let mut connection = self.writer.acquire().await?;
+        let done = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_all(&mut *connection).await;
+        done.map(drop).map_err(|e| self.judge("checkpoint", e))
+    }
+
+    fn judge(&self, doing: &str, e: sqlx::Error) -> StoreError {
+        if is_undecided(&e) {
+            self.trust.lose(format!("{doing} of the index: {e}"));
+        }
+        e.into()
     }
 
     /// A number that differs from the last one if another process wrote meanwhile.
@@ -183,10 +250,28 @@ impl Index {
             );
             interrupted += sqlx::query(&sql).execute(&mut *tx).await?.rows_affected();
         }
-        sqlx::query("UPDATE deliveries SET lease_until = NULL WHERE lease_until IS NOT NULL").execute(&mut *tx).await?;
+        for table in ["deliveries", "commitments"] {
+            let sql = format!("UPDATE {table} SET lease_until = NULL WHERE lease_until IS NOT NULL");
+            sqlx::query(&sql).execute(&mut *tx).await?;
+        }
         sqlx::query("UPDATE studies SET first_at = ? WHERE state = 'open'").bind(micros(now)).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(Recovered { interrupted, ..Recovered::default() })
+    }
+
+    /// Whether the last end was orderly; the next one is not until [`Index::note_orderly_end`] says so.
+    pub(super) async fn take_orderly_end(&self) -> Result<bool, StoreError> {
+        let mut tx = self.write().await?;
+        let taken = sqlx::query("DELETE FROM node WHERE key = 'orderly_end'").execute(&mut *tx).await?;
+        self.commit(tx).await?;
+        Ok(taken.rows_affected() > 0)
+    }
+
+    pub(super) async fn note_orderly_end(&self) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        let sql = "INSERT INTO node (key, value) VALUES ('orderly_end', '') ON CONFLICT (key) DO NOTHING";
+        sqlx::query(sql).execute(&mut *tx).await?;
+        self.commit(tx).await
     }
 
     /// The node's Device Observer UID and the key for identifiers in logs, made at first use.
@@ -200,7 +285,7 @@ impl Index {
         let mut tx = self.write().await?;
         let sql = "INSERT INTO node (key, value) VALUES ('device_uid', ?), ('log_key', ?) ON CONFLICT (key) DO NOTHING";
         sqlx::query(sql).bind(device.as_str()).bind(secret.as_str()).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         let known = self.identity_if_known().await?;
         known.ok_or_else(|| StoreError::Contents("the node has no identity".into()))
     }
@@ -280,9 +365,20 @@ async fn compare_version(connection: &mut SqliteConnection, path: &Path) -> Resu
         return Ok(());
     }
     let last = applied.last().map_or(0, |m| m.version);
-    let known = MIGRATIONS.last().map_or(0, |(version, ..)| *version);
-    let cause = format!("it stands at migration {last}, this version knows {known}");
+    let cause = format!("it stands at migration {last}, this version knows {}", MIGRATIONS.last().map_or(0, |m| m.0));
     Err(StoreError::Version { path: path.to_owned(), cause })
+}
+
+/// What the log of the last run holds is written into the index and synced, and the log is emptied. Parts of it may
+/// be in the page cache only, where a sync failed or none was asked for; what is appended to those would be lost with
+/// them in a power cut.
+async fn begin_log_anew(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
+    let row =
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(connection).await.map_err(|e| damaged(path, e))?;
+    match row.try_get::<i64, _>(0)? {
+        0 => Ok(()),
+        _ => Err(StoreError::Busy),
+    }
 }
 
 /// Looks through the whole file, so that damage shows at start and not in the middle of a study.
@@ -295,10 +391,20 @@ async fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), Sto
     Err(StoreError::Damaged { path: path.to_owned(), cause: verdict })
 }
 
+/// SQLite's extended result code.
+pub(super) fn code(e: &sqlx::Error) -> Option<i32> {
+    e.as_database_error().and_then(|d| d.code()).and_then(|code| code.parse().ok())
+}
+
+/// Whether an error leaves open what the disk holds: every SQLITE_IOERR (10) but SQLITE_IOERR_WRITE (778), after which
+/// SQLite knows that the transaction is not complete.
+fn is_undecided(e: &sqlx::Error) -> bool {
+    code(e).is_some_and(|code| code & 0xff == 10 && code != 778)
+}
+
 /// SQLITE_CORRUPT (11) and SQLITE_NOTADB (26), with their extended codes, mean damage.
 fn damaged(path: &Path, e: sqlx::Error) -> StoreError {
-    let code = e.as_database_error().and_then(|d| d.code()).and_then(|code| code.parse::<i32>().ok());
-    match code.map(|code| code & 0xff) {
+    match code(&e).map(|code| code & 0xff) {
         Some(11 | 26) => StoreError::Damaged { path: PathBuf::from(path), cause: e.to_string() },
         _ => e.into(),
     }

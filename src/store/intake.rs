@@ -1,9 +1,9 @@
 //! From a finished upload to an acknowledged object, several at a time.
 //!
-//! One task commits: it takes what is waiting, renames the files, syncs each folder once and records all of them in
-//! one transaction. So eight senders share the price of a sync, no two uploads of one SOP instance meet, and a
-//! sender that gives up in the middle leaves nothing half done. Neighbours: `spool` for files, `index` for rows.
-//! Left out: reading what was received.
+//! Files are synced side by side, each by its own sender's thread. One task commits: it takes what is waiting and
+//! records all of it in one transaction. So eight senders share the price of a sync, no two uploads of one SOP
+//! instance meet, and a sender that gives up in the middle leaves nothing half done. Neighbours: `upload` for files,
+//! `index` for rows. Left out: reading what was received.
 
 use std::fs::File;
 use std::time::Duration;
@@ -13,10 +13,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::domain::{Accepted, ReceivedInstance};
+use crate::domain::{Accepted, ReceivedInstance, RefusalCode, Uid};
 
 use super::index::{Columns, Index, micros};
-use super::spool::{Sealed, Spool, Upload};
+use super::spool::Spool;
+use super::upload::Sealed;
 use super::{StoreError, Wake, blocking};
 
 /// Uploads that may wait for the writer; more wait in their associations.
@@ -25,10 +26,13 @@ pub(super) const QUEUE_MAX: usize = 256;
 /// Objects of one transaction.
 const BATCH_MAX: usize = 64;
 
-/// How often the index is asked whether another process wrote.
-const FOREIGN_PERIOD: Duration = Duration::from_secs(1);
+/// How often the index is asked whether another process wrote, and its log copied into it.
+const TIDY_PERIOD: Duration = Duration::from_secs(1);
 
-/// An upload whose bytes are synced, and where the answer goes.
+/// … or after so many objects: the log grows to some megabytes and stays so.
+const CHECKPOINT_OBJECTS: usize = 1024;
+
+/// An upload that is on the disk, and where the answer goes.
 pub(super) struct CommitRequest {
     sealed: Sealed,
     received: ReceivedInstance,
@@ -45,13 +49,27 @@ pub(super) struct Writer {
     pub(super) _lock: File,
 }
 
-/// Syncs the file, then waits its turn and for the result.
+/// What becomes of an arriving object.
+struct Admission {
+    accepted: Accepted,
+    file: Place,
+}
+
+enum Place {
+    /// It stays where it is. A file that it stands in for goes.
+    Keep { instead_of: Option<String> },
+    /// It is kept aside.
+    Move { to: String },
+    /// It is there already.
+    Drop,
+}
+
+/// Waits its turn and for the result.
 pub(super) async fn commit(
     requests: &mpsc::Sender<CommitRequest>,
-    upload: Upload,
+    sealed: Sealed,
     received: &ReceivedInstance,
 ) -> Result<Accepted, StoreError> {
-    let sealed = blocking(move || upload.seal()).await?;
     let (answer, result) = oneshot::channel();
     let request = CommitRequest { sealed, received: received.clone(), answer };
     requests.send(request).await.map_err(|_| StoreError::Closing)?;
@@ -62,18 +80,30 @@ impl Writer {
     /// Runs until every sender is gone or `stop` is cancelled, then settles what was already handed over.
     pub(super) async fn run(self, mut queue: mpsc::Receiver<CommitRequest>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
-        let mut foreign = tokio::time::interval(FOREIGN_PERIOD);
-        foreign.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut seen = None;
+        let mut tidy = tokio::time::interval(TIDY_PERIOD);
+        tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut seen, mut objects) = (None, 0);
         loop {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled(), if !queue.is_closed() => queue.close(),
-                _ = foreign.tick() => self.look_for_foreign_writes(&mut seen).await,
+                _ = tidy.tick() => {
+                    self.look_for_foreign_writes(&mut seen).await;
+                    objects = CHECKPOINT_OBJECTS;
+                }
                 taken = queue.recv_many(&mut batch, BATCH_MAX) => match taken {
                     0 => return,
-                    _ => self.settle(std::mem::take(&mut batch)).await,
+                    _ => {
+                        objects += taken;
+                        self.settle(std::mem::take(&mut batch)).await;
+                    }
                 },
+            }
+            if objects >= CHECKPOINT_OBJECTS {
+                objects = 0;
+                if let Err(e) = self.index.checkpoint().await {
+                    warn!(error = %e, "the index's log was not copied into it; it grows until that succeeds");
+                }
             }
         }
     }
@@ -82,60 +112,111 @@ impl Writer {
         let (jobs, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|request| ((request.sealed, request.received), request.answer)).unzip();
         let results = self.record(&jobs).await;
-        if let Err(e) = &results {
-            error!(error = %e, objects = jobs.len(), "received objects could not be stored");
-            self.take_back(&jobs).await;
-        }
-        // Whatever still has its temporary name goes before anybody hears the result.
-        drop(jobs);
         // A sender that has gone away does not need its answer; the object is kept all the same.
         match results {
-            Ok(results) => {
-                if results.contains(&Accepted::New) {
+            Ok(admissions) => {
+                let new = admissions.iter().any(|admission| admission.accepted == Accepted::New);
+                let accepted = self.tidy_up(jobs, admissions).await;
+                if new {
                     self.wake.instance_arrived.notify_one();
                 }
-                for (answer, accepted) in answers.into_iter().zip(results) {
+                for (answer, accepted) in answers.into_iter().zip(accepted) {
                     let _ = answer.send(Ok(accepted));
                 }
             }
             Err(e) => {
-                let full = matches!(e, StoreError::OutOfRoom { .. });
+                error!(error = %e, objects = jobs.len(), "received objects could not be stored");
+                // Their files go before anybody hears of it, unless the index may know them after the next start.
+                if self.spool.trust().check().is_err() {
+                    jobs.into_iter().for_each(|(sealed, _)| sealed.keep());
+                } else {
+                    drop(jobs);
+                }
                 for answer in answers {
-                    let _ = answer.send(Err(match full {
-                        true => StoreError::OutOfRoom { dir: self.spool.absolute(""), detail: e.to_string() },
-                        false => StoreError::Intake(e.to_string()),
-                    }));
+                    let _ = answer.send(Err(self.repeat(&e)));
                 }
             }
         }
     }
 
-    /// Rename, folder sync, commit; in this order, all or nothing.
-    async fn record(&self, jobs: &[(Sealed, ReceivedInstance)]) -> Result<Vec<Accepted>, StoreError> {
-        let mut tx = self.index.write().await?;
-        let mut results = Vec::with_capacity(jobs.len());
-        let mut moves = Vec::new();
-        for (sealed, received) in jobs {
-            let (accepted, target) = admit(&mut tx, &self.spool, sealed, received).await?;
-            moves.extend(target.map(|to| (sealed.temporary.path().to_owned(), to)));
-            results.push(accepted);
-        }
-        let spool = self.spool.clone();
-        blocking(move || spool.settle(&moves)).await?;
-        tx.commit().await?;
-        Ok(results)
+    /// Records the objects, each with what becomes of its file. Those that are new, mostly all of them, are recorded by
+    /// one statement that is its own transaction; what to do with the others is decided in a second one.
+    async fn record(&self, jobs: &[(Sealed, ReceivedInstance)]) -> Result<Vec<Admission>, StoreError> {
+        let new = self.index.insert_instances(&rows(jobs)).await?;
+        let known: Vec<_> = jobs.iter().filter(|(sealed, _)| !new.contains(&sealed.path)).collect();
+        let mut settled = self.record_known(&known).await?.into_iter();
+        let admission = |(sealed, _): &(Sealed, _)| match new.contains(&sealed.path) {
+            true => Some(Admission { accepted: Accepted::New, file: Place::Keep { instead_of: None } }),
+            false => settled.next(),
+        };
+        jobs.iter()
+            .map(admission)
+            .collect::<Option<_>>()
+            .ok_or_else(|| StoreError::Contents("an object that is neither new nor known".into()))
     }
 
-    /// After a failure: files that were renamed and that the index does not know are nobody's.
-    async fn take_back(&self, jobs: &[(Sealed, ReceivedInstance)]) {
-        let Ok(known) = self.index.paths().await else { return };
-        let stray = |path: &String| !known.contains(path);
+    /// Objects whose UID is known already; all or nothing.
+    async fn record_known(&self, jobs: &[&(Sealed, ReceivedInstance)]) -> Result<Vec<Admission>, StoreError> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.index.write().await?;
+        let mut admissions = Vec::with_capacity(jobs.len());
+        let mut moves = Vec::new();
         for (sealed, received) in jobs {
-            let paths = [
-                Spool::object_path(&received.sop_instance),
-                Spool::conflict_path(&received.sop_instance, &sealed.digest),
-            ];
-            paths.iter().filter(|path| stray(path)).for_each(|path| self.spool.remove(path));
+            let admission = admit(&mut tx, &self.spool, sealed, received).await?;
+            if let Place::Move { to } = &admission.file {
+                moves.push((sealed.path.clone(), to.clone()));
+            }
+            admissions.push(admission);
+        }
+        if !moves.is_empty() {
+            let spool = self.spool.clone();
+            blocking(move || spool.settle(&moves)).await?;
+        }
+        self.index.commit(tx).await?;
+        Ok(admissions)
+    }
+
+    /// After the commit: files that nobody needs go, the others stay.
+    async fn tidy_up(&self, jobs: Vec<(Sealed, ReceivedInstance)>, admissions: Vec<Admission>) -> Vec<Accepted> {
+        let (mut accepted, mut unneeded, mut replaced) = (Vec::with_capacity(jobs.len()), Vec::new(), Vec::new());
+        for ((sealed, _), admission) in jobs.into_iter().zip(admissions) {
+            accepted.push(admission.accepted);
+            match admission.file {
+                Place::Drop => unneeded.push(sealed),
+                Place::Move { .. } => sealed.keep(),
+                Place::Keep { instead_of } => {
+                    sealed.keep();
+                    replaced.extend(instead_of);
+                }
+            }
+        }
+        if !(unneeded.is_empty() && replaced.is_empty()) {
+            let spool = self.spool.clone();
+            let removed = blocking(move || {
+                drop(unneeded);
+                replaced.iter().for_each(|path| spool.remove(path));
+                Ok(())
+            });
+            if let Err(e) = removed.await {
+                warn!(error = %e, "files that nobody needs stay until the next start");
+            }
+        }
+        accepted
+    }
+
+    /// The same failure for each object of a batch.
+    fn repeat(&self, e: &StoreError) -> StoreError {
+        match e {
+            StoreError::OutOfRoom { .. } => {
+                StoreError::OutOfRoom { dir: self.spool.absolute(""), detail: e.to_string() }
+            }
+            StoreError::ReadOnly(dir) => StoreError::ReadOnly(dir.clone()),
+            StoreError::Busy => StoreError::Busy,
+            StoreError::Distrusted(cause) => StoreError::Distrusted(cause.clone()),
+            // The first to notice says what went wrong; what it means for the others is that.
+            _ => self.spool.trust().check().err().unwrap_or_else(|| StoreError::Intake(e.to_string())),
         }
     }
 
@@ -153,55 +234,66 @@ impl Writer {
     }
 }
 
-/// Decides what an object is and records it; gives the place that its file goes to, if it is kept.
+/// The rows of received objects, as [`Index::insert_instances`] takes them.
+fn rows(jobs: &[(Sealed, ReceivedInstance)]) -> Vec<serde_json::Value> {
+    let row = |(sealed, received): &(Sealed, ReceivedInstance)| {
+        serde_json::json!([
+            received.sop_instance.as_str(),
+            received.sop_class.as_str(),
+            received.transfer_syntax.as_str(),
+            sealed.digest.as_str(),
+            sealed.bytes,
+            sealed.file_bytes,
+            sealed.path,
+            received.calling.as_str(),
+            received.called.as_str(),
+            received.peer.to_string(),
+            micros(received.received_at),
+            received.study.as_ref().map(Uid::as_str),
+        ])
+    };
+    jobs.iter().map(row).collect()
+}
+
+/// Decides on an object whose UID is known.
 async fn admit(
     tx: &mut Transaction<'_, Sqlite>,
     spool: &Spool,
     sealed: &Sealed,
     received: &ReceivedInstance,
-) -> Result<(Accepted, Option<String>), StoreError> {
+) -> Result<Admission, StoreError> {
     let uid = &received.sop_instance;
-    let path = Spool::object_path(uid);
-    let known = sqlx::query("SELECT digest, path FROM instances WHERE sop_instance = ?")
-        .bind(uid.as_str())
-        .fetch_optional(&mut **tx)
-        .await?;
-    let Some(row) = known else {
-        let sql = "INSERT INTO instances (sop_instance, sop_class, transfer_syntax, digest, bytes, path, calling,
-                   called, peer, received_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'received')";
-        sqlx::query(sql)
-            .bind(uid.as_str())
-            .bind(received.sop_class.as_str())
-            .bind(received.transfer_syntax.as_str())
-            .bind(sealed.digest.as_str())
-            .bind(sealed.bytes.cast_signed())
-            .bind(&path)
-            .bind(received.calling.as_str())
-            .bind(received.called.as_str())
-            .bind(received.peer.to_string())
-            .bind(micros(received.received_at))
-            .execute(&mut **tx)
-            .await?;
-        return Ok((Accepted::New, Some(path)));
-    };
+    let sql = "SELECT digest, path, file_bytes FROM instances WHERE sop_instance = ?";
+    let row = sqlx::query(sql).bind(uid.as_str()).fetch_one(&mut **tx).await?;
     if row.text("digest")? != sealed.digest.as_str() {
         return conflict(tx, sealed, received).await;
     }
-    // Success says that the object is there, so that is looked at.
-    if row.opt_text("path")?.is_some_and(|path| spool.absolute(&path).is_file()) {
-        return Ok((Accepted::Duplicate, None));
+    // Success says that the object is there, so that is looked at: a file that was cut short is none.
+    let path = row.opt_text("path")?;
+    let file_bytes = row.count("file_bytes")?;
+    if path.as_ref().is_some_and(|path| spool.holds(path, file_bytes)) {
+        return Ok(Admission { accepted: Accepted::Duplicate, file: Place::Drop });
     }
-    // Its object was past its retention, or the file was lost. What is acknowledged is kept, until the retention comes by again.
-    let sql = "UPDATE instances SET path = ? WHERE sop_instance = ?";
-    sqlx::query(sql).bind(&path).bind(uid.as_str()).execute(&mut **tx).await?;
-    Ok((Accepted::Duplicate, Some(path)))
+    // Its object was past its retention, or the file was lost. What is acknowledged is kept, until the retention comes
+    // by again; and what could not be read because it was lost is read now.
+    let sql = "UPDATE instances SET path = ?1, file_bytes = ?2,
+                   state = iif(refusal_code = ?3, 'received', state), attempts = iif(refusal_code = ?3, 0, attempts)
+               WHERE sop_instance = ?4";
+    sqlx::query(sql)
+        .bind(&sealed.path)
+        .bind(sealed.file_bytes.cast_signed())
+        .bind(RefusalCode::Lost.as_str())
+        .bind(uid.as_str())
+        .execute(&mut **tx)
+        .await?;
+    Ok(Admission { accepted: Accepted::Duplicate, file: Place::Keep { instead_of: path } })
 }
 
 async fn conflict(
     tx: &mut Transaction<'_, Sqlite>,
     sealed: &Sealed,
     received: &ReceivedInstance,
-) -> Result<(Accepted, Option<String>), StoreError> {
+) -> Result<Admission, StoreError> {
     let path = Spool::conflict_path(&received.sop_instance, &sealed.digest);
     let sql = "INSERT INTO conflicts (sop_instance, digest, bytes, path, calling, peer, received_at)
                VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -222,5 +314,5 @@ async fn conflict(
         digest = sealed.digest.short(),
         "an object with a known SOP Instance UID and other contents was kept aside in conflicts/, under its UID and digest; ask its sender which one is right"
     );
-    Ok((Accepted::Conflict { kept_aside: path.clone() }, Some(path)))
+    Ok(Admission { accepted: Accepted::Conflict { kept_aside: path.clone() }, file: Place::Move { to: path } })
 }

@@ -4,20 +4,24 @@
 //! data_dir/ lock            held while a node runs on the folder
 //!           index.sqlite    all states; the truth (`index`, `migrations/`)
 //!           incoming/       uploads in progress; emptied at start
-//!           spool/ab/UID.dcm  acknowledged objects (`spool`, `intake`)
+//!           spool/ab/UID.ARRIVAL.dcm  acknowledged objects (`upload`, `intake`)
 //!           conflicts/      another object under a known UID, kept aside
 //!           reports/        finished reports, sent as they are
 //!           damaged/        what `fsck` set aside; nothing looks for it there
 //! ```
-//! An object is acknowledged after: file synced → renamed into `spool/` → folder synced → index transaction
+//! An object is acknowledged after: file renamed into `spool/` → file and folder synced → index transaction
 //! committed. A kill before the last step leaves at most a file that the index does not know; [`Store::open`]
-//! removes it, since nobody was told that it arrived. Claims of work are leases in the index, lifted by `open`, so
+//! removes it, since nobody was told that it arrived. A sync that fails is never tried again (`trust`): the store
+//! then answers nothing with Success, and the start that follows reads back what it acknowledged last (`verify`).
+//! Claims of work are leases in the index, lifted by `open`, so
 //! a restart continues where the node stopped. [`Wake`] only says that looking into the index is worth while.
 //!
-//! Neighbours: `domain`, `config` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
-//! of the project is in this folder. Left out: reading a data set (`pixels`) and every decision about a study.
+//! Neighbours: `domain`, `config`, `dicom` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
+//! of the project is in this folder. Left out: reading a data set of others (`pixels`) and every decision about a study.
 
 mod backup;
+mod catalog;
+mod commitments;
 mod destinations;
 mod fsck;
 mod index;
@@ -31,6 +35,9 @@ mod spool;
 mod studies;
 #[cfg(test)]
 mod tests;
+mod trust;
+mod upload;
+mod verify;
 mod views;
 
 use std::fs::File;
@@ -52,13 +59,15 @@ use intake::CommitRequest;
 use spool::Spool;
 
 pub use backup::{BackedUp, Files};
+pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
 pub use records::{
-    Closed, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp, InstanceDetail, Older,
-    Outcome, OutgoingReport, PendingInstance, PreviousReport, Purged, Reading, Recovered, ReportDetail, Resend,
-    Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow, Unreached,
+    Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp,
+    InstanceDetail, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, PublishedFilter, PublishedReport,
+    Purged, Reading, Recovered, ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow,
+    Unreached,
 };
-pub use spool::Upload;
+pub use upload::{Sealed, Upload};
 
 /// A handle on one data folder; clones share everything.
 #[derive(Clone)]
@@ -76,14 +85,26 @@ pub struct Wake {
     pub study_changed: Arc<Notify>,
     /// The outbox changed.
     pub delivery_due: Arc<Notify>,
+    /// A request for storage commitment waits for its report.
+    pub commitment_due: Arc<Notify>,
 }
 
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Refused: out of resources (A700H).
-    #[error("there is no room in {}: {detail}; free some space or lower store.free_bytes_min", dir.display())]
+    #[error(
+        "there is no room in {}: {detail}; free some space, or lower store.free_bytes_min and store.free_percent_min",
+        dir.display()
+    )]
     OutOfRoom { dir: PathBuf, detail: String },
+    /// As above; so are the next two.
+    #[error("the file system of {} is read-only; find out why (the kernel's log), then make it writable", .0.display())]
+    ReadOnly(PathBuf),
+    #[error("another process keeps the index locked; end that one, or wait for it")]
+    Busy,
+    #[error("the disk failed to keep what it was told to keep ({0}); look at it, then start the node again")]
+    Distrusted(String),
     #[error("{} is in use by another sidelight node; stop that one or set another store.data_dir", .0.display())]
     Locked(PathBuf),
     #[error("there is no index in {}; check store.data_dir, or start the node there once", .0.display())]
@@ -153,14 +174,16 @@ impl Store {
     pub async fn open(config: &config::Store) -> Result<Self, StoreError> {
         let settings = config.clone();
         let (spool, lock) = blocking(move || Spool::own(&settings)).await?;
-        let index = Index::open(&spool.index_path(), Access::Own).await?;
+        let index = Index::open(&spool.index_path(), Access::Own, spool.trust().clone()).await?;
         let mut recovered = index.lift_leases(chrono::Utc::now()).await?;
+        let lost = verify::look(&spool, &index).await?;
         let indexed = index.paths().await?;
         let sweep = spool.clone();
         let swept = blocking(move || sweep.sweep(&indexed)).await?;
         recovered.partial_uploads = swept.partial_uploads;
         recovered.orphans = swept.orphans;
         recovered.missing = swept.missing;
+        recovered.damaged = lost.len() as u64;
         if recovered.missing > 0 {
             error!(
                 files = recovered.missing,
@@ -179,7 +202,9 @@ impl Store {
         // Whoever waits looks first: there may be work from before.
         wake.all();
         let intake = Intake::start(&spool, &index, &wake, lock);
-        Self::assemble(spool, index, wake, recovered, Some(intake)).await
+        let store = Self::assemble(spool, index, wake, recovered, Some(intake)).await?;
+        store.give_up_on(&lost).await?;
+        Ok(store)
     }
 
     /// Opens the index of a folder beside the node that may run there: for commands and checks. Takes no objects in.
@@ -189,7 +214,7 @@ impl Store {
         if !path.is_file() {
             return Err(StoreError::NoIndex(config.data_dir.clone()));
         }
-        let index = Index::open(&path, Access::Attach).await?;
+        let index = Index::open(&path, Access::Attach, spool.trust().clone()).await?;
         Self::assemble(spool, index, Wake::default(), Recovered::default(), None).await
     }
 
@@ -204,11 +229,27 @@ impl Store {
             } {
                 error!(error = %e, "the intake did not end in order");
             }
+            if self.inner.spool.trust().check().is_err() {
+                // The last connection to close would copy the log into the index: only a start may, which checks what
+                // it copies. So the connections end with the process.
+                std::mem::forget(Arc::clone(&self.inner));
+                return;
+            }
+            if let Err(e) = self.inner.index.note_orderly_end().await {
+                warn!(error = %e, "the next start will look for damage");
+            }
         }
         self.inner.index.close().await;
     }
 
-    /// Whether there is room for another object: the floor of free bytes. Blocking, but short.
+    /// Resolves with the cause once the disk is not believed any more: nothing is taken in or acknowledged from then
+    /// on, and only another start helps.
+    pub async fn distrusted(&self) -> &str {
+        self.inner.spool.trust().lost().await
+    }
+
+    /// Whether there is room for another object: the floors of free space, and a disk that is writable and believed.
+    /// Blocking, but short.
     pub fn room(&self) -> Result<(), StoreError> {
         self.inner.spool.room()
     }
@@ -224,8 +265,15 @@ impl Store {
     /// Makes an upload durable and known. `Ok` means: whatever happens to the process or the machine now, the object
     /// is there. Dropping the returned future neither breaks nor stops what was begun.
     pub async fn commit(&self, upload: Upload, received: &ReceivedInstance) -> Result<Accepted, StoreError> {
+        let uid = received.sop_instance.clone();
+        let sealed = blocking(move || upload.seal(&uid)).await?;
+        self.commit_sealed(sealed, received).await
+    }
+
+    /// As [`Store::commit`], for a caller that has sealed the upload on a thread of its own, under the same UID.
+    pub async fn commit_sealed(&self, sealed: Sealed, received: &ReceivedInstance) -> Result<Accepted, StoreError> {
         let intake = self.inner.intake.as_ref().ok_or(StoreError::Attached)?;
-        intake::commit(&intake.requests, upload, received).await
+        intake::commit(&intake.requests, sealed, received).await
     }
 
     pub fn wake(&self) -> &Wake {
@@ -271,11 +319,18 @@ impl Store {
     }
 }
 
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
 impl Wake {
     fn all(&self) {
         self.instance_arrived.notify_one();
         self.study_changed.notify_one();
         self.delivery_due.notify_one();
+        self.commitment_due.notify_one();
     }
 }
 
@@ -300,6 +355,9 @@ impl StoreError {
     fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| match source.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => {
+                Self::ReadOnly(path.parent().map_or_else(PathBuf::new, Path::to_owned))
+            }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 let detail = format!("cannot {action} {}: {source}", path.display());
                 Self::OutOfRoom { dir: path.parent().map_or_else(PathBuf::new, Path::to_owned), detail }
@@ -311,12 +369,13 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(e: sqlx::Error) -> Self {
-        // SQLITE_FULL (13): the database or the disk is full.
-        let full = e.as_database_error().and_then(|d| d.code()).is_some_and(|code| code == "13");
-        match e {
-            sqlx::Error::PoolClosed => Self::Closing,
-            e if full => Self::OutOfRoom { dir: PathBuf::from("the index"), detail: e.to_string() },
-            e => Self::Index(e),
+        // SQLITE_FULL (13): the database or the disk is full. SQLITE_READONLY (8), SQLITE_BUSY (5).
+        match (index::code(&e).map(|code| code & 0xff), e) {
+            (_, sqlx::Error::PoolClosed) => Self::Closing,
+            (Some(13), e) => Self::OutOfRoom { dir: PathBuf::from("the index"), detail: e.to_string() },
+            (Some(8), _) => Self::ReadOnly(PathBuf::from("the index")),
+            (Some(5), _) => Self::Busy,
+            (_, e) => Self::Index(e),
         }
     }
 }

@@ -7,13 +7,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Sqlite, Transaction};
 use tracing::{info, warn};
 
 use crate::domain::{Disclosure, Report, Timestamp, Uid};
 
 use super::index::{Columns, micros, shifted};
-use super::{Delivery, Resend, Store, StoreError};
+use super::{Delivery, PublishedFilter, PublishedReport, Resend, Store, StoreError};
 
 impl Store {
     /// Leases up to `limit` deliveries that are due to the caller, in the order in which they fell due: those to
@@ -25,7 +26,7 @@ impl Store {
         lease: Duration,
         now: Timestamp,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let mut tx = self.index().write().await?;
+        let mut tx = self.index().write_lazily().await?;
         let sql = format!(
             "SELECT d.id, d.study, d.destination, d.report, r.disclosure, r.sop_class, r.sop_instance, r.path,
                  d.attempts, d.queued_at
@@ -51,7 +52,7 @@ impl Store {
                 queued_at: row.time("queued_at")?,
             });
         }
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         Ok(due)
     }
 
@@ -60,7 +61,7 @@ impl Store {
         let mut tx = self.index().write().await?;
         let sql = "UPDATE deliveries SET lease_until = NULL WHERE id = ?";
         sqlx::query(sql).bind(id).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().delivery_due.notify_one();
         Ok(())
     }
@@ -95,7 +96,7 @@ impl Store {
                  WHERE r.study = ?1 AND r.current = 1 AND d.state <> 'delivered')"
         );
         sqlx::query(&sql).bind(study.as_str()).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         info!(delivery = id, destination = row.text("destination")?, attempts = row.int("attempts")?, "delivered");
         self.wake().delivery_due.notify_one();
         Ok(())
@@ -116,7 +117,7 @@ impl Store {
             let cause = format!("delivery to {destination} was given up after {attempts} attempts: {error}");
             fail(&mut tx, &row.parsed("study")?, &cause).await?;
         }
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         warn!(delivery = id, destination, attempts, error, next_at = ?next_at, "delivery failed");
         self.wake().delivery_due.notify_one();
         Ok(())
@@ -172,7 +173,7 @@ impl Store {
             let sql = "UPDATE destinations SET next_at = NULL WHERE name = ?";
             sqlx::query(sql).bind(destination).execute(&mut *tx).await?;
         }
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().delivery_due.notify_one();
         Ok(rows.len() as u64)
     }
@@ -200,6 +201,39 @@ impl Store {
             info!(report, "a disclosed report was read");
         }
         Ok(variants)
+    }
+
+    /// The reports that a peer may find and pull, in the order of their ids, those after `after` only: current ones, in
+    /// their withheld form, whose file is kept. Never a disclosed one.
+    pub async fn published_reports(
+        &self,
+        filter: &PublishedFilter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<PublishedReport>, StoreError> {
+        let list = |uids: &[Uid]| match uids {
+            [] => Ok(None),
+            uids => serde_json::to_string(uids).map(Some).map_err(|e| StoreError::Contents(e.to_string())),
+        };
+        let sql = "SELECT id, study, series, sop_instance, path FROM reports r
+                   WHERE current = 1 AND disclosure = 'withheld' AND variant_of IS NULL AND path IS NOT NULL
+                       AND id > ?1 AND (?2 IS NULL OR study IN (SELECT value FROM json_each(?2)))
+                       AND (?3 IS NULL OR series IN (SELECT value FROM json_each(?3)))
+                       AND (?4 IS NULL OR EXISTS (SELECT 1 FROM reports v WHERE (v.id = r.id OR v.variant_of = r.id)
+                           AND v.sop_instance IN (SELECT value FROM json_each(?4))))
+                   ORDER BY id LIMIT ?5";
+        let query = sqlx::query(sql).bind(after).bind(list(&filter.studies)?).bind(list(&filter.series)?);
+        let rows = query.bind(list(&filter.instances)?).bind(limit).fetch_all(self.index().read()).await?;
+        let published = |row: &SqliteRow| {
+            Ok(PublishedReport {
+                id: row.int("id")?,
+                study: row.parsed("study")?,
+                series: row.parsed("series")?,
+                sop_instance: row.parsed("sop_instance")?,
+                path: self.spool().absolute(&row.text("path")?),
+            })
+        };
+        rows.iter().map(published).collect()
     }
 
     /// Whether an object is a report of this node, under its own UID or the one that a destination accepted; also long

@@ -23,13 +23,14 @@ impl Store {
         lease: Duration,
         now: Timestamp,
     ) -> Result<Vec<PendingInstance>, StoreError> {
-        let mut tx = self.index().write().await?;
+        let mut tx = self.index().write_lazily().await?;
         let sql = "UPDATE instances SET lease_until = ?1, attempts = attempts + 1
                    WHERE sop_instance IN (
                        SELECT sop_instance FROM instances
                        WHERE state = 'received' AND path IS NOT NULL AND (lease_until IS NULL OR lease_until <= ?2)
                        ORDER BY received_at, sop_instance LIMIT ?3)
-                   RETURNING sop_instance, sop_class, transfer_syntax, path, calling, received_at, attempts, interrupted";
+                   RETURNING sop_instance, sop_class, transfer_syntax, path, calling, called, received_at, announced_study,
+                       attempts, interrupted";
         let rows =
             sqlx::query(sql).bind(shifted(now, lease, 1)).bind(micros(now)).bind(limit).fetch_all(&mut *tx).await?;
         let mut claimed = Vec::with_capacity(rows.len());
@@ -40,12 +41,14 @@ impl Store {
                 transfer_syntax: row.parsed("transfer_syntax")?,
                 path: self.spool().absolute(&row.text("path")?),
                 calling: row.parsed("calling")?,
+                called: row.parsed("called")?,
                 received_at: row.time("received_at")?,
+                announced_study: row.opt_parsed("announced_study")?,
                 attempts: row.small("attempts")?,
                 interrupted: row.small("interrupted")?,
             });
         }
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         // An UPDATE returns rows in no particular order.
         claimed.sort_by(|a, b| (a.received_at, &a.sop_instance).cmp(&(b.received_at, &b.sop_instance)));
         Ok(claimed)
@@ -59,12 +62,12 @@ impl Store {
         counted: bool,
         not_before: Option<Timestamp>,
     ) -> Result<(), StoreError> {
-        let mut tx = self.index().write().await?;
+        let mut tx = self.index().write_lazily().await?;
         let sql = "UPDATE instances SET lease_until = ?, attempts = attempts - ?
                    WHERE sop_instance = ? AND state = 'received'";
         let query = sqlx::query(sql).bind(not_before.map(micros)).bind(i64::from(!counted));
         query.bind(sop_instance.as_str()).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().instance_arrived.notify_one();
         Ok(())
     }
@@ -81,12 +84,18 @@ impl Store {
         late: Late,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let mut tx = self.index().write().await?;
-        let sql = "SELECT study, calling, received_at FROM instances WHERE sop_instance = ? AND state = 'received'";
+        let mut tx = self.index().write_lazily().await?;
+        let sql =
+            "SELECT study, calling, called, received_at FROM instances WHERE sop_instance = ? AND state = 'received'";
         let Some(row) = sqlx::query(sql).bind(sop_instance.as_str()).fetch_optional(&mut *tx).await? else {
             return Ok(false);
         };
-        let arrival = Arrival { calling: row.text("calling")?, received_at: row.int("received_at")?, now: micros(now) };
+        let arrival = Arrival {
+            calling: row.text("calling")?,
+            called: row.text("called")?,
+            received_at: row.int("received_at")?,
+            now: micros(now),
+        };
         let (header, refusal) = match reading {
             Reading::Scored { header, .. } => (Some(header), None),
             Reading::Refused { header, refusal } => (header, Some(refusal)),
@@ -107,7 +116,7 @@ impl Store {
             let sql = "UPDATE instances SET late = 1 WHERE sop_instance = ?";
             sqlx::query(sql).bind(sop_instance.as_str()).execute(&mut *tx).await?;
         }
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         match joined {
             Joined::Reopened => {
                 info!(study = self.log_id(study.as_str()), "a late instance opened a closed study again");
@@ -128,6 +137,7 @@ impl Store {
 /// What a study needs to know of an instance's arrival; times in microseconds.
 struct Arrival {
     calling: String,
+    called: String,
     received_at: i64,
     now: i64,
 }
@@ -205,13 +215,14 @@ async fn begin(
     arrival: &Arrival,
     refusal: Option<&Refusal>,
 ) -> Result<(), StoreError> {
-    let sql = "INSERT INTO studies (study, kind, state, source, revision, version, first_at, last_at, closed_at,
-               refusal_code, refusal_detail) VALUES (?, ?, ?, ?, 1, 1, ?, ?, ?, ?, ?)";
+    let sql = "INSERT INTO studies (study, kind, state, source, called, revision, version, first_at, last_at,
+               closed_at, refusal_code, refusal_detail) VALUES (?, ?, ?, ?, ?, 1, 1, ?, ?, ?, ?, ?)";
     sqlx::query(sql)
         .bind(study.as_str())
         .bind(kind)
         .bind(if refusal.is_some() { "refused" } else { "open" })
         .bind(&arrival.calling)
+        .bind(&arrival.called)
         // An object may have waited long, through an outage even: the cap counts from here.
         .bind(arrival.now)
         .bind(arrival.received_at)

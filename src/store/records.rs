@@ -25,7 +25,10 @@ pub struct PendingInstance {
     /// A complete DICOM file: preamble, meta, data set.
     pub path: PathBuf,
     pub calling: AeTitle,
+    pub called: AeTitle,
     pub received_at: Timestamp,
+    /// The study that its sender said it belongs to, where it said so.
+    pub announced_study: Option<Uid>,
     /// How often it was claimed, this time included and claims that the node's own end cut short left out.
     pub attempts: u32,
     /// How many claims ended with the node. A few are ordinary; many say that this object brings the node down.
@@ -51,6 +54,8 @@ pub enum Reading<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StudyClaim {
     pub study: Uid,
+    /// The AE title that the study's first object was sent to.
+    pub called: Option<AeTitle>,
     pub revision: u32,
     /// Changes with everything that arrives: what was assessed is closed only if it is still the same.
     pub version: i64,
@@ -186,6 +191,39 @@ pub struct DestinationState {
     pub failed: u64,
     /// When it last took a report.
     pub delivered_at: Option<Timestamp>,
+}
+
+/// Which of the node's reports are asked for, by UID; empty: all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublishedFilter {
+    pub studies: Vec<Uid>,
+    pub series: Vec<Uid>,
+    /// Of a report in any of its SOP classes.
+    pub instances: Vec<Uid>,
+}
+
+/// A current report in its withheld form and its preferred SOP class: what a peer may find and pull.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedReport {
+    /// For [`super::Store::report_files`].
+    pub id: i64,
+    pub study: Uid,
+    pub series: Uid,
+    pub sop_instance: Uid,
+    pub path: PathBuf,
+}
+
+/// A request for storage commitment whose result is due, leased to the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commitment {
+    pub id: i64,
+    /// The AE title that asked.
+    pub source: AeTitle,
+    /// The AE title that was asked, under which the result goes.
+    pub called: AeTitle,
+    /// Attempts before this one.
+    pub attempts: u32,
+    pub requested_at: Timestamp,
 }
 
 /// Which studies to list.
@@ -340,6 +378,8 @@ pub struct Recovered {
     pub orphans: u64,
     /// Indexed files that are gone. Nothing here deletes them: somebody or something else did.
     pub missing: u64,
+    /// Acknowledged objects that were not on the disk as they had been received.
+    pub damaged: u64,
     /// Claims of instances and studies that ended with the node.
     pub interrupted: u64,
 }

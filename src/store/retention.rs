@@ -11,7 +11,7 @@ use tracing::info;
 use crate::domain::{Timestamp, Uid};
 
 use super::index::{Columns, shifted};
-use super::{Expired, Purged, Retention, Store, StoreError, blocking};
+use super::{Expired, Purged, Retention, Store, StoreError, blocking, commitments};
 
 /// Studies that ended before `?1` and have nothing left to deliver.
 const FINISHED: &str = "SELECT s.study FROM studies s WHERE s.state IN ('delivered', 'refused', 'failed')
@@ -21,10 +21,14 @@ const FINISHED: &str = "SELECT s.study FROM studies s WHERE s.state IN ('deliver
 const BATCH: u32 = 200;
 
 impl Store {
-    /// Deletes what is past its retention: objects (conflicting ones by their arrival); race scores, and the files of
+    /// Deletes what is past its retention: objects (conflicting ones by their arrival; none within its span of a
+    /// commitment); race scores, and the files of
     /// disclosed reports, which hold them; rows and reports of studies whose objects are gone too.
     pub async fn expire(&self, now: Timestamp, retention: Retention) -> Result<Expired, StoreError> {
         let mut expired = Expired::default();
+        let mut tx = self.index().write().await?;
+        commitments::forget(&mut tx, now).await?;
+        self.index().commit(tx).await?;
         let before = |kept: Option<Duration>| kept.map(|span| shifted(now, span, -1));
         if let Some(before) = before(retention.objects_kept) {
             expired.objects =
@@ -33,7 +37,7 @@ impl Store {
         if let Some(before) = before(retention.posteriors_kept) {
             let mut tx = self.index().write().await?;
             expired.posteriors = forget_posteriors(&mut tx, before).await?;
-            tx.commit().await?;
+            self.index().commit(tx).await?;
             expired.disclosed_reports = self.in_batches(before, Due::DisclosedReports).await?;
         }
         if let Some(before) = before(retention.reports_kept) {
@@ -87,7 +91,7 @@ impl Store {
             Ok(())
         })
         .await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         info!(study = self.log_id(study.as_str()), objects = deleted[1], reports = deleted[2], "a study was deleted");
         Ok(Purged { objects: deleted[1], reports: deleted[2] })
     }
@@ -112,7 +116,7 @@ impl Store {
                 Ok(())
             })
             .await?;
-            tx.commit().await?;
+            self.index().commit(tx).await?;
             total += forgotten;
             if rows < BATCH as usize {
                 return Ok(total);
@@ -138,6 +142,7 @@ async fn forget_objects(
 ) -> Result<(usize, u64), StoreError> {
     let due = format!(
         "SELECT sop_instance FROM instances WHERE state <> 'received' AND path IS NOT NULL AND study IN ({FINISHED})
+             AND (committed_at IS NULL OR committed_at < ?1)
          ORDER BY sop_instance LIMIT {BATCH}"
     );
     let sql = format!("SELECT path FROM instances WHERE sop_instance IN ({due})");

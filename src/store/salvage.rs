@@ -30,7 +30,7 @@ pub(super) async fn replace_index(spool: &Spool, now: Timestamp) -> Result<Strin
     if identity.is_empty() {
         warn!("the node's Device Observer UID could not be read; it gets a new one");
     }
-    let index = Index::open(&path, Access::Own).await?;
+    let index = Index::open(&path, Access::Own, spool.trust().clone()).await?;
     let mut tx = index.write().await?;
     for (key, value) in identity {
         let sql = "INSERT INTO node (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING";
@@ -40,7 +40,7 @@ pub(super) async fn replace_index(spool: &Spool, now: Timestamp) -> Result<Strin
         let sql = "INSERT INTO own_reports (sop_instance) VALUES (?) ON CONFLICT DO NOTHING";
         sqlx::query(sql).bind(uid).execute(&mut *tx).await?;
     }
-    tx.commit().await?;
+    index.commit(tx).await?;
     index.close().await;
     Ok(kept)
 }

@@ -1,21 +1,23 @@
 //! The data folder: its lock, uploads in progress, durable renames and the sweep at start.
 //!
 //! Everything here blocks and is called off the runtime. Paths that go into the index are relative to the folder,
-//! so that it can be moved. Neighbours: `intake` renames uploads, `studies` writes reports, `retention` removes.
+//! so that it can be moved. Neighbours: `upload` writes objects, `studies` reports, `retention` removes.
 //! Left out: what the index knows.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use sha2::Digest as _;
+use rustix::fs::StatVfsMountFlags;
 use tracing::{debug, warn};
 
 use crate::config;
 use crate::domain::{Digest, Uid};
 
+use super::trust::Trust;
+use super::upload::{Temporary, Upload};
 use super::{Recovered, StoreError};
 
 const INCOMING: &str = "incoming";
@@ -26,94 +28,17 @@ const DAMAGED: &str = "damaged";
 pub(super) const INDEX: &str = "index.sqlite";
 const LOCK: &str = "lock";
 
-/// Bytes between two looks at the free space while an object arrives.
-const ROOM_CHECK_BYTES: u64 = 16 << 20;
-
 /// More files than a kill can leave behind (one batch of intake, the reports of the studies being closed): then the
 /// index is not the one that belongs to the folder, and nothing is removed.
 const ORPHANS_MAX: usize = 512;
-
-/// An object on its way in. Dropping it deletes its file.
-#[derive(Debug)]
-pub struct Upload {
-    file: BufWriter<File>,
-    temporary: Temporary,
-    hash: sha2::Sha256,
-    bytes: u64,
-    unchecked_bytes: u64,
-    spool: Spool,
-}
-
-/// An upload whose bytes are on the disk, under its temporary name.
-#[derive(Debug)]
-pub(super) struct Sealed {
-    pub(super) temporary: Temporary,
-    pub(super) digest: Digest,
-    pub(super) bytes: u64,
-}
-
-/// A file in `incoming/` that is deleted on drop; after a rename there is nothing left to delete.
-#[derive(Debug)]
-pub(super) struct Temporary(PathBuf);
 
 /// A data folder.
 #[derive(Debug, Clone)]
 pub(super) struct Spool {
     root: PathBuf,
     free_bytes_min: u64,
-}
-
-impl Upload {
-    /// Writes the preamble and the meta group, which do not count for identity.
-    pub fn write_meta(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(bytes).map_err(StoreError::file("write", &self.temporary.0))
-    }
-
-    /// Writes the next bytes of the data set. Blocking.
-    pub fn write_dataset(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.unchecked_bytes += bytes.len() as u64;
-        if self.unchecked_bytes >= ROOM_CHECK_BYTES {
-            self.spool.room()?;
-            self.unchecked_bytes = 0;
-        }
-        self.file.write_all(bytes).map_err(StoreError::file("write", &self.temporary.0))?;
-        self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Bytes of the data set so far.
-    pub fn len(&self) -> u64 {
-        self.bytes
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
-    /// Syncs the file.
-    pub(super) fn seal(self) -> Result<Sealed, StoreError> {
-        let fault = |e: io::Error| StoreError::file("write", &self.temporary.0)(e);
-        let file = self.file.into_inner().map_err(|e| fault(e.into_error()))?;
-        file.sync_all().map_err(fault)?;
-        Ok(Sealed { temporary: self.temporary, digest: Digest::from_hash(&self.hash.finalize()), bytes: self.bytes })
-    }
-}
-
-impl Temporary {
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Err(e) = fs::remove_file(&self.0)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            warn!(file = %self.0.display(), error = %e, "a temporary file stays until the next start");
-        }
-    }
+    free_percent_min: u8,
+    trust: Trust,
 }
 
 impl Spool {
@@ -153,7 +78,12 @@ impl Spool {
 
     /// The folder as it is, without possession.
     pub(super) fn at(config: &config::Store) -> Self {
-        Self { root: config.data_dir.clone(), free_bytes_min: config.free_bytes_min }
+        Self {
+            root: config.data_dir.clone(),
+            free_bytes_min: config.free_bytes_min,
+            free_percent_min: config.free_percent_min,
+            trust: Trust::default(),
+        }
     }
 
     pub(super) fn index_path(&self) -> PathBuf {
@@ -164,10 +94,10 @@ impl Spool {
         self.root.join(relative)
     }
 
-    /// Where an object goes; spread over 256 folders by the hash of its UID.
+    /// Where an arriving object goes; spread over 256 folders, and never the same place twice.
     pub(super) fn object_path(uid: &Uid) -> String {
-        let shard = Digest::of(uid.as_str().as_bytes());
-        format!("{SPOOL}/{}/{uid}.dcm", &shard.as_str()[..2])
+        let arrival = uuid::Uuid::new_v4().simple().to_string();
+        format!("{SPOOL}/{}/{uid}.{}.dcm", &arrival[..2], &arrival[20..])
     }
 
     /// Where another object under a known UID is kept aside.
@@ -179,56 +109,70 @@ impl Spool {
         format!("{REPORTS}/{uid}.dcm")
     }
 
-    /// Fails below the floor of free bytes.
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Fails below the floor of free space, on a disk that is read-only, and once the disk is not believed any more.
     pub(super) fn room(&self) -> Result<(), StoreError> {
+        self.trust.check()?;
         let disk = rustix::fs::statvfs(&self.root)
             .map_err(|e| StoreError::file("ask for the free space of", &self.root)(e.into()))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free < self.free_bytes_min {
-            let detail = format!("{free} bytes are free, {} must stay free", self.free_bytes_min);
+        if disk.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Err(StoreError::ReadOnly(self.root.clone()));
+        }
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        let (free, size) = (bytes(disk.f_bavail), bytes(disk.f_blocks));
+        let floor = self.free_bytes_min.max(size / 100 * u64::from(self.free_percent_min));
+        if free < floor {
+            let detail = format!("{free} bytes are free, {floor} must stay free");
             return Err(StoreError::OutOfRoom { dir: self.root.clone(), detail });
         }
         Ok(())
     }
 
+    /// Whether a file (relative) is there in its full length; 0 where that is not known.
+    pub(super) fn holds(&self, path: &str, file_bytes: u64) -> bool {
+        fs::metadata(self.absolute(path)).is_ok_and(|m| m.is_file() && (file_bytes == 0 || m.len() == file_bytes))
+    }
+
     pub(super) fn begin(&self) -> Result<Upload, StoreError> {
         self.room()?;
         let (file, temporary) = self.temporary()?;
-        Ok(Upload {
-            file: BufWriter::with_capacity(128 << 10, file),
-            temporary,
-            hash: sha2::Sha256::new(),
-            bytes: 0,
-            unchecked_bytes: 0,
-            spool: self.clone(),
-        })
+        Ok(Upload::new(self, file, temporary))
     }
 
-    /// Renames synced files to their places (relative), then syncs each folder once. What stood there is replaced.
-    pub(super) fn settle(&self, moves: &[(PathBuf, String)]) -> Result<(), StoreError> {
-        let mut dirs: Vec<PathBuf> = Vec::new();
+    /// Renames files that are synced (relative paths), then syncs the folders they came to. What stood there is
+    /// replaced.
+    pub(super) fn settle(&self, moves: &[(String, String)]) -> Result<(), StoreError> {
         for (from, to) in moves {
             let to = self.absolute(to);
-            fs::rename(from, &to).map_err(StoreError::file("rename an object to", &to))?;
-            dirs.extend(to.parent().map(Path::to_owned));
+            fs::rename(self.absolute(from), &to).map_err(StoreError::file("rename an object to", &to))?;
         }
-        dirs.sort();
-        dirs.dedup();
-        dirs.iter().try_for_each(|dir| sync_dir(dir))
+        self.sync_parents(moves.iter().map(|(_, to)| to.as_str()))
+    }
+
+    /// Syncs the folder of a file (relative). A failure costs the trust in all that it holds.
+    pub(super) fn sync_parent(&self, path: &str) -> Result<(), StoreError> {
+        self.sync_parents(std::iter::once(path))
+    }
+
+    fn sync_parents<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Result<(), StoreError> {
+        let dirs: BTreeSet<_> = paths.filter_map(|path| self.absolute(path).parent().map(Path::to_owned)).collect();
+        let synced = dirs.iter().try_for_each(|dir| sync_dir(dir));
+        synced.inspect_err(|e| self.trust.lose(e.to_string()))
     }
 
     /// Writes files (relative path, bytes) so that they are complete or absent, whatever happens.
     pub(super) fn write_durably(&self, files: &[(String, &[u8])]) -> Result<(), StoreError> {
-        let mut moves = Vec::with_capacity(files.len());
-        let mut temporaries = Vec::with_capacity(files.len());
         for (to, bytes) in files {
-            let (mut file, temporary) = self.temporary()?;
+            let (mut file, mut temporary) = self.temporary()?;
             let written = file.write_all(bytes).and_then(|()| file.sync_all());
             written.map_err(StoreError::file("write", temporary.path()))?;
-            moves.push((temporary.path().to_owned(), to.clone()));
-            temporaries.push(temporary);
+            temporary.rename(&self.absolute(to))?;
+            temporary.keep();
         }
-        self.settle(&moves)
+        self.sync_parents(files.iter().map(|(to, _)| to.as_str()))
     }
 
     /// Removes a file; one that is not there is no fault. A file that stays is an orphan, removed at the next start.
@@ -320,7 +264,7 @@ impl Spool {
     fn temporary(&self) -> Result<(File, Temporary), StoreError> {
         let path = self.root.join(INCOMING).join(uuid::Uuid::new_v4().to_string());
         let file = options().create_new(true).open(&path).map_err(StoreError::file("create", &path))?;
-        Ok((file, Temporary(path)))
+        Ok((file, Temporary::new(path)))
     }
 }
 

@@ -25,7 +25,8 @@ impl Store {
     pub async fn activities(&self, now: Timestamp) -> Result<Vec<StudyActivity>, StoreError> {
         // Unread and possibly of this study: known to be (analysed again), or study unknown and from one of its senders.
         // EXISTS ends at the first object of that sender; IN would list the study again for each unread object.
-        let sql = "SELECT s.study, s.source, s.version, s.revision, s.first_at, s.last_at, s.hand_at, s.hand_complete,
+        let sql = "SELECT s.study, s.source, s.called, s.version, s.revision, s.first_at, s.last_at, s.hand_at,
+                       s.hand_complete,
                        (SELECT min(u.received_at) FROM instances u WHERE u.state = 'received' AND (u.study = s.study
                            OR (u.study IS NULL AND EXISTS (SELECT 1 FROM instances i
                                WHERE i.study = s.study AND i.calling = u.calling)))) AS unread_since
@@ -38,6 +39,7 @@ impl Store {
             activities.push(StudyActivity {
                 study: row.parsed("study")?,
                 source: row.parsed("source")?,
+                called: row.opt_parsed("called")?,
                 version: row.int("version")?,
                 revision: row.small("revision")?,
                 first_at: row.time("first_at")?,
@@ -89,7 +91,7 @@ impl Store {
         }
         let sql = "UPDATE studies SET hand_at = ?, hand_complete = ? WHERE study = ?";
         sqlx::query(sql).bind(micros(now)).bind(complete).bind(study.as_str()).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().study_changed.notify_one();
         Ok(())
     }
@@ -103,10 +105,10 @@ impl Store {
         lease: Duration,
         now: Timestamp,
     ) -> Result<Option<StudyClaim>, StoreError> {
-        let mut tx = self.index().write().await?;
+        let mut tx = self.index().write_lazily().await?;
         let sql = "UPDATE studies SET lease_until = ?, attempts = attempts + 1
                    WHERE study = ? AND version = ? AND state = 'open' AND (lease_until IS NULL OR lease_until <= ?)
-                   RETURNING revision, version, attempts, interrupted";
+                   RETURNING called, revision, version, attempts, interrupted";
         let row = sqlx::query(sql)
             .bind(shifted(now, lease, 1))
             .bind(study.as_str())
@@ -117,20 +119,21 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let claim = StudyClaim {
             study: study.clone(),
+            called: row.opt_parsed("called")?,
             revision: row.small("revision")?,
             version: row.int("version")?,
             attempts: row.small("attempts")?,
             interrupted: row.small("interrupted")?,
         };
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         Ok(Some(claim))
     }
 
     /// Gives a claim back after a failed attempt, so that the study can be claimed again.
     pub async fn release_study(&self, claim: &StudyClaim) -> Result<(), StoreError> {
-        let mut tx = self.index().write().await?;
+        let mut tx = self.index().write_lazily().await?;
         lift(&mut tx, claim, Attempt::Counts).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().study_changed.notify_one();
         Ok(())
     }
@@ -211,7 +214,8 @@ impl Store {
             Ok(()) => self.close_in_index(claim, outcome, now).await,
             Err(e) => Err(e),
         };
-        if !matches!(closed, Ok(Closed::As(_))) {
+        // Once the disk is not believed the index may know them after the next start, which removes what it does not.
+        if !matches!(closed, Ok(Closed::As(_))) && self.spool().trust().check().is_ok() {
             paths.iter().for_each(|path| self.spool().remove(path));
         }
         closed
@@ -243,7 +247,7 @@ impl Store {
              refusal_detail = NULL, error = NULL, hand_at = NULL, hand_complete = NULL WHERE study = ?2"
         };
         sqlx::query(sql).bind(micros(now)).bind(study.as_str()).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         info!(study = self.log_id(study.as_str()), "a study is analysed again");
         self.wake().all();
         Ok(())
@@ -260,7 +264,7 @@ impl Store {
         let same = sqlx::query(sql).bind(claim.study.as_str()).bind(claim.revision).bind(claim.version);
         if same.fetch_optional(&mut *tx).await?.is_none() {
             lift(&mut tx, claim, Attempt::Void).await?;
-            tx.commit().await?;
+            self.index().commit(tx).await?;
             self.wake().study_changed.notify_one();
             return Ok(Closed::Superseded);
         }
@@ -290,7 +294,7 @@ impl Store {
             .bind(claim.study.as_str())
             .execute(&mut *tx)
             .await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().delivery_due.notify_one();
         Ok(Closed::As(state))
     }

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use sidelight::domain::{Contract, Digest};
 use sidelight::pixels::{Frames, Limits, Samples, normalise_file, stored_values_file};
 
-use crate::support::{dicom_files, reference_python, root, run_ok, shared};
+use crate::support::{compare_with_docs, dicom_files, reference_python, root, run_ok, shared};
 
 /// Encodings that are refused of images that are not: how their names and the refusals end.
 const REFUSED: [(&str, &str); 6] = [
@@ -97,7 +97,7 @@ fn every_format_decodes_as_pydicom_reads_it_or_is_refused_by_name() {
     }
     assert!(faults.is_empty(), "{} of {} files: {faults:#?}", faults.len(), files.len());
     assert!(files.len() > 850, "the encoders made {} files", files.len());
-    compare_with_docs(&table(&lines, files.len()));
+    compare_with_docs("pixel-conformance.md", &table(&lines, files.len()));
 }
 
 /// `make.py` names files SOURCE_ENCODER_FORMAT; SOURCE_pydicom_explicit is the source itself.
@@ -269,16 +269,4 @@ fn table(lines: &BTreeMap<Kind, usize>, files: usize) -> String {
         let _ = writeln!(text, "| {syntax} | {photometric} | {depth} | {form} | {count} | {outcome} |");
     }
     text
-}
-
-fn compare_with_docs(text: &str) {
-    let path = root().join("docs/pixel-conformance.md");
-    if std::env::var_os("SIDELIGHT_BLESS").is_some() {
-        fs::create_dir_all(root().join("docs")).expect("a folder");
-        fs::write(&path, text).expect("a written table");
-    }
-    let kept = fs::read_to_string(&path).unwrap_or_default();
-    let missing: Vec<&str> = text.lines().filter(|line| !kept.lines().any(|k| k == *line)).collect();
-    let gone: Vec<&str> = kept.lines().filter(|line| !text.lines().any(|t| t == *line)).collect();
-    assert!(missing.is_empty() && gone.is_empty(), "docs/pixel-conformance.md lacks {missing:#?} and has {gone:#?}");
 }

@@ -110,7 +110,7 @@ fn the_service_manager_hears_of_every_state() {
         let length = manager.recv(&mut bytes).expect("word of the node in time");
         String::from_utf8_lossy(&bytes[..length]).into_owned()
     };
-    let environment = [("NOTIFY_SOCKET", path.to_str().expect("a plain path")), ("WATCHDOG_USEC", "400000")];
+    let environment = [("NOTIFY_SOCKET", path.as_path()), ("WATCHDOG_USEC", Path::new("400000"))];
     let node = Node::restart_with(&config, &environment);
     let next_but_alive = || loop {
         let said = hear();

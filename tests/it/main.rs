@@ -3,18 +3,25 @@
 // A test that cannot set its scene up may stop there.
 #![allow(clippy::unwrap_used)]
 
+mod aliases;
 mod architecture;
 
+mod commitments;
 mod conformance;
 mod corpus;
 mod crash;
 mod delivery;
+mod faults;
+mod interop;
 mod lifecycle;
 mod offline;
 mod orthanc;
 mod pixels;
+mod query;
 mod receive;
 mod report;
 mod road;
 mod support;
 mod tensors;
+mod torture;
+mod web;

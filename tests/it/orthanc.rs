@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Node, NodeOptions, element, free_port, phantoms, storescu, wait_for};
 
-struct Orthanc {
+pub struct Orthanc {
     child: Child,
     dicom_port: u16,
     http_port: u16,
@@ -19,7 +19,7 @@ struct Orthanc {
 
 impl Orthanc {
     /// Starts Orthanc with a rule that forwards every instance that did not come from sidelight itself.
-    fn start(folder: &Path, sidelight_port: u16, dicom_port: u16) -> Self {
+    pub fn start(folder: &Path, sidelight_port: u16, dicom_port: u16) -> Self {
         let http_port = free_port();
         fs::create_dir_all(folder).expect("writable");
         let rule = folder.join("route.lua");
@@ -59,13 +59,29 @@ impl Orthanc {
     }
 
     /// `GET path` of Orthanc's REST interface.
-    fn get(&self, path: &str) -> Option<Value> {
+    pub fn get(&self, path: &str) -> Option<Value> {
+        serde_json::from_slice(&self.bytes(path)?).ok()
+    }
+
+    /// `GET path`, whatever it is.
+    pub fn bytes(&self, path: &str) -> Option<Vec<u8>> {
+        self.ask("GET", path, &[])
+    }
+
+    /// `POST path` with a file or a command.
+    pub fn post(&self, path: &str, body: &[u8]) -> Option<Value> {
+        serde_json::from_slice(&self.ask("POST", path, body)?).ok()
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &[u8]) -> Option<Vec<u8>> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        head.starts_with("HTTP/1.1 200").then(|| serde_json::from_str(body).ok())?
+        let length = body.len();
+        write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n").ok()?;
+        stream.write_all(body).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let head = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+        answer.starts_with(b"HTTP/1.1 200").then(|| answer.split_off(head + 4))
     }
 }
 

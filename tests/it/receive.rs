@@ -1,8 +1,10 @@
 //! The door of the node, tried by real peers (dcmtk's echoscu and storescu) and by one of our own: who gets in, what
 //! is kept, what is answered, and how it ends. Hostile peers are in `hostile`.
 
+mod commitment;
 mod hostile;
 pub mod scu;
+mod services;
 
 use std::fs;
 use std::io::Read;
@@ -192,14 +194,14 @@ async fn each_cause_has_its_status_and_leaves_the_association_usable() {
     scu.send_fragment(3, PDataValueType::Command, true, &echo[20..]).await;
     assert_eq!(scu.response().await.status, Status::SUCCESS, "C-ECHO");
 
-    // The command field (0000,0100) of a C-STORE-RQ becomes that of a C-FIND-RQ.
-    let mut find = sidelight::dicom::StoreRq::new(9, scu::uid(CT), scu::uid("1.2.3")).encode();
-    let at = find.windows(10).position(|w| w == [0, 0, 0, 1, 2, 0, 0, 0, 1, 0]).expect("a command field");
-    find[at + 8] = 0x20;
-    scu.send_fragment(1, PDataValueType::Command, true, &find).await;
+    // The command field (0000,0100) of a C-STORE-RQ becomes that of a C-MOVE-RQ.
+    let mut move_rq = sidelight::dicom::StoreRq::new(9, scu::uid(CT), scu::uid("1.2.3")).encode();
+    let at = move_rq.windows(10).position(|w| w == [0, 0, 0, 1, 2, 0, 0, 0, 1, 0]).expect("a command field");
+    move_rq[at + 8] = 0x21;
+    scu.send_fragment(1, PDataValueType::Command, true, &move_rq).await;
     scu.send_fragment(1, PDataValueType::Data, true, &[0; 64]).await;
     let answer = scu.response().await;
-    assert_eq!((answer.status, answer.field), (Status::UNRECOGNISED_OPERATION, CommandField(0x8020)));
+    assert_eq!((answer.status, answer.field), (Status::UNRECOGNISED_OPERATION, CommandField(0x8021)));
 
     assert_eq!(scu.store(1, CT, "1.2.6", &[1; 1 << 20]).await, 0x0000, "the association is still usable");
     assert!(scu.release().await);

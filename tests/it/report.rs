@@ -13,6 +13,7 @@ mod deliver;
 #[path = "report/samples.rs"]
 mod samples;
 
+pub use deliver::alternatives;
 use samples::{Source, assessment, elevated, fresh_uid, indeterminate, interval, options, scored, shared, uid};
 
 /// Code value, scheme, meaning.

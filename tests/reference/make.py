@@ -302,4 +302,5 @@ def main(folder):
     meanings.write(folder)
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])

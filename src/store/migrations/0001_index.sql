@@ -37,7 +37,7 @@ CREATE TABLE instances (
     series          TEXT,
     sop_class       TEXT NOT NULL,
     transfer_syntax TEXT NOT NULL,
-    -- SHA-256 over the bytes of the data set
+    -- BLAKE3 over the bytes of the data set
     digest          TEXT NOT NULL,
     bytes           INTEGER NOT NULL,
     -- NULL once the object is past its retention

@@ -37,12 +37,12 @@ async fn acknowledges_only_after_index_commit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledges_only_what_reached_its_place() {
     let (dir, store) = fresh().await;
-    let shard = dir.path().join(Spool::object_path(&uid("1.2.3"))).parent().unwrap().to_owned();
-    fs::remove_dir(&shard).unwrap();
+    let (spool, aside) = (dir.path().join("spool"), dir.path().join("elsewhere"));
+    fs::rename(&spool, &aside).unwrap();
     assert!(commit(&store, &received("1.2.3", "MODALITY", 0), b"data").await.is_err());
     assert_eq!(store.counts().await.unwrap().instances["received"], 0, "no row without its file");
 
-    fs::create_dir(&shard).unwrap();
+    fs::rename(&aside, &spool).unwrap();
     assert_eq!(put(&store, "1.2.3", 0).await, Accepted::New);
 }
 
@@ -68,14 +68,19 @@ async fn the_same_object_again_is_one_copy_and_one_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_object_fills_the_place_of_a_lost_file() {
-    let (dir, store) = fresh().await;
-    assert_eq!(put(&store, "1.2.3", 0).await, Accepted::New);
-    let place = dir.path().join(Spool::object_path(&uid("1.2.3")));
-    let kept = fs::read(&place).unwrap();
-    fs::remove_file(&place).unwrap();
-    assert_eq!(put(&store, "1.2.3", 1).await, Accepted::Duplicate);
-    assert_eq!(fs::read(&place).unwrap(), kept, "success says that it is there");
-    assert_eq!(store.claim_received(10, LEASE, at(3)).await.unwrap().len(), 1);
+    type Damage = fn(&Path);
+    let rows: [(&str, Damage); 2] =
+        [("gone", |path| fs::remove_file(path).unwrap()), ("cut short", |path| fs::write(path, b"META1").unwrap())];
+    for (name, damage) in rows {
+        let (dir, store) = fresh().await;
+        assert_eq!(put(&store, "1.2.3", 0).await, Accepted::New);
+        damage(&place(dir.path(), "1.2.3"));
+        assert_eq!(put(&store, "1.2.3", 1).await, Accepted::Duplicate);
+        let kept = place(dir.path(), "1.2.3");
+        assert_eq!(fs::read(&kept).unwrap(), b"META1.2.3", "{name}: success says that it is there");
+        let waiting = store.claim_received(10, LEASE, at(3)).await.unwrap();
+        assert_eq!(waiting.iter().map(|w| &w.path).collect::<Vec<_>>(), [&kept], "{name}: one job, on the new file");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,14 +193,23 @@ async fn a_sender_that_goes_away_during_the_commit_leaves_all_or_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_accepted_below_the_floor_of_free_bytes() {
+async fn nothing_is_accepted_below_the_higher_floor_of_free_space() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&config::Store { free_bytes_min: u64::MAX, ..settings(dir.path()) }).await.unwrap();
-    for refused in [store.room(), store.begin().map(drop)] {
-        assert!(matches!(refused, Err(StoreError::OutOfRoom { .. })), "{refused:?}");
+    let disk = rustix::fs::statvfs(dir.path()).unwrap();
+    let percent = |blocks: u64| u8::try_from(blocks * 100 / disk.f_blocks).unwrap();
+    let (free, none) = (percent(disk.f_bavail), 0);
+    assert!((2..98).contains(&free), "{free} % are free: nothing can be said about a floor beside it");
+    let rows =
+        [(0, none, true), (u64::MAX, none, false), (0, free - 2, true), (0, free + 2, false), (1, free + 2, false)];
+    for (free_bytes_min, free_percent_min, enough) in rows {
+        let floors = config::Store { free_bytes_min, free_percent_min, ..settings(dir.path()) };
+        let store = Store::open(&floors).await.unwrap();
+        for room in [store.room(), store.begin().map(drop)] {
+            assert_eq!(room.is_ok(), enough, "{floors:?}: {room:?}");
+            assert!(enough || matches!(room, Err(StoreError::OutOfRoom { .. })), "{room:?}");
+        }
+        store.close().await;
     }
-    let kept = Store::attach(&settings(dir.path())).await.unwrap();
-    assert!(kept.room().is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

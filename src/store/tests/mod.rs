@@ -1,5 +1,7 @@
 //! Tests of the store against a real folder and a real index, and what they share.
 
+mod catalog;
+mod commitments;
 mod destinations;
 mod folder;
 mod intake;
@@ -35,6 +37,7 @@ fn settings(dir: &Path) -> config::Store {
     config::Store {
         data_dir: dir.to_owned(),
         free_bytes_min: 0,
+        free_percent_min: 0,
         objects_kept: None,
         reports_kept: None,
         posteriors_kept: None,
@@ -84,6 +87,14 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The stored file of an object.
+fn place(dir: &Path, instance: &str) -> PathBuf {
+    let mut found = files(&dir.join("spool"));
+    found.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&format!("{instance}.")));
+    assert_eq!(found.len(), 1, "{instance}: {found:?}");
+    found.remove(0)
+}
+
 fn uid(text: &str) -> Uid {
     Uid::parse(text).unwrap()
 }
@@ -102,6 +113,7 @@ fn received(instance: &str, calling: &str, second: i64) -> ReceivedInstance {
         called: AeTitle::parse("SIDELIGHT").unwrap(),
         peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
         received_at: at(second),
+        study: None,
     }
 }
 

@@ -27,12 +27,12 @@ async fn files_that_were_never_acknowledged_go() {
     upload.write_dataset(&vec![1; 1 << 20]).unwrap();
     let killed = as_after_a_kill(dir.path());
     // Renamed, and killed before the index commit.
-    let orphan = killed.path().join(Spool::object_path(&uid("1.2.4")));
+    let orphan = killed.path().join("spool/0a/1.2.4.0123456789ab.dcm");
     fs::write(&orphan, b"METAdata").unwrap();
     fs::write(killed.path().join("reports/2.25.9.dcm"), b"never made current").unwrap();
 
     let after = open(killed.path()).await;
-    let expected = Recovered { partial_uploads: 1, orphans: 2, missing: 0, interrupted: 0 };
+    let expected = Recovered { partial_uploads: 1, orphans: 2, ..Recovered::default() };
     assert_eq!(after.recovered(), expected);
     assert!(!orphan.exists() && files(&killed.path().join("incoming")).is_empty());
     assert_eq!(put(&after, "1.2.4", 1).await, Accepted::New, "its sender was not answered and sends it again");
@@ -58,8 +58,49 @@ async fn indexed_files_that_are_gone_are_counted() {
     put(&store, "1.2.3", 0).await;
     put(&store, "1.2.4", 0).await;
     store.close().await;
-    fs::remove_file(dir.path().join(Spool::object_path(&uid("1.2.3")))).unwrap();
+    fs::remove_file(place(dir.path(), "1.2.3")).unwrap();
     assert_eq!(open(dir.path()).await.recovered().missing, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_last_is_read_back_after_an_end_without_order() {
+    for orderly in [true, false] {
+        let (dir, store) = fresh().await;
+        for instance in ["1.2.3", "1.2.4", "1.2.5"] {
+            put(&store, instance, 0).await;
+        }
+        let killed = as_after_a_kill(dir.path());
+        store.close().await;
+        let folder = if orderly { dir.path() } else { killed.path() };
+        // As many bytes as before, but others; and no file at all.
+        fs::write(place(folder, "1.2.3"), b"META1.2.0").unwrap();
+        fs::remove_file(place(folder, "1.2.4")).unwrap();
+
+        let after = open(folder).await;
+        let found = after.recovered();
+        if orderly {
+            assert_eq!((found.damaged, found.missing), (0, 1), "an orderly end is believed");
+            continue;
+        }
+        assert_eq!((found.damaged, found.missing), (2, 0));
+        assert_eq!(after.claim_received(10, LEASE, at(1)).await.unwrap().len(), 1, "only what is whole is read");
+        assert_eq!(state(&after, "1.2.3").await, StudyState::Refused, "its loss is visible");
+        assert_eq!(put(&after, "1.2.3", 2).await, Accepted::Duplicate);
+        assert_eq!(fs::read(place(folder, "1.2.3")).unwrap(), b"META1.2.3");
+        let again = after.claim_received(10, LEASE, at(3)).await.unwrap();
+        assert_eq!(again.iter().map(|a| a.sop_instance.as_str()).collect::<Vec<_>>(), ["1.2.3"], "and it is read");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_after_a_start_looks_again() {
+    let (dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    store.close().await;
+    let _running = open(dir.path()).await;
+    let killed = as_after_a_kill(dir.path());
+    fs::write(place(killed.path(), "1.2.3"), b"META1.2.0").unwrap();
+    assert_eq!(open(killed.path()).await.recovered().damaged, 1, "an orderly end counts once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

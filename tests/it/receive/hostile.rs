@@ -1,20 +1,33 @@
-//! Peers that break the protocol: annotated bytes with the answer they deserve, and ten thousand mutations of a
-//! conversation that must neither stop nor crash the door.
+//! Peers that break the protocol: a table of misbehaviours with the answer that each deserves, and ten thousand
+//! mutations of a conversation that must neither stop nor crash the door.
 
+mod before;
+mod bytes;
+mod messages;
+mod script;
+mod silence;
+mod within;
+
+use std::fmt::Write as _;
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu, write_pdu};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use sidelight::dicom::{EchoRq, StoreRq};
+use sidelight::dicom::{EchoRq, Status, StoreRq};
 
-use super::scu::{CT, Door, EXPLICIT, Scu, association_rq, uid};
+use sidelight::receive::Drained;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-/// An A-ABORT of the service provider for this reason (PS3.8 table 9-26).
-fn abort(reason: u8) -> Vec<u8> {
-    vec![0x07, 0, 0, 0, 0, 4, 0, 0, 2, reason]
-}
+use super::scu::{CT, Door, EXPLICIT, PATIENCE, Scu, association_rq, uid};
+use crate::support::compare_with_docs;
+use bytes::p_data;
+use script::Row;
 
 fn encoded(pdu: Option<Pdu>) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -24,74 +37,124 @@ fn encoded(pdu: Option<Pdu>) -> Vec<u8> {
     bytes
 }
 
-/// A P-DATA-TF PDU with one fragment. Control: 1 command, 2 last.
-fn p_data(context: u8, control: u8, data: &[u8]) -> Vec<u8> {
-    let item = u32::try_from(data.len() + 2).expect("a short fragment");
-    let mut bytes = vec![0x04, 0];
-    bytes.extend_from_slice(&(item + 4).to_be_bytes());
-    bytes.extend_from_slice(&item.to_be_bytes());
-    bytes.extend_from_slice(&[context, control]);
-    bytes.extend_from_slice(data);
-    bytes
+/// The node's timers in this test. The one after the last PDU is the node's own (`LINGER_MAX`, 2 s).
+const TIMER: Duration = Duration::from_secs(4);
+
+/// No timer has expired before this; a peer sees the beginning of the shortest one somewhat late.
+const TIMER_MIN: Duration = Duration::from_millis(1500);
+
+fn all_rows() -> Vec<Row> {
+    [before::rows(), within::rows(), messages::rows(), silence::rows()].into_iter().flatten().collect()
 }
 
+/// Every row at once, while a peer that does nothing wrong stores on two associations.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_an_association_request_gets_no_association() {
-    let door = Door::open(|_| ()).await;
-    let check = async |what: &str, bytes: &[u8], expected: &[u8]| {
-        let mut scu = Scu::connect(door.port).await;
-        scu.send_bytes(bytes).await;
-        assert_eq!(encoded(scu.receive().await), expected, "{what}");
-    };
-    check("a web browser", b"GET / HTTP/1.1\r\n\r\n", &abort(1)).await;
-    check("a TLS hello", &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3], &abort(1)).await;
-    check("a release", &[0x05, 0, 0, 0, 0, 4, 0, 0, 0, 0], &abort(2)).await;
-    check("data", &p_data(1, 3, &[0; 8]), &abort(2)).await;
-    check("a request of 4 GiB", &[0x01, 0, 0xff, 0xff, 0xff, 0xff], &abort(6)).await;
-    check("a request without content", &[0x01, 0, 0, 0, 0, 0], &abort(6)).await;
-    check("an abort", &[0x07, 0, 0, 0, 0, 4, 0, 0, 0, 0], &abort(2)).await;
+async fn every_misbehaviour_is_answered_by_the_state_table_and_disturbs_nobody() {
+    let door = Door::open(|setup| {
+        (setup.node.negotiation_timeout, setup.node.idle_timeout) = (TIMER, TIMER);
+        (setup.node.associations_max, setup.node.object_bytes_max) = (512, 1 << 20);
+    })
+    .await;
+    let stop = CancellationToken::new();
+    let mut sound = JoinSet::new();
+    for root in ["1.2.4", "1.2.5"] {
+        sound.spawn(store_until(stop.clone(), door.port, root));
+    }
+    let resident_before = resident_mb();
+    let mut peers = JoinSet::new();
+    for row in all_rows() {
+        let port = door.port;
+        peers.spawn(async move {
+            let played = timeout(PATIENCE, row.play(port, TIMER_MIN)).await;
+            (row.name, played.unwrap_or_else(|_| Err(format!("no end within {PATIENCE:?}"))), row.stored())
+        });
+    }
+    let (mut faults, mut stored) = (Vec::new(), 0);
+    for (name, played, objects) in peers.join_all().await {
+        stored += objects;
+        faults.extend(played.err().map(|fault| format!("{name}: {fault}")));
+    }
+    assert!(faults.is_empty(), "{} faults: {faults:#?}", faults.len());
 
-    let request = encoded(Some(association_rq("PACS", &[(CT, EXPLICIT)])));
-    let edit = |at: usize, value: u8| {
-        let mut bytes = request.clone();
-        bytes[at] = value;
-        bytes
-    };
-    check("protocol version 2 only", &edit(7, 2), &[3, 0, 0, 0, 0, 4, 0, 1, 2, 2]).await;
-    check("another application context", &edit(98, b'9'), &[3, 0, 0, 0, 0, 4, 0, 1, 1, 2]).await;
-    // 6 header, 68 fixed fields, 4 + 21 application context, 4 header of the first presentation context: its id.
-    check("an even presentation context id", &edit(103, 2), &abort(6)).await;
-    // The length of the abstract syntax, behind the id and three reserved bytes.
-    check("an item longer than the one around it", &edit(110, 0xff), &abort(6)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_breaks_an_association_ends_it_with_the_reason() {
-    let door = Door::open(|_| ()).await;
-    let store_rq = StoreRq::new(1, uid(CT), uid("1.2.3")).encode();
-    let check = async |what: &str, pdus: &[Vec<u8>], reason: u8| {
-        let mut scu = Scu::associate(door.port, &[(CT, EXPLICIT), (CT, EXPLICIT)]).await;
-        scu.send_bytes(&pdus.concat()).await;
-        assert_eq!(encoded(scu.receive().await), abort(reason), "{what}");
-    };
-    let begun = p_data(1, 3, &store_rq);
-    check("a PDU type that does not exist", &[vec![0x08, 0, 0, 0, 0, 0]], 1).await;
-    check("a second association request", &[encoded(Some(association_rq("PACS", &[])))], 2).await;
-    check("a release within a message", &[begun.clone(), vec![0x05, 0, 0, 0, 0, 4, 0, 0, 0, 0]], 2).await;
-    check("a data set without a command", &[p_data(1, 2, &[1; 8])], 5).await;
-    check("a command within a data set", &[begun.clone(), p_data(1, 3, &store_rq)], 5).await;
-    check("a context that was not agreed", &[p_data(5, 3, &store_rq)], 6).await;
-    check("a data set on another context", &[begun.clone(), p_data(3, 2, &[1; 8])], 6).await;
-    check("a command on two contexts", &[p_data(1, 1, &store_rq[..8]), p_data(3, 3, &store_rq[8..])], 6).await;
-    check("a PDU longer than agreed", &[vec![0x04, 0, 0, 4, 0, 1]], 6).await;
-    check("a fragment longer than its PDU", &[vec![0x04, 0, 0, 0, 0, 6, 0, 0, 0, 99, 1, 3]], 6).await;
-    check("a fragment without a header", &[vec![0x04, 0, 0, 0, 0, 4, 0, 0, 0, 0]], 6).await;
-    check("a command that claims 4 GiB", &[p_data(1, 3, &[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0])], 0).await;
-    check("a command of 1 MiB", &vec![p_data(1, 1, &[0; 32_000]); 32], 0).await;
-    check("a response", &[p_data(1, 3, &[0, 0, 0, 1, 2, 0, 0, 0, 1, 0x80])], 0).await;
+    stop.cancel();
+    let sent: usize = sound.join_all().await.iter().sum();
+    assert!(sent >= 50, "a sound peer stored {sent} objects only");
+    // One row sends an object twice.
+    assert_eq!(door.files("spool").len(), stored - 1 + sent, "what was acknowledged is there, and nothing else");
     door.wait_for("no temporary file stays", |door| door.files("incoming").is_empty()).await;
-    assert!(door.files("spool").is_empty());
+    door.wait_for("no connection stays", |door| connections(door.port) == 0).await;
+    let resident = resident_mb();
+    assert!(resident < resident_before + 100, "{resident_before} MB before, {resident} MB after");
+    let mut scu = Scu::connect(door.port).await;
+    scu.send_bytes(&[bytes::request(), bytes::echo()].concat()).await;
+    assert!(matches!(scu.receive().await, Some(Pdu::AssociationAC(_))));
+    assert_eq!(scu.response().await.status, Status::SUCCESS, "the node answers");
+    drop(scu);
+    assert_eq!(door.close().await, Drained::All);
 }
+
+/// Stores small objects one after the other until it is told to stop; how many. Each must succeed.
+async fn store_until(stop: CancellationToken, port: u16, root: &str) -> usize {
+    let mut scu = Scu::associate(port, &[(CT, EXPLICIT)]).await;
+    let mut sent = 0;
+    while !stop.is_cancelled() {
+        let data_set = vec![u8::try_from(sent % 251).expect("a byte"); 20_000];
+        assert_eq!(scu.store(1, CT, &format!("{root}.{sent}"), &data_set).await, 0, "object {sent}");
+        sent += 1;
+    }
+    assert!(scu.release().await);
+    sent
+}
+
+/// Connections of a port on this machine that are not closed on both sides.
+fn connections(port: u16) -> usize {
+    let local = format!("0100007F:{port:04X}");
+    let table = fs::read_to_string("/proc/self/net/tcp").expect("Linux");
+    let states = table.lines().skip(1).filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        (words.next()? == local).then(|| words.nth(1))?
+    });
+    // 01 established, 08 close wait
+    states.filter(|state| ["01", "08"].contains(state)).count()
+}
+
+fn resident_mb() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+}
+
+#[test]
+fn the_table_of_misbehaviours_is_the_one_in_the_docs() {
+    let rows = all_rows();
+    let mut names: Vec<_> = rows.iter().map(|row| row.name).collect();
+    names.sort_unstable();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a name twice");
+    let mut text = HEAD.replace("{count}", &rows.len().to_string());
+    for (number, row) in rows.iter().enumerate() {
+        let Row { state, name, rule, .. } = row;
+        let _ = writeln!(text, "| {} | {state} | {name} | {} | {rule} |", number + 1, row.answer());
+    }
+    compare_with_docs("hostile-peers.md", &text);
+}
+
+const HEAD: &str = "\
+# Hostile peers
+
+What the node answers to {count} misbehaviours of a peer, as data in `tests/it/receive/hostile/`. The test
+`every_misbehaviour_is_answered_by_the_state_table_and_disturbs_nobody` acts them all out at once, while sound peers
+store; this table is written from the same data (`SIDELIGHT_BLESS=1`).
+
+State: where the association stands in PS3.8 table 9-10, from the acceptor's side (2: no request yet; 6: data transfer;
+13: about to close). Rule: the action of that table, or the section that says what is answered. A-ABORT names source and
+reason (PS3.8 table 9-26), A-ASSOCIATE-RJ result, source and reason (table 9-21), a response its status. States 3 and 8
+last no time that a peer can see: what comes then is judged in state 6 or 13. The answers that follow a harmless oddity
+(C-ECHO-RSP, A-RELEASE-RP) show that the association is usable. A timer is `node.negotiation_timeout` in state 2,
+`node.idle_timeout` in state 6, two seconds in state 13.
+
+| # | State | Misbehaviour | Answer | Rule |
+|---|---|---|---|---|
+";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_mutated_conversations_neither_crash_nor_stop_the_door() {
@@ -107,7 +170,7 @@ async fn ten_thousand_mutated_conversations_neither_crash_nor_stop_the_door() {
     }));
     // A mutation that makes the door wait for more bytes ends with the connection, which each peer closes.
     let door = Arc::new(Door::open(|setup| setup.node.object_bytes_max = 1 << 16).await);
-    let mut peers = tokio::task::JoinSet::new();
+    let mut peers = JoinSet::new();
     for seed in 0..AT_ONCE {
         let port = door.port;
         peers.spawn(async move {

@@ -15,7 +15,7 @@ use sidelight::receive::{Drained, Receiver};
 use sidelight::store::Store;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +58,20 @@ pub fn source(title: &str, hosts: &[&str]) -> config::Source {
         ae_title: AeTitle::parse(title).expect("a valid title"),
         hosts: hosts.iter().map(|host| host.parse().expect("an address")).collect(),
         quiet_period: None,
+        user: None,
+        commitment: false,
+        commitment_to: None,
+        query: false,
+        audit: false,
+    }
+}
+
+pub fn alias(title: &str) -> config::Alias {
+    config::Alias {
+        ae_title: AeTitle::parse(title).expect("a valid title"),
+        quiet_period: None,
+        clinical: Vec::new(),
+        destinations: Vec::new(),
     }
 }
 
@@ -66,7 +80,7 @@ impl Door {
         let title = |text| AeTitle::parse(text).expect("a valid title");
         let node = config::Node {
             ae_title: title("SIDELIGHT"),
-            aliases: vec![title("ALIAS")],
+            aliases: vec![alias("ALIAS")],
             listen: "127.0.0.1:0".parse().expect("an address"),
             mode: config::Mode::Shadow,
             name: "sidelight".into(),
@@ -85,6 +99,7 @@ impl Door {
         let folder_config = config::Store {
             data_dir: folder.path().join("data"),
             free_bytes_min: setup.free_bytes_min,
+            free_percent_min: 0,
             objects_kept: None,
             reports_kept: None,
             posteriors_kept: None,
@@ -114,8 +129,9 @@ impl Door {
 
     /// The stored file of an instance.
     pub fn stored(&self, instance: &str) -> Option<PathBuf> {
-        let name = format!("{instance}.dcm");
-        self.files("spool").into_iter().find(|path| path.file_name().is_some_and(|n| *n == *name))
+        let start = format!("{instance}.");
+        let starts = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&start));
+        self.files("spool").into_iter().find(starts)
     }
 
     pub async fn wait_for(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
@@ -140,6 +156,14 @@ impl Scu {
     /// Connects without saying anything.
     pub async fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("a listener");
+        Self { stream, buffer: Vec::new(), message_id: 0 }
+    }
+
+    /// Connects with so little room for what it receives that a peer soon cannot send any more.
+    pub async fn connect_deaf(port: u16) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let stream = socket.connect(([127, 0, 0, 1], port).into()).await.expect("a listener");
         Self { stream, buffer: Vec::new(), message_id: 0 }
     }
 
@@ -174,6 +198,26 @@ impl Scu {
         let _ = self.stream.shutdown().await;
     }
 
+    /// Sends to a peer that may be gone; false if it is.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
+    /// Ends what it sends, and still reads.
+    pub async fn half_close(&mut self) -> bool {
+        self.stream.shutdown().await.is_ok()
+    }
+
+    /// Ends the connection with a reset: nothing that was sent is waited for.
+    pub fn reset(self) {
+        self.stream.set_zero_linger().expect("an open connection");
+    }
+
+    /// Whether the peer says something, be it that it closes, within this time.
+    pub async fn hears_within(&mut self, pause: Duration) -> bool {
+        timeout(pause, self.stream.read_buf(&mut self.buffer)).await.is_ok()
+    }
+
     pub async fn send_fragment(&mut self, context: u8, kind: PDataValueType, is_last: bool, data: &[u8]) {
         let value = PDataValue { presentation_context_id: context, value_type: kind, is_last, data: data.to_vec() };
         self.send(&Pdu::PData { data: vec![value] }).await;
@@ -203,6 +247,23 @@ impl Scu {
         match self.receive().await {
             Some(Pdu::PData { data }) => Response::parse(&data[0].data).expect("a response"),
             other => panic!("no response: {other:?}"),
+        }
+    }
+
+    /// The next message part, put together from its fragments: a command set or a data set.
+    pub async fn part(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        loop {
+            match self.receive().await {
+                Some(Pdu::PData { data }) => {
+                    let [value] = &data[..] else { panic!("one fragment in each PDU: {data:?}") };
+                    bytes.extend_from_slice(&value.data);
+                    if value.is_last {
+                        return bytes;
+                    }
+                }
+                other => panic!("no message: {other:?}"),
+            }
         }
     }
 

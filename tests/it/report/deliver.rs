@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use dicom_ul::association::ServerAssociationOptions;
 use dicom_ul::pdu::{PDataValueType, Pdu};
-use sidelight::config::{Destination, Mode};
+use sidelight::config::{Destination, Endpoint, Mode};
 use sidelight::deliver::{self, DeliverError, Peer, ReportFile, Retry, Sent};
 use sidelight::dicom::{Request, Response, Status};
 use sidelight::domain::{AeTitle, Disclosure, InstanceHeader, Report};
@@ -66,12 +66,14 @@ fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
+fn peer(port: u16) -> Peer {
+    Peer { ae_title: AeTitle::parse("PACS").unwrap(), host: "127.0.0.1".into(), port }
+}
+
 fn destination(port: u16, timeout: Duration) -> Destination {
     Destination {
         name: "pacs".into(),
-        ae_title: AeTitle::parse("PACS").unwrap(),
-        host: "127.0.0.1".into(),
-        port,
+        endpoint: Endpoint::Dimse { ae_title: AeTitle::parse("PACS").unwrap(), host: "127.0.0.1".into(), port },
         audit: false,
         disclose: Disclosure::Withheld,
         timeout,
@@ -85,7 +87,7 @@ fn calling() -> AeTitle {
 }
 
 /// A report in the three SOP classes, as the outbox holds it.
-fn alternatives() -> Vec<Report> {
+pub fn alternatives() -> Vec<Report> {
     let headers: Vec<InstanceHeader> = Source::both().iter().map(Source::header).collect();
     let images: Vec<&InstanceHeader> = headers.iter().collect();
     let series = fresh_uid();
@@ -195,13 +197,16 @@ async fn a_rejecting_peer_is_told_from_an_absent_one() {
     let error = send(&pacs.destination, &alternatives()).await.unwrap_err();
     assert!(matches!(error, DeliverError::Rejected { .. }), "{error}");
 
-    let absent = destination(free_port(), Duration::from_secs(5));
+    let port = free_port();
+    let absent = destination(port, Duration::from_secs(5));
     let error = send(&absent, &alternatives()).await.unwrap_err();
     assert!(matches!(error, DeliverError::Unreachable { .. }), "{error}");
-    assert!(error.to_string().contains(&format!("PACS@127.0.0.1:{}", absent.port)), "{error}");
+    assert!(error.to_string().contains(&format!("PACS@127.0.0.1:{port}")), "{error}");
     assert_eq!(error.retry(), Retry::Soon);
 
-    let unknown = Destination { host: "no-such-host.invalid".into(), ..absent };
+    let unknown =
+        Endpoint::Dimse { ae_title: AeTitle::parse("PACS").unwrap(), host: "no-such-host.invalid".into(), port: 104 };
+    let unknown = Destination { endpoint: unknown, ..absent };
     let error = send(&unknown, &alternatives()).await.unwrap_err();
     assert!(matches!(error, DeliverError::Unreachable { .. } | DeliverError::Timeout { .. }), "{error}");
 }
@@ -209,12 +214,13 @@ async fn a_rejecting_peer_is_told_from_an_absent_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_never_answers_costs_no_more_than_the_timeout() {
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let destination = destination(silent.local_addr().unwrap().port(), Duration::from_millis(300));
+    let port = silent.local_addr().unwrap().port();
+    let destination = destination(port, Duration::from_millis(300));
     let start = Instant::now();
     let error = send(&destination, &alternatives()).await.unwrap_err();
     assert!(matches!(error, DeliverError::Timeout { .. }), "{error}");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    let error = deliver::echo(&Peer::from(&destination), &calling(), destination.timeout).await.unwrap_err();
+    let error = deliver::echo(&peer(port), &calling(), destination.timeout).await.unwrap_err();
     assert!(matches!(error, DeliverError::Timeout { .. }), "{error}");
 }
 
@@ -281,7 +287,8 @@ async fn a_peer_that_takes_the_report_and_falls_silent_is_a_timeout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_echo_says_whether_a_peer_is_there() {
     let pacs = Pacs::start(&[]).await;
-    let peer = Peer::from(&pacs.destination);
+    let Endpoint::Dimse { port, .. } = pacs.destination.endpoint else { panic!("a DIMSE destination") };
+    let peer = peer(port);
     deliver::echo(&peer, &calling(), Duration::from_secs(20)).await.unwrap();
     let absent = Peer { port: free_port(), ..peer };
     let error = deliver::echo(&absent, &calling(), Duration::from_secs(5)).await.unwrap_err();

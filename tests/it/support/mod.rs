@@ -1,5 +1,8 @@
 //! What the integration tests share: the node as a real process, dcmtk peers, phantoms. No test doubles.
 
+pub mod faults;
+pub mod sender;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
@@ -26,6 +29,18 @@ pub fn shared() -> PathBuf {
 /// A Python with pydicom, its decoders and highdicom: `SIDELIGHT_PYTHON`, set up by `scripts/test`.
 pub fn reference_python() -> std::ffi::OsString {
     std::env::var_os("SIDELIGHT_PYTHON").expect("SIDELIGHT_PYTHON names a Python with pydicom; scripts/test sets it up")
+}
+
+/// Compares a table with the one that is kept in `docs`; `SIDELIGHT_BLESS=1` writes it anew.
+pub fn compare_with_docs(name: &str, text: &str) {
+    let path = root().join("docs").join(name);
+    if std::env::var_os("SIDELIGHT_BLESS").is_some() {
+        fs::write(&path, text).expect("a written table");
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    let missing: Vec<&str> = text.lines().filter(|line| !kept.lines().any(|k| k == *line)).collect();
+    let gone: Vec<&str> = kept.lines().filter(|line| !text.lines().any(|t| t == *line)).collect();
+    assert!(missing.is_empty() && gone.is_empty(), "docs/{name} lacks {missing:#?} and has {gone:#?}");
 }
 
 /// Waits until `condition` holds; panics with `what` after `limit`.
@@ -116,9 +131,14 @@ pub struct NodeOptions<'a> {
 impl Node {
     /// Writes the configuration beside the data folder, starts the node and waits until it is ready.
     pub fn start(options: &NodeOptions<'_>) -> Self {
+        Self::start_with(options, &[])
+    }
+
+    /// As [`Node::start`], with more in its environment.
+    pub fn start_with(options: &NodeOptions<'_>, environment: &[(&str, &Path)]) -> Self {
         let config = options.data_dir.with_extension("toml");
         fs::write(&config, configuration(options)).expect("the test folder is writable");
-        Self::restart(&config)
+        Self::restart_with(&config, environment)
     }
 
     /// Starts the node with a configuration that was written before.
@@ -127,7 +147,7 @@ impl Node {
     }
 
     /// As [`Node::restart`], with further variables in its environment.
-    pub fn restart_with(config: &Path, environment: &[(&str, &str)]) -> Self {
+    pub fn restart_with(config: &Path, environment: &[(&str, &Path)]) -> Self {
         let mut child = sidelight(&["serve", "--config"])
             .arg(config)
             .envs(environment.iter().copied())
@@ -175,9 +195,29 @@ impl Node {
         self.log.lock().expect("log").clone()
     }
 
+    /// The log, also of a node that has ended.
+    pub fn shared_log(&self) -> Arc<Mutex<String>> {
+        Arc::clone(&self.log)
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("waitable").is_none()
+    }
+
+    /// The exit status of a node that ends by itself.
+    pub fn ended(mut self, limit: Duration) -> std::process::ExitStatus {
+        let mut status = None;
+        wait_for("the node ends", limit, || {
+            status = self.child.try_wait().expect("waitable");
+            status.is_some()
+        });
+        status.expect("waited for")
+    }
+
     /// SIGKILL: nothing gets a chance to tidy up.
     pub fn kill(mut self) {
-        self.child.kill().expect("killable");
+        // It may have ended by itself just now.
+        let _ = self.child.kill();
         self.child.wait().expect("waitable");
     }
 
@@ -199,7 +239,7 @@ impl Node {
 
     /// `sidelight studies list --json` on this node's index.
     pub fn studies(&self) -> Vec<serde_json::Value> {
-        let text = run_ok(sidelight(&["studies", "list", "--json", "--limit", "10000", "--config"]).arg(&self.config));
+        let text = run_ok(sidelight(&["studies", "list", "--json", "--limit", "100000", "--config"]).arg(&self.config));
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
     }
 
@@ -234,7 +274,7 @@ impl Drop for Node {
     }
 }
 
-/// The configuration that a test node runs with.
+/// The text of a configuration file.
 pub fn configuration(options: &NodeOptions<'_>) -> String {
     let models = root().join("models");
     let mut text = format!(
@@ -245,8 +285,10 @@ drain_timeout = "5s"
 [store]
 data_dir = "{data}"
 free_bytes_min = "1MiB"
+free_percent_min = 0
 [web]
 listen = "127.0.0.1:0"
+dicomweb = true
 [study]
 quiet_period = "{quiet}"
 [delivery]

@@ -1,69 +1,22 @@
-//! Health, readiness and metrics over HTTP, for orchestrators and monitoring.
+//! Health, readiness and metrics, for orchestrators and monitoring.
 //!
-//! Counts by state only: no identifier, no score, no group ever appears here. Neighbours: `store` for the counts,
-//! `serve` starts it. Left out: pages and the API for people.
+//! Counts by state only: no identifier, no score, no group ever appears here. Neighbours: `store` for the counts. Left
+//! out: who may ask, since there is nothing to hide; `web.listen` names the network.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use anyhow::Context;
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use axum::routing::get;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use crate::store::{DestinationState, Store};
-
-/// A bound listener that does not serve yet.
-#[derive(Debug)]
-pub struct Server {
-    listener: TcpListener,
-    address: SocketAddr,
-    router: Router,
-}
-
-#[derive(Clone)]
-struct Shared {
-    store: Store,
-    ready: Arc<AtomicBool>,
-}
-
-/// Binds `address`; port 0 takes any free port.
-pub async fn bind(address: SocketAddr, store: Store, ready: Arc<AtomicBool>) -> anyhow::Result<Server> {
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("web.listen: cannot listen on {address}"))?;
-    let address = listener.local_addr()?;
-    let router = Router::new()
-        .route("/health", get(|| async { "ok\n" }))
-        .route("/ready", get(is_ready))
-        .route("/metrics", get(metrics))
-        .with_state(Shared { store, ready });
-    Ok(Server { listener, address, router })
-}
-
-impl Server {
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Serves until `cancel`.
-    pub async fn run(self, cancel: CancellationToken) {
-        let served = axum::serve(self.listener, self.router).with_graceful_shutdown(cancel.cancelled_owned());
-        if let Err(error) = served.await {
-            error!(%error, "the web listener ended");
-        }
-    }
-}
+use super::Shared;
+use crate::store::DestinationState;
 
 /// 200 once ports are bound, models are warm and the index answers; 503 otherwise.
-async fn is_ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+pub(super) async fn is_ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     if !shared.ready.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n");
     }
@@ -77,7 +30,7 @@ async fn is_ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
 }
 
 /// Prometheus text format, version 0.0.4.
-async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     let counts = match shared.store.counts().await {
         Ok(counts) => counts,
         Err(error) => {

@@ -1,0 +1,71 @@
+//! The parts of `receive` that need no socket: framing and negotiation.
+
+#[path = "../../../src/wire/frame.rs"]
+mod frame;
+#[path = "../../../src/receive/negotiate.rs"]
+mod negotiate;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::LazyLock;
+
+use dicom_ul::pdu::{Pdu, read_pdu, write_pdu};
+
+use crate::config;
+use crate::domain::AeTitle;
+use frame::HEADER_BYTES;
+use negotiate::{Policy, Refusal};
+
+const PDU_BYTES_MAX: u32 = 1 << 18;
+
+static POLICY: LazyLock<Policy> = LazyLock::new(|| {
+    let title = |text| AeTitle::parse(text).expect("a valid title");
+    let source = config::Source { ae_title: title("PACS"), hosts: Vec::new(), quiet_period: None };
+    Policy { titles: vec![title("SIDELIGHT")], sources: vec![source], pdu_bytes_max: PDU_BYTES_MAX }
+});
+
+/// Reads PDUs as long as the node would, and negotiates every association that is asked for.
+pub fn converse(mut stream: &[u8]) {
+    while let Some(header) = stream.first_chunk::<HEADER_BYTES>() {
+        let (kind, whole) = match frame::announced(*header, PDU_BYTES_MAX) {
+            Ok(announced) => announced,
+            Err(error) => return drop(error.abort_reason()),
+        };
+        let Some((frame, rest)) = stream.split_at_checked(whole) else { return };
+        stream = rest;
+        match frame::read(frame) {
+            Ok(Pdu::AssociationRQ(request)) => {
+                assert_eq!(kind, frame::ASSOCIATE_RQ);
+                negotiate(&request);
+            }
+            Ok(Pdu::PData { data }) => assert!(!data.is_empty(), "a P-DATA-TF without a value"),
+            Ok(_) => {}
+            Err(error) => {
+                assert_ne!(kind, frame::ABORT, "an abort is never answered with one: {error}");
+                error.abort_reason();
+            }
+        }
+    }
+}
+
+/// The answer can be written, says the same when it is read, and agrees to nothing that was not proposed.
+fn negotiate(request: &dicom_ul::pdu::AssociationRQ) {
+    let answer = match POLICY.negotiate(request, IpAddr::V4(Ipv4Addr::LOCALHOST)) {
+        Ok(agreement) => {
+            for (id, context) in &agreement.contexts {
+                let proposed = request.presentation_contexts.iter().find(|proposed| proposed.id == *id);
+                let proposed = proposed.expect("only what was proposed is agreed");
+                let syntax = context.transfer_syntax.as_str();
+                assert!(id % 2 == 1);
+                assert!(proposed.transfer_syntaxes.iter().any(|s| s.trim_end_matches(['\0', ' ']) == syntax));
+            }
+            assert_eq!(agreement.answer.presentation_contexts.len(), request.presentation_contexts.len());
+            Pdu::AssociationAC(agreement.answer)
+        }
+        Err(Refusal::Reject(rejection)) => rejection.pdu(),
+        Err(Refusal::InvalidParameter) => return,
+    };
+    let mut bytes = Vec::new();
+    write_pdu(&mut bytes, &answer).expect("an answer that can be written");
+    let read = read_pdu(&bytes[..], PDU_BYTES_MAX, true).expect("an answer that can be read");
+    assert_eq!(read, Some(answer));
+}

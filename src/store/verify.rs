@@ -1,0 +1,129 @@
+//! What was acknowledged last, read back from the disk after an end that was not orderly.
+//!
+//! A power cut or a disk that fails takes what was written last, and the page cache may hide that from a node that
+//! starts again on the same machine. So the newest objects are read past the cache and compared with their digests.
+//! Neighbours: `trust` says when a disk is not believed, `mod` calls this before anything is served. Left out: all
+//! objects, which takes as long as reading the disk, and repairing: only the sender has the bytes.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use chrono::Utc;
+use sqlx::sqlite::SqliteRow;
+use tracing::{error, info};
+
+use crate::config::Late;
+use crate::domain::{Digest, Refusal, RefusalCode, Uid};
+
+use super::index::{Columns, Index};
+use super::spool::Spool;
+use super::{Reading, Store, StoreError, blocking};
+
+/// The newest objects, and at most so many bytes of them, are read.
+const OBJECTS_MAX: i64 = 1024;
+const BYTES_MAX: u64 = 1 << 30;
+
+/// An acknowledged object that is not on the disk as it was.
+#[derive(Debug)]
+pub(super) struct Lost {
+    uid: Uid,
+    unread: bool,
+}
+
+struct Object {
+    uid: Uid,
+    path: String,
+    digest: Digest,
+    bytes: u64,
+    file_bytes: u64,
+    unread: bool,
+}
+
+/// Reads back the newest objects, unless the last end was orderly. Those that are damaged lose their path in the
+/// index, so that the same object, sent again, takes its place.
+pub(super) async fn look(spool: &Spool, index: &Index) -> Result<Vec<Lost>, StoreError> {
+    if index.take_orderly_end().await? {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT sop_instance, path, digest, bytes, file_bytes, state = 'received' AS unread FROM instances
+               WHERE path IS NOT NULL ORDER BY rowid DESC LIMIT ?";
+    let rows = sqlx::query(sql).bind(OBJECTS_MAX).fetch_all(index.read()).await?;
+    let objects = rows.iter().map(object).collect::<Result<Vec<_>, _>>()?;
+    if objects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (spool, looked_at) = (spool.clone(), objects.len());
+    let lost = blocking(move || Ok(damaged(&spool, objects))).await?;
+    info!(objects = looked_at, damaged = lost.len(), "the last end was not orderly: the newest objects were read back");
+    let mut tx = index.write().await?;
+    for Lost { uid, .. } in &lost {
+        let sql = "UPDATE instances SET path = NULL WHERE sop_instance = ?";
+        sqlx::query(sql).bind(uid.as_str()).execute(&mut *tx).await?;
+    }
+    index.commit(tx).await?;
+    Ok(lost)
+}
+
+impl Store {
+    /// Ends what cannot be read any more, visibly.
+    pub(super) async fn give_up_on(&self, lost: &[Lost]) -> Result<(), StoreError> {
+        for Lost { uid, .. } in lost.iter().filter(|lost| lost.unread) {
+            let detail = "its file was damaged when the node ended without order; send the object again";
+            let refusal = Refusal::new(RefusalCode::Lost, detail);
+            self.save_read(uid, Reading::Refused { header: None, refusal: &refusal }, Late::Replace, Utc::now())
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+fn object(row: &SqliteRow) -> Result<Object, StoreError> {
+    Ok(Object {
+        uid: row.parsed("sop_instance")?,
+        path: row.text("path")?,
+        digest: row.parsed("digest")?,
+        bytes: row.count("bytes")?,
+        file_bytes: row.count("file_bytes")?,
+        unread: row.int("unread")? != 0,
+    })
+}
+
+fn damaged(spool: &Spool, objects: Vec<Object>) -> Vec<Lost> {
+    let mut read = 0;
+    let mut lost = Vec::new();
+    for Object { uid, path, digest, bytes, file_bytes, unread } in objects {
+        read += bytes;
+        if read > BYTES_MAX {
+            break;
+        }
+        let cause = match digest_on_disk(&spool.absolute(&path), bytes, file_bytes) {
+            Ok(found) if found == digest => continue,
+            Ok(_) => "its digest is another".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        error!(path, cause, "an acknowledged object is damaged; its sender has to send it again");
+        lost.push(Lost { uid, unread });
+    }
+    lost
+}
+
+/// The digest of the data set, the last `bytes` of a file, as the disk has it.
+fn digest_on_disk(path: &Path, bytes: u64, file_bytes: u64) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length < bytes || (file_bytes != 0 && length != file_bytes) {
+        return Err(io::Error::other(format!("it has {length} bytes")));
+    }
+    // Pages that are clean leave the cache: what is read comes from the disk. A hint, so a refusal is no fault.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    file.seek(SeekFrom::Start(length - bytes))?;
+    let mut hash = blake3::Hasher::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Digest::from_hash(hash.finalize().as_bytes())),
+            count => hash.update(&buffer[..count]),
+        };
+    }
+}
