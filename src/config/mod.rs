@@ -25,7 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::{AeTitle, Disclosure};
+use crate::domain::{AeTitle, Disclosure, Required};
 
 pub use fault::{ConfigError, FAULTS_MAX, Fault};
 pub use fingerprint::Fingerprint;
@@ -177,6 +177,21 @@ pub struct StudyRules {
     pub quiet_period: Duration,
     /// …or this long after its first instance, whatever still arrives.
     pub cap: Duration,
+    /// What becomes of an image that arrives after its study was reported.
+    pub late: Late,
+    /// What has to be there, by kind of study.
+    pub required: Vec<Required>,
+}
+
+/// What an image that arrives after its study was reported leads to. A study without a report begins anew anyway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Late {
+    /// Nothing: it is kept and listed, and in no report until somebody requeues the study.
+    Never,
+    /// A new report, sent after the older ones, each of which is sent too.
+    Always,
+    /// A new report in place of the older ones: those that are not sent yet are withdrawn.
+    Replace,
 }
 
 /// A further called AE title, with rules for the studies that are sent to it (see `rules`).
@@ -247,6 +262,10 @@ pub struct Destination {
     pub audit: bool,
     pub disclose: Disclosure,
     pub timeout: Duration,
+    /// Associations at once.
+    pub associations_max: usize,
+    /// Reports per minute; `None`: as fast as it takes them.
+    pub per_minute_max: Option<u32>,
 }
 
 /// How a destination is reached.
@@ -285,8 +304,9 @@ pub struct Delivery {
     /// First wait after a failed attempt; doubles up to `retry_max`.
     pub retry_first: Duration,
     pub retry_max: Duration,
-    /// A delivery that keeps failing this long is marked failed.
+    /// A delivery that keeps failing this long, and was tried so often, is marked failed.
     pub give_up_after: Duration,
+    pub tries_min: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]

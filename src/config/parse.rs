@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::domain::{AeTitle, Disclosure};
+use crate::domain::{AeTitle, Disclosure, Laterality, RequiredView, View};
 
 use super::fault::Problem;
 use super::raw::Entry;
-use super::{ClientCertificates, Device, Fingerprint, Mode, Remote, TlsProfile};
+use super::{ClientCertificates, Device, Fingerprint, Late, Mode, Remote, TlsProfile};
 
 pub(super) type Parsed<T> = Result<T, Problem>;
 
@@ -335,6 +335,38 @@ pub(super) fn device(entry: &Entry) -> Parsed<Device> {
             Some(index) => Ok(Device::Cuda(usize::from(index))),
             None => Err(Problem::new("is not a device", r#"write "auto", "cpu" or "cuda:0""#)),
         },
+    }
+}
+
+pub(super) fn late(entry: &Entry) -> Parsed<Late> {
+    choice(entry, &[("never", Late::Never), ("always", Late::Always), ("replace", Late::Replace)])
+}
+
+/// A coded value (CS) such as a modality or a body part, in upper case; `None` for empty text.
+pub(super) fn code_if_given(entry: &Entry) -> Parsed<Option<String>> {
+    let written = text(entry)?.to_ascii_uppercase();
+    let valid = written.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_' || b == b' ');
+    if !valid || written.len() > 16 {
+        return Err(Problem::new("is not a code", "write up to 16 letters and digits, e.g. \"MG\" or \"CHEST\""));
+    }
+    Ok((!written.is_empty()).then_some(written))
+}
+
+/// `PA`, or with a side `L-CC`.
+pub(super) fn required_view(entry: &Entry) -> Parsed<RequiredView> {
+    let written = text(entry)?;
+    let (side, view) = match written.split_once('-') {
+        Some(("L", view)) => (Some(Laterality::Left), view),
+        Some(("R", view)) => (Some(Laterality::Right), view),
+        _ => (None, written),
+    };
+    let views = [View::Pa, View::Ap, View::Frontal, View::Lateral, View::Cc, View::Mlo];
+    match views.into_iter().find(|known| known.as_str() == view) {
+        Some(view) => Ok(RequiredView { side, view }),
+        None => Err(Problem::new(
+            "is not a view",
+            "write PA, AP, FRONTAL (either), LATERAL, CC or MLO, with L- or R- before it where the side matters",
+        )),
     }
 }
 

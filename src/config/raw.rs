@@ -125,6 +125,22 @@ section! {
     Study {
         quiet_period = "60s",
         cap = "90m",
+        late = "replace",
+        ;
+        required: Vec<Required>,
+    }
+}
+
+section! {
+    /// One `[[study.required]]` entry; empty text stands for "not given".
+    Required {
+        modality = "",
+        body_part = "",
+        views = EMPTY,
+        images_min = 0,
+        series_min = 0,
+        quiet_period = "",
+        wait = false,
     }
 }
 
@@ -171,14 +187,17 @@ section! {
         tls = false,
         certificates = EMPTY,
         tls_server_name = "",
+        associations_max = 1,
+        per_minute_max = 0,
     }
 }
 
 section! {
     Delivery {
-        retry_first = "5s",
-        retry_max = "30m",
-        give_up_after = "7d",
+        retry_first = "30s",
+        retry_max = "10m",
+        tries_min = 10,
+        give_up_after = "14d",
     }
 }
 
@@ -223,6 +242,7 @@ impl Raw {
     /// Every known key with its default. A list of tables holds one element, which shows the keys of each.
     pub(super) fn schema() -> toml::Table {
         let one_of_each = Self {
+            study: Study { required: vec![Required::default()], ..Study::default() },
             web_clients: vec![WebClient::default()],
             aliases: vec![Alias::default()],
             sources: vec![Source::default()],

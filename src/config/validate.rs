@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::domain::{AeTitle, Disclosure};
+use crate::domain::{AeTitle, Disclosure, Required};
 
 use super::fault::{Faults, Problem};
 use super::parse::{self, Parsed};
@@ -162,7 +162,44 @@ impl Check<'_> {
         let quiet_period = self.get("study.quiet_period", &raw.quiet_period, parse::duration(MILLISECOND..=DAY));
         let cap = self.get("study.cap", &raw.cap, parse::duration(MILLISECOND..=7 * DAY));
         self.ordered("study.quiet_period", &raw.quiet_period, quiet_period, "study.cap", &raw.cap, cap);
-        Some(StudyRules { quiet_period: quiet_period?, cap: cap? })
+        let late = self.get("study.late", &raw.late, parse::late);
+        let required = self.required(raw);
+        Some(StudyRules { quiet_period: quiet_period?, cap: cap?, late: late?, required: required? })
+    }
+
+    fn required(&mut self, raw: &raw::Study) -> Option<Vec<Required>> {
+        if !self.few_enough("study.required", raw.required.len()) {
+            return None;
+        }
+        let cap = parse::duration(MILLISECOND..=7 * DAY)(&raw.cap).ok();
+        collect_all(raw.required.iter().enumerate().map(|(i, rule)| {
+            let key = |name: &str| format!("study.required[{i}].{name}");
+            let modality = self.get(&key("modality"), &rule.modality, parse::code_if_given);
+            let body_part = self.get(&key("body_part"), &rule.body_part, parse::code_if_given);
+            let views = self.get(&key("views"), &rule.views, parse::list(16, parse::required_view));
+            let images_min = self.get(&key("images_min"), &rule.images_min, parse::integer(0..=100_000));
+            let series_min = self.get(&key("series_min"), &rule.series_min, parse::integer(0..=1000));
+            let bounds = parse::duration_if_given(MILLISECOND..=DAY);
+            let quiet_period = self.get(&key("quiet_period"), &rule.quiet_period, bounds);
+            let wait = self.get(&key("wait"), &rule.wait, parse::switch);
+            let quiet_key = key("quiet_period");
+            self.ordered(&quiet_key, &rule.quiet_period, quiet_period.flatten(), "study.cap", &raw.cap, cap);
+            if let (Some(views), Some(0), Some(0)) = (&views, images_min, series_min)
+                && views.is_empty()
+            {
+                let what = "asks for nothing".to_owned();
+                self.contradiction(&key("views"), &rule.views, what, "name views, images_min or series_min");
+            }
+            Some(Required {
+                modality: modality?,
+                body_part: body_part?,
+                views: views?,
+                images_min: images_min?,
+                series_min: series_min?,
+                quiet_period: quiet_period?,
+                wait: wait?,
+            })
+        }))
     }
 
     fn sources(&mut self, raw: &Raw) -> Option<Vec<Source>> {
@@ -223,12 +260,18 @@ impl Check<'_> {
             let audit = self.get(&key("audit"), &destination.audit, parse::switch);
             let disclose = self.get(&key("disclose"), &destination.disclose, parse::disclosure);
             let timeout = self.get(&key("timeout"), &destination.timeout, parse::duration(100 * MILLISECOND..=HOUR));
+            let associations_max =
+                self.get(&key("associations_max"), &destination.associations_max, parse::count(1..=64));
+            let per_minute_max =
+                self.get(&key("per_minute_max"), &destination.per_minute_max, parse::integer(0..=60_000));
             Some(Destination {
                 name: name?,
                 endpoint: endpoint?,
                 audit: audit?,
                 disclose: disclose?,
                 timeout: timeout?,
+                associations_max: associations_max?,
+                per_minute_max: u32::try_from(per_minute_max?).ok().filter(|rate| *rate > 0),
             })
         }))
     }
@@ -241,7 +284,13 @@ impl Check<'_> {
         let (first, max, end) = (&raw.retry_first, &raw.retry_max, &raw.give_up_after);
         self.ordered("delivery.retry_first", first, retry_first, "delivery.retry_max", max, retry_max);
         self.ordered("delivery.retry_first", first, retry_first, "delivery.give_up_after", end, give_up_after);
-        Some(Delivery { retry_first: retry_first?, retry_max: retry_max?, give_up_after: give_up_after? })
+        let tries_min = self.get("delivery.tries_min", &raw.tries_min, parse::integer(1..=100_000));
+        Some(Delivery {
+            retry_first: retry_first?,
+            retry_max: retry_max?,
+            give_up_after: give_up_after?,
+            tries_min: u32::try_from(tries_min?).expect("the range ends at 100,000"),
+        })
     }
 
     fn models(&mut self, raw: &raw::Models) -> Option<Models> {

@@ -53,6 +53,22 @@ pub enum DeliverError {
 }
 
 impl DeliverError {
+    /// Whether the destination could not be reached, or lets nobody in: that says nothing of the report, and all others
+    /// for it would fare the same. What fails while an association is opened is of this kind whatever it is.
+    pub fn unreached(&self) -> bool {
+        match self {
+            DeliverError::Unreachable { .. } | DeliverError::Rejected { .. } | DeliverError::Token { .. } => true,
+            DeliverError::Timeout { step, .. } => *step == Step::Connecting,
+            DeliverError::Http { status, .. } => matches!(status, 401 | 403 | 407 | 502..=504),
+            _ => false,
+        }
+    }
+
+    /// Whether the association can be used on.
+    pub(super) fn is_orderly(&self) -> bool {
+        matches!(self, DeliverError::Status { .. } | DeliverError::NotAccepted { .. } | DeliverError::File(_))
+    }
+
     /// Whether another attempt makes sense.
     ///
     /// Network faults, timeouts, transient rejections, A7xx (out of resources) and 0110 (processing failure) pass by

@@ -1,7 +1,7 @@
 //! Reports to their destinations: C-STORE SCU with a fall-back over SOP classes and transfer syntaxes, C-ECHO SCU, and
 //! STOW-RS.
 //!
-//! One call is one attempt. The alternatives of a report (one per SOP class, each with its own SOP Instance UID)
+//! A [`Session`] carries one report after the other, each an attempt. The alternatives of a report (one per SOP class, each with its own SOP Instance UID)
 //! were fixed when the result was, so that every attempt sends the same bytes. Whether and when to try again is
 //! judged by [`DeliverError::retry`] and [`backoff`]; the outbox itself lives in `store`, its clock in `serve`.
 //! Neighbours: `peer` holds the association, `transcode` the encoding, `stow` the other road over `http`. Left out:
@@ -12,13 +12,12 @@ mod commitment;
 mod error;
 mod http;
 mod peer;
+mod session;
 mod stow;
 mod transcode;
 
 use std::sync::Arc;
 use std::time::Duration;
-
-use tracing::{info, warn};
 
 use crate::config::{Destination, Endpoint, Mode, PeerTls};
 use crate::dicom::{Status, VERIFICATION};
@@ -30,6 +29,7 @@ pub use backoff::backoff;
 pub use commitment::report_commitment;
 pub use error::{DeliverError, Retry};
 pub use peer::Peer;
+pub use session::Session;
 pub use transcode::FileError;
 
 use peer::{Connection, Proposal};
@@ -71,8 +71,7 @@ pub fn allowed(mode: Mode, destination: &Destination) -> Result<(), DeliverError
     }
 }
 
-/// Sends the first of `alternatives` whose SOP class the destination accepts. Takes at most four times
-/// `destination.timeout`, by STOW-RS for each of them.
+/// One report on an association of its own: [`Session::open`], [`Session::send`], the end.
 ///
 /// # Errors
 /// [`DeliverError`]; its [`retry`](DeliverError::retry) says whether another attempt makes sense.
@@ -83,75 +82,10 @@ pub async fn send(
     calling: &AeTitle,
     alternatives: &[ReportFile<'_>],
 ) -> Result<Sent, DeliverError> {
-    allowed(mode, destination)?;
-    if alternatives.is_empty() {
-        return Err(DeliverError::NothingToSend);
-    }
-    match &destination.endpoint {
-        Endpoint::Dimse { ae_title, host, port, tls: asked } => {
-            let peer = Peer { ae_title: ae_title.clone(), host: host.clone(), port: *port };
-            let security = security(&peer, asked.as_ref(), tls)?;
-            store(&peer, &security, destination, calling, alternatives).await
-        }
-        Endpoint::Stow { url, token_file } => stow::send(url, token_file.as_deref(), destination, alternatives).await,
-    }
-}
-
-/// By C-STORE, in Explicit VR Little Endian where the peer can, else Implicit.
-async fn store(
-    peer: &Peer,
-    security: &Security,
-    destination: &Destination,
-    calling: &AeTitle,
-    alternatives: &[ReportFile<'_>],
-) -> Result<Sent, DeliverError> {
-    let data_sets = alternatives.iter().map(|a| transcode::data_set(a.file)).collect::<Result<Vec<_>, _>>()?;
-
-    // A context of its own for each pair, so that the choice among them is ours (PS3.8 9.3.2.2).
-    let proposals: Vec<Proposal> = alternatives
-        .iter()
-        .flat_map(|a| {
-            [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
-                .map(|ts| Proposal { abstract_syntax: a.sop_class.as_str(), transfer_syntax: ts })
-        })
-        .collect();
-    let mut connection = Connection::open(peer, security, calling, &proposals, destination.timeout).await?;
-    let accepted = connection.first_accepted(&proposals);
-    let Some((chosen, context)) = accepted else {
-        connection.close().await;
-        return Err(DeliverError::NotAccepted { peer: peer.to_string() });
-    };
-    let index = chosen / 2;
-    let (alternative, data_set) = (&alternatives[index], data_sets[index]);
-    let implicit;
-    let bytes = if proposals[chosen].transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN {
-        implicit = transcode::to_implicit(data_set)?;
-        &implicit[..]
-    } else {
-        data_set
-    };
-    let answer = connection.store(context, alternative.sop_class, alternative.sop_instance, bytes).await;
-    let response = match answer {
-        Ok(response) => response,
-        Err(error) => {
-            connection.abort().await;
-            return Err(error);
-        }
-    };
-    connection.close().await;
-
-    let status = response.status;
-    // The bytes under this UID never change: a duplicate is the trace of an attempt whose answer was lost.
-    if !status.is_stored() && status != Status::DUPLICATE_SOP_INSTANCE {
-        return Err(DeliverError::Status { peer: peer.to_string(), status, comment: response.comment });
-    }
-    if status == Status::SUCCESS {
-        info!(destination = %destination.name, "report delivered");
-    } else {
-        warn!(destination = %destination.name, %status, "report delivered with a remark");
-    }
-    let (sop_class, sop_instance) = (alternative.sop_class.clone(), alternative.sop_instance.clone());
-    Ok(Sent { index, sop_class, sop_instance, status })
+    let mut session = Session::open(mode, destination, tls, calling, alternatives).await?;
+    let sent = session.send(alternatives).await;
+    session.end(sent.as_ref().err()).await;
+    sent
 }
 
 /// Asks a destination whether it is there, by C-ECHO or a search; gives what to tell of it.
@@ -228,6 +162,8 @@ mod tests {
             audit,
             disclose: Disclosure::Withheld,
             timeout: Duration::from_secs(1),
+            associations_max: 1,
+            per_minute_max: None,
         }
     }
 

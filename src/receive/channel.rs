@@ -4,7 +4,6 @@
 //! it may not call under another title. Neighbours: `mod` makes the handshake and asks here once the calling title is
 //! known; `wire` has judged the certificate itself. Left out: titles and addresses, which `negotiate` judges.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use dicom_ul::pdu::AbortRQSource;

@@ -22,8 +22,8 @@ mod user_information;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use dicom_ul::pdu::{AbortRQSource, Pdu};
@@ -61,12 +61,22 @@ pub enum Drained {
     Cut { connections: usize },
 }
 
+/// Who may send, for associations that begin from now on; those that run keep what they agreed on.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<RwLock<Arc<Rules>>>);
+
+/// Who may send.
+#[derive(Debug)]
+struct Rules {
+    policy: Policy,
+    sources: Vec<config::Source>,
+}
+
 /// What all connections share.
 #[derive(Debug)]
 struct Door {
     node: config::Node,
-    policy: Policy,
-    sources: Vec<config::Source>,
+    gate: Gate,
     associations: Arc<Semaphore>,
     /// Numbers associations in logs.
     next_id: AtomicU64,
@@ -103,8 +113,7 @@ impl Receiver {
         let listener = listen("node.listen", node.listen).await?;
         let listener_tls = listen("node.listen_tls", node.listen_tls).await?;
         let door = Door {
-            policy: Policy::new(node, sources)?,
-            sources: sources.to_vec(),
+            gate: Gate(Arc::new(RwLock::new(Arc::new(Rules::new(node, sources)?)))),
             associations: Arc::new(Semaphore::new(node.associations_max)),
             next_id: AtomicU64::new(1),
             node: node.clone(),
@@ -121,6 +130,11 @@ impl Receiver {
     /// The address that was bound for TLS.
     pub fn local_addr_tls(&self) -> io::Result<Option<SocketAddr>> {
         self.tls.as_ref().map(|(listener, _)| listener.local_addr()).transpose()
+    }
+
+    /// To change who may send while the receiver runs.
+    pub fn gate(&self) -> Gate {
+        self.door.gate.clone()
     }
 
     /// Serves until `cancel`, then closes the ports and lets messages that have begun end within
@@ -177,6 +191,28 @@ impl Receiver {
         cut.cancel();
         tasks.wait().await;
         Drained::Cut { connections }
+    }
+}
+
+impl Rules {
+    fn new(node: &config::Node, sources: &[config::Source]) -> io::Result<Self> {
+        Ok(Self { policy: Policy::new(node, sources)?, sources: sources.to_vec() })
+    }
+}
+
+impl Gate {
+    /// Replaces the rules: titles of `node`, and `sources` with their passcode files.
+    ///
+    /// # Errors
+    /// With the key that is at fault; the old rules stay.
+    pub fn set(&self, node: &config::Node, sources: &[config::Source]) -> io::Result<()> {
+        let rules = Arc::new(Rules::new(node, sources)?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<Rules> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -264,7 +300,8 @@ impl Door {
             Err(_) => return warn!(timeout = ?self.node.negotiation_timeout, "no association request in time"),
         };
         let calling: String = request.calling_ae_title.escape_default().take(32).collect();
-        let agreement = match self.policy.negotiate(&request, address) {
+        let rules = self.gate.current();
+        let agreement = match rules.policy.negotiate(&request, address) {
             Ok(agreement) => agreement,
             Err(Refusal::Reject(rejection)) => return reject(wire, &calling, rejection).await,
             Err(Refusal::InvalidParameter) => {
@@ -273,7 +310,7 @@ impl Door {
             }
         };
         drop(request);
-        if let Err(cause) = channel::judge(&self.sources, &agreement.calling, channel) {
+        if let Err(cause) = channel::judge(&rules.sources, &agreement.calling, channel) {
             warn!(%cause, "the peer came the wrong way");
             return reject(wire, &calling, Rejection::CallingAe).await;
         }

@@ -267,6 +267,8 @@ async fn send_report(title: &str, port: u16) -> Report {
         audit: false,
         disclose: Disclosure::Withheld,
         timeout: Duration::from_secs(30),
+        associations_max: 1,
+        per_minute_max: None,
     };
     let calling = AeTitle::parse("SIDELIGHT").expect("a valid title");
     deliver::probe(&destination, &no_tls(), &calling).await.expect("an answer to C-ECHO");

@@ -259,18 +259,18 @@ async fn changed_files_are_used_by_the_next_handshakes() {
     let second = serial().await;
     // At once, where somebody asks.
     replace(&scene.authority.issue("third", &NOW));
-    door.tls.reload().unwrap();
+    door.tls.reload(&[]).unwrap();
     let third = serial().await;
     assert!(third != second && third != first);
 
     // A key that does not belong to the certificate, and what is no file: what was read before stays.
     fs::copy(&scene.client.key, &scene.node.key).unwrap();
-    let fault = door.tls.reload().unwrap_err();
+    let fault = door.tls.reload(&[]).unwrap_err();
     assert!(matches!(fault, TlsFault::File { key: "tls.key", problem: FileProblem::KeyMismatch, .. }), "{fault}");
     fs::remove_file(&scene.node.key).unwrap();
     let fifo = std::process::Command::new("mkfifo").arg(&scene.node.key).status().unwrap();
     assert!(fifo.success());
-    let fault = door.tls.reload().unwrap_err();
+    let fault = door.tls.reload(&[]).unwrap_err();
     assert!(matches!(fault, TlsFault::File { problem: FileProblem::NotAFile, .. }), "{fault}");
     assert_eq!(serial().await, third);
 }
@@ -318,6 +318,8 @@ impl Pacs {
             audit: true,
             disclose: Disclosure::Withheld,
             timeout: Duration::from_secs(20),
+            associations_max: 1,
+            per_minute_max: None,
         }
     }
 }

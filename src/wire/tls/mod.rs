@@ -48,7 +48,7 @@ use files::{Material, Stamps};
 pub struct Tls {
     settings: config::Tls,
     /// Certificates that are pinned to sources.
-    pinned: BTreeSet<Fingerprint>,
+    pinned: RwLock<BTreeSet<Fingerprint>>,
     provider: Arc<CryptoProvider>,
     current: RwLock<Current>,
     look: Mutex<Look>,
@@ -84,6 +84,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a handshake waits for the look that it began. A file system that takes longer is waited for by nobody.
 const LOOK_WAIT: Duration = Duration::from_millis(500);
 
+/// Every certificate that is pinned to a source.
+fn pins(sources: &[config::Source]) -> BTreeSet<Fingerprint> {
+    sources.iter().flat_map(|source| &source.certificates).copied().collect()
+}
+
 impl Tls {
     /// Reads the files; blocks, and may hang with the file system.
     ///
@@ -91,18 +96,20 @@ impl Tls {
     /// [`TlsFault`] with the key and the file that it is about.
     pub fn load(settings: &config::Tls, sources: &[config::Source]) -> Result<Arc<Self>, TlsFault> {
         let provider = Arc::new(provider(settings.profile));
-        let pinned: BTreeSet<Fingerprint> = sources.iter().flat_map(|source| &source.certificates).copied().collect();
+        let pinned = pins(sources);
         let current = Current::read(settings, &pinned, &provider)?;
         let look = Mutex::new(Look { began: Instant::now(), under_way: false, fault: None });
+        let pinned = RwLock::new(pinned);
         Ok(Arc::new(Self { settings: settings.clone(), pinned, provider, current: RwLock::new(current), look }))
     }
 
-    /// Reads the files anew, whether or not they look changed; what was read before stays in use where that fails.
+    /// Takes the pins of `sources` and reads the files anew, whether or not they look changed; what was read before
+    /// stays in use where that fails.
     /// Blocks, and may hang with the file system.
     ///
     /// # Errors
     /// [`TlsFault`]; [`TlsFault::Busy`] while an earlier look hangs.
-    pub fn reload(&self) -> Result<(), TlsFault> {
+    pub fn reload(&self, sources: &[config::Source]) -> Result<(), TlsFault> {
         {
             let mut look = lock(&self.look);
             if look.under_way {
@@ -111,8 +118,13 @@ impl Tls {
             (look.under_way, look.began) = (true, Instant::now());
         }
         let _done = Done(self);
-        self.take(Current::read(&self.settings, &self.pinned, &self.provider)?);
+        *self.pinned.write().unwrap_or_else(PoisonError::into_inner) = pins(sources);
+        self.take(Current::read(&self.settings, &self.pinned(), &self.provider)?);
         Ok(())
+    }
+
+    fn pinned(&self) -> BTreeSet<Fingerprint> {
+        self.pinned.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The server's side of a handshake; the connection, and the certificate that the client showed.
@@ -207,7 +219,7 @@ impl Tls {
         if stamps == self.read_current().stamps {
             return;
         }
-        match Current::read(&self.settings, &self.pinned, &self.provider) {
+        match Current::read(&self.settings, &self.pinned(), &self.provider) {
             Ok(current) => {
                 self.take(current);
                 info!("the changed files of [tls] are in use");

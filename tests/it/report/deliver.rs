@@ -84,6 +84,8 @@ fn destination(port: u16, timeout: Duration) -> Destination {
         audit: false,
         disclose: Disclosure::Withheld,
         timeout,
+        associations_max: 1,
+        per_minute_max: None,
     }
 }
 
