@@ -14,7 +14,6 @@ use sidelight::domain::{AeTitle, Contract};
 use sidelight::infer::Package;
 use sidelight::pixels::{self, Frames, Workers};
 use sidelight::wire::Tls;
-use sidelight::wire::{Security, Tls};
 
 use super::{print, print_json, table};
 

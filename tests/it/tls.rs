@@ -126,11 +126,13 @@ async fn a_client_is_believed_by_its_certificate() {
     let pins = vec![source("OPEN", &[]), pinned("CT1", &[&own]), pinned("CT2", &[&vouched, &expired])];
     let door = scene.door(|setup| setup.sources = pins).await;
     let authority = scene.authority.certificate.as_path();
+    // With TLS 1.3 dcmtk meets the refusal when it reads the answer to its request.
+    let refused = "Peer aborted Association";
     // (title, certificate, whether it is answered, what it reads)
     let rows = [
         ("OPEN", &scene.client, true, ""),
-        ("OPEN", &foreign, false, "TLS"),
-        ("OPEN", &forged, false, "TLS"),
+        ("OPEN", &foreign, false, refused),
+        ("OPEN", &forged, false, refused),
         // It proves itself, and is another's.
         ("OPEN", &own, false, "Calling AE Title Not Recognized"),
         // The authority vouches for it, and it is another's.
@@ -140,7 +142,7 @@ async fn a_client_is_believed_by_its_certificate() {
         ("CT1", &vouched, false, "Calling AE Title Not Recognized"),
         ("CT2", &vouched, true, ""),
         // Pinned, but its time is over.
-        ("CT2", &expired, false, "TLS"),
+        ("CT2", &expired, false, refused),
         ("NOBODY", &scene.client, false, "Calling AE Title Not Recognized"),
     ];
     for (title, identity, expected, part) in rows {
@@ -419,5 +421,5 @@ async fn an_expired_certificate_of_the_node_is_refused_by_its_clients() {
     let door = scene.door(|_| ()).await;
     let authority = scene.authority.certificate.as_path();
     let (answered, said) = echoscu("PACS", door.port_tls, Some((&scene.client, authority))).await;
-    assert!(!answered && said.contains("expired"), "{said}");
+    assert!(!answered && said.contains("certificate verify failed"), "{said}");
 }

@@ -126,7 +126,7 @@ async fn a_node_says_who_came_to_the_wrong_port() {
     };
     assert!(node.log().contains(&format!("\"dicom_tls\":\"127.0.0.1:{port}\"")), "{}", node.log());
     let (answered, said) = echoscu("PACS", port, None).await;
-    assert!(!answered && said.contains("Aborted"), "an abort at once: {said}");
+    assert!(!answered && said.contains("Peer aborted Association"), "an abort at once: {said}");
     assert!(!s_client(node.dicom_port, &[]).await.0);
     let authority = scene.authority.certificate.as_path();
     assert!(echoscu("PACS", port, Some((&scene.client, authority))).await.0);
