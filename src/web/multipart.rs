@@ -138,23 +138,27 @@ impl Multipart {
                     }
                     let padding = rest.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
                     let end = &rest[padding..];
-                    if end.starts_with(b"\r\n") {
-                        self.done += padding + 2;
-                        self.parts += 1;
-                        if self.parts > self.parts_max {
-                            return Err(MultipartError::TooManyParts);
+                    let begun = end.is_empty() || end == b"\r" || rest == b"-";
+                    match end.starts_with(b"\r\n") {
+                        // Judged before all else: the same however much of the line is there.
+                        _ if padding > PADDING_MAX => return Err(MultipartError::Delimiter),
+                        true => {
+                            self.done += padding + 2;
+                            self.parts += 1;
+                            if self.parts > self.parts_max {
+                                return Err(MultipartError::TooManyParts);
+                            }
+                            self.state = State::Header;
                         }
-                        self.state = State::Header;
-                    } else if padding <= PADDING_MAX && (end.is_empty() || end == b"\r" || rest == b"-") {
-                        return Ok(Next::More);
-                    } else {
-                        return Err(MultipartError::Delimiter);
+                        false if begun => return Ok(Next::More),
+                        false => return Err(MultipartError::Delimiter),
                     }
                 }
                 State::Header => {
                     // A header of no lines is the CRLF alone.
                     let end = if rest.starts_with(b"\r\n") { Some(0) } else { memmem::find(rest, b"\r\n\r\n") };
-                    if end.unwrap_or(rest.len()) > HEADER_BYTES_MAX {
+                    // Where its end is not there yet, three bytes of that may be.
+                    if end.unwrap_or(rest.len().saturating_sub(3)) > HEADER_BYTES_MAX {
                         return Err(MultipartError::HeaderTooLong);
                     }
                     let Some(end) = end else { return Ok(Next::More) };

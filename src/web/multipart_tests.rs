@@ -106,6 +106,22 @@ fn a_body_that_could_mislead_is_refused() {
 }
 
 #[test]
+fn limits_are_the_same_however_the_body_is_cut() {
+    let header = |bytes: usize| [&b"--b1\r\nA: "[..], &vec![b'x'; bytes - 3], b"\r\n\r\n\r\n--b1--"].concat();
+    let padding = |bytes: usize| [&b"--b1"[..], &vec![b' '; bytes], b"\r\n\r\n\r\n--b1--"].concat();
+    let rows = [
+        (header(HEADER_BYTES_MAX), Ok(())),
+        (header(HEADER_BYTES_MAX + 1), Err(MultipartError::HeaderTooLong)),
+        (padding(PADDING_MAX), Ok(())),
+        (padding(PADDING_MAX + 1), Err(MultipartError::Delimiter)),
+    ];
+    for (body, expected) in rows {
+        assert_eq!(read("b1", &body, &[]).1, expected, "{} bytes", body.len());
+        assert_eq!(read("b1", &body, &vec![1; body.len()]).1, expected, "{} bytes, one by one", body.len());
+    }
+}
+
+#[test]
 fn a_boundary_obeys_its_grammar() {
     let (longest, too_long) = ("x".repeat(128), "x".repeat(129));
     let rows = [
