@@ -197,7 +197,7 @@ impl Index {
         let sql = format!(
             "PRAGMA synchronous = FULL;
              INSERT INTO instances (sop_instance, sop_class, transfer_syntax, digest, bytes, file_bytes, path, calling,
-                 called, peer, received_at, state)
+                 called, peer, received_at, announced_study, state)
              SELECT {columns}, 'received' FROM json_each(?) WHERE true
              ON CONFLICT (sop_instance) DO NOTHING RETURNING path"
         );
