@@ -95,8 +95,11 @@ impl Node {
             }
             Err(error) => {
                 warn!(study = log_id, error = format!("{error:#}"), "closing failed; it will be tried again");
-                if let Err(error) = self.store.release_study(&claim).await {
-                    warn!(study = log_id, %error, "the claim could not be released; it ends by itself");
+                while let Err(error) = self.store.release_study(&claim).await {
+                    if self.cancel.is_cancelled() {
+                        return;
+                    }
+                    self.trouble("releasing the claim of a study", &error).await;
                 }
                 self.pause(&tokio::sync::Notify::new(), IDLE).await;
             }

@@ -125,9 +125,13 @@ impl Node {
         }
     }
 
+    /// For as long as it takes: the claim would end by itself, but late. The next start lifts it too.
     async fn release(&self, sop_instance: &Uid, counted: bool, not_before: Option<Timestamp>) {
-        if let Err(error) = self.store.release_instance(sop_instance, counted, not_before).await {
-            error!(%error, "the claim could not be released; it ends by itself");
+        while let Err(error) = self.store.release_instance(sop_instance, counted, not_before).await {
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            self.trouble("releasing the claim of an object", &error).await;
         }
     }
 }

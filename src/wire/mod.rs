@@ -208,7 +208,8 @@ impl Wire {
                 self.start = 0;
             }
             let missing = wanted - self.buffer.len();
-            self.buffer.reserve(missing.max(READ_BYTES));
+            // Not twice as much as is needed, which `reserve` may take: this is held for each connection.
+            self.buffer.reserve_exact(missing.max(READ_BYTES));
             self.acknowledge_at_once();
             let count = match self.stream.read_buf(&mut self.buffer).await {
                 // TLS without its farewell (RFC 8446 6.1), as installed peers end: a close like any other, since no

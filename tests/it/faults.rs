@@ -29,7 +29,7 @@ impl Scene {
     fn new() -> (Self, Node) {
         let folder = tempfile::tempdir().expect("temporary folder");
         let faults = Faults::build(folder.path());
-        let template = Object::read(&phantoms(&folder.path().join("phantoms"), "null", 1, 3)[0]);
+        let template = Object::in_scope(&phantoms(&folder.path().join("phantoms"), "null", 3, 3)).remove(0);
         let options = NodeOptions {
             data_dir: &folder.path().join("data"),
             sources: &["STORESCU"],
