@@ -1,4 +1,5 @@
-//! Real peers and the node, in and out: which transfer syntaxes each can send, and whether what is stored is what it sent.
+//! Real peers and the node, in and out: which transfer syntaxes each can send, and whether what is stored is what it
+//! sent.
 //!
 //! `tests/reference/syntaxes.py` writes an image in every transfer syntax that the node negotiates, `peer.py` is
 //! pynetdicom. The table of what was observed is kept in `docs/interoperability.md`: the test fails where it differs,
@@ -284,14 +285,14 @@ fn outcome(report: &Report, received: &[u8]) -> String {
 fn table(images: &[Image], columns: &[(&str, Vec<String>)], received: &[[String; 4]]) -> String {
     let mut text = String::from(
         "# Interoperability\n\n\
-         What real peers and the node did with each other, written by `scripts/test interop` (`SIDELIGHT_BLESS=1`); the test\n\
-         fails where it comes out otherwise. Peers: dcmtk 3.6.7 (storescu, dcmsend, storescp, echoscu), Orthanc 1.10.1,\n\
-         pynetdicom 3.0.4, gdcmscu 3.0.21.\n\n\
+         What real peers and the node did with each other, written by `scripts/test interop` (`SIDELIGHT_BLESS=1`);\n\
+         the test fails where it comes out otherwise. Peers: dcmtk 3.6.7 (storescu, dcmsend, storescp, echoscu),\n\
+         Orthanc 1.10.1, pynetdicom 3.0.4, gdcmscu 3.0.21.\n\n\
          ## In: objects that a peer sends\n\n\
-         Each peer sends C-ECHO, which the node answers, and an image in each transfer syntax that the node negotiates.\n\
-         \"Identical\": the data set is stored with the bytes of the sender's file. \"Same values\": the peer encodes anew what\n\
-         it has read, and pydicom finds every value unchanged. \"As …\": the peer converts before it sends. \"–\": the peer\n\
-         does not know the syntax, or does not offer it.\n\n| Transfer syntax |",
+         Each peer sends C-ECHO, which the node answers, and an image in each transfer syntax that the node\n\
+         negotiates. \"Identical\": the data set is stored with the bytes of the sender's file. \"Same values\": the\n\
+         peer encodes anew what it has read, and pydicom finds every value unchanged. \"As …\": the peer converts\n\
+         before it sends. \"–\": the peer does not know the syntax, or does not offer it.\n\n| Transfer syntax |",
     );
     for (name, _) in columns {
         let _ = write!(text, " {name} |");
