@@ -1,4 +1,5 @@
-"""Writes what sound peers send, as inputs to begin with. Usage: seeds.py FOLDER, which gets `pdu` and `command`."""
+"""Writes what sound peers send, as inputs to begin with. Usage: seeds.py FOLDER, which gets `pdu`, `command` and
+`multipart`."""
 
 import pathlib
 import struct
@@ -67,7 +68,26 @@ STREAMS = {
     "rejected": pdu(3, b"\0\1\1\7"),
 }
 
-for folder, seeds in {"command": COMMANDS, "pdu": STREAMS}.items():
+
+def short(number, vr, value):
+    value += b"\0" * (len(value) % 2)
+    return struct.pack("<HH", 2, number) + vr + struct.pack("<H", len(value)) + value
+
+
+def part(content, header=b"Content-Type: application/dicom"):
+    return b"--b1\r\n" + header + b"\r\n\r\n" + content + b"\r\n"
+
+
+GROUP = short(2, b"UI", CT) + short(3, b"UI", b"1.2.3") + short(0x10, b"UI", b"1.2.840.10008.1.2.1")
+FILE = bytes(128) + b"DICM" + short(0, b"UL", struct.pack("<I", len(GROUP))) + GROUP + b"\x08\0\x60\0CS\2\0CT"
+# The first eight bytes say how the body is cut.
+BODIES = {
+    "one": b"\1\2\3\4\5\6\7\x08" + part(FILE) + b"--b1--",
+    "two": bytes([200] * 8) + b"before\r\n" + part(FILE) + part(b"\r\n--b\r\n", b"A: b") + b"--b1--\r\nafter",
+    "empty": bytes(8) + b"--b1\r\n\r\n--b1--",
+}
+
+for folder, seeds in {"command": COMMANDS, "pdu": STREAMS, "multipart": BODIES}.items():
     path = pathlib.Path(sys.argv[1]) / folder
     path.mkdir(parents=True, exist_ok=True)
     for name, content in seeds.items():
