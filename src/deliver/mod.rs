@@ -18,8 +18,6 @@ mod transcode;
 
 use std::time::Duration;
 
-use tracing::{info, warn};
-
 use crate::config::{Destination, Endpoint, Mode};
 use crate::dicom::{Status, VERIFICATION};
 use crate::domain::{AeTitle, Report, Uid};
