@@ -122,4 +122,5 @@ fn later(time: Timestamp, span: Duration) -> Timestamp {
 }
 
 #[cfg(test)]
+#[path = "assemble/tests.rs"]
 mod tests;
