@@ -22,6 +22,7 @@ mod receive;
 mod report;
 mod road;
 mod support;
+mod statement;
 mod tensors;
 mod tls;
 mod torture;
