@@ -22,6 +22,8 @@ mod domain;
 mod receive;
 #[path = "../src/store/mod.rs"]
 mod store;
+#[path = "../src/wire/mod.rs"]
+mod wire;
 
 use receive::Receiver;
 use store::Store;
@@ -44,7 +46,8 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let store = Store::open(&config.store).await.expect("a data folder");
-        let receiver = Receiver::bind(&config.node, &config.sources).await.expect("a free port");
+        let tls = wire::Tls::load(&config.tls, &config.sources).expect("no files");
+        let receiver = Receiver::bind(&config.node, &config.sources, &tls).await.expect("a free port");
         receiver.run(store, CancellationToken::new()).await;
     });
 }

@@ -51,10 +51,14 @@ pub struct ReportContext {
     pub disclosure: Disclosure,
     /// The variants of the report that this one replaces: each names the one of its own SOP class.
     pub predecessors: Vec<Predecessor>,
-    /// False for a study that was closed before it had fallen quiet, or that is partly unreadable.
-    pub complete: bool,
+    /// Why the report is not complete, in at most 64 characters: the study was closed before it had fallen quiet, lacks
+    /// something, or is partly unreadable.
+    pub partial: Option<String>,
     pub now: Timestamp,
 }
+
+/// Why a report is partial where the study is not to blame.
+pub const NOT_ALL_AUDITED: &str = "Not every image of the study could be audited";
 
 /// Everything that is loaded once and serves every study.
 pub struct Analyser {
@@ -297,11 +301,7 @@ impl Analyser {
         let images = in_slice_order(images);
         let parameters: Vec<String> = frames_seen(&images).into_iter().collect();
         let series = fresh_uid();
-        let completion = if context.complete {
-            Completion::Complete
-        } else {
-            Completion::Partial("Not every image of the study could be audited".into())
-        };
+        let completion = context.partial.clone().map_or(Completion::Complete, Completion::Partial);
         let variant = |class: &SrClass| {
             let predecessor = context.predecessors.iter().find(|p| p.sop_class.as_str() == class.uid());
             let options = ReportOptions {

@@ -96,9 +96,34 @@ Examples:
   sidelight studies list --state failed
   sidelight studies show 1.2.840.113619.2.5.1762583153
   sidelight studies resend 1.2.840.113619.2.5.1762583153    # deliver the current report again
-  sidelight studies requeue 1.2.840.113619.2.5.1762583153   # analyse again from the stored images"
+  sidelight studies resend --failed                         # everything that was given up
+  sidelight studies requeue 1.2.840.113619.2.5.1762583153   # analyse again from the stored images
+  sidelight studies close 1.2.840.113619.2.5.1762583153     # do not wait for more images
+  sidelight studies destinations                            # which are down, and what waits for them"
     )]
     Studies(Studies),
+
+    /// Copy the data folder as it is at one moment, while the node runs
+    ///
+    /// DIR becomes a data folder of its own: index, objects, reports. To restore, put it where store.data_dir points,
+    /// run `sidelight fsck` and start the node. Objects that were acknowledged after the backup are not in it: their
+    /// senders have to send them again.
+    #[command(after_help = "\
+Examples:
+  sidelight backup /backup/sidelight-2026-01-01 --config conf/shadow.toml
+  sidelight backup /backup/sidelight-2026-01-01 --copy --json")]
+    Backup(Backup),
+
+    /// Find what is wrong with the data folder, and put right what can be
+    ///
+    /// Needs the folder for itself: stop the node first. Without --repair nothing is changed but what any start changes
+    /// (folders that are missing, a newer version of the index). With it, nothing is deleted that may be a last copy:
+    /// it goes to damaged/ in the folder, which is yours to empty. Exit code 1 while something is wrong.
+    #[command(after_help = "\
+Examples:
+  sidelight fsck --config conf/shadow.toml
+  sidelight fsck --repair --digests --config conf/shadow.toml")]
+    Fsck(FsckOptions),
 
     /// Model packages: what there is, whether it is intact, export
     #[command(
@@ -142,7 +167,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   sidelight echo PACS@192.0.2.10:104
-  sidelight echo PACS@pacs.example.org:11112 --calling SIDELIGHT")]
+  sidelight echo PACS@pacs.example.org:11112 --calling SIDELIGHT
+  sidelight echo PACS@pacs.example.org:2762 --tls")]
     Echo(Echo),
 
     /// Print version, implementation identifiers and what the build can do
@@ -216,18 +242,73 @@ pub enum Studies {
         #[command(flatten)]
         table: Table,
     },
-    /// Deliver the current report of a study again
+    /// Deliver current reports again: of one study, to one destination, or all that were given up
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true)
+        .args(["study", "destination", "failed"]))]
     Resend {
+        /// Study Instance UID; without one, every study
+        #[arg(value_name = "UID")]
+        study: Option<Uid>,
+        /// Only to this destination
+        #[arg(long, value_name = "NAME")]
+        destination: Option<String>,
+        /// Only what was given up
+        #[arg(long)]
+        failed: bool,
+    },
+    /// Close an open study now, with the images that are there
+    Close {
         /// Study Instance UID
         #[arg(value_name = "UID")]
         study: Uid,
+        /// It counts as complete, whatever study.required says
+        #[arg(long)]
+        complete: bool,
+        /// It counts as incomplete
+        #[arg(long, conflicts_with = "complete")]
+        incomplete: bool,
     },
+    /// Delete a study with its objects, scores and reports
+    Purge {
+        /// Study Instance UID
+        #[arg(value_name = "UID")]
+        study: Uid,
+        /// Also one that is open or being delivered
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show which destinations are up or down, and how many reports wait for each
+    Destinations(Table),
     /// Analyse a study again from its stored images
     Requeue {
         /// Study Instance UID
         #[arg(value_name = "UID")]
         study: Uid,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Folder to write; not there yet, or empty
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Copy every file, also where a second name (hard link) would do
+    #[arg(long)]
+    pub copy: bool,
+    #[command(flatten)]
+    pub table: Table,
+}
+
+#[derive(Debug, Args)]
+pub struct FsckOptions {
+    /// Put right what can be
+    #[arg(long)]
+    pub repair: bool,
+    /// Read every file and compare its digest
+    #[arg(long)]
+    pub digests: bool,
+    #[command(flatten)]
+    pub table: Table,
 }
 
 #[derive(Debug, Subcommand)]
@@ -323,6 +404,9 @@ pub struct Echo {
     /// AE title to call from; without it node.ae_title
     #[arg(long, value_name = "AET")]
     pub calling: Option<AeTitle>,
+    /// Over TLS, with the files of [tls] and, where the peer is a destination, what is pinned for it
+    #[arg(long)]
+    pub tls: bool,
 }
 
 #[derive(Debug, Args)]
@@ -349,111 +433,4 @@ pub struct Normalise {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use clap::{CommandFactory, error::ErrorKind};
-
-    use super::*;
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("sidelight").chain(line.split_whitespace()))
-    }
-
-    #[test]
-    fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_of_the_manual_is_understood() {
-        let uid = "1.2.840.10008.1";
-        for line in [
-            "serve --config conf/demo.toml",
-            "--config conf/demo.toml serve --set node.listen=127.0.0.1:0 --set study.quiet_period=1s",
-            "check",
-            "check --network --json",
-            "analyse a.dcm b/ --out out",
-            "analyse a.dcm --out out --with-posteriors --disclose --json",
-            "studies list --state failed --limit 3 --json",
-            &format!("studies show {uid} --json"),
-            &format!("studies resend {uid}"),
-            &format!("studies requeue {uid}"),
-            "model list --json",
-            "model verify",
-            "model verify demo-race --json",
-            "model export demo-race --out x.pt",
-            "phantom --world biased --patients 20 --seed 7 --out p --size 640x512",
-            "train models/recipes/demo-race.toml",
-            "train models/recipes/demo-race.toml --out trained",
-            "profile fit --results a.json b.json --labels l.csv --out p.json --seed 3 --bootstrap 500",
-            "profile show p.json --json",
-            "echo PACS@localhost:11112 --calling ME",
-            "version",
-            "normalise a.dcm --contract xrv-1024 --npy a.npy --png a.png --size 512",
-            "normalise a.dcm --contract demo-race --png a.png --json",
-            "__worker",
-        ] {
-            if let Err(error) = parse(line) {
-                panic!("{line}: {error}");
-            }
-        }
-    }
-
-    #[test]
-    fn wrong_use_ends_with_code_2_and_help_with_0() {
-        let rows = [
-            ("", 2),
-            ("frobnicate", 2),
-            ("analyse --out x", 2),
-            ("studies show ../../etc/passwd", 2),
-            ("studies list --state lost", 2),
-            ("studies list --limit 0", 2),
-            ("phantom --world mars --patients 1 --out x", 2),
-            ("phantom --world null --patients 1 --out x --size 10", 2),
-            ("echo localhost:104", 2),
-            ("echo PACS@localhost:104 --calling SEVENTEEN_LETTERS", 2),
-            ("normalise a.dcm --contract minmax-unit", 2),
-            ("serve --set node.listen", 2),
-            ("--help", 0),
-            ("--version", 0),
-            ("help studies", 0),
-        ];
-        for (line, code) in rows {
-            assert_eq!(parse(line).expect_err(line).exit_code(), code, "{line}");
-        }
-        assert_eq!(parse("").unwrap_err().kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
-    }
-
-    #[test]
-    fn overrides_keep_their_order_and_what_follows_the_first_equals_sign() {
-        let cli = parse("serve --set a.b=1 --set log.filter=info,sidelight=debug").unwrap();
-        let expected = [("a.b", "1"), ("log.filter", "info,sidelight=debug")];
-        assert_eq!(cli.settings.overrides, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
-    }
-
-    #[test]
-    fn the_help_names_exit_codes_and_where_the_configuration_comes_from() {
-        let help = Cli::command().render_long_help().to_string();
-        for part in
-            ["Exit codes: 0 done, 1 failed, 2 wrong use", "SIDELIGHT__NODE__LISTEN", "SIDELIGHT_CONFIG", "--set"]
-        {
-            assert!(help.contains(part), "{part} is missing in\n{help}");
-        }
-        assert!(!help.contains("__worker"));
-    }
-
-    #[test]
-    fn every_command_has_an_example_that_it_understands() {
-        let command = Cli::command();
-        for sub in command.get_subcommands().filter(|s| !s.is_hide_set() && s.get_name() != "version") {
-            let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
-            let examples: Vec<&str> = help
-                .lines()
-                .filter_map(|l| l.find("sidelight ").map(|at| l[at + 10..].split('#').next().unwrap()))
-                .collect();
-            assert!(!examples.is_empty(), "{} has no example", sub.get_name());
-            for example in examples {
-                assert!(parse(example).is_ok(), "{example}");
-            }
-        }
-    }
-}
+mod tests;

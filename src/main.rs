@@ -13,12 +13,15 @@ use sidelight::cli::{Cli, Command, Model, Profile, Settings, Studies};
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
 use sidelight::phantom::{PhantomOptions, World};
+use sidelight::serve::Control;
+use sidelight::store::{Files, Fsck, Resend};
 use sidelight::train::{self, TrainOptions};
 use sidelight::{dicom, pixels, serve};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use commands::{analyse, check, cohort, models, studies, tools};
+use commands::{analyse, check, cohort, folder, models, studies, tools};
 
 /// Wrong use: arguments or configuration.
 const WRONG_USE: u8 = 2;
@@ -42,8 +45,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Worker => Ok(pixels::worker_main()),
         Command::Version(table) => version(table.json),
         Command::Serve => {
-            let config = load(&settings, true)?;
-            runtime()?.block_on(serve_until_signal(config))
+            let (config, filter_logs) = load_and_log(&settings, true)?;
+            runtime()?.block_on(serve_until_signal(config, settings, filter_logs))
         }
         Command::Check(options) => {
             let config = load(&settings, false)?;
@@ -66,10 +69,29 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 match command {
                     Studies::List { state, limit, table } => studies::list(&config, state, limit, table.json).await,
                     Studies::Show { study, table } => studies::show(&config, &study, table.json).await,
-                    Studies::Resend { study } => studies::resend(&config, &study).await,
+                    Studies::Resend { study, destination, failed } => {
+                        let (study, destination) = (study.as_ref(), destination.as_deref());
+                        studies::resend(&config, Resend { study, destination, failed_only: failed }).await
+                    }
                     Studies::Requeue { study } => studies::requeue(&config, &study).await,
+                    Studies::Close { study, complete, incomplete } => {
+                        let verdict = (complete || incomplete).then_some(complete);
+                        studies::close(&config, &study, verdict).await
+                    }
+                    Studies::Purge { study, force } => studies::purge(&config, &study, force).await,
+                    Studies::Destinations(table) => studies::destinations(&config, table.json).await,
                 }
             })
+        }
+        Command::Backup(options) => {
+            let config = load(&settings, false)?;
+            let files = if options.copy { Files::Copied } else { Files::Linked };
+            runtime()?.block_on(folder::backup(&config, &options.dir, files, options.table.json))
+        }
+        Command::Fsck(options) => {
+            let config = load(&settings, false)?;
+            let wanted = Fsck { repair: options.repair, digests: options.digests };
+            runtime()?.block_on(folder::fsck(&config, wanted, options.table.json))
         }
         Command::Model(command) => {
             let config = load(&settings, false)?;
@@ -102,8 +124,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Echo(options) => {
             let config = load(&settings, false)?;
             let peer = Peer { ae_title: options.peer.ae_title, host: options.peer.host, port: options.peer.port };
-            let calling = options.calling.unwrap_or(config.node.ae_title);
-            runtime()?.block_on(tools::echo(&peer, &calling))
+            let calling = options.calling.unwrap_or_else(|| config.node.ae_title.clone());
+            runtime()?.block_on(tools::echo(&config, &peer, &calling, options.tls))
         }
         Command::Normalise(options) => {
             let config = load(&settings, false)?;
@@ -121,32 +143,51 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// The configuration, with logging set up by it.
 fn load(settings: &Settings, to_serve: bool) -> anyhow::Result<Config> {
-    let file = settings.config.as_deref();
-    let load = if to_serve { config::load_to_serve } else { config::load };
-    let config = load(file, config::environment(), &settings.overrides)?;
-    log_by(&config.log);
-    Ok(config)
+    load_and_log(settings, to_serve).map(|(config, _)| config)
 }
 
+fn load_and_log(settings: &Settings, to_serve: bool) -> anyhow::Result<(Config, SetFilter)> {
+    let load = if to_serve { config::load_to_serve } else { config::load };
+    let config = load(settings.config.as_deref(), config::environment(), &settings.overrides)?;
+    let filter_logs = log_by(&config.log);
+    Ok((config, filter_logs))
+}
+
+/// Sets the filter of the log while the program runs.
+type SetFilter = Box<dyn Fn(&str) + Send + Sync>;
+
 /// Logs go to standard error; `RUST_LOG` overrides the configured filter.
-fn log_by(log: &config::Log) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&log.filter));
+fn log_by(log: &config::Log) -> SetFilter {
+    let from_environment = EnvFilter::try_from_default_env().ok();
+    let fixed = from_environment.is_some();
+    let filter = from_environment.unwrap_or_else(|| EnvFilter::new(&log.filter));
     let colour = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
-    // A second call (there is none) would keep the first logger.
-    let _ = if log.json { builder.json().try_init() } else { builder.try_init() };
+    // A second call (there is none) would keep the first logger. A filter that cannot be set any more stays.
+    if log.json {
+        let builder = builder.json().with_filter_reloading();
+        let handle = builder.reload_handle();
+        let _ = builder.try_init();
+        Box::new(move |filter| drop((!fixed).then(|| handle.reload(EnvFilter::new(filter)))))
+    } else {
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        let _ = builder.try_init();
+        Box::new(move |filter| drop((!fixed).then(|| handle.reload(EnvFilter::new(filter)))))
+    }
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot be started")
 }
 
-/// Runs the node until SIGTERM or Ctrl-C.
-async fn serve_until_signal(config: Config) -> anyhow::Result<ExitCode> {
+/// Runs the node until SIGTERM or Ctrl-C; SIGHUP has it load its configuration again.
+async fn serve_until_signal(config: Config, settings: Settings, filter_logs: SetFilter) -> anyhow::Result<ExitCode> {
     use tokio::signal::unix::{SignalKind, signal};
     let executable = std::env::current_exe().context("this program's own path is not known")?;
     let cancel = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     let stop = cancel.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -156,7 +197,16 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<ExitCode> {
         tracing::info!("stopping");
         stop.cancel();
     });
-    serve::run(config, executable, cancel).await?;
+    // One request that waits is enough: whatever changed until it is served is seen then.
+    let (request, reloads) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let _ = request.try_send(());
+        }
+    });
+    let load =
+        Box::new(move || config::load_to_serve(settings.config.as_deref(), config::environment(), &settings.overrides));
+    serve::run(config, executable, Control { cancel, reloads, load, filter_logs }).await?;
     Ok(ExitCode::SUCCESS)
 }
 

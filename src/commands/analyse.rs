@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use chrono::Utc;
 use serde_json::{Value, json};
-use sidelight::analyse::{Analyser, Conclusion, Read, ReportContext, fresh_uid};
+use sidelight::analyse::{Analyser, Conclusion, NOT_ALL_AUDITED, Read, ReportContext, fresh_uid};
 use sidelight::config::Config;
 use sidelight::domain::{
     Assessment, Disclosure, FindingAssessment, ModelOutputs, Purpose, ReadyStudy, Refusal, RefusalCode, ScoredInstance,
@@ -196,7 +196,8 @@ fn conclude(analyser: &Analyser, study: &ReadyStudy, options: &Options) -> anyho
     let disclosure = if options.disclose { Disclosure::Probabilities } else { Disclosure::Withheld };
     let images: Vec<_> =
         study.instances.iter().map(|i| &i.header).filter(|h| analysed.contains(&h.sop_instance)).collect();
-    let context = ReportContext { disclosure, predecessors: Vec::new(), complete, now };
+    let partial = (!complete).then(|| NOT_ALL_AUDITED.to_owned());
+    let context = ReportContext { disclosure, predecessors: Vec::new(), partial, now };
     let variants = analyser.reports(&assessment, &scores, &images, &context)?;
     let report = variants.first().context("a report has at least one variant")?;
     let name = format!("{uid}.dcm");

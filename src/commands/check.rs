@@ -14,6 +14,7 @@ use sidelight::deliver;
 use sidelight::domain::{Finding, ModelOutputs, Purpose};
 use sidelight::infer::{self, Package};
 use sidelight::receive;
+use sidelight::wire::tls::{self, Tls};
 
 use super::{print, print_json, table};
 
@@ -37,7 +38,10 @@ pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<E
     items.extend(models(config));
     items.push(profile(config));
     items.push(Item::new("store.data_dir", folder(&config.store.data_dir)));
-    items.push(Item::new("node.listen", port(config.node.listen)));
+    for (key, address) in [("node.listen", config.node.listen), ("node.listen_tls", config.node.listen_tls)] {
+        items.extend(address.map(|address| Item::new(key, port(address))));
+    }
+    items.extend(tls::examine(&config.tls, Utc::now()).into_iter().map(|found| Item::new(found.key, found.outcome)));
     if let Some(address) = config.web.listen {
         items.push(Item::new("web.listen", port(address)));
         if config.web.dicomweb {
@@ -53,8 +57,11 @@ pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<E
         items.push(Item::new(format!("user of source {}", source.ae_title), outcome));
     }
     for destination in config.destinations.iter().filter(|_| network) {
-        let answer = deliver::probe(destination, &config.node.ae_title).await;
-        let outcome = answer.map(str::to_owned).map_err(|e| e.to_string());
+        let outcome = match Tls::load(&config.tls, &config.sources) {
+            Ok(tls) => deliver::probe(destination, &tls, &config.node.ae_title).await.map_err(|e| e.to_string()),
+            Err(fault) => Err(fault.to_string()),
+        };
+        let outcome = outcome.map(str::to_owned);
         items.push(Item::new(format!("destination {}", destination.name), outcome));
     }
     let fit = items.iter().all(|i| i.outcome.is_ok());

@@ -6,6 +6,7 @@
 pub mod analyse;
 pub mod check;
 pub mod cohort;
+pub mod folder;
 pub mod models;
 pub mod studies;
 pub mod tools;

@@ -6,9 +6,9 @@ use anyhow::Context;
 use chrono::Utc;
 use serde_json::{Value, json};
 use sidelight::config::Config;
-use sidelight::domain::{Disclosure, StudyState, Uid};
+use sidelight::domain::{ClosedBy, Disclosure, StudyState, Timestamp, Uid};
 use sidelight::report;
-use sidelight::store::{Store, StudyDetail, StudyFilter, StudyRow};
+use sidelight::store::{DestinationState, Resend, Store, StudyDetail, StudyFilter, StudyRow};
 
 use super::{print, print_json, table};
 
@@ -34,8 +34,40 @@ pub async fn list(config: &Config, state: Option<StudyState>, limit: u32, json: 
             ]
         });
         print(&table(&["study", "state", "source", "last object (UTC)", "objects", "highest flag", "why"], lines))?;
+        let down: Vec<_> = store.destinations().await?.into_iter().filter(|d| !d.up || d.failed > 0).collect();
+        if !down.is_empty() {
+            print(&format!("\n{}", destination_table(&down)))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+pub async fn destinations(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let store = Store::attach(&config.store).await?;
+    let states = store.destinations().await?;
+    if json {
+        print_json(&states)?;
+    } else {
+        print(&destination_table(&states))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn destination_table(states: &[DestinationState]) -> String {
+    let time = |at: Option<Timestamp>| at.map_or_else(String::new, |t| t.format("%Y-%m-%d %H:%M:%S").to_string());
+    let lines = states.iter().map(|d| {
+        vec![
+            d.name.clone(),
+            if d.up { "up".to_owned() } else { format!("down since {}", time(d.down_since)) },
+            d.pending.to_string(),
+            d.failed.to_string(),
+            time(d.delivered_at),
+            time(d.next_at),
+            d.last_error.clone().unwrap_or_default(),
+        ]
+    });
+    let header = ["destination", "state", "waiting", "given up", "last report (UTC)", "next attempt", "last error"];
+    table(&header, lines)
 }
 
 pub async fn show(config: &Config, study: &Uid, json: bool) -> anyhow::Result<ExitCode> {
@@ -51,10 +83,29 @@ pub async fn show(config: &Config, study: &Uid, json: bool) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn resend(config: &Config, study: &Uid) -> anyhow::Result<ExitCode> {
+pub async fn resend(config: &Config, which: Resend<'_>) -> anyhow::Result<ExitCode> {
+    if let Some(name) = which.destination
+        && !config.destinations.iter().any(|d| d.name == name)
+    {
+        anyhow::bail!("{name} is not a destination of this configuration; see [[destinations]]");
+    }
     let store = Store::attach(&config.store).await?;
-    let deliveries = store.resend(study, Utc::now()).await?;
+    let deliveries = store.resend_matching(which, Utc::now()).await?;
     print(&format!("{deliveries} deliveries are due again; the running node sends them, or the next that starts"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn close(config: &Config, study: &Uid, complete: Option<bool>) -> anyhow::Result<ExitCode> {
+    let store = Store::attach(&config.store).await?;
+    store.close_by_hand(study, complete, Utc::now()).await?;
+    print("the study will be closed by the running node, or the next that starts, with what has arrived by now")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub async fn purge(config: &Config, study: &Uid, force: bool) -> anyhow::Result<ExitCode> {
+    let store = Store::attach(&config.store).await?;
+    let purged = store.purge(study, force).await?;
+    print(&format!("deleted: {} objects, {} reports", purged.objects, purged.reports))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -79,6 +130,7 @@ fn why(row: &StudyRow) -> String {
     match (&row.refusal, &row.error) {
         (Some(refusal), _) => refusal.to_string(),
         (None, Some(error)) => error.clone(),
+        (None, None) if !row.missing.is_empty() => format!("incomplete: missing {}", row.missing.join(", ")),
         (None, None) if row.complete == Some(false) => "incomplete".into(),
         (None, None) => String::new(),
     }
@@ -97,8 +149,24 @@ fn describe(detail: &StudyDetail) -> String {
         row.last_at.format("%Y-%m-%d %H:%M:%S"),
         row.revision,
     );
+    if let Some(by) = row.closed_by.filter(|_| row.state != StudyState::Open) {
+        let by = match by {
+            ClosedBy::Quiet => "nothing arrived for the quiet period",
+            ClosedBy::Cap => "the time limit (study.cap)",
+            ClosedBy::Hand => "by hand",
+        };
+        let complete = if row.complete == Some(false) { "incomplete" } else { "complete" };
+        text.push_str(&format!("Closed    {by}, {complete}\n"));
+    }
+    if row.instances_late > 0 {
+        text.push_str(&format!(
+            "Late      {} objects came after the report and are in none: `studies requeue` analyses them\n",
+            row.instances_late
+        ));
+    }
     let objects = detail.instances.iter().map(|i| {
         let state = match &i.refusal {
+            _ if i.late => "late".to_owned(),
             Some(refusal) => refusal.to_string(),
             None => format!("{:?}", i.state).to_lowercase(),
         };

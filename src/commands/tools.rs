@@ -8,17 +8,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::json;
-use sidelight::config::Config;
+use sidelight::config::{Config, Endpoint, PeerTls};
 use sidelight::deliver::{self, Peer};
 use sidelight::domain::{AeTitle, Contract};
 use sidelight::infer::Package;
 use sidelight::pixels::{self, Frames, Workers};
+use sidelight::wire::Tls;
 
 use super::{print, print_json, table};
 
-pub async fn echo(peer: &Peer, calling: &AeTitle) -> anyhow::Result<ExitCode> {
+/// C-ECHO; over TLS where that is asked for, or where the peer is a destination that is called so.
+pub async fn echo(config: &Config, peer: &Peer, calling: &AeTitle, over_tls: bool) -> anyhow::Result<ExitCode> {
+    let known = config.destinations.iter().find_map(|destination| match &destination.endpoint {
+        Endpoint::Dimse { ae_title, host, port, tls } => {
+            ((ae_title, host, *port) == (&peer.ae_title, &peer.host, peer.port)).then_some(tls.clone())?
+        }
+        Endpoint::Stow { .. } => None,
+    });
+    let asked = known.or_else(|| over_tls.then(PeerTls::default));
+    let believed = config.tls.authorities.is_some() || asked.as_ref().is_none_or(|tls| !tls.certificates.is_empty());
+    anyhow::ensure!(believed, "nothing says which certificate to believe: set tls.authorities");
+    let security = deliver::security(peer, asked.as_ref(), &Tls::load(&config.tls, &config.sources)?)?;
     let start = Instant::now();
-    deliver::echo(peer, calling, Duration::from_secs(10)).await?;
+    deliver::echo(peer, &security, calling, Duration::from_secs(10)).await?;
     let milliseconds = start.elapsed().as_millis() as u64;
     print(&format!("{} answers at {}:{} after {milliseconds} ms", peer.ae_title, peer.host, peer.port))?;
     Ok(ExitCode::SUCCESS)

@@ -6,11 +6,13 @@
 //! needs the outside world (ports, folders, peers) is asked by `sidelight check`.
 
 mod fault;
+mod fingerprint;
 mod load;
 mod parse;
 mod peers;
 mod raw;
 mod rules;
+mod tls;
 mod validate;
 mod walk;
 mod web;
@@ -23,9 +25,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::{AeTitle, Disclosure};
+use crate::domain::{AeTitle, Disclosure, Required};
 
 pub use fault::{ConfigError, FAULTS_MAX, Fault};
+pub use fingerprint::Fingerprint;
 pub use load::{environment, load, load_to_serve};
 pub(crate) use parse::host_fault;
 pub use walk::FILE_BYTES_MAX;
@@ -34,6 +37,7 @@ pub use walk::FILE_BYTES_MAX;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub node: Node,
+    pub tls: Tls,
     pub store: Store,
     pub web: Web,
     pub study: StudyRules,
@@ -61,7 +65,10 @@ pub struct Node {
     pub ae_title: AeTitle,
     /// Further called AE titles that the node answers to, each with its rules.
     pub aliases: Vec<Alias>,
-    pub listen: SocketAddr,
+    /// For associations without TLS; `None`: none. One of the two listeners is there.
+    pub listen: Option<SocketAddr>,
+    /// For associations over TLS; `None`: none.
+    pub listen_tls: Option<SocketAddr>,
     pub mode: Mode,
     /// Device Observer Name and serial number in reports.
     pub name: String,
@@ -77,6 +84,47 @@ pub struct Node {
     pub negotiation_timeout: Duration,
     /// How long running work may take to end at shutdown.
     pub drain_timeout: Duration,
+}
+
+/// TLS for associations in both directions (PS3.15 Annex B).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tls {
+    /// The node's own certificate and those between it and its authority, PEM. There is a key where there is one.
+    pub certificate: Option<PathBuf>,
+    /// Private key of the first certificate, PEM.
+    pub key: Option<PathBuf>,
+    /// Certificates of the authorities that vouch for peers, PEM.
+    pub authorities: Option<PathBuf>,
+    pub client_certificates: ClientCertificates,
+    pub profile: TlsProfile,
+}
+
+/// Whether those who connect over TLS have to show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificates {
+    Required,
+    /// One that is shown is judged.
+    Optional,
+    /// Nobody is asked.
+    None,
+}
+
+/// Which TLS is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsProfile {
+    /// PS3.15 B.12: BCP 195 (RFC 8996, RFC 9325), TLS 1.2 and 1.3.
+    Bcp195,
+    /// The part of it that is TLS 1.3.
+    Bcp195Tls13,
+}
+
+/// What a peer that is called over TLS has to show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerTls {
+    /// One of these; empty: one that an authority vouches for, with its name.
+    pub certificates: Vec<Fingerprint>,
+    /// The name in its certificate; `None`: the host.
+    pub server_name: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -129,6 +177,21 @@ pub struct StudyRules {
     pub quiet_period: Duration,
     /// …or this long after its first instance, whatever still arrives.
     pub cap: Duration,
+    /// What becomes of an image that arrives after its study was reported.
+    pub late: Late,
+    /// What has to be there, by kind of study.
+    pub required: Vec<Required>,
+}
+
+/// What an image that arrives after its study was reported leads to. A study without a report begins anew anyway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Late {
+    /// Nothing: it is kept and listed, and in no report until somebody requeues the study.
+    Never,
+    /// A new report, sent after the older ones, each of which is sent too.
+    Always,
+    /// A new report in place of the older ones: those that are not sent yet are withdrawn.
+    Replace,
 }
 
 /// A further called AE title, with rules for the studies that are sent to it (see `rules`).
@@ -160,6 +223,17 @@ pub struct Source {
     pub query: bool,
     /// An audit archive: the only kind that may pull in shadow mode.
     pub audit: bool,
+    /// It may only come over TLS, and is called so too.
+    pub tls: bool,
+    /// Certificates that it may come with, and nobody else may; empty: any that an authority vouches for.
+    pub certificates: Vec<Fingerprint>,
+}
+
+impl Source {
+    /// How it is called, where it is called at all.
+    pub fn peer_tls(&self) -> Option<PeerTls> {
+        self.tls.then(|| PeerTls { certificates: self.certificates.clone(), server_name: None })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,6 +262,10 @@ pub struct Destination {
     pub audit: bool,
     pub disclose: Disclosure,
     pub timeout: Duration,
+    /// Associations at once.
+    pub associations_max: usize,
+    /// Reports per minute; `None`: as fast as it takes them.
+    pub per_minute_max: Option<u32>,
 }
 
 /// How a destination is reached.
@@ -199,6 +277,8 @@ pub enum Endpoint {
         /// Host name or address.
         host: String,
         port: u16,
+        /// `None`: in the clear.
+        tls: Option<PeerTls>,
     },
     /// STOW-RS.
     Stow {
@@ -224,8 +304,9 @@ pub struct Delivery {
     /// First wait after a failed attempt; doubles up to `retry_max`.
     pub retry_first: Duration,
     pub retry_max: Duration,
-    /// A delivery that keeps failing this long is marked failed.
+    /// A delivery that keeps failing this long, and was tried so often, is marked failed.
     pub give_up_after: Duration,
+    pub tries_min: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::domain::{AeTitle, Disclosure};
+use crate::domain::{AeTitle, Disclosure, Laterality, RequiredView, View};
 
 use super::fault::Problem;
 use super::raw::Entry;
-use super::{Device, Mode, Remote};
+use super::{ClientCertificates, Device, Fingerprint, Late, Mode, Remote, TlsProfile};
 
 pub(super) type Parsed<T> = Result<T, Problem>;
 
@@ -158,6 +158,29 @@ pub(super) fn disclosure(entry: &Entry) -> Parsed<Disclosure> {
     choice(entry, &[("withheld", Disclosure::Withheld), ("probabilities", Disclosure::Probabilities)])
 }
 
+pub(super) fn client_certificates(entry: &Entry) -> Parsed<ClientCertificates> {
+    let choices = [
+        ("required", ClientCertificates::Required),
+        ("optional", ClientCertificates::Optional),
+        ("none", ClientCertificates::None),
+    ];
+    choice(entry, &choices)
+}
+
+pub(super) fn tls_profile(entry: &Entry) -> Parsed<TlsProfile> {
+    choice(entry, &[("bcp195", TlsProfile::Bcp195), ("bcp195-tls13", TlsProfile::Bcp195Tls13)])
+}
+
+/// The SHA-256 fingerprint of a certificate.
+pub(super) fn fingerprint(entry: &Entry) -> Parsed<Fingerprint> {
+    Fingerprint::parse(text(entry)?).ok_or_else(|| {
+        Problem::new(
+            "is not a SHA-256 fingerprint",
+            "write the 64 digits of: openssl x509 -noout -fingerprint -sha256 -in FILE",
+        )
+    })
+}
+
 /// An IP address with a port; names are not looked up, so that a slip never opens another interface.
 pub(super) fn listen(entry: &Entry) -> Parsed<SocketAddr> {
     text(entry)?.parse().map_err(|_| {
@@ -210,6 +233,11 @@ pub(super) fn host(entry: &Entry) -> Parsed<String> {
         Some(problem) => Err(problem),
         None => Ok(written.to_owned()),
     }
+}
+
+/// As [`host`], or `None` for empty text.
+pub(super) fn host_if_given(entry: &Entry) -> Parsed<Option<String>> {
+    if text(entry)?.is_empty() { Ok(None) } else { host(entry).map(Some) }
 }
 
 pub(super) fn port(entry: &Entry) -> Parsed<u16> {
@@ -307,6 +335,38 @@ pub(super) fn device(entry: &Entry) -> Parsed<Device> {
             Some(index) => Ok(Device::Cuda(usize::from(index))),
             None => Err(Problem::new("is not a device", r#"write "auto", "cpu" or "cuda:0""#)),
         },
+    }
+}
+
+pub(super) fn late(entry: &Entry) -> Parsed<Late> {
+    choice(entry, &[("never", Late::Never), ("always", Late::Always), ("replace", Late::Replace)])
+}
+
+/// A coded value (CS) such as a modality or a body part, in upper case; `None` for empty text.
+pub(super) fn code_if_given(entry: &Entry) -> Parsed<Option<String>> {
+    let written = text(entry)?.to_ascii_uppercase();
+    let valid = written.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_' || b == b' ');
+    if !valid || written.len() > 16 {
+        return Err(Problem::new("is not a code", "write up to 16 letters and digits, e.g. \"MG\" or \"CHEST\""));
+    }
+    Ok((!written.is_empty()).then_some(written))
+}
+
+/// `PA`, or with a side `L-CC`.
+pub(super) fn required_view(entry: &Entry) -> Parsed<RequiredView> {
+    let written = text(entry)?;
+    let (side, view) = match written.split_once('-') {
+        Some(("L", view)) => (Some(Laterality::Left), view),
+        Some(("R", view)) => (Some(Laterality::Right), view),
+        _ => (None, written),
+    };
+    let views = [View::Pa, View::Ap, View::Frontal, View::Lateral, View::Cc, View::Mlo];
+    match views.into_iter().find(|known| known.as_str() == view) {
+        Some(view) => Ok(RequiredView { side, view }),
+        None => Err(Problem::new(
+            "is not a view",
+            "write PA, AP, FRONTAL (either), LATERAL, CC or MLO, with L- or R- before it where the side matters",
+        )),
     }
 }
 

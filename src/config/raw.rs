@@ -41,6 +41,7 @@ section! {
     Raw {
         ;
         node: Node,
+        tls: Tls,
         store: Store,
         web: Web,
         web_clients: Vec<WebClient>,
@@ -60,6 +61,7 @@ section! {
     Node {
         ae_title = "SIDELIGHT",
         listen = "0.0.0.0:11112",
+        listen_tls = "",
         mode = "shadow",
         name = "sidelight",
         serial_number = "unassigned",
@@ -69,6 +71,16 @@ section! {
         idle_timeout = "60s",
         negotiation_timeout = "10s",
         drain_timeout = "20s",
+    }
+}
+
+section! {
+    Tls {
+        certificate = "",
+        key = "",
+        authorities = "",
+        client_certificates = "required",
+        profile = "bcp195",
     }
 }
 
@@ -113,6 +125,22 @@ section! {
     Study {
         quiet_period = "60s",
         cap = "90m",
+        late = "replace",
+        ;
+        required: Vec<Required>,
+    }
+}
+
+section! {
+    /// One `[[study.required]]` entry; empty text stands for "not given".
+    Required {
+        modality = "",
+        body_part = "",
+        views = EMPTY,
+        images_min = 0,
+        series_min = 0,
+        quiet_period = "",
+        wait = false,
     }
 }
 
@@ -138,6 +166,8 @@ section! {
         commitment_to = "",
         query = false,
         audit = false,
+        tls = false,
+        certificates = EMPTY,
     }
 }
 
@@ -154,14 +184,20 @@ section! {
         audit = false,
         disclose = "withheld",
         timeout = "30s",
+        tls = false,
+        certificates = EMPTY,
+        tls_server_name = "",
+        associations_max = 1,
+        per_minute_max = 0,
     }
 }
 
 section! {
     Delivery {
-        retry_first = "5s",
-        retry_max = "30m",
-        give_up_after = "7d",
+        retry_first = "30s",
+        retry_max = "10m",
+        tries_min = 10,
+        give_up_after = "14d",
     }
 }
 
@@ -206,6 +242,7 @@ impl Raw {
     /// Every known key with its default. A list of tables holds one element, which shows the keys of each.
     pub(super) fn schema() -> toml::Table {
         let one_of_each = Self {
+            study: Study { required: vec![Required::default()], ..Study::default() },
             web_clients: vec![WebClient::default()],
             aliases: vec![Alias::default()],
             sources: vec![Source::default()],

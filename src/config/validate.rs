@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::domain::{AeTitle, Disclosure};
+use crate::domain::{AeTitle, Disclosure, Required};
 
 use super::fault::{Faults, Problem};
 use super::parse::{self, Parsed};
@@ -39,6 +39,7 @@ pub(super) enum Need {
 pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Faults) -> Option<Config> {
     let mut check = Check { origins, faults };
     check.listeners(raw);
+    check.tls_rules(raw);
     check.shadow_mode(raw);
     check.loops(raw);
     check.models_named(raw, need);
@@ -46,6 +47,7 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
     // Every section is built, whatever became of the others, so that all faults are found.
     let aliases = check.aliases(raw);
     let node = check.node(&raw.node, aliases);
+    let tls = check.tls(&raw.tls);
     let store = check.store(&raw.store);
     let web = check.web(raw);
     let study = check.study(&raw.study);
@@ -59,6 +61,7 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
     let filter = check.get("log.filter", &raw.log.filter, parse::log_filter);
     Some(Config {
         node: node?,
+        tls: tls?,
         store: store?,
         web: web?,
         study: study?,
@@ -94,7 +97,8 @@ impl Check<'_> {
 
     fn node(&mut self, raw: &raw::Node, aliases: Option<Vec<Alias>>) -> Option<Node> {
         let ae_title = self.get("node.ae_title", &raw.ae_title, parse::ae_title);
-        let listen = self.get("node.listen", &raw.listen, parse::listen);
+        let listen = self.get("node.listen", &raw.listen, parse::listen_if_given);
+        let listen_tls = self.get("node.listen_tls", &raw.listen_tls, parse::listen_if_given);
         let mode = self.get("node.mode", &raw.mode, parse::mode);
         let name = self.get("node.name", &raw.name, parse::label);
         let serial_number = self.get("node.serial_number", &raw.serial_number, parse::label);
@@ -110,6 +114,7 @@ impl Check<'_> {
             ae_title: ae_title?,
             aliases: aliases?,
             listen: listen?,
+            listen_tls: listen_tls?,
             mode: mode?,
             name: name?,
             serial_number: serial_number?,
@@ -157,7 +162,44 @@ impl Check<'_> {
         let quiet_period = self.get("study.quiet_period", &raw.quiet_period, parse::duration(MILLISECOND..=DAY));
         let cap = self.get("study.cap", &raw.cap, parse::duration(MILLISECOND..=7 * DAY));
         self.ordered("study.quiet_period", &raw.quiet_period, quiet_period, "study.cap", &raw.cap, cap);
-        Some(StudyRules { quiet_period: quiet_period?, cap: cap? })
+        let late = self.get("study.late", &raw.late, parse::late);
+        let required = self.required(raw);
+        Some(StudyRules { quiet_period: quiet_period?, cap: cap?, late: late?, required: required? })
+    }
+
+    fn required(&mut self, raw: &raw::Study) -> Option<Vec<Required>> {
+        if !self.few_enough("study.required", raw.required.len()) {
+            return None;
+        }
+        let cap = parse::duration(MILLISECOND..=7 * DAY)(&raw.cap).ok();
+        collect_all(raw.required.iter().enumerate().map(|(i, rule)| {
+            let key = |name: &str| format!("study.required[{i}].{name}");
+            let modality = self.get(&key("modality"), &rule.modality, parse::code_if_given);
+            let body_part = self.get(&key("body_part"), &rule.body_part, parse::code_if_given);
+            let views = self.get(&key("views"), &rule.views, parse::list(16, parse::required_view));
+            let images_min = self.get(&key("images_min"), &rule.images_min, parse::integer(0..=100_000));
+            let series_min = self.get(&key("series_min"), &rule.series_min, parse::integer(0..=1000));
+            let bounds = parse::duration_if_given(MILLISECOND..=DAY);
+            let quiet_period = self.get(&key("quiet_period"), &rule.quiet_period, bounds);
+            let wait = self.get(&key("wait"), &rule.wait, parse::switch);
+            let quiet_key = key("quiet_period");
+            self.ordered(&quiet_key, &rule.quiet_period, quiet_period.flatten(), "study.cap", &raw.cap, cap);
+            if let (Some(views), Some(0), Some(0)) = (&views, images_min, series_min)
+                && views.is_empty()
+            {
+                let what = "asks for nothing".to_owned();
+                self.contradiction(&key("views"), &rule.views, what, "name views, images_min or series_min");
+            }
+            Some(Required {
+                modality: modality?,
+                body_part: body_part?,
+                views: views?,
+                images_min: images_min?,
+                series_min: series_min?,
+                quiet_period: quiet_period?,
+                wait: wait?,
+            })
+        }))
     }
 
     fn sources(&mut self, raw: &Raw) -> Option<Vec<Source>> {
@@ -181,6 +223,8 @@ impl Check<'_> {
             let quiet_key = key("quiet_period");
             self.ordered(&quiet_key, &source.quiet_period, quiet.flatten(), "study.cap", &raw.study.cap, cap);
             let user = self.user(i, source);
+            let tls = self.get(&key("tls"), &source.tls, parse::switch);
+            let certificates = self.certificates(&key("certificates"), &source.certificates);
             let services = self.services(i, source, raw);
             let (commitment, commitment_to, query, audit) = services?;
             Some(Source {
@@ -192,6 +236,8 @@ impl Check<'_> {
                 commitment_to,
                 query,
                 audit,
+                tls: tls?,
+                certificates: certificates?,
             })
         }))
     }
@@ -214,12 +260,18 @@ impl Check<'_> {
             let audit = self.get(&key("audit"), &destination.audit, parse::switch);
             let disclose = self.get(&key("disclose"), &destination.disclose, parse::disclosure);
             let timeout = self.get(&key("timeout"), &destination.timeout, parse::duration(100 * MILLISECOND..=HOUR));
+            let associations_max =
+                self.get(&key("associations_max"), &destination.associations_max, parse::count(1..=64));
+            let per_minute_max =
+                self.get(&key("per_minute_max"), &destination.per_minute_max, parse::integer(0..=60_000));
             Some(Destination {
                 name: name?,
                 endpoint: endpoint?,
                 audit: audit?,
                 disclose: disclose?,
                 timeout: timeout?,
+                associations_max: associations_max?,
+                per_minute_max: u32::try_from(per_minute_max?).ok().filter(|rate| *rate > 0),
             })
         }))
     }
@@ -232,7 +284,13 @@ impl Check<'_> {
         let (first, max, end) = (&raw.retry_first, &raw.retry_max, &raw.give_up_after);
         self.ordered("delivery.retry_first", first, retry_first, "delivery.retry_max", max, retry_max);
         self.ordered("delivery.retry_first", first, retry_first, "delivery.give_up_after", end, give_up_after);
-        Some(Delivery { retry_first: retry_first?, retry_max: retry_max?, give_up_after: give_up_after? })
+        let tries_min = self.get("delivery.tries_min", &raw.tries_min, parse::integer(1..=100_000));
+        Some(Delivery {
+            retry_first: retry_first?,
+            retry_max: retry_max?,
+            give_up_after: give_up_after?,
+            tries_min: u32::try_from(tries_min?).expect("the range ends at 100,000"),
+        })
     }
 
     fn models(&mut self, raw: &raw::Models) -> Option<Models> {
@@ -289,19 +347,6 @@ impl Check<'_> {
         })
     }
 
-    /// Both listeners want the same port of the same address.
-    fn listeners(&mut self, raw: &Raw) {
-        let (Ok(dicom), Ok(Some(web))) = (parse::listen(&raw.node.listen), parse::listen_if_given(&raw.web.listen))
-        else {
-            return;
-        };
-        let any = dicom.ip().is_unspecified() || web.ip().is_unspecified();
-        if dicom.port() != 0 && dicom.port() == web.port() && (any || dicom.ip() == web.ip()) {
-            let what = format!("wants the same port as node.listen ({dicom})");
-            self.contradiction("web.listen", &raw.web.listen, what, "give one of them another port");
-        }
-    }
-
     /// In shadow mode nothing reaches a destination that is not marked as an audit destination.
     fn shadow_mode(&mut self, raw: &Raw) {
         if parse::mode(&raw.node.mode) != Ok(Mode::Shadow) {
@@ -318,16 +363,15 @@ impl Check<'_> {
 
     /// A destination that is this node itself.
     fn loops(&mut self, raw: &Raw) {
-        let Ok(listen) = parse::listen(&raw.node.listen) else {
-            return;
-        };
+        let listeners = [&raw.node.listen, &raw.node.listen_tls].map(parse::listen_if_given);
+        let ports: Vec<u16> = listeners.into_iter().flatten().flatten().map(|address| address.port()).collect();
         let titles = raw.aliases.iter().take(PEERS_MAX).map(|alias| &alias.ae_title).chain([&raw.node.ae_title]);
         let own: Vec<AeTitle> = titles.filter_map(|title| parse::ae_title(title).ok()).collect();
         for (i, destination) in raw.destinations.iter().take(PEERS_MAX).enumerate() {
             let (Ok(title), Ok(port)) = (parse::ae_title(&destination.ae_title), parse::port(&destination.port)) else {
                 continue;
             };
-            if port == listen.port() && own.contains(&title) {
+            if ports.contains(&port) && own.contains(&title) {
                 let what = format!("is this node's own AE title, at its own port {port}: reports would come back");
                 let remedy = "name the PACS that is to receive the reports";
                 self.contradiction(&format!("destinations[{i}].ae_title"), &destination.ae_title, what, remedy);

@@ -84,12 +84,20 @@ impl Check<'_> {
         let kind = self.get(&key("kind"), &raw.kind, |entry| choice(entry, kinds))?;
         let foreign: &[(&str, &Entry)] = match kind {
             Kind::Dimse => &[("url", &raw.url), ("token_file", &raw.token_file)],
-            Kind::Stow => &[("ae_title", &raw.ae_title), ("host", &raw.host), ("port", &raw.port)],
+            Kind::Stow => &[
+                ("ae_title", &raw.ae_title),
+                ("host", &raw.host),
+                ("port", &raw.port),
+                ("tls", &raw.tls),
+                ("certificates", &raw.certificates),
+                ("tls_server_name", &raw.tls_server_name),
+            ],
         };
-        let given = foreign.iter().filter(|(_, entry)| **entry != Entry::from(""));
+        let unset = [Entry::from(""), Entry::from(false), Entry::List(vec![])];
+        let given = foreign.iter().filter(|(_, entry)| !unset.contains(entry));
         let (other, wants) = match kind {
             Kind::Dimse => ("stow", "ae_title, host and port"),
-            Kind::Stow => ("dimse", "url"),
+            Kind::Stow => ("dimse", "url, which says https for TLS"),
         };
         let mut fits = true;
         for (name, entry) in given {
@@ -103,7 +111,8 @@ impl Check<'_> {
                 let ae_title = self.get(&key("ae_title"), &raw.ae_title, parse::ae_title);
                 let host = self.get(&key("host"), &raw.host, parse::host);
                 let port = self.get(&key("port"), &raw.port, parse::port);
-                Endpoint::Dimse { ae_title: ae_title?, host: host?, port: port? }
+                let tls = self.peer_tls(key, raw);
+                Endpoint::Dimse { ae_title: ae_title?, host: host?, port: port?, tls: tls? }
             }
             Kind::Stow => {
                 let url = self.get(&key("url"), &raw.url, service_url);

@@ -1,8 +1,8 @@
 //! The result of a storage commitment on an association of its own: N-EVENT-REPORT, for which the node that calls is
 //! the provider of the service (role selection; PS3.4 J.3.3, PS3.7 D.3.3.4).
 //!
-//! Neighbours: `serve` asks for it when the association that asked for commitment is gone. Left out: TLS to such a
-//! peer.
+//! Neighbours: `serve` asks for it when the association that asked for commitment is gone, and says how the peer is
+//! called. Left out: judging what is committed.
 
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ const IMPLICIT: &str = "1.2.840.10008.1.2";
 /// Why the source has not heard of it, for people. It may hear of it the next time.
 pub async fn report_commitment(
     to: &Remote,
+    security: &Security,
     calling: &AeTitle,
     transaction: &Uid,
     outcomes: &[CommitmentOutcome],
@@ -34,15 +35,8 @@ pub async fn report_commitment(
         transfer_syntaxes: &[EXPLICIT, IMPLICIT],
         roles: Some(Roles::SCP),
     }];
-    let call = Call {
-        host: &to.host,
-        port: to.port,
-        security: &Security::Plain,
-        calling,
-        called: &to.ae_title,
-        proposals: &proposals,
-        timeout,
-    };
+    let call =
+        Call { host: &to.host, port: to.port, security, calling, called: &to.ae_title, proposals: &proposals, timeout };
     let mut association = Requestor::open(&call).await.map_err(|error| told(error.to_string()))?;
     let accepted = association.accepted(0).map(|a| (a.context, a.roles.scp, a.transfer_syntax == EXPLICIT));
     let (context, encoding) = match accepted {

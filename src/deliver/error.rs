@@ -37,6 +37,8 @@ pub enum DeliverError {
     Timeout { peer: String, step: Step, after: Duration },
     #[error("{peer} rejected the association ({}): {reason}", if *transient { "transient" } else { "permanent" })]
     Rejected { peer: String, transient: bool, reason: String },
+    #[error("no TLS with {peer}: {cause}")]
+    Untrusted { peer: String, cause: String },
     #[error("{peer} accepts none of the SOP classes offered; enable structured report storage there")]
     NotAccepted { peer: String },
     /// The comment is the peer's own text and may name a patient: it is for callers, never in the message.
@@ -51,6 +53,22 @@ pub enum DeliverError {
 }
 
 impl DeliverError {
+    /// Whether the destination could not be reached, or lets nobody in: that says nothing of the report, and all others
+    /// for it would fare the same. What fails while an association is opened is of this kind whatever it is.
+    pub fn unreached(&self) -> bool {
+        match self {
+            DeliverError::Unreachable { .. } | DeliverError::Rejected { .. } | DeliverError::Token { .. } => true,
+            DeliverError::Timeout { step, .. } => *step == Step::Connecting,
+            DeliverError::Http { status, .. } => matches!(status, 401 | 403 | 407 | 502..=504),
+            _ => false,
+        }
+    }
+
+    /// Whether the association can be used on.
+    pub(super) fn is_orderly(&self) -> bool {
+        matches!(self, DeliverError::Status { .. } | DeliverError::NotAccepted { .. } | DeliverError::File(_))
+    }
+
     /// Whether another attempt makes sense.
     ///
     /// Network faults, timeouts, transient rejections, A7xx (out of resources) and 0110 (processing failure) pass by
@@ -69,7 +87,9 @@ impl DeliverError {
                     Retry::Later
                 }
             }
-            DeliverError::NotAccepted { .. } | DeliverError::Token { .. } => Retry::Later,
+            DeliverError::NotAccepted { .. } | DeliverError::Untrusted { .. } | DeliverError::Token { .. } => {
+                Retry::Later
+            }
             // Request Timeout, Too Early, Too Many Requests and what is wrong with the server itself pass.
             DeliverError::Http { status, .. } => match status {
                 408 | 425 | 429 | 500..=599 => Retry::Soon,
@@ -88,6 +108,7 @@ impl DeliverError {
             RequestError::Unreachable(cause) => DeliverError::Unreachable { peer, cause },
             RequestError::Timeout { step, after } => DeliverError::Timeout { peer, step, after },
             RequestError::Rejected { transient, reason } => DeliverError::Rejected { peer, transient, reason },
+            RequestError::Untrusted(cause) => DeliverError::Untrusted { peer, cause },
             RequestError::Aborted(_)
             | RequestError::Violation(_)
             | RequestError::Wire(_)
@@ -128,6 +149,7 @@ mod tests {
             (timeout, Retry::Soon),
             (DeliverError::Unreachable { peer: "P".into(), cause: "refused".into() }, Retry::Soon),
             (DeliverError::NotAccepted { peer: "P".into() }, Retry::Later),
+            (DeliverError::Untrusted { peer: "P".into(), cause: "c".into() }, Retry::Later),
             (DeliverError::Http { peer: "P".into(), status: 503 }, Retry::Soon),
             (DeliverError::Http { peer: "P".into(), status: 401 }, Retry::Later),
             (DeliverError::Token { file: "f".into(), cause: "c".into() }, Retry::Later),

@@ -1,7 +1,7 @@
 //! Reports to their destinations: C-STORE SCU with a fall-back over SOP classes and transfer syntaxes, C-ECHO SCU, and
 //! STOW-RS.
 //!
-//! One call is one attempt. The alternatives of a report (one per SOP class, each with its own SOP Instance UID)
+//! A [`Session`] carries one report after the other, each an attempt. The alternatives of a report (one per SOP class, each with its own SOP Instance UID)
 //! were fixed when the result was, so that every attempt sends the same bytes. Whether and when to try again is
 //! judged by [`DeliverError::retry`] and [`backoff`]; the outbox itself lives in `store`, its clock in `serve`.
 //! Neighbours: `peer` holds the association, `transcode` the encoding, `stow` the other road over `http`. Left out:
@@ -12,22 +12,24 @@ mod commitment;
 mod error;
 mod http;
 mod peer;
+mod session;
 mod stow;
 mod transcode;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{info, warn};
-
-use crate::config::{Destination, Endpoint, Mode};
+use crate::config::{Destination, Endpoint, Mode, PeerTls};
 use crate::dicom::{Status, VERIFICATION};
 use crate::domain::{AeTitle, Report, Uid};
+use crate::wire::{Security, Tls};
 
 pub use crate::wire::Step;
 pub use backoff::backoff;
 pub use commitment::report_commitment;
 pub use error::{DeliverError, Retry};
 pub use peer::Peer;
+pub use session::Session;
 pub use transcode::FileError;
 
 use peer::{Connection, Proposal};
@@ -69,108 +71,59 @@ pub fn allowed(mode: Mode, destination: &Destination) -> Result<(), DeliverError
     }
 }
 
-/// Sends the first of `alternatives` whose SOP class the destination accepts. Takes at most four times
-/// `destination.timeout`, by STOW-RS for each of them.
+/// One report on an association of its own: [`Session::open`], [`Session::send`], the end.
 ///
 /// # Errors
 /// [`DeliverError`]; its [`retry`](DeliverError::retry) says whether another attempt makes sense.
 pub async fn send(
     mode: Mode,
     destination: &Destination,
+    tls: &Arc<Tls>,
     calling: &AeTitle,
     alternatives: &[ReportFile<'_>],
 ) -> Result<Sent, DeliverError> {
-    allowed(mode, destination)?;
-    if alternatives.is_empty() {
-        return Err(DeliverError::NothingToSend);
-    }
-    match &destination.endpoint {
-        Endpoint::Dimse { ae_title, host, port } => {
-            let peer = Peer { ae_title: ae_title.clone(), host: host.clone(), port: *port };
-            store(&peer, destination, calling, alternatives).await
-        }
-        Endpoint::Stow { url, token_file } => stow::send(url, token_file.as_deref(), destination, alternatives).await,
-    }
-}
-
-/// By C-STORE, in Explicit VR Little Endian where the peer can, else Implicit.
-async fn store(
-    peer: &Peer,
-    destination: &Destination,
-    calling: &AeTitle,
-    alternatives: &[ReportFile<'_>],
-) -> Result<Sent, DeliverError> {
-    let data_sets = alternatives.iter().map(|a| transcode::data_set(a.file)).collect::<Result<Vec<_>, _>>()?;
-
-    // A context of its own for each pair, so that the choice among them is ours (PS3.8 9.3.2.2).
-    let proposals: Vec<Proposal> = alternatives
-        .iter()
-        .flat_map(|a| {
-            [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
-                .map(|ts| Proposal { abstract_syntax: a.sop_class.as_str(), transfer_syntax: ts })
-        })
-        .collect();
-    let mut connection = Connection::open(peer, calling, &proposals, destination.timeout).await?;
-    let accepted = connection.first_accepted(&proposals);
-    let Some((chosen, context)) = accepted else {
-        connection.close().await;
-        return Err(DeliverError::NotAccepted { peer: peer.to_string() });
-    };
-    let index = chosen / 2;
-    let (alternative, data_set) = (&alternatives[index], data_sets[index]);
-    let implicit;
-    let bytes = if proposals[chosen].transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN {
-        implicit = transcode::to_implicit(data_set)?;
-        &implicit[..]
-    } else {
-        data_set
-    };
-    let answer = connection.store(context, alternative.sop_class, alternative.sop_instance, bytes).await;
-    let response = match answer {
-        Ok(response) => response,
-        Err(error) => {
-            connection.abort().await;
-            return Err(error);
-        }
-    };
-    connection.close().await;
-
-    let status = response.status;
-    // The bytes under this UID never change: a duplicate is the trace of an attempt whose answer was lost.
-    if !status.is_stored() && status != Status::DUPLICATE_SOP_INSTANCE {
-        return Err(DeliverError::Status { peer: peer.to_string(), status, comment: response.comment });
-    }
-    if status == Status::SUCCESS {
-        info!(destination = %destination.name, "report delivered");
-    } else {
-        warn!(destination = %destination.name, %status, "report delivered with a remark");
-    }
-    let (sop_class, sop_instance) = (alternative.sop_class.clone(), alternative.sop_instance.clone());
-    Ok(Sent { index, sop_class, sop_instance, status })
+    let mut session = Session::open(mode, destination, tls, calling, alternatives).await?;
+    let sent = session.send(alternatives).await;
+    session.end(sent.as_ref().err()).await;
+    sent
 }
 
 /// Asks a destination whether it is there, by C-ECHO or a search; gives what to tell of it.
 ///
 /// # Errors
 /// [`DeliverError`], also where it is there and would not let us in.
-pub async fn probe(destination: &Destination, calling: &AeTitle) -> Result<&'static str, DeliverError> {
+pub async fn probe(destination: &Destination, tls: &Arc<Tls>, calling: &AeTitle) -> Result<&'static str, DeliverError> {
     match &destination.endpoint {
-        Endpoint::Dimse { ae_title, host, port } => {
+        Endpoint::Dimse { ae_title, host, port, tls: asked } => {
             let peer = Peer { ae_title: ae_title.clone(), host: host.clone(), port: *port };
-            echo(&peer, calling, destination.timeout).await.map(|()| "answers C-ECHO")
+            let security = security(&peer, asked.as_ref(), tls)?;
+            let how = if asked.is_some() { "answers C-ECHO over TLS" } else { "answers C-ECHO" };
+            echo(&peer, &security, calling, destination.timeout).await.map(|()| how)
         }
         Endpoint::Stow { url, token_file } => stow::probe(url, token_file.as_deref(), destination.timeout).await,
     }
+}
+
+/// How `peer` is called: in the clear, or over TLS with what it has to show.
+///
+/// # Errors
+/// [`DeliverError::Untrusted`] where TLS is asked for and its name cannot be one of a certificate.
+pub fn security(peer: &Peer, asked: Option<&PeerTls>, tls: &Arc<Tls>) -> Result<Security, DeliverError> {
+    let fault = |cause: crate::wire::tls::HandshakeError| DeliverError::Untrusted {
+        peer: peer.to_string(),
+        cause: cause.to_string(),
+    };
+    tls.security(&peer.host, asked).map_err(fault)
 }
 
 /// Asks `peer` whether it is there (Verification, PS3.4 Annex A).
 ///
 /// # Errors
 /// [`DeliverError`], also for any status but success.
-pub async fn echo(peer: &Peer, calling: &AeTitle, timeout: Duration) -> Result<(), DeliverError> {
+pub async fn echo(peer: &Peer, security: &Security, calling: &AeTitle, timeout: Duration) -> Result<(), DeliverError> {
     let proposals = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
         .map(|ts| Proposal { abstract_syntax: VERIFICATION.uid, transfer_syntax: ts });
-    let mut connection = Connection::open(peer, calling, &proposals, timeout).await?;
+    let mut connection = Connection::open(peer, security, calling, &proposals, timeout).await?;
     let Some((_, context)) = connection.first_accepted(&proposals) else {
         connection.close().await;
         return Err(DeliverError::NotAccepted { peer: peer.to_string() });
@@ -204,10 +157,13 @@ mod tests {
                 ae_title: AeTitle::parse("ARCHIVE").unwrap(),
                 host: "127.0.0.1".into(),
                 port: 1,
+                tls: None,
             },
             audit,
             disclose: Disclosure::Withheld,
             timeout: Duration::from_secs(1),
+            associations_max: 1,
+            per_minute_max: None,
         }
     }
 
@@ -227,9 +183,10 @@ mod tests {
     #[tokio::test]
     async fn a_refused_destination_is_never_contacted() {
         let calling = AeTitle::parse("SIDELIGHT").unwrap();
-        let error = send(Mode::Shadow, &destination(false), &calling, &[]).await.unwrap_err();
+        let tls = Tls::load(&crate::config::load(None, [], &[]).unwrap().tls, &[]).unwrap();
+        let error = send(Mode::Shadow, &destination(false), &tls, &calling, &[]).await.unwrap_err();
         assert!(matches!(error, DeliverError::NotAllowed(_)), "{error}");
-        let error = send(Mode::Active, &destination(false), &calling, &[]).await.unwrap_err();
+        let error = send(Mode::Active, &destination(false), &tls, &calling, &[]).await.unwrap_err();
         assert!(matches!(error, DeliverError::NothingToSend), "{error}");
     }
 }

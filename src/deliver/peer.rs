@@ -1,4 +1,4 @@
-//! One association of a C-STORE or C-ECHO SCU: open, one request, its answer, close.
+//! One association of a C-STORE or C-ECHO SCU: open, requests and their answers one after the other, close.
 //!
 //! Neighbours: `wire` holds the association and limits every wait, `dicom` encodes command sets, `error` names what
 //! went wrong. Left out: asynchronous operations and role selection, which a C-STORE SCU does not need.
@@ -11,8 +11,6 @@ use super::error::DeliverError;
 use crate::dicom::{CommandField, EchoRq, Response, StoreRq};
 use crate::domain::{AeTitle, ParseError, Uid};
 use crate::wire::{self, Call, RequestError, Requestor, Security};
-
-const MESSAGE_ID: u16 = 1;
 
 /// Whom to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +32,8 @@ pub(super) struct Proposal<'a> {
 pub(super) struct Connection {
     association: Requestor,
     peer: String,
+    /// Of the last request.
+    message_id: u16,
 }
 
 impl Proposal<'_> {
@@ -89,6 +89,7 @@ impl Connection {
     /// Connects and negotiates within `timeout`.
     pub(super) async fn open(
         peer: &Peer,
+        security: &Security,
         calling: &AeTitle,
         proposals: &[Proposal<'_>],
         timeout: Duration,
@@ -98,16 +99,26 @@ impl Connection {
         let call = Call {
             host: &peer.host,
             port: peer.port,
-            security: &Security::Plain,
+            security,
             calling,
             called: &peer.ae_title,
             proposals: &proposals,
             timeout,
         };
         match Requestor::open(&call).await {
-            Ok(association) => Ok(Self { association, peer: name }),
+            Ok(association) => Ok(Self { association, peer: name, message_id: 0 }),
             Err(error) => Err(DeliverError::from_request(name, error)),
         }
+    }
+
+    /// The peer, for messages.
+    pub(super) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    fn next_message_id(&mut self) -> u16 {
+        self.message_id = self.message_id.wrapping_add(1);
+        self.message_id
     }
 
     /// Position and presentation context of the first proposal that was accepted.
@@ -123,13 +134,13 @@ impl Connection {
         sop_instance: &Uid,
         data_set: &[u8],
     ) -> Result<Response, DeliverError> {
-        let request = StoreRq::new(MESSAGE_ID, sop_class.clone(), sop_instance.clone());
+        let request = StoreRq::new(self.next_message_id(), sop_class.clone(), sop_instance.clone());
         self.exchange(context, &request.encode(), Some(data_set), CommandField::C_STORE_RSP).await
     }
 
     /// C-ECHO.
     pub(super) async fn echo(&mut self, context: u8) -> Result<Response, DeliverError> {
-        let request = EchoRq { message_id: MESSAGE_ID, has_data_set: false };
+        let request = EchoRq { message_id: self.next_message_id(), has_data_set: false };
         self.exchange(context, &request.encode(), None, CommandField::C_ECHO_RSP).await
     }
 
@@ -158,7 +169,7 @@ impl Connection {
         }
         let response =
             Response::parse(&message.command).map_err(|e| self.broken(format!("its answer is damaged: {e}")))?;
-        if response.field != expected || response.responded_to != MESSAGE_ID {
+        if response.field != expected || response.responded_to != self.message_id {
             let (field, id) = (response.field, response.responded_to);
             return Err(self.broken(format!("it answered with {field} to message {id}, {expected} was due")));
         }

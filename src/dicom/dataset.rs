@@ -117,12 +117,8 @@ impl DataSet {
         out
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (Tag, &Element)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Tag, &Element)> {
         self.elements.iter().map(|(tag, element)| (*tag, element))
-    }
-
-    pub fn contains(&self, tag: Tag) -> bool {
-        self.elements.contains_key(&tag)
     }
 
     /// The bytes of a value as they came, padding included.

@@ -2,7 +2,7 @@
 //!
 //! Neighbours: `receive` puts it before the data set of an arriving object, `report` before its own. It is written
 //! by hand because the data set behind it is never parsed here, and eight short elements cannot fail. It is read where
-//! an object arrives as a file ([`read_meta`], for STOW-RS): bounded, and not a byte beyond it. Left out: the data set,
+//! an object arrives as a file ([`read_meta`], for STOW-RS), or the index has lost one: bounded, and not a byte beyond it. Left out: the data set,
 //! which is the workers' job.
 
 use crate::domain::{AeTitle, Uid};
@@ -41,6 +41,8 @@ pub struct FileMeta {
     pub sop_class: Uid,
     pub sop_instance: Uid,
     pub transfer_syntax: Uid,
+    /// The application entity that it came from (0002,0016), where it says so.
+    pub source: Option<AeTitle>,
     /// Bytes of the file before its data set.
     pub length: usize,
 }
@@ -81,7 +83,7 @@ pub fn read_meta(head: &[u8]) -> Result<Option<FileMeta>, MetaError> {
         return Err(MetaError::TooLong);
     }
     let Some(mut rest) = head.get(144..end) else { return Ok(None) };
-    let (mut sop_class, mut sop_instance, mut transfer_syntax) = (None, None, None);
+    let (mut sop_class, mut sop_instance, mut transfer_syntax, mut source) = (None, None, None, None);
     while !rest.is_empty() {
         let (element, value, tail) = element(rest).ok_or(MetaError::Malformed)?;
         let uid = || std::str::from_utf8(value).ok().and_then(|text| Uid::parse(text).ok());
@@ -89,6 +91,7 @@ pub fn read_meta(head: &[u8]) -> Result<Option<FileMeta>, MetaError> {
             0x0002 => sop_class = uid(),
             0x0003 => sop_instance = uid(),
             0x0010 => transfer_syntax = uid(),
+            0x0016 => source = std::str::from_utf8(value).ok().and_then(|text| AeTitle::parse(text).ok()),
             _ => {}
         }
         rest = tail;
@@ -97,6 +100,7 @@ pub fn read_meta(head: &[u8]) -> Result<Option<FileMeta>, MetaError> {
         sop_class: sop_class.ok_or(MetaError::Missing("Media Storage SOP Class UID"))?,
         sop_instance: sop_instance.ok_or(MetaError::Missing("Media Storage SOP Instance UID"))?,
         transfer_syntax: transfer_syntax.ok_or(MetaError::Missing("Transfer Syntax UID"))?,
+        source,
         length: end,
     }))
 }
@@ -191,6 +195,10 @@ mod tests {
         for cut in 0..head.len() {
             assert_eq!(read_meta(&head[..cut]), Ok(None), "{cut} bytes");
         }
+        let (uid, ae) =
+            (Uid::parse("1.2.3").expect("a valid uid"), AeTitle::parse("CT_SCANNER").expect("a valid title"));
+        let meta = read_meta(&file_meta(&uid, &uid, &uid, Some(&ae))).expect("readable").expect("complete");
+        assert_eq!(meta.source, Some(ae));
     }
 
     #[test]

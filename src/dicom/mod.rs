@@ -2,8 +2,9 @@
 //! sets and statuses, file meta information.
 //!
 //! Neighbours: `domain` below; `receive` and `deliver` speak with it, `store` and `report` write what it encodes.
-//! Left out: sockets and associations (`receive`, `deliver`), and data sets, which are parsed only in the sandboxed
-//! workers of `pixels` and built only in `report`. Nothing here allocates more than what it was given.
+//! Small data sets are read here too, within bounds: what peers ask with (`dataset`), and the node's own reports
+//! (`elements`). Left out: sockets and associations (`receive`, `deliver`), and what peers store, which is parsed only in
+//! the sandboxed workers of `pixels`. Nothing here allocates more than what it was given, within a small factor.
 
 mod command;
 mod commitment;
@@ -23,7 +24,7 @@ pub use commitment::{
     COMMITMENT_BOUNDS, CommitmentFault, CommitmentOutcome, CommitmentRq, REQUEST_COMMITMENT, SopReference,
     commitment_report,
 };
-pub use dataset::{Bounds, DataSet, DataSetError, Encoding, Tag, Value};
+pub use dataset::{Bounds, DataSet, DataSetError, Encoding};
 /// Value representations (PS3.5 6.2).
 pub use dicom_core::VR;
 pub use elements::{Element, ElementValue, Elements, ElementsError, read_elements};

@@ -6,6 +6,7 @@
 
 mod assessment;
 mod code;
+mod completeness;
 mod contract;
 mod header;
 mod ident;
@@ -18,6 +19,7 @@ pub use assessment::{
     Assessment, Direction, Disclosed, Disclosure, FindingAssessment, GroupEstimate, IndReason, Interval, Level,
 };
 pub use code::Code;
+pub use completeness::{ClosedBy, ImageGroup, Required, RequiredView};
 pub use contract::{Contract, Filter, Fit, Mask, ModelInput, ValueRange};
 pub use header::{Attribute, AttributeValue, Attributes, ImageFacts, InstanceHeader, Laterality, View};
 pub use ident::{AeTitle, Digest, ParseError, Probability, Uid};

@@ -1,17 +1,20 @@
 //! The door of the node: a DICOM service class provider for Verification and Storage.
 //!
 //! ```text
-//! listener ─▶ connection (bounded) ─▶ A-ASSOCIATE-RQ: who? (`negotiate`) ─▶ room? (permit, disk) ─▶ `association`
+//! listeners ─▶ connection (bounded) ─▶ TLS? (`channel`) ─▶ A-ASSOCIATE-RQ: who? (`negotiate`) ─▶ room? (permit, disk)
+//!           ─▶ `association`:
 //!                                                                              C-ECHO, C-STORE (`store_scp`) ─▶ store
 //! ```
 //! Neighbours: `store` keeps what arrives and wakes whoever waits for it. Left out: reading data sets, which happens
-//! in the workers of `pixels`; TLS; storage commitment.
+//! in the workers of `pixels`.
 //!
 //! Two limits guard it. `node.associations_max` bounds associations and is answered with a transient rejection, so
-//! that a sender tries again. A second one bounds connections, so that peers that connect and say nothing cannot use
-//! up the associations: they hold a connection for `node.negotiation_timeout` and nothing else.
+//! that a sender tries again. A second one bounds the connections of each port, so that peers that connect and say
+//! nothing, or never end a TLS handshake, cannot use up the associations: they hold a connection for
+//! `node.negotiation_timeout` and nothing else.
 
 mod association;
+mod channel;
 mod identity;
 mod negotiate;
 mod store_scp;
@@ -19,29 +22,32 @@ mod user_information;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use dicom_ul::pdu::{AbortRQSource, Pdu};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config;
 use crate::store::Store;
-use crate::wire::Wire;
+use crate::wire::{FrameError, Stream, Tls, Wire, WireError};
 
 use association::{Association, Limits, Peer};
+use channel::Channel;
 use identity::User;
 use negotiate::{Agreement, Policy, Refusal, Rejection};
 
 /// The bound listener, not yet serving.
 #[derive(Debug)]
 pub struct Receiver {
-    listener: TcpListener,
+    listener: Option<TcpListener>,
+    tls: Option<(TcpListener, Arc<Tls>)>,
     door: Arc<Door>,
     drain_timeout: Duration,
 }
@@ -55,13 +61,23 @@ pub enum Drained {
     Cut { connections: usize },
 }
 
+/// Who may send, for associations that begin from now on; those that run keep what they agreed on.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<RwLock<Arc<Rules>>>);
+
+/// Who may send.
+#[derive(Debug)]
+struct Rules {
+    policy: Policy,
+    sources: Vec<config::Source>,
+}
+
 /// What all connections share.
 #[derive(Debug)]
 struct Door {
     node: config::Node,
-    policy: Policy,
+    gate: Gate,
     associations: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
     /// Numbers associations in logs.
     next_id: AtomicU64,
 }
@@ -72,6 +88,9 @@ const REQUEST_BYTES_MAX: u32 = 1 << 18;
 
 /// Connections beyond `node.associations_max`, for those that are negotiating, being turned away, or closing.
 const SPARE_CONNECTIONS: usize = 64;
+
+/// The first byte of a TLS client (RFC 8446 5.1: handshake), which is no type of a PDU.
+const TLS_RECORD: u8 = 0x16;
 
 /// Wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -85,51 +104,84 @@ pub fn check_user(user: &config::User) -> io::Result<()> {
 }
 
 impl Receiver {
-    /// Binds `node.listen`, where port 0 takes any free port, and reads the passcode files of the sources.
+    /// Binds `node.listen` and `node.listen_tls`, as far as they are given, where port 0 takes any free port, and reads
+    /// the passcode files of the sources.
     ///
     /// # Errors
     /// With the key that is at fault.
-    pub async fn bind(node: &config::Node, sources: &[config::Source]) -> io::Result<Self> {
-        let listener = TcpListener::bind(node.listen).await.map_err(|cause| {
-            io::Error::new(cause.kind(), format!("node.listen: cannot listen on {}: {cause}", node.listen))
-        })?;
+    pub async fn bind(node: &config::Node, sources: &[config::Source], tls: &Arc<Tls>) -> io::Result<Self> {
+        let listener = listen("node.listen", node.listen).await?;
+        let listener_tls = listen("node.listen_tls", node.listen_tls).await?;
         let door = Door {
-            policy: Policy::new(node, sources)?,
+            gate: Gate(Arc::new(RwLock::new(Arc::new(Rules::new(node, sources)?)))),
             associations: Arc::new(Semaphore::new(node.associations_max)),
-            connections: Arc::new(Semaphore::new(node.associations_max + SPARE_CONNECTIONS)),
             next_id: AtomicU64::new(1),
             node: node.clone(),
         };
-        Ok(Self { listener, door: Arc::new(door), drain_timeout: node.drain_timeout })
+        let tls = listener_tls.map(|listener| (listener, Arc::clone(tls)));
+        Ok(Self { listener, tls, door: Arc::new(door), drain_timeout: node.drain_timeout })
     }
 
-    /// The address that was bound.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// The address that was bound without TLS.
+    pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        self.listener.as_ref().map(TcpListener::local_addr).transpose()
     }
 
-    /// Serves until `cancel`, then closes the port and lets messages that have begun end within
+    /// The address that was bound for TLS.
+    pub fn local_addr_tls(&self) -> io::Result<Option<SocketAddr>> {
+        self.tls.as_ref().map(|(listener, _)| listener.local_addr()).transpose()
+    }
+
+    /// To change who may send while the receiver runs.
+    pub fn gate(&self) -> Gate {
+        self.door.gate.clone()
+    }
+
+    /// Serves until `cancel`, then closes the ports and lets messages that have begun end within
     /// `node.drain_timeout`. Needs a runtime with more than one blocking thread.
     pub async fn run(self, store: Store, cancel: CancellationToken) -> Drained {
-        let Self { listener, door, drain_timeout } = self;
+        let Self { listener, tls, door, drain_timeout } = self;
         let tasks = TaskTracker::new();
         let cut = CancellationToken::new();
-        while let Some((stream, address, connection)) = door.next_connection(&listener, &cancel).await {
-            let (door, store, cancel, cut) = (door.clone(), store.clone(), cancel.clone(), cut.clone());
-            let id = door.next_id.fetch_add(1, Ordering::Relaxed);
-            let address = address.ip().to_canonical();
-            let span = info_span!("association", id, peer = %address);
-            let serve = async move {
-                tokio::select! {
-                    biased;
-                    () = cut.cancelled() => {}
-                    () = door.serve(stream, address, &store, &cancel) => {}
+        let accepting = |listener: TcpListener, tls: Option<Arc<Tls>>| {
+            let (door, store, cancel, cut, tasks) = (&door, &store, &cancel, &cut, &tasks);
+            // Each port has connections of its own, so that a flood of handshakes leaves the other one usable.
+            let connections = Arc::new(Semaphore::new(door.node.associations_max + SPARE_CONNECTIONS));
+            async move {
+                while let Some((stream, address, connection)) =
+                    door.next_connection(&listener, &connections, cancel).await
+                {
+                    let (door, store, cancel, cut) = (door.clone(), store.clone(), cancel.clone(), cut.clone());
+                    let id = door.next_id.fetch_add(1, Ordering::Relaxed);
+                    let address = address.ip().to_canonical();
+                    let span = info_span!("association", id, peer = %address);
+                    let tls = tls.clone();
+                    let serve = async move {
+                        tokio::select! {
+                            biased;
+                            () = cut.cancelled() => {}
+                            () = door.serve(stream, tls.as_ref(), address, &store, &cancel) => {}
+                        }
+                        drop(connection);
+                    };
+                    tasks.spawn(serve.instrument(span));
                 }
-                drop(connection);
-            };
-            tasks.spawn(serve.instrument(span));
-        }
-        drop(listener);
+            }
+        };
+        let plain = listener.map(|listener| accepting(listener, None));
+        let secure = tls.map(|(listener, tls)| accepting(listener, Some(tls)));
+        tokio::join!(
+            async {
+                if let Some(plain) = plain {
+                    plain.await
+                }
+            },
+            async {
+                if let Some(secure) = secure {
+                    secure.await;
+                }
+            }
+        );
         tasks.close();
         if tokio::time::timeout(drain_timeout, tasks.wait()).await.is_ok() {
             return Drained::All;
@@ -142,18 +194,41 @@ impl Receiver {
     }
 }
 
+impl Rules {
+    fn new(node: &config::Node, sources: &[config::Source]) -> io::Result<Self> {
+        Ok(Self { policy: Policy::new(node, sources)?, sources: sources.to_vec() })
+    }
+}
+
+impl Gate {
+    /// Replaces the rules: titles of `node`, and `sources` with their passcode files.
+    ///
+    /// # Errors
+    /// With the key that is at fault; the old rules stay.
+    pub fn set(&self, node: &config::Node, sources: &[config::Source]) -> io::Result<()> {
+        let rules = Arc::new(Rules::new(node, sources)?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<Rules> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Door {
     /// The next connection with its permit; `None` when it is time to stop. Where every permit is taken, further
     /// peers wait in the kernel's backlog.
     async fn next_connection(
         &self,
         listener: &TcpListener,
+        connections: &Arc<Semaphore>,
         cancel: &CancellationToken,
     ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         let permit = tokio::select! {
             biased;
             () = cancel.cancelled() => return None,
-            permit = self.connections.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+            permit = connections.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
         };
         loop {
             let accepted = tokio::select! {
@@ -172,7 +247,27 @@ impl Door {
     }
 
     /// One connection from its first byte to its last.
-    async fn serve(&self, stream: TcpStream, address: IpAddr, store: &Store, cancel: &CancellationToken) {
+    async fn serve(
+        &self,
+        tcp: TcpStream,
+        tls: Option<&Arc<Tls>>,
+        address: IpAddr,
+        store: &Store,
+        cancel: &CancellationToken,
+    ) {
+        let deadline = Instant::now() + self.node.negotiation_timeout;
+        let (stream, channel) = match tls {
+            None => (Stream::Plain(tcp), Channel::Plain),
+            Some(tls) => {
+                let secured = tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return,
+                    secured = channel::secure(tls, tcp, deadline) => secured,
+                };
+                let Some(secured) = secured else { return };
+                secured
+            }
+        };
         let mut wire = match Wire::new(stream, self.node.idle_timeout) {
             Ok(wire) => wire,
             Err(error) => return debug!(%error, "the connection failed"),
@@ -180,7 +275,7 @@ impl Door {
         let request = tokio::select! {
             biased;
             () = cancel.cancelled() => return,
-            request = tokio::time::timeout(self.node.negotiation_timeout, wire.receive(REQUEST_BYTES_MAX)) => request,
+            request = timeout_at(deadline, wire.receive(REQUEST_BYTES_MAX)) => request,
         };
         let request = match request {
             Ok(Ok(Pdu::AssociationRQ(request))) => request,
@@ -189,6 +284,10 @@ impl Door {
             Ok(Ok(Pdu::AbortRQ { .. })) => return debug!("aborted before a request"),
             Ok(Ok(_)) => {
                 warn!("the first PDU is not an A-ASSOCIATE-RQ");
+                return wire.abort(AbortRQSource::ServiceUser).await;
+            }
+            Ok(Err(WireError::Frame(FrameError::UnknownType(TLS_RECORD)))) => {
+                warn!("a peer with TLS on the port without: let it call node.listen_tls, or switch TLS off there");
                 return wire.abort(AbortRQSource::ServiceUser).await;
             }
             Ok(Err(error)) if error.abort_reason().is_some() => {
@@ -201,7 +300,8 @@ impl Door {
             Err(_) => return warn!(timeout = ?self.node.negotiation_timeout, "no association request in time"),
         };
         let calling: String = request.calling_ae_title.escape_default().take(32).collect();
-        let agreement = match self.policy.negotiate(&request, address) {
+        let rules = self.gate.current();
+        let agreement = match rules.policy.negotiate(&request, address) {
             Ok(agreement) => agreement,
             Err(Refusal::Reject(rejection)) => return reject(wire, &calling, rejection).await,
             Err(Refusal::InvalidParameter) => {
@@ -210,6 +310,10 @@ impl Door {
             }
         };
         drop(request);
+        if let Err(cause) = channel::judge(&rules.sources, &agreement.calling, channel) {
+            warn!(%cause, "the peer came the wrong way");
+            return reject(wire, &calling, Rejection::CallingAe).await;
+        }
         let Ok(permit) = self.associations.clone().try_acquire_owned() else {
             return reject(wire, &calling, Rejection::LimitExceeded).await;
         };
@@ -257,6 +361,12 @@ async fn reject(mut wire: Wire, calling: &str, rejection: Rejection) {
     if wire.send(&rejection.pdu()).await.is_ok() {
         wire.linger().await;
     }
+}
+
+async fn listen(key: &str, address: Option<SocketAddr>) -> io::Result<Option<TcpListener>> {
+    let Some(address) = address else { return Ok(None) };
+    let named = |cause: io::Error| io::Error::new(cause.kind(), format!("{key}: cannot listen on {address}: {cause}"));
+    TcpListener::bind(address).await.map(Some).map_err(named)
 }
 
 async fn has_room(store: &Store) -> bool {

@@ -79,7 +79,7 @@ pub(super) enum Rejection {
     ApplicationContext,
     #[error("the called AE title is not one of node.ae_title and aliases")]
     CalledAe,
-    #[error("the calling AE title is not listed in sources, or not for this address")]
+    #[error("the calling AE title is not listed in sources, or not for this address or way of connecting")]
     CallingAe,
     #[error("the user is not the one that the source must name, or the passcode is wrong")]
     User,

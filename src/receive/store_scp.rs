@@ -97,7 +97,7 @@ const FRAGMENT_OVERHEAD: usize = 128;
 const HELD_BYTES_MAX: usize = 1 << 20;
 
 /// … as long as all together hold no more than this.
-static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(16 << 20)));
+static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(8 << 20)));
 
 impl Failure {
     /// Cause → status, the only such table (PS3.4 table B.2-1, PS3.7 Annex C).

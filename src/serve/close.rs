@@ -8,33 +8,38 @@ use std::time::Duration;
 use chrono::Utc;
 use tracing::{error, info, warn};
 
+use super::watchdog::Loop;
 use super::{ATTEMPTS_MAX, IDLE, INTERRUPTIONS_MAX, LEASE, Node};
-use crate::analyse::{Conclusion, ReportContext};
-use crate::assemble::{self, AssembleRules, Decision, StudyActivity};
+use crate::analyse::{Conclusion, NOT_ALL_AUDITED, ReportContext};
+use crate::assemble::{self, AssembleRules, Closing, Decision, StudyActivity};
+use crate::config::{Config, Late};
 use crate::deliver;
-use crate::domain::Disclosure;
+use crate::domain::{ClosedBy, Disclosure};
 use crate::report::Predecessor;
-use crate::store::{Closed, Outcome, OutgoingReport, StoreError, StudyClaim};
+use crate::store::{Closed, Older, Outcome, OutgoingReport, StoreError, StudyClaim};
 
 impl Node {
     /// Closes studies that are complete.
     pub(super) async fn close_loop(self: Arc<Self>) {
         while !self.cancel.is_cancelled() {
-            let now = Utc::now();
-            let activities = match self.store.activities(now).await {
+            self.pulse.beat(Loop::Closing);
+            let activities = match self.store.activities(Utc::now()).await {
                 Ok(activities) => activities,
                 Err(error) => {
                     self.trouble("looking for complete studies", &error).await;
                     continue;
                 }
             };
-            let mut wait = IDLE;
+            let (config, mut wait) = (self.config(), IDLE);
             for activity in activities {
-                match assemble::decide(&activity, &self.rules(&activity), now) {
-                    Decision::Wait { until } => {
-                        wait = wait.min((until - now).to_std().unwrap_or_default().max(Duration::from_millis(5)));
+                self.pulse.beat(Loop::Closing);
+                match self.decide(&activity, &config).await {
+                    Ok(Decision::Wait { until }) => {
+                        let left = (until - Utc::now()).to_std().unwrap_or_default();
+                        wait = wait.min(left.max(Duration::from_millis(5)));
                     }
-                    Decision::Close { complete } => self.close(&activity, complete).await,
+                    Ok(Decision::Close(closing)) => self.close(&activity, closing).await,
+                    Err(error) => self.trouble("looking at the images of a study", &error).await,
                 }
                 if self.cancel.is_cancelled() {
                     return;
@@ -44,14 +49,25 @@ impl Node {
         }
     }
 
-    fn rules(&self, activity: &StudyActivity) -> AssembleRules {
-        AssembleRules {
-            quiet_period: self.config.quiet_period(&activity.source, activity.called.as_ref()),
-            cap: self.config.study.cap,
+    /// Asks `assemble`, with the study's images where they can matter by now.
+    async fn decide(&self, activity: &StudyActivity, config: &Config) -> Result<Decision, StoreError> {
+        let rules = AssembleRules {
+            quiet_period: config.quiet_period(&activity.source, activity.called.as_ref()),
+            cap: config.study.cap,
+            required: &config.study.required,
+        };
+        let (now, earliest) = (Utc::now(), assemble::earliest(activity, &rules));
+        if now < earliest {
+            return Ok(Decision::Wait { until: earliest });
         }
+        let images = match rules.required {
+            [] => Vec::new(),
+            _ => self.store.image_groups(&activity.study).await?,
+        };
+        Ok(assemble::decide(activity, &images, &rules, now))
     }
 
-    async fn close(self: &Arc<Self>, activity: &StudyActivity, complete: bool) {
+    async fn close(self: &Arc<Self>, activity: &StudyActivity, closing: Closing) {
         let study = &activity.study;
         let claim = match self.store.claim_study(study, activity.version, LEASE, Utc::now()).await {
             Ok(Some(claim)) => claim,
@@ -61,7 +77,7 @@ impl Node {
         let log_id = self.store.log_id(study.as_str());
         // In a task of its own: a study that brings it down fails alone.
         let (node, own) = (Arc::clone(self), claim.clone());
-        let concluded = match tokio::spawn(async move { node.conclude(&own, complete).await }).await {
+        let concluded = match tokio::spawn(async move { node.conclude(&own, closing).await }).await {
             Ok(concluded) => concluded,
             Err(ended) => Err(anyhow::anyhow!("assessing ended early: {ended}")),
         };
@@ -79,8 +95,11 @@ impl Node {
             }
             Err(error) => {
                 warn!(study = log_id, error = format!("{error:#}"), "closing failed; it will be tried again");
-                if let Err(error) = self.store.release_study(&claim).await {
-                    warn!(study = log_id, %error, "the claim could not be released; it ends by itself");
+                while let Err(error) = self.store.release_study(&claim).await {
+                    if self.cancel.is_cancelled() {
+                        return;
+                    }
+                    self.trouble("releasing the claim of a study", &error).await;
                 }
                 self.pause(&tokio::sync::Notify::new(), IDLE).await;
             }
@@ -88,27 +107,26 @@ impl Node {
     }
 
     /// Assesses a claimed study, builds its reports and closes it.
-    async fn conclude(&self, claim: &StudyClaim, quiet: bool) -> anyhow::Result<Closed> {
-        let now = Utc::now();
+    async fn conclude(&self, claim: &StudyClaim, mut closing: Closing) -> anyhow::Result<Closed> {
+        let (now, config) = (Utc::now(), self.config());
         let ready = self.store.ready_study(&claim.study).await?;
         let called = claim.called.as_ref();
-        let concluded = self.analyser.conclude(&ready, self.config.clinical(called), now);
-        let (assessment, scores, analysed, complete) = match concluded {
+        let concluded = self.analyser.conclude(&ready, config.clinical(called), now);
+        let (assessment, scores, analysed, all_audited) = match concluded {
             Conclusion::Refused(refusal) => {
                 return Ok(self.store.close_study(claim, Outcome::Refused(&refusal), now).await?);
             }
-            Conclusion::Assessed { assessment, scores, analysed, complete } => {
-                (assessment, scores, analysed, quiet && complete)
-            }
+            Conclusion::Assessed { assessment, scores, analysed, complete } => (assessment, scores, analysed, complete),
         };
+        let partial = why_partial(&closing, all_audited);
+        closing.complete &= all_audited;
         let images: Vec<_> =
             ready.instances.iter().map(|i| &i.header).filter(|h| analysed.contains(&h.sop_instance)).collect();
         let mut outgoing = Vec::new();
         for disclosure in [Disclosure::Withheld, Disclosure::Probabilities] {
-            let destinations: Vec<String> = self
-                .config
+            let destinations: Vec<String> = config
                 .destinations_of(called)
-                .filter(|d| d.disclose == disclosure && deliver::allowed(self.config.node.mode, d).is_ok())
+                .filter(|d| d.disclose == disclosure && deliver::allowed(config.node.mode, d).is_ok())
                 .map(|d| d.name.clone())
                 .collect();
             // The withheld report is always made: it is the one that people read here.
@@ -125,13 +143,28 @@ impl Node {
                     sop_instance: p.sop_instance,
                 })
                 .collect();
-            let context = ReportContext { disclosure, predecessors, complete, now };
+            let context = ReportContext { disclosure, predecessors, partial: partial.clone(), now };
             let variants = self.analyser.reports(&assessment, &scores, &images, &context)?;
             outgoing.push(OutgoingReport { variants, disclosure, destinations });
         }
         // What is kept for people is what a withheld destination sees.
         let assessment = self.analyser.released(&assessment, Disclosure::Withheld);
-        let outcome = Outcome::Reported { assessment: &assessment, complete, reports: &outgoing };
+        let older = if config.study.late == Late::Always { Older::Sent } else { Older::Withdrawn };
+        let outcome = Outcome::Reported { assessment: &assessment, closing: &closing, older, reports: &outgoing };
         Ok(self.store.close_study(claim, outcome, now).await?)
     }
+}
+
+/// What the report says of what is not in it; nothing: it is complete.
+fn why_partial(closing: &Closing, all_audited: bool) -> Option<String> {
+    if closing.complete {
+        return (!all_audited).then(|| NOT_ALL_AUDITED.to_owned());
+    }
+    if !closing.missing.is_empty() {
+        return Some(format!("Missing: {}", closing.missing.join(", ")));
+    }
+    Some(match closing.by {
+        ClosedBy::Hand => "Closed by hand, images may be missing".to_owned(),
+        ClosedBy::Cap | ClosedBy::Quiet => "Closed at the time limit, images may be missing".to_owned(),
+    })
 }

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
+use super::watchdog::Loop;
 use super::{IDLE, LEASE, Node};
 use crate::deliver;
 use crate::store::Commitment;
@@ -25,7 +26,7 @@ impl Node {
     pub(super) async fn commitment_loop(self: Arc<Self>) {
         let permits = Arc::new(Semaphore::new(REPORTS_MAX));
         let tasks = TaskTracker::new();
-        while let Some(permit) = self.permit(&permits).await {
+        while let Some(permit) = self.permit(&permits, Loop::Committing).await {
             match self.store.due_commitment(LEASE, Utc::now()).await {
                 Ok(Some(commitment)) => {
                     let node = Arc::clone(&self);
@@ -53,7 +54,8 @@ impl Node {
         let recorded = match reported {
             Ok(()) => self.store.commitment_answered(id, now).await,
             Err((cause, may_pass)) => {
-                let rules = &self.config.delivery;
+                let config = self.config();
+                let rules = &config.delivery;
                 let wait =
                     deliver::backoff(commitment.attempts + 1, rules.retry_first, rules.retry_max, id.unsigned_abs());
                 let age = (now - commitment.requested_at).to_std().unwrap_or_default();
@@ -68,14 +70,18 @@ impl Node {
 
     /// The cause of a failure, and whether it may pass.
     async fn report_commitment(&self, commitment: &Commitment) -> Result<(), (String, bool)> {
-        let source = self.config.sources.iter().find(|s| s.ae_title == commitment.source && s.commitment);
-        let Some(to) = source.and_then(|source| source.commitment_to.as_ref()) else {
+        let config = self.config();
+        let source = config.sources.iter().find(|s| s.ae_title == commitment.source && s.commitment);
+        let Some((source, to)) = source.and_then(|source| Some((source, source.commitment_to.as_ref()?))) else {
             let cause = "the association that asked is gone, and the source has no commitment_to";
             return Err((cause.to_owned(), false));
         };
+        // A source that comes over TLS is called over TLS, and shows what it comes with.
+        let security = self.tls.security(&to.host, source.peer_tls().as_ref());
+        let security = security.map_err(|error| (error.to_string(), false))?;
         let judged = self.store.judge_commitment(commitment.id, Utc::now()).await;
         let (transaction, outcomes) = judged.map_err(|error| (error.to_string(), true))?;
-        let report = deliver::report_commitment(to, &commitment.called, &transaction, &outcomes, TIMEOUT);
+        let report = deliver::report_commitment(to, &security, &commitment.called, &transaction, &outcomes, TIMEOUT);
         report.await.map_err(|cause| (cause, true))
     }
 }

@@ -1,111 +1,344 @@
-//! Sends what is due, destinations side by side.
+//! Sends what is due, destinations side by side, report after report on one association.
 //!
-//! Neighbours: `store` holds the outbox, `deliver` makes one attempt and judges it. Left out: what to send.
+//! A destination that cannot be reached is asked with one report at a time, in growing intervals; all others wait for
+//! it in the index, untouched. Neighbours: `store` holds the outbox and which destinations are down, `deliver` makes
+//! one attempt and judges it. Left out: what to send.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::Utc;
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
+use super::watchdog::Loop;
 use super::{IDLE, LEASE, Node};
 use crate::config::Destination;
-use crate::deliver::{self, ReportFile, Retry};
-use crate::domain::{Disclosure, Uid};
-use crate::store::{Delivery, StoreError};
+use crate::deliver::{self, DeliverError, ReportFile, Retry, Session};
+use crate::domain::{Disclosure, Report};
+use crate::store::{Delivery, DueDestination, GiveUp, StoreError, Unreached};
 
-/// Deliveries under way at once, at most one per destination.
-const DELIVERIES_MAX: usize = 8;
+/// Associations under way at once, over all destinations.
+const ASSOCIATIONS_MAX: usize = 32;
+/// The longest that an association is kept open for the next report's turn; peers end idle ones.
+const PACE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Associations under way, and when the next report may go where the rate is limited.
+#[derive(Debug, Default)]
+struct Desk(Mutex<HashMap<String, Lane>>);
+
+#[derive(Debug, Default)]
+struct Lane {
+    associations: usize,
+    next: Option<Instant>,
+}
+
+/// A place for one association, given back when dropped.
+struct Slot {
+    desk: Arc<Desk>,
+    destination: String,
+}
+
+/// What is left to do after an attempt.
+enum After {
+    /// The next report may follow on the same association, if there is one.
+    Next,
+    /// The destination or the store is in trouble: not now.
+    Stop,
+}
 
 impl Node {
-    /// Sends what is due, one association per destination at a time, destinations side by side.
+    /// Sends until the node stops; what is under way then is finished.
     pub(super) async fn deliver_loop(self: Arc<Self>) {
-        let permits = Arc::new(Semaphore::new(DELIVERIES_MAX));
-        let busy = Arc::new(std::sync::Mutex::new(BTreeSet::<String>::new()));
+        let desk = Arc::new(Desk::default());
         let tasks = TaskTracker::new();
-        while let Some(permit) = self.permit(&permits).await {
-            let taken = busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            let due = match self.store.due_deliveries(1, &taken, LEASE, Utc::now()).await {
-                Ok(due) => due,
-                Err(error) => {
-                    self.trouble("looking for due deliveries", &error).await;
-                    continue;
-                }
-            };
-            let Some(delivery) = due.into_iter().next() else {
-                drop(permit);
-                self.pause(&self.store.wake().delivery_due, IDLE / 4).await;
-                continue;
-            };
-            busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(delivery.destination.clone());
-            let (node, busy) = (Arc::clone(&self), Arc::clone(&busy));
-            tasks.spawn(async move {
-                let destination = delivery.destination.clone();
-                node.deliver(delivery).await;
-                busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&destination);
-                node.store.wake().delivery_due.notify_one();
-                drop(permit);
-            });
+        while !self.cancel.is_cancelled() {
+            self.pulse.beat(Loop::Delivering);
+            match self.start_deliveries(&desk, &tasks).await {
+                // Something began, and there may be more.
+                Ok(None) => {}
+                Ok(Some(wait)) => self.pause(&self.store.wake().delivery_due, wait).await,
+                Err(error) => self.trouble("looking for due deliveries", &error).await,
+            }
         }
         tasks.close();
         tasks.wait().await;
     }
 
-    async fn deliver(&self, delivery: Delivery) {
-        let log_id = self.store.log_id(delivery.study.as_str());
-        let now = Utc::now();
-        let destination = self.config.destinations.iter().find(|d| d.name == delivery.destination);
-        let sent = match destination {
-            None => Err(("the destination is no longer in the configuration".to_owned(), Retry::Never)),
-            // The site may have changed its mind since the report was made.
-            Some(destination)
-                if delivery.disclosure == Disclosure::Probabilities && delivery.disclosure != destination.disclose =>
-            {
-                let cause = "the report holds probabilities and the destination is withheld now: `studies requeue`";
-                Err((cause.to_owned(), Retry::Never))
+    /// Begins an association with each destination that has something due and a place free. `None`: at least one
+    /// began; else how long there is nothing to begin.
+    async fn start_deliveries(
+        self: &Arc<Self>,
+        desk: &Arc<Desk>,
+        tasks: &TaskTracker,
+    ) -> Result<Option<Duration>, StoreError> {
+        let (config, mut wait, mut began) = (self.config(), IDLE, false);
+        for due in self.store.due_destinations(Utc::now()).await? {
+            let destination = config.destinations.iter().find(|d| d.name == due.name).cloned();
+            // One that is down is asked once; one that is no longer configured needs no association.
+            let most = destination.as_ref().filter(|_| due.failures == 0).map_or(1, |d| d.associations_max);
+            let pace = desk.until_next(&due.name);
+            if !pace.is_zero() {
+                wait = wait.min(pace);
+                continue;
             }
-            Some(destination) => self.send(destination, &delivery).await,
+            let Some(slot) = Desk::slot(desk, &due.name, most) else { continue };
+            let Some(delivery) = self.claim_delivery(&due.name).await? else { continue };
+            began = true;
+            tasks.spawn(Arc::clone(self).deliver_all(destination, due, delivery, slot));
+        }
+        Ok((!began).then_some(wait))
+    }
+
+    async fn claim_delivery(&self, destination: &str) -> Result<Option<Delivery>, StoreError> {
+        let due = self.store.due_deliveries(1, Some(destination), LEASE, Utc::now()).await?;
+        Ok(due.into_iter().next())
+    }
+
+    /// Delivers one report after the other to a destination, until nothing is due or something is wrong with it.
+    async fn deliver_all(
+        self: Arc<Self>,
+        destination: Option<Destination>,
+        mut due: DueDestination,
+        first: Delivery,
+        slot: Slot,
+    ) {
+        let (mut session, mut next) = (None, Some(first));
+        while let Some(delivery) = next.take() {
+            if let Some(rate) = destination.as_ref().and_then(|d| d.per_minute_max) {
+                slot.desk.count(&slot.destination, Duration::from_secs(60) / rate);
+            }
+            let after = self.deliver(destination.as_ref(), &due, &delivery, &mut session).await;
+            // What a reload changed holds for the next association.
+            let known = self.config().destinations.iter().find(|d| d.name == due.name) == destination.as_ref();
+            if matches!(after, After::Stop) || self.cancel.is_cancelled() || !known {
+                break;
+            }
+            if session.is_some() {
+                due.failures = 0;
+            }
+            let pace = slot.desk.until_next(&slot.destination);
+            if pace > PACE_WAIT_MAX {
+                break;
+            }
+            tokio::time::sleep(pace).await;
+            next = self.claim_delivery(&due.name).await.unwrap_or_else(|error| {
+                error!(%error, "looking for the next delivery failed; it will be tried again");
+                None
+            });
+        }
+        if let Some(session) = session {
+            session.end(None).await;
+        }
+        drop(slot);
+        self.store.wake().delivery_due.notify_one();
+    }
+
+    async fn deliver(
+        &self,
+        destination: Option<&Destination>,
+        due: &DueDestination,
+        delivery: &Delivery,
+        session: &mut Option<Session>,
+    ) -> After {
+        let (destination, variants) = match self.prepare(destination, delivery).await {
+            Ok(prepared) => prepared,
+            Err((cause, retry)) => return self.failed(delivery, &cause, retry).await,
         };
-        let recorded = match sent {
-            Ok((sop_class, sop_instance)) => {
-                self.store.delivery_succeeded(delivery.id, &sop_class, &sop_instance, Utc::now()).await
-            }
-            Err((cause, retry)) => {
-                let rules = &self.config.delivery;
-                let wait = match retry {
-                    Retry::Soon => Some(deliver::backoff(
-                        delivery.attempts + 1,
-                        rules.retry_first,
-                        rules.retry_max,
-                        delivery.id.unsigned_abs(),
-                    )),
-                    Retry::Later => Some(rules.retry_max),
-                    Retry::Never => None,
-                };
-                let age = (now - delivery.queued_at).to_std().unwrap_or_default();
-                let next = wait.filter(|_| age < rules.give_up_after).map(|wait| now + wait);
-                self.store.delivery_failed(delivery.id, &cause, next).await
+        let files: Vec<ReportFile<'_>> = variants.iter().map(ReportFile::from).collect();
+        let open = match session.take() {
+            Some(open) => Ok(open),
+            None => {
+                let config = self.config();
+                Session::open(config.node.mode, destination, &self.tls, &config.node.ae_title, &files).await
             }
         };
-        if let Err(error) = recorded {
-            error!(study = log_id, %error, "the delivery could not be recorded; the report will be sent again");
+        let mut open = match open {
+            Ok(open) => open,
+            Err(DeliverError::NothingToSend) => {
+                return self.failed(delivery, "the report has no file", Retry::Never).await;
+            }
+            Err(error @ (DeliverError::NotAllowed(_) | DeliverError::File(_))) => {
+                return self.failed(delivery, &error.to_string(), Retry::Never).await;
+            }
+            Err(error) => return self.unreached(due, delivery, &error).await,
+        };
+        let sent = open.send(&files).await;
+        let reached = sent.as_ref().err().is_none_or(|error| !error.unreached());
+        if due.failures > 0
+            && reached
+            && let Err(error) = self.store.destination_reached(&due.name).await
+        {
+            error!(%error, "it could not be recorded that a destination is back");
+        }
+        match sent {
+            Ok(sent) => {
+                *session = Some(open);
+                let now = Utc::now();
+                self.recorded(
+                    delivery,
+                    self.store.delivery_succeeded(delivery.id, &sent.sop_class, &sent.sop_instance, now).await,
+                )
+            }
+            // A peer may end an association after each report: that says nothing of this one, which begins the next.
+            Err(error @ DeliverError::Broken { .. }) if open.used() => {
+                open.end(Some(&error)).await;
+                self.recorded(delivery, self.store.release_delivery(delivery.id).await)
+            }
+            Err(error) if !reached => {
+                open.end(Some(&error)).await;
+                self.unreached(due, delivery, &error).await
+            }
+            Err(error @ (DeliverError::Status { .. } | DeliverError::File(_))) => {
+                *session = Some(open);
+                self.failed(delivery, &error.to_string(), error.retry()).await
+            }
+            Err(error) => {
+                open.end(Some(&error)).await;
+                self.failed(delivery, &error.to_string(), error.retry()).await;
+                After::Stop
+            }
         }
     }
 
-    /// Class and UID under which the report was accepted, or the cause and when to try again.
-    async fn send(&self, destination: &Destination, delivery: &Delivery) -> Result<(Uid, Uid), (String, Retry)> {
+    /// Destination and files of a delivery, or why it cannot be made and when to try again.
+    async fn prepare<'a>(
+        &self,
+        destination: Option<&'a Destination>,
+        delivery: &Delivery,
+    ) -> Result<(&'a Destination, Vec<Report>), (String, Retry)> {
+        let gone = || ("the destination is no longer in the configuration".to_owned(), Retry::Never);
+        let destination = destination.ok_or_else(gone)?;
+        deliver::allowed(self.config().node.mode, destination).map_err(|e| (e.to_string(), e.retry()))?;
+        // The site may have changed its mind since the report was made.
+        if delivery.disclosure == Disclosure::Probabilities && delivery.disclosure != destination.disclose {
+            let cause = "the report holds probabilities and the destination is withheld now: `studies requeue`";
+            return Err((cause.to_owned(), Retry::Never));
+        }
         let variants = self.store.report_files(delivery.report).await.map_err(|e| {
             let retry = if matches!(e, StoreError::ReportGone(_)) { Retry::Never } else { Retry::Soon };
             (e.to_string(), retry)
         })?;
-        let files: Vec<ReportFile<'_>> = variants
-            .iter()
-            .map(|v| ReportFile { sop_class: &v.sop_class, sop_instance: &v.sop_instance, file: &v.file })
-            .collect();
-        let node = &self.config.node;
-        let sent = deliver::send(node.mode, destination, &node.ae_title, &files).await;
-        sent.map(|s| (s.sop_class, s.sop_instance)).map_err(|e| (e.to_string(), e.retry()))
+        Ok((destination, variants))
+    }
+
+    /// The destination could not be reached, which says nothing of the report.
+    async fn unreached(&self, due: &DueDestination, delivery: &Delivery, cause: &DeliverError) -> After {
+        let rules = self.config().delivery.clone();
+        let wait = match cause.retry() {
+            Retry::Soon => {
+                // Seeded by the name: destinations that fail together are not tried together.
+                let seed = due.name.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte));
+                deliver::backoff(due.failures.saturating_add(1), rules.retry_first, rules.retry_max, seed)
+            }
+            Retry::Later | Retry::Never => rules.retry_max,
+        };
+        let (now, error) = (Utc::now(), cause.to_string());
+        let queued_before = now - chrono::TimeDelta::from_std(rules.give_up_after).unwrap_or(chrono::TimeDelta::MAX);
+        let attempt =
+            Unreached { delivery: delivery.id, destination: &due.name, error: &error, now, next_at: now + wait };
+        let give_up = GiveUp { queued_before, tries_min: rules.tries_min };
+        self.recorded(delivery, self.store.destination_unreached(attempt, give_up).await);
+        After::Stop
+    }
+
+    /// The attempt failed by what is wrong with the report, or with how the destination took it.
+    async fn failed(&self, delivery: &Delivery, cause: &str, retry: Retry) -> After {
+        let (now, config) = (Utc::now(), self.config());
+        let rules = &config.delivery;
+        let attempts = delivery.attempts + 1;
+        let wait = match retry {
+            Retry::Soon => {
+                let seed = delivery.id.unsigned_abs();
+                Some(deliver::backoff(attempts, rules.retry_first, rules.retry_max, seed))
+            }
+            Retry::Later => Some(rules.retry_max),
+            Retry::Never => None,
+        };
+        let age = (now - delivery.queued_at).to_std().unwrap_or_default();
+        let next = wait.filter(|_| age < rules.give_up_after || attempts < rules.tries_min).map(|wait| now + wait);
+        self.recorded(delivery, self.store.delivery_failed(delivery.id, cause, next).await)
+    }
+
+    fn recorded(&self, delivery: &Delivery, recorded: Result<(), StoreError>) -> After {
+        match recorded {
+            Ok(()) => After::Next,
+            Err(error) => {
+                let study = self.store.log_id(delivery.study.as_str());
+                error!(study, %error, "the delivery could not be recorded; the report will be sent again");
+                After::Stop
+            }
+        }
+    }
+}
+
+impl Desk {
+    /// A place with a destination of which at most `most` are used.
+    fn slot(desk: &Arc<Self>, destination: &str, most: usize) -> Option<Slot> {
+        let mut lanes = desk.lanes();
+        let running: usize = lanes.values().map(|lane| lane.associations).sum();
+        let lane = lanes.entry(destination.to_owned()).or_default();
+        if lane.associations >= most || running >= ASSOCIATIONS_MAX {
+            return None;
+        }
+        lane.associations += 1;
+        Some(Slot { desk: Arc::clone(desk), destination: destination.to_owned() })
+    }
+
+    /// How long until the next report may go there.
+    fn until_next(&self, destination: &str) -> Duration {
+        let next = self.lanes().get(destination).and_then(|lane| lane.next);
+        next.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// A report goes there now: the next one `gap` later.
+    fn count(&self, destination: &str, gap: Duration) {
+        let now = Instant::now();
+        let mut lanes = self.lanes();
+        let lane = lanes.entry(destination.to_owned()).or_default();
+        lane.next = Some(lane.next.map_or(now, |next| next.max(now)) + gap);
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, HashMap<String, Lane>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(lane) = self.desk.lanes().get_mut(&self.destination) {
+            lane.associations = lane.associations.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_has_so_many_places_and_gets_them_back() {
+        let desk = Arc::new(Desk::default());
+        let first = Desk::slot(&desk, "pacs", 2);
+        let second = Desk::slot(&desk, "pacs", 2);
+        assert!(first.is_some() && second.is_some());
+        assert!(Desk::slot(&desk, "pacs", 2).is_none());
+        assert!(Desk::slot(&desk, "archive", 1).is_some(), "another has its own");
+        drop(first);
+        assert!(Desk::slot(&desk, "pacs", 1).is_none(), "one is still used");
+        assert!(Desk::slot(&desk, "pacs", 2).is_some());
+    }
+
+    #[test]
+    fn a_rate_spaces_reports_evenly() {
+        let desk = Desk::default();
+        assert!(desk.until_next("pacs").is_zero());
+        desk.count("pacs", Duration::from_secs(60));
+        desk.count("pacs", Duration::from_secs(60));
+        let left = desk.until_next("pacs");
+        assert!(left > Duration::from_secs(110) && left <= Duration::from_secs(120), "{left:?}");
+        assert!(desk.until_next("archive").is_zero());
     }
 }

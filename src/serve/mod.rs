@@ -1,32 +1,39 @@
-//! The node: wires the stages, their wake-ups and the shutdown. Holds no logic of any stage.
+//! The node: wires the stages, their wake-ups, reload and shutdown. Holds no logic of any stage.
 //!
 //! Four loops look into the index and act on what they find: `read` what arrived, `close` what is complete, `deliver`
 //! what is due, delete what is past its `retention`. Wake-ups only shorten the wait, so a restart is the ordinary
-//! path. Neighbours: every stage below. Left out: arguments and exit codes (`main`).
+//! path. `reload` changes what can change while they run, `watchdog` tells the service manager that they do.
+//! Neighbours: every stage below. Left out: arguments, signals and exit codes (`main`).
 
 mod close;
 mod commitments;
 mod deliver;
 mod read;
+mod reload;
 mod retention;
+mod watchdog;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::analyse::Analyser;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::receive::Receiver;
 use crate::store::Store;
 use crate::web;
+use crate::wire::Tls;
+
+use reload::Reload;
+use watchdog::{Loop, Manager, Pulse};
 
 /// How long the loops wait without a wake-up: what another process changed is seen within this.
 const IDLE: Duration = Duration::from_secs(1);
@@ -37,21 +44,40 @@ const ATTEMPTS_MAX: u32 = 3;
 /// An object that was being read each time the node died is given up after so many deaths.
 const INTERRUPTIONS_MAX: u32 = 50;
 
+/// What reaches the node from outside while it runs.
+pub struct Control {
+    /// Ends it, after a drain.
+    pub cancel: CancellationToken,
+    /// Each message asks it to load its configuration again.
+    pub reloads: mpsc::Receiver<()>,
+    /// Loads the configuration, as at start.
+    pub load: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
+    /// Sets the filter of the log.
+    pub filter_logs: Box<dyn Fn(&str) + Send + Sync>,
+}
+
 /// What all loops share.
 struct Node {
-    config: Config,
+    /// Replaced by a reload; whoever works keeps what it began with.
+    config: RwLock<Arc<Config>>,
+    tls: Arc<Tls>,
     store: Store,
     analyser: Analyser,
     cancel: CancellationToken,
     /// Set by the first fault that the node cannot work on with; it stops then, and a restart continues.
     broken: AtomicBool,
+    pulse: Pulse,
 }
 
-/// Runs the node until `cancel`. Ports are bound and models are warm before it reports itself ready.
-pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken) -> anyhow::Result<()> {
+/// Runs the node until it is cancelled. Ports are bound and models are warm before it reports itself ready.
+pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyhow::Result<()> {
+    let Control { cancel, reloads, load, filter_logs } = control;
+    let manager = Arc::new(Manager::from_environment());
     let store = Store::open(&config.store).await?;
-    let receiver = Receiver::bind(&config.node, &config.sources).await?;
-    let dicom = receiver.local_addr()?;
+    let (tls_settings, sources) = (config.tls.clone(), config.sources.clone());
+    let tls = tokio::task::spawn_blocking(move || Tls::load(&tls_settings, &sources)).await??;
+    let receiver = Receiver::bind(&config.node, &config.sources, &tls).await?;
+    let (dicom, dicom_tls) = (receiver.local_addr()?, receiver.local_addr_tls()?);
     let ready = Arc::new(AtomicBool::new(false));
     let web = match config.web.listen {
         Some(address) => Some(web::bind(address, &config, store.clone(), Arc::clone(&ready)).await?),
@@ -67,34 +93,49 @@ pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken)
     if let Some(server) = web {
         tasks.spawn(server.run(cancel.clone()));
     }
-    let broken = AtomicBool::new(false);
-    let node = Arc::new(Node { config, store: store.clone(), analyser, cancel: cancel.clone(), broken });
+    let shown = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |a| a.to_string());
+    let (drain_timeout, ae_title, mode) = (config.node.drain_timeout, config.node.ae_title.clone(), config.node.mode);
+    let node = Arc::new(Node {
+        config: RwLock::new(Arc::new(config)),
+        tls,
+        store: store.clone(),
+        analyser,
+        cancel: cancel.clone(),
+        broken: AtomicBool::new(false),
+        pulse: Pulse::default(),
+    });
+    let reload = Reload { requests: reloads, load, filter_logs, gate: receiver.gate(), manager: Arc::clone(&manager) };
     tasks.spawn(Arc::clone(&node).supervise("reading", Arc::clone(&node).read_loop()));
     tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
     tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
     tasks.spawn(Arc::clone(&node).supervise("reporting commitments", Arc::clone(&node).commitment_loop()));
     tasks.spawn(Arc::clone(&node).supervise("retention", Arc::clone(&node).retention_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("reloading", Arc::clone(&node).reload_loop(reload)));
+    tasks.spawn(Arc::clone(&node).supervise("the watchdog", Arc::clone(&node).watch(Arc::clone(&manager))));
     tasks.spawn(Arc::clone(&node).watch_disk());
     ready.store(true, Ordering::Relaxed);
     info!(
-        dicom = %dicom,
-        web = %web_address.map_or_else(|| "off".to_owned(), |a| a.to_string()),
-        ae_title = %node.config.node.ae_title,
+        dicom = %shown(dicom),
+        dicom_tls = %shown(dicom_tls),
+        web = %shown(web_address),
+        %ae_title,
         device = node.analyser.device(),
-        mode = ?node.config.node.mode,
+        ?mode,
         "ready"
     );
+    manager.tell("READY=1");
 
     let stopping = async {
         cancel.cancelled().await;
         ready.store(false, Ordering::Relaxed);
+        manager.tell("STOPPING=1");
         tokio::time::Instant::now()
     };
     let (drained, stopped_at) = tokio::join!(receiver.run(store.clone(), cancel.clone()), stopping);
     info!(?drained, "no longer receiving");
     tasks.close();
     // One deadline for both: an orchestrator waits so long and no longer.
-    if tokio::time::timeout_at(stopped_at + node.config.node.drain_timeout, tasks.wait()).await.is_err() {
+    if tokio::time::timeout_at(stopped_at + drain_timeout, tasks.wait()).await.is_err() {
         warn!("work was still under way at the end of node.drain_timeout; the next start continues it");
     }
     store.close().await;
@@ -107,6 +148,11 @@ pub async fn run(config: Config, executable: PathBuf, cancel: CancellationToken)
 }
 
 impl Node {
+    /// The configuration as it stands.
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Runs a loop; one that ends before the node does stops the node, so that nobody takes it for ready.
     async fn supervise(self: Arc<Self>, doing: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let ended = tokio::spawn(work).await;
@@ -131,12 +177,16 @@ impl Node {
         self.cancel.cancel();
     }
 
-    /// A permit, or nothing once the node is stopping.
-    async fn permit(&self, permits: &Arc<Semaphore>) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => None,
-            permit = Arc::clone(permits).acquire_owned() => permit.ok(),
+    /// A permit, or nothing once the node is stopping. Waiting for one is no standstill of the loop.
+    async fn permit(&self, permits: &Arc<Semaphore>, of: Loop) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        loop {
+            self.pulse.beat(of);
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return None,
+                permit = Arc::clone(permits).acquire_owned() => return permit.ok(),
+                () = tokio::time::sleep(IDLE) => {}
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use super::watchdog::Loop;
 use super::{ATTEMPTS_MAX, IDLE, INTERRUPTIONS_MAX, LEASE, Node};
 use crate::domain::{Purpose, Refusal, RefusalCode, Timestamp, Uid};
 use crate::store::{PendingInstance, Reading};
@@ -17,9 +18,9 @@ use crate::store::{PendingInstance, Reading};
 impl Node {
     /// Reads, decodes and scores what arrived, as many at once as there are decode workers and one more.
     pub(super) async fn read_loop(self: Arc<Self>) {
-        let permits = Arc::new(Semaphore::new(self.config.pixels.workers + 1));
+        let permits = Arc::new(Semaphore::new(self.config().pixels.workers + 1));
         let tasks = TaskTracker::new();
-        while let Some(permit) = self.permit(&permits).await {
+        while let Some(permit) = self.permit(&permits, Loop::Reading).await {
             let claimed = self.store.claim_received(1, LEASE, Utc::now()).await;
             match claimed {
                 Ok(pending) if !pending.is_empty() => {
@@ -49,7 +50,8 @@ impl Node {
             self.save(sop_instance, Reading::Refused { header: None, refusal: &refusal }).await;
             return;
         }
-        let clinical = self.config.clinical(Some(&pending.called));
+        let config = self.config();
+        let clinical = config.clinical(Some(&pending.called));
         let read = match self.analyser.read(&pending.path, clinical).await {
             Ok(read) => read,
             // The claim stays: the next start lifts it, and does not count it as an attempt.
@@ -116,15 +118,20 @@ impl Node {
     }
 
     async fn save(&self, sop_instance: &Uid, reading: Reading<'_>) {
-        if let Err(error) = self.store.save_read(sop_instance, reading, Utc::now()).await {
+        let late = self.config().study.late;
+        if let Err(error) = self.store.save_read(sop_instance, reading, late, Utc::now()).await {
             self.trouble("saving what was read", &error).await;
             self.release(sop_instance, false, None).await;
         }
     }
 
+    /// For as long as it takes: the claim would end by itself, but late. The next start lifts it too.
     async fn release(&self, sop_instance: &Uid, counted: bool, not_before: Option<Timestamp>) {
-        if let Err(error) = self.store.release_instance(sop_instance, counted, not_before).await {
-            error!(%error, "the claim could not be released; it ends by itself");
+        while let Err(error) = self.store.release_instance(sop_instance, counted, not_before).await {
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            self.trouble("releasing the claim of an object", &error).await;
         }
     }
 }

@@ -16,12 +16,13 @@ const RETENTION_EVERY: Duration = Duration::from_secs(600);
 
 impl Node {
     pub(super) async fn retention_loop(self: Arc<Self>) {
-        let retention = Retention {
-            objects_kept: self.config.store.objects_kept,
-            reports_kept: self.config.store.reports_kept,
-            posteriors_kept: self.config.store.posteriors_kept,
-        };
         while !self.cancel.is_cancelled() {
+            let config = self.config();
+            let retention = Retention {
+                objects_kept: config.store.objects_kept,
+                reports_kept: config.store.reports_kept,
+                posteriors_kept: config.store.posteriors_kept,
+            };
             match self.store.expire(Utc::now(), retention).await {
                 Ok(expired) if expired != Default::default() => info!(?expired, "retention"),
                 Ok(_) => {}

@@ -56,7 +56,7 @@ impl Store {
             let query = sqlx::query(sql).bind(id).bind(ordinal).bind(reference.sop_class.as_str());
             query.bind(reference.sop_instance.as_str()).bind(i64::from(outcome.0)).execute(&mut *tx).await?;
         }
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         info!(commitment = id, %source, instances = request.references.len(), used, "storage commitment requested");
         Ok(id)
     }
@@ -77,7 +77,7 @@ impl Store {
             attempts: row.small("attempts")?,
             requested_at: row.time("requested_at")?,
         };
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         Ok(Some(due))
     }
 
@@ -113,7 +113,7 @@ impl Store {
         let sql = "UPDATE commitments SET state = 'answered', lease_until = NULL, attempts = attempts + 1,
                    last_error = NULL, ended_at = ? WHERE id = ? AND state = 'pending'";
         let ended = sqlx::query(sql).bind(micros(now)).bind(id).execute(&mut *tx).await?.rows_affected();
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         if ended > 0 {
             info!(commitment = id, "storage commitment reported");
         }
@@ -134,7 +134,7 @@ impl Store {
                    ended_at = iif(?2 IS NULL, ?3, NULL) WHERE id = ?4 AND state = 'pending'";
         let query = sqlx::query(sql).bind(cause).bind(next_at.map(micros)).bind(micros(now)).bind(id);
         query.execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         warn!(commitment = id, cause, next_at = ?next_at, "a storage commitment was not reported");
         self.wake().commitment_due.notify_one();
         Ok(())
@@ -145,7 +145,7 @@ impl Store {
         let mut tx = self.index().write().await?;
         let sql = "UPDATE commitments SET lease_until = NULL WHERE id = ? AND state = 'pending'";
         sqlx::query(sql).bind(id).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         self.wake().commitment_due.notify_one();
         Ok(())
     }
@@ -198,7 +198,7 @@ impl Store {
             sqlx::query(sql).bind(i64::from(outcome.0)).bind(id).bind(ordinal).execute(&mut *tx).await?;
         }
         sqlx::query("UPDATE commitments SET judged = 1 WHERE id = ?").bind(id).execute(&mut *tx).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         Ok(())
     }
 }

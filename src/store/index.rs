@@ -29,9 +29,10 @@ use super::trust::Trust;
 use super::{Recovered, StoreError};
 
 /// Version, name and statements of each migration. Those that were released never change.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "index", include_str!("migrations/0001_index.sql")),
     (2, "services", include_str!("migrations/0002_services.sql")),
+    (3, "lifecycle", include_str!("migrations/0003_lifecycle.sql")),
     (4, "announced study", include_str!("migrations/0004_announced_study.sql")),
     (5, "intake", include_str!("migrations/0005_intake.sql")),
 ];
@@ -340,7 +341,7 @@ impl<'s> MigrationSource<'s> for Embedded {
         let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
             Migration::new(version, name.into(), MigrationType::Simple, sql.into(), false)
         };
-        Box::pin(async move { Ok(MIGRATIONS.into_iter().map(migration).collect()) })
+        Box::pin(async move { Ok(MIGRATIONS.iter().copied().map(migration).collect()) })
     }
 }
 

@@ -7,6 +7,7 @@
 //!           spool/ab/UID.ARRIVAL.dcm  acknowledged objects (`upload`, `intake`)
 //!           conflicts/      another object under a known UID, kept aside
 //!           reports/        finished reports, sent as they are
+//!           damaged/        what `fsck` set aside; nothing looks for it there
 //! ```
 //! An object is acknowledged after: file renamed into `spool/` → file and folder synced → index transaction
 //! committed. A kill before the last step leaves at most a file that the index does not know; [`Store::open`]
@@ -18,14 +19,18 @@
 //! Neighbours: `domain`, `config`, `dicom` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
 //! of the project is in this folder. Left out: reading a data set of others (`pixels`) and every decision about a study.
 
+mod backup;
 mod catalog;
 mod commitments;
+mod destinations;
+mod fsck;
 mod index;
 mod intake;
 mod outbox;
 mod reading;
 mod records;
 mod retention;
+mod salvage;
 mod spool;
 mod studies;
 #[cfg(test)]
@@ -53,11 +58,14 @@ use index::{Access, Index};
 use intake::CommitRequest;
 use spool::Spool;
 
+pub use backup::{BackedUp, Files};
 pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
+pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
 pub use records::{
-    Closed, Commitment, Counts, Delivery, DeliveryDetail, Expired, InstanceDetail, Outcome, OutgoingReport,
-    PendingInstance, PreviousReport, PublishedFilter, PublishedReport, Reading, Recovered, ReportDetail, Retention,
-    StudyClaim, StudyDetail, StudyFilter, StudyRow,
+    Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp,
+    InstanceDetail, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, PublishedFilter, PublishedReport,
+    Purged, Reading, Recovered, ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow,
+    Unreached,
 };
 pub use upload::{Sealed, Upload};
 
@@ -102,15 +110,15 @@ pub enum StoreError {
     #[error("there is no index in {}; check store.data_dir, or start the node there once", .0.display())]
     NoIndex(PathBuf),
     #[error(
-        "the index {} is damaged ({cause}); restore it from a backup together with its folder, or move the whole \
-         folder away and send the studies again", path.display()
+        "the index {} is damaged ({cause}); restore it from a backup together with its folder, or have \
+         `sidelight fsck --repair` make a new one from the objects", path.display()
     )]
     Damaged { path: PathBuf, cause: String },
     #[error("the index {} is not of this version of sidelight ({cause}); use the version that wrote it", path.display())]
     Version { path: PathBuf, cause: String },
     #[error(
         "{files} files in {} are not in its index, more than a crash leaves behind: is the index an older one? \
-         restore the one that belongs here, or move the whole folder away", dir.display()
+         restore the one that belongs here, or have `sidelight fsck --repair` receive them anew", dir.display()
     )]
     Strangers { dir: PathBuf, files: usize },
     #[error("cannot {action} {}: {source}", path.display())]
@@ -125,6 +133,12 @@ pub enum StoreError {
     Contents(String),
     #[error("study {0} is not known here; `sidelight studies list` shows those that are")]
     UnknownStudy(Uid),
+    #[error("{} is not empty; name a folder that is not there yet", .0.display())]
+    Occupied(PathBuf),
+    #[error("study {0} is still open or being delivered; --force deletes it all the same")]
+    InWork(Uid),
+    #[error("study {0} is not open; `sidelight studies show` tells what became of it")]
+    NotOpen(Uid),
     #[error("objects of study {0} are past store.objects_kept; send the study again")]
     ObjectsGone(Uid),
     #[error("study {0} has no report that could be sent again; `sidelight studies requeue` analyses it anew")]

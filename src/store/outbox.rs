@@ -1,7 +1,7 @@
 //! The outbox: which reports are due where, and what came of each attempt.
 //!
 //! To one destination the reports of one study go one after the other, so that the newest arrives last. Neighbours:
-//! `studies` fills it, `deliver` empties it. Left out: how long to wait between attempts and when to give up, which
+//! `studies` fills it, `deliver` empties it, `destinations` knows which of them are down. Left out: how long to wait between attempts and when to give up, which
 //! the caller decides.
 
 use std::collections::BTreeSet;
@@ -14,29 +14,26 @@ use tracing::{info, warn};
 use crate::domain::{Disclosure, Report, Timestamp, Uid};
 
 use super::index::{Columns, micros, shifted};
-use super::{Delivery, PublishedFilter, PublishedReport, Store, StoreError};
+use super::{Delivery, PublishedFilter, PublishedReport, Resend, Store, StoreError};
 
 impl Store {
-    /// Leases up to `limit` deliveries that are due to the caller, in the order in which they fell due; none to the
-    /// destinations in `busy`.
+    /// Leases up to `limit` deliveries that are due to the caller, in the order in which they fell due: those to
+    /// `destination`, or to all. Whether a destination is down is asked by [`Store::due_destinations`].
     pub async fn due_deliveries(
         &self,
         limit: u32,
-        busy: &BTreeSet<String>,
+        destination: Option<&str>,
         lease: Duration,
         now: Timestamp,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let busy = serde_json::to_string(busy).map_err(|e| StoreError::Contents(e.to_string()))?;
         let mut tx = self.index().write_lazily().await?;
-        let sql = "SELECT d.id, d.study, d.destination, d.report, r.disclosure, r.sop_class, r.sop_instance, r.path,
-                       d.attempts, d.queued_at
-                   FROM deliveries d JOIN reports r ON r.id = d.report
-                   WHERE d.state = 'pending' AND d.next_at <= ?1 AND (d.lease_until IS NULL OR d.lease_until <= ?1)
-                       AND r.path IS NOT NULL AND d.destination NOT IN (SELECT value FROM json_each(?3))
-                       AND NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.study = d.study
-                           AND o.destination = d.destination AND o.id < d.id AND o.lease_until > ?1)
-                   ORDER BY d.next_at, d.id LIMIT ?2";
-        let rows = sqlx::query(sql).bind(micros(now)).bind(limit).bind(busy).fetch_all(&mut *tx).await?;
+        let sql = format!(
+            "SELECT d.id, d.study, d.destination, d.report, r.disclosure, r.sop_class, r.sop_instance, r.path,
+                 d.attempts, d.queued_at
+             FROM deliveries d JOIN reports r ON r.id = d.report
+             WHERE {DUE} AND (?3 IS NULL OR d.destination = ?3) ORDER BY d.next_at, d.id LIMIT ?2"
+        );
+        let rows = sqlx::query(&sql).bind(micros(now)).bind(limit).bind(destination).fetch_all(&mut *tx).await?;
         let mut due = Vec::with_capacity(rows.len());
         for row in &rows {
             let id = row.int("id")?;
@@ -57,6 +54,16 @@ impl Store {
         }
         self.index().commit(tx).await?;
         Ok(due)
+    }
+
+    /// Gives a delivery back as it was: the attempt says nothing of it.
+    pub async fn release_delivery(&self, id: i64) -> Result<(), StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "UPDATE deliveries SET lease_until = NULL WHERE id = ?";
+        sqlx::query(sql).bind(id).execute(&mut *tx).await?;
+        self.index().commit(tx).await?;
+        self.wake().delivery_due.notify_one();
+        Ok(())
     }
 
     /// The destination accepted the report, as this SOP class and instance. When all current deliveries of the study
@@ -81,6 +88,8 @@ impl Store {
             .await?;
         let Some(row) = row else { return Ok(()) };
         let study: Uid = row.parsed("study")?;
+        let sql = "INSERT INTO own_reports (sop_instance) VALUES (?) ON CONFLICT DO NOTHING";
+        sqlx::query(sql).bind(sent_sop_instance.as_str()).execute(&mut *tx).await?;
         let sql = format!(
             "UPDATE studies SET state = 'delivered' WHERE study = ?1 AND state = 'reported' AND {CURRENT}
              AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
@@ -116,26 +125,57 @@ impl Store {
 
     /// Sends the current reports of a study again, to every destination that they were for; gives their number.
     pub async fn resend(&self, study: &Uid, now: Timestamp) -> Result<u64, StoreError> {
+        self.resend_matching(Resend { study: Some(study), ..Resend::default() }, now).await
+    }
+
+    /// Makes every delivery of a current report that matches due at once, as if it had never been tried; gives their
+    /// number. A destination that is down is tried at once too.
+    pub async fn resend_matching(&self, which: Resend<'_>, now: Timestamp) -> Result<u64, StoreError> {
         let mut tx = self.index().write().await?;
-        let sql = "SELECT 1 FROM studies WHERE study = ?";
-        if sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut *tx).await?.is_none() {
-            return Err(StoreError::UnknownStudy(study.clone()));
+        if let Some(study) = which.study {
+            let sql = "SELECT 1 FROM studies WHERE study = ?";
+            if sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut *tx).await?.is_none() {
+                return Err(StoreError::UnknownStudy(study.clone()));
+            }
         }
         let sql = "UPDATE deliveries SET state = 'pending', attempts = 0, queued_at = ?1, next_at = ?1,
-                   last_error = NULL, delivered_at = NULL WHERE report IN
-                   (SELECT id FROM reports WHERE study = ?2 AND current = 1 AND path IS NOT NULL)";
-        let again = sqlx::query(sql).bind(micros(now)).bind(study.as_str()).execute(&mut *tx).await?.rows_affected();
-        if again == 0 {
+                   last_error = NULL, delivered_at = NULL
+                   WHERE (?2 IS NULL OR study = ?2) AND (?3 IS NULL OR destination = ?3)
+                       AND (?4 = 0 OR state = 'failed') AND EXISTS (SELECT 1 FROM reports r
+                           WHERE r.id = deliveries.report AND r.current = 1 AND r.path IS NOT NULL)
+                   RETURNING study, destination";
+        let rows = sqlx::query(sql)
+            .bind(micros(now))
+            .bind(which.study.map(Uid::as_str))
+            .bind(which.destination)
+            .bind(which.failed_only)
+            .fetch_all(&mut *tx)
+            .await?;
+        let (mut studies, mut destinations) = (BTreeSet::new(), BTreeSet::new());
+        for row in &rows {
+            studies.insert(row.text("study")?);
+            destinations.insert(row.text("destination")?);
+        }
+        if let (Some(study), true) = (which.study, rows.is_empty()) {
             return Err(StoreError::NothingToSend(study.clone()));
         }
+        // A study with another delivery that was given up stays failed until that one is sent again too.
         let sql = format!(
             "UPDATE studies SET state = 'reported', error = NULL
-             WHERE study = ?1 AND state IN ('delivered', 'failed') AND {CURRENT}"
+             WHERE study = ?1 AND state IN ('delivered', 'failed') AND {CURRENT}
+             AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
+                 WHERE r.study = ?1 AND r.current = 1 AND d.state = 'failed')"
         );
-        sqlx::query(&sql).bind(study.as_str()).execute(&mut *tx).await?;
+        for study in &studies {
+            sqlx::query(&sql).bind(study).execute(&mut *tx).await?;
+        }
+        for destination in &destinations {
+            let sql = "UPDATE destinations SET next_at = NULL WHERE name = ?";
+            sqlx::query(sql).bind(destination).execute(&mut *tx).await?;
+        }
         self.index().commit(tx).await?;
         self.wake().delivery_due.notify_one();
-        Ok(again)
+        Ok(rows.len() as u64)
     }
 
     /// A report as it is sent, in each of its SOP classes, the preferred first. Reading one that holds posteriors is
@@ -196,20 +236,27 @@ impl Store {
         rows.iter().map(published).collect()
     }
 
-    /// Whether an object is a report of this node, under its own UID or the one that a destination accepted.
+    /// Whether an object is a report of this node, under its own UID or the one that a destination accepted; also long
+    /// after the report and its study were forgotten.
     pub async fn is_own_report(&self, sop_instance: &Uid) -> Result<bool, StoreError> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM reports WHERE sop_instance = ?1)
-                       OR EXISTS (SELECT 1 FROM deliveries WHERE sent_sop_instance = ?1)";
+        let sql = "SELECT EXISTS (SELECT 1 FROM own_reports WHERE sop_instance = ?1)";
         Ok(sqlx::query_scalar(sql).bind(sop_instance.as_str()).fetch_one(self.index().read()).await?)
     }
 }
+
+/// A delivery `d` that can be sent at `?1`. One of an older report of its study to the same destination goes first.
+pub(super) const DUE: &str = "d.state = 'pending' AND d.next_at <= ?1
+    AND (d.lease_until IS NULL OR d.lease_until <= ?1)
+    AND EXISTS (SELECT 1 FROM reports p WHERE p.id = d.report AND p.path IS NOT NULL)
+    AND NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.study = d.study AND o.destination = d.destination
+        AND o.id < d.id AND (o.state = 'pending' OR o.lease_until > ?1))";
 
 /// Whether the study's current reports (study `?1`) are those of its last revision. Where that one was refused or
 /// failed, the deliveries of older reports do not change what became of it.
 const CURRENT: &str = "EXISTS (SELECT 1 FROM reports r WHERE r.study = ?1 AND r.current = 1
                        AND r.revision = studies.revision)";
 
-async fn fail(tx: &mut Transaction<'_, Sqlite>, study: &Uid, cause: &str) -> Result<(), StoreError> {
+pub(super) async fn fail(tx: &mut Transaction<'_, Sqlite>, study: &Uid, cause: &str) -> Result<(), StoreError> {
     let sql = format!(
         "UPDATE studies SET state = 'failed', error = ?2 WHERE study = ?1 AND state IN ('reported', 'delivered')
          AND {CURRENT}"

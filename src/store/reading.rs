@@ -7,8 +7,9 @@
 use std::time::Duration;
 
 use sqlx::{Sqlite, Transaction};
-use tracing::info;
+use tracing::{info, warn};
 
+use crate::config::Late;
 use crate::domain::{ImageScore, InstanceHeader, Purpose, Refusal, RefusalCode, StudyState, Timestamp, Uid};
 
 use super::index::{Columns, json, micros, shifted, word};
@@ -75,11 +76,12 @@ impl Store {
     /// begins or is opened again as a new revision. `false`: it was not waiting any more, and nothing was written.
     ///
     /// Reports that come back ([`RefusalCode::OwnReport`]) and objects without an image join a closed study without
-    /// opening it, since they change nothing in what was analysed.
+    /// opening it, since they change nothing in what was analysed; so does what `late` keeps out of a reported study.
     pub async fn save_read(
         &self,
         sop_instance: &Uid,
         reading: Reading<'_>,
+        late: Late,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut tx = self.index().write_lazily().await?;
@@ -100,19 +102,32 @@ impl Store {
         };
         // An object that is read again may give less than before; its study is known all the same.
         let study = header.map(|h| h.study.clone()).or(row.opt_parsed("study")?);
-        let reopened = match (&study, refusal) {
-            (Some(study), _) => join(&mut tx, study, &arrival, refusal).await?,
+        let joined = match (&study, refusal) {
+            (Some(study), _) => join(&mut tx, study, &arrival, refusal, late).await?,
             (None, Some(refusal)) => {
                 end_alone(&mut tx, sop_instance, &arrival, refusal).await?;
-                false
+                Joined::AsUsual
             }
             (None, None) => return Err(StoreError::Contents("a scored instance without a study".into())),
         };
         let study = study.as_ref().unwrap_or(sop_instance);
         write_reading(&mut tx, sop_instance, study, reading, now).await?;
+        if joined == Joined::Late {
+            let sql = "UPDATE instances SET late = 1 WHERE sop_instance = ?";
+            sqlx::query(sql).bind(sop_instance.as_str()).execute(&mut *tx).await?;
+        }
         self.index().commit(tx).await?;
-        if reopened {
-            info!(study = self.log_id(study.as_str()), "a late instance opened a closed study again");
+        match joined {
+            Joined::Reopened => {
+                info!(study = self.log_id(study.as_str()), "a late instance opened a closed study again");
+            }
+            Joined::Late => {
+                warn!(
+                    study = self.log_id(study.as_str()),
+                    "a late instance is kept and in no report (study.late = \"never\"); `studies requeue` analyses it"
+                );
+            }
+            Joined::AsUsual => {}
         }
         self.wake().study_changed.notify_one();
         Ok(true)
@@ -132,13 +147,23 @@ fn reopens(refusal: Option<&Refusal>) -> bool {
     !matches!(refusal.map(|r| r.code), Some(RefusalCode::OwnReport | RefusalCode::NotAnImage))
 }
 
-/// Adds an instance to its study: begins it, or opens it again (`true`).
+/// What an instance did to its study.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Joined {
+    AsUsual,
+    Reopened,
+    /// It came too late for the study's report, and leads to no other.
+    Late,
+}
+
+/// Adds an instance to its study: begins it, or opens it again.
 async fn join(
     tx: &mut Transaction<'_, Sqlite>,
     study: &Uid,
     arrival: &Arrival,
     refusal: Option<&Refusal>,
-) -> Result<bool, StoreError> {
+    late: Late,
+) -> Result<Joined, StoreError> {
     let sql = "SELECT state FROM studies WHERE study = ?";
     let state = sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut **tx).await?;
     let state = state.map(|row| row.word::<StudyState>("state")).transpose()?;
@@ -153,12 +178,20 @@ async fn join(
             sqlx::query(sql).bind(arrival.received_at).bind(study.as_str()).execute(&mut **tx).await?;
         }
         Some(_) if reopens(refusal) => {
+            if late == Late::Never && is_reported(tx, study).await? {
+                return Ok(Joined::Late);
+            }
             reopen(tx, study, arrival).await?;
-            return Ok(true);
+            return Ok(Joined::Reopened);
         }
         Some(_) => {}
     }
-    Ok(false)
+    Ok(Joined::AsUsual)
+}
+
+async fn is_reported(tx: &mut Transaction<'_, Sqlite>, study: &Uid) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM reports WHERE study = ? AND current = 1)";
+    Ok(sqlx::query_scalar(sql).bind(study.as_str()).fetch_one(&mut **tx).await?)
 }
 
 /// An object whose study cannot be read ends at once, refused, under its own UID.
@@ -205,8 +238,11 @@ async fn reopen(tx: &mut Transaction<'_, Sqlite>, study: &Uid, arrival: &Arrival
     // `assessment`, `level` and `complete` stay: they tell of the last report until there is a new one.
     let sql = "UPDATE studies SET kind = 'study', state = 'open', revision = revision + 1, version = version + 1,
                first_at = ?, last_at = max(last_at, ?), lease_until = NULL, attempts = 0, interrupted = 0,
-               closed_at = NULL, refusal_code = NULL, refusal_detail = NULL, error = NULL WHERE study = ?";
+               closed_at = NULL, refusal_code = NULL, refusal_detail = NULL, error = NULL, hand_at = NULL,
+               hand_complete = NULL WHERE study = ?";
     sqlx::query(sql).bind(arrival.now).bind(arrival.received_at).bind(study.as_str()).execute(&mut **tx).await?;
+    // What came late before is part of what is analysed now.
+    sqlx::query("UPDATE instances SET late = 0 WHERE study = ?").bind(study.as_str()).execute(&mut **tx).await?;
     // Race scores that are past their retention are needed once more, where the object is still there.
     let sql = "UPDATE instances SET state = 'received', lease_until = NULL, attempts = 0, interrupted = 0
                WHERE study = ? AND scores_expired = 1 AND path IS NOT NULL";

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::assemble::Closing;
 use crate::domain::{
-    AeTitle, Assessment, DeliveryState, Digest, Disclosure, ImageScore, InstanceHeader, InstanceState, Level, Purpose,
-    Refusal, Report, StudyState, Timestamp, Uid,
+    AeTitle, Assessment, ClosedBy, DeliveryState, Digest, Disclosure, ImageScore, InstanceHeader, InstanceState, Level,
+    Purpose, Refusal, Report, StudyState, Timestamp, Uid,
 };
 
 /// A durable object that waits to be read, leased to the caller.
@@ -69,13 +70,23 @@ pub enum Outcome<'a> {
     Reported {
         /// Kept without its disclosed part.
         assessment: &'a Assessment,
-        /// Whether the study had fallen quiet, or the cap closed it.
-        complete: bool,
+        /// `complete` says that all of the study is in the report: nothing was missed and everything could be read.
+        closing: &'a Closing,
+        older: Older,
         reports: &'a [OutgoingReport],
     },
     Refused(&'a Refusal),
     /// The cause, for people: without patient data.
     Failed(&'a str),
+}
+
+/// What becomes of older reports of a study that are not delivered yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Older {
+    /// They are not sent any more.
+    Withdrawn,
+    /// They are sent first.
+    Sent,
 }
 
 /// A report and the names of the destinations that it is for.
@@ -123,6 +134,63 @@ pub struct Delivery {
     pub attempts: u32,
     /// When it was put into the outbox; `delivery.give_up_after` counts from here. A resend counts anew.
     pub queued_at: Timestamp,
+}
+
+/// A destination to which something is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueDestination {
+    pub name: String,
+    /// Attempts in a row that did not reach it. More than none: it is down, and one delivery finds out.
+    pub failures: u32,
+}
+
+/// An attempt that did not reach its destination.
+#[derive(Debug, Clone, Copy)]
+pub struct Unreached<'a> {
+    pub delivery: i64,
+    pub destination: &'a str,
+    pub error: &'a str,
+    pub now: Timestamp,
+    /// Nothing is sent there before.
+    pub next_at: Timestamp,
+}
+
+/// When a delivery to a destination that is down is given up: both hold.
+#[derive(Debug, Clone, Copy)]
+pub struct GiveUp {
+    /// It was put into the outbox by then.
+    pub queued_before: Timestamp,
+    /// So many attempts were made of it or, while it waited, of its destination.
+    pub tries_min: u32,
+}
+
+/// Which deliveries are made again; with nothing given, all of current reports.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Resend<'a> {
+    pub study: Option<&'a Uid>,
+    pub destination: Option<&'a str>,
+    /// Only those that were given up.
+    pub failed_only: bool,
+}
+
+/// Where a destination stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DestinationState {
+    pub name: String,
+    /// False from the first attempt that did not reach it to the next one that does.
+    pub up: bool,
+    /// Attempts in a row that did not reach it.
+    pub failures: u32,
+    pub down_since: Option<Timestamp>,
+    /// When it is tried next, if it is down.
+    pub next_at: Option<Timestamp>,
+    pub last_error: Option<String>,
+    pub pending: u64,
+    pub delivered: u64,
+    /// Given up; `studies resend --failed` starts them again.
+    pub failed: u64,
+    /// When it last took a report.
+    pub delivered_at: Option<Timestamp>,
 }
 
 /// Which of the node's reports are asked for, by UID; empty: all.
@@ -183,8 +251,14 @@ pub struct StudyRow {
     pub instances_refused: u64,
     /// Reports of the last reported revision, one for each disclosure that was asked for.
     pub current_reports: u64,
-    /// Whether the study had fallen quiet when it was last reported.
+    /// Objects that came after the report and, by `study.late`, are in none.
+    pub instances_late: u64,
+    /// Whether all of the study was there and could be read when it was last reported…
     pub complete: Option<bool>,
+    /// …what ended the wait for it…
+    pub closed_by: Option<ClosedBy>,
+    /// …and what the rules missed.
+    pub missing: Vec<String>,
     /// Highest level over the findings of the last report.
     pub level: Option<Level>,
     pub refusal: Option<Refusal>,
@@ -218,6 +292,8 @@ pub struct InstanceDetail {
     pub bytes: u64,
     /// Whether the object is still kept.
     pub kept: bool,
+    /// It came after its study was reported and is in no report.
+    pub late: bool,
     /// Of clinical models only.
     pub scores: Vec<ImageScore>,
 }
@@ -270,6 +346,13 @@ pub struct Expired {
     pub posteriors: u64,
     /// Disclosed reports, which hold posteriors.
     pub disclosed_reports: u64,
+}
+
+/// What [`super::Store::purge`] deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Purged {
+    pub objects: u64,
+    pub reports: u64,
 }
 
 /// How much there is of what, for health and metrics.

@@ -8,10 +8,10 @@ use sqlx::{Sqlite, Transaction};
 use std::time::Duration;
 use tracing::info;
 
-use crate::domain::Timestamp;
+use crate::domain::{Timestamp, Uid};
 
 use super::index::{Columns, shifted};
-use super::{Expired, Retention, Store, StoreError, blocking, commitments};
+use super::{Expired, Purged, Retention, Store, StoreError, blocking, commitments};
 
 /// Studies that ended before `?1` and have nothing left to deliver.
 const FINISHED: &str = "SELECT s.study FROM studies s WHERE s.state IN ('delivered', 'refused', 'failed')
@@ -28,7 +28,7 @@ impl Store {
         let mut expired = Expired::default();
         let mut tx = self.index().write().await?;
         commitments::forget(&mut tx, now).await?;
-        tx.commit().await?;
+        self.index().commit(tx).await?;
         let before = |kept: Option<Duration>| kept.map(|span| shifted(now, span, -1));
         if let Some(before) = before(retention.objects_kept) {
             expired.objects =
@@ -53,6 +53,47 @@ impl Store {
             );
         }
         Ok(expired)
+    }
+
+    /// Deletes a study with its objects, scores and reports; how many objects and reports there were. Not one that is
+    /// open or being delivered, unless `force`d. Its reports are known as the node's own still.
+    pub async fn purge(&self, study: &Uid, force: bool) -> Result<Purged, StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "SELECT state = 'open' OR EXISTS (SELECT 1 FROM deliveries d WHERE d.study = s.study
+                       AND d.state = 'pending') AS in_work FROM studies s WHERE study = ?";
+        let row = sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut *tx).await?;
+        let row = row.ok_or_else(|| StoreError::UnknownStudy(study.clone()))?;
+        if row.int("in_work")? != 0 && !force {
+            return Err(StoreError::InWork(study.clone()));
+        }
+        let own = "SELECT sop_instance FROM instances WHERE study = ?1";
+        let mut files = Vec::new();
+        for sql in [
+            format!("SELECT path FROM instances WHERE path IS NOT NULL AND sop_instance IN ({own})"),
+            format!("SELECT path FROM conflicts WHERE sop_instance IN ({own})"),
+            "SELECT path FROM reports WHERE path IS NOT NULL AND study = ?1".to_owned(),
+        ] {
+            let paths: Vec<String> = sqlx::query_scalar(&sql).bind(study.as_str()).fetch_all(&mut *tx).await?;
+            files.extend(paths);
+        }
+        let mut deleted = Vec::new();
+        for sql in [
+            format!("DELETE FROM conflicts WHERE sop_instance IN ({own})"),
+            "DELETE FROM instances WHERE study = ?1".to_owned(),
+            "DELETE FROM reports WHERE study = ?1 AND variant_of IS NULL".to_owned(),
+            "DELETE FROM studies WHERE study = ?1".to_owned(),
+        ] {
+            deleted.push(sqlx::query(&sql).bind(study.as_str()).execute(&mut *tx).await?.rows_affected());
+        }
+        let spool = self.spool().clone();
+        blocking(move || {
+            files.iter().for_each(|path| spool.remove(path));
+            Ok(())
+        })
+        .await?;
+        self.index().commit(tx).await?;
+        info!(study = self.log_id(study.as_str()), objects = deleted[1], reports = deleted[2], "a study was deleted");
+        Ok(Purged { objects: deleted[1], reports: deleted[2] })
     }
 
     /// Forgets what is due, a batch a transaction; how many of its kind.

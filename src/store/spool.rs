@@ -24,7 +24,8 @@ const INCOMING: &str = "incoming";
 const SPOOL: &str = "spool";
 const CONFLICTS: &str = "conflicts";
 const REPORTS: &str = "reports";
-const INDEX: &str = "index.sqlite";
+const DAMAGED: &str = "damaged";
+pub(super) const INDEX: &str = "index.sqlite";
 const LOCK: &str = "lock";
 
 /// More files than a kill can leave behind (one batch of intake, the reports of the studies being closed): then the
@@ -159,7 +160,10 @@ impl Spool {
     fn sync_parents<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Result<(), StoreError> {
         let dirs: BTreeSet<_> = paths.filter_map(|path| self.absolute(path).parent().map(Path::to_owned)).collect();
         let synced = dirs.iter().try_for_each(|dir| sync_dir(dir));
-        synced.inspect_err(|e| self.trust.lose(e.to_string()))
+        synced.or_else(|e| {
+            self.trust.lose(e.to_string());
+            self.trust.check()
+        })
     }
 
     /// Writes files (relative path, bytes) so that they are complete or absent, whatever happens.
@@ -187,17 +191,11 @@ impl Spool {
     /// Empties `incoming/`, removes files that the index does not know, counts indexed files that are gone.
     pub(super) fn sweep(&self, indexed: &HashSet<String>) -> Result<Recovered, StoreError> {
         let mut found = Recovered::default();
-        for name in names(&self.root.join(INCOMING))? {
-            self.remove(&format!("{INCOMING}/{name}"));
+        for leftover in self.leftovers()? {
+            self.remove(&leftover);
             found.partial_uploads += 1;
         }
-        let mut strangers = Vec::new();
-        let shards = (0..=255u8).map(|shard| format!("{SPOOL}/{shard:02x}"));
-        for dir in [CONFLICTS.to_owned(), REPORTS.to_owned()].into_iter().chain(shards) {
-            for name in names(&self.root.join(&dir))? {
-                strangers.push(format!("{dir}/{name}"));
-            }
-        }
+        let mut strangers = self.files()?;
         let files = strangers.len();
         strangers.retain(|path| !indexed.contains(path));
         found.missing = (indexed.len() + strangers.len()).saturating_sub(files) as u64;
@@ -207,6 +205,63 @@ impl Spool {
         strangers.iter().for_each(|path| self.remove(path));
         found.orphans = strangers.len() as u64;
         Ok(found)
+    }
+
+    /// Uploads in progress, or what an end that was not orderly left of them.
+    pub(super) fn leftovers(&self) -> Result<Vec<String>, StoreError> {
+        let names = names(&self.root.join(INCOMING))?;
+        Ok(names.into_iter().map(|name| format!("{INCOMING}/{name}")).collect())
+    }
+
+    /// Every file that the index should know.
+    pub(super) fn files(&self) -> Result<Vec<String>, StoreError> {
+        let mut found = Vec::new();
+        let shards = (0..=255u8).map(|shard| format!("{SPOOL}/{shard:02x}"));
+        for dir in [CONFLICTS.to_owned(), REPORTS.to_owned()].into_iter().chain(shards) {
+            for name in names(&self.root.join(&dir))? {
+                found.push(format!("{dir}/{name}"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Moves a file to `damaged/`, where nothing looks for it; gives its new place.
+    pub(super) fn set_aside(&self, relative: &str) -> Result<String, StoreError> {
+        let name = relative.rsplit('/').next().unwrap_or(relative);
+        let from = self.absolute(relative);
+        create_dir(&self.root.join(DAMAGED))?;
+        // Never over another.
+        let mut to = format!("{DAMAGED}/{name}");
+        let mut number = 1;
+        while self.absolute(&to).exists() {
+            number += 1;
+            to = format!("{DAMAGED}/{name}.{number}");
+        }
+        fs::rename(&from, self.absolute(&to)).map_err(StoreError::file("set aside", &from))?;
+        sync_dir(&self.root.join(DAMAGED))?;
+        from.parent().map_or(Ok(()), sync_dir)?;
+        Ok(to)
+    }
+
+    /// Moves the index and its companions to a folder of `damaged/`.
+    pub(super) fn set_index_aside(&self, stamp: &str) -> Result<String, StoreError> {
+        let mut to = format!("{DAMAGED}/index-{stamp}");
+        while self.absolute(&to).exists() {
+            to.push('+');
+        }
+        create_dir(&self.absolute(&to))?;
+        for companion in ["", "-wal", "-shm"] {
+            let from = self.root.join(format!("{INDEX}{companion}"));
+            match fs::rename(&from, self.absolute(&to).join(format!("{INDEX}{companion}"))) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                moved => moved.map_err(StoreError::file("set aside", &from))?,
+            }
+        }
+        sync_dir(&self.absolute(&to))?;
+        sync_dir(&self.root)?;
+        let index = self.index_path();
+        options().create_new(true).open(&index).map_err(StoreError::file("create", &index))?;
+        Ok(to)
     }
 
     fn temporary(&self) -> Result<(File, Temporary), StoreError> {
@@ -238,7 +293,7 @@ fn close_to_others(dir: &Path) {
     }
 }
 
-fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(StoreError::file("sync", dir))
 }
 

@@ -10,21 +10,23 @@ use std::time::Duration;
 use sqlx::{Sqlite, Transaction};
 use tracing::info;
 
-use crate::assemble::StudyActivity;
+use crate::assemble::{Closing, HandClose, StudyActivity};
 use crate::domain::{
-    Assessment, Disclosure, FindingAssessment, ImageScore, ReadyStudy, ScoredInstance, StudyState, Timestamp, Uid,
+    Assessment, Disclosure, FindingAssessment, ImageGroup, ImageScore, ReadyStudy, ScoredInstance, StudyState,
+    Timestamp, Uid,
 };
 
 use super::index::{Columns, json, micros, shifted, word};
 use super::spool::Spool;
-use super::{Closed, Outcome, OutgoingReport, PreviousReport, Store, StoreError, StudyClaim, blocking};
+use super::{Closed, Older, Outcome, OutgoingReport, PreviousReport, Store, StoreError, StudyClaim, blocking};
 
 impl Store {
     /// The activity of every open study that nobody is closing, for `assemble::decide`.
     pub async fn activities(&self, now: Timestamp) -> Result<Vec<StudyActivity>, StoreError> {
         // Unread and possibly of this study: known to be (analysed again), or study unknown and from one of its senders.
         // EXISTS ends at the first object of that sender; IN would list the study again for each unread object.
-        let sql = "SELECT s.study, s.source, s.called, s.version, s.revision, s.first_at, s.last_at,
+        let sql = "SELECT s.study, s.source, s.called, s.version, s.revision, s.first_at, s.last_at, s.hand_at,
+                       s.hand_complete,
                        (SELECT min(u.received_at) FROM instances u WHERE u.state = 'received' AND (u.study = s.study
                            OR (u.study IS NULL AND EXISTS (SELECT 1 FROM instances i
                                WHERE i.study = s.study AND i.calling = u.calling)))) AS unread_since
@@ -43,9 +45,55 @@ impl Store {
                 first_at: row.time("first_at")?,
                 last_at: row.time("last_at")?,
                 unread_since: row.opt_time("unread_since")?,
+                hand: match row.opt_time("hand_at")? {
+                    Some(at) => Some(HandClose { at, complete: row.opt_int("hand_complete")?.map(|flag| flag != 0) }),
+                    None => None,
+                },
             });
         }
         Ok(activities)
+    }
+
+    /// The images of a study that were read and can be seen by a model, those that are alike together; for
+    /// `assemble::decide`. One that could not be decoded is not there.
+    pub async fn image_groups(&self, study: &Uid) -> Result<Vec<ImageGroup>, StoreError> {
+        let sql = "SELECT series, json_extract(header, '$.modality') AS modality,
+                       json_extract(header, '$.body_part') AS body_part, json_extract(header, '$.view') AS view,
+                       json_extract(header, '$.image.laterality') AS side, count(*) AS images
+                   FROM instances WHERE study = ? AND header IS NOT NULL AND series IS NOT NULL AND late = 0
+                       AND (state = 'scored' OR (state = 'refused' AND refusal_code = 'out-of-scope'))
+                   GROUP BY series, modality, body_part, view, side ORDER BY series, modality, body_part, view, side";
+        let rows = sqlx::query(sql).bind(study.as_str()).fetch_all(self.index().read()).await?;
+        let mut groups = Vec::with_capacity(rows.len());
+        for row in &rows {
+            groups.push(ImageGroup {
+                series: row.parsed("series")?,
+                modality: row.text("modality")?,
+                body_part: row.text("body_part")?,
+                view: row.opt_word("view")?,
+                side: row.opt_word("side")?,
+                images: row.count("images")?,
+            });
+        }
+        Ok(groups)
+    }
+
+    /// Asks for an open study to be closed now, with what is there; the node does it. `complete`: whether it counts as
+    /// such, `None` for what the rules say.
+    pub async fn close_by_hand(&self, study: &Uid, complete: Option<bool>, now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.index().write().await?;
+        let state = sqlx::query("SELECT state FROM studies WHERE study = ?").bind(study.as_str());
+        let Some(row) = state.fetch_optional(&mut *tx).await? else {
+            return Err(StoreError::UnknownStudy(study.clone()));
+        };
+        if row.word::<StudyState>("state")? != StudyState::Open {
+            return Err(StoreError::NotOpen(study.clone()));
+        }
+        let sql = "UPDATE studies SET hand_at = ?, hand_complete = ? WHERE study = ?";
+        sqlx::query(sql).bind(micros(now)).bind(complete).bind(study.as_str()).execute(&mut *tx).await?;
+        self.index().commit(tx).await?;
+        self.wake().study_changed.notify_one();
+        Ok(())
     }
 
     /// Leases an open study to the caller, who closes it. `None`: it is not open, somebody else has it, or it is not
@@ -99,7 +147,7 @@ impl Store {
             return Err(StoreError::UnknownStudy(study.clone()));
         }
         let sql = "SELECT sop_instance, header, pixel_digest, refusal_code, refusal_detail FROM instances
-                   WHERE study = ? AND state <> 'received' AND header IS NOT NULL ORDER BY sop_instance";
+                   WHERE study = ? AND state <> 'received' AND late = 0 AND header IS NOT NULL ORDER BY sop_instance";
         let rows = sqlx::query(sql).bind(study.as_str()).fetch_all(&mut *tx).await?;
         let mut instances = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -188,15 +236,15 @@ impl Store {
         let sql = "DELETE FROM scores WHERE sop_instance IN (SELECT sop_instance FROM instances WHERE study = ?)";
         sqlx::query(sql).bind(study.as_str()).execute(&mut *tx).await?;
         let sql = "UPDATE instances SET state = 'received', lease_until = NULL, attempts = 0, interrupted = 0,
-                   refusal_code = NULL, refusal_detail = NULL, scores_expired = 0, study = iif(?1, NULL, study)
-                   WHERE study = ?2";
+                   refusal_code = NULL, refusal_detail = NULL, scores_expired = 0, late = 0,
+                   study = iif(?1, NULL, study) WHERE study = ?2";
         sqlx::query(sql).bind(unknown).bind(study.as_str()).execute(&mut *tx).await?;
         let sql = if unknown {
             "DELETE FROM studies WHERE study = ?2"
         } else {
             "UPDATE studies SET state = 'open', revision = revision + (state <> 'open'), version = version + 1,
              first_at = ?1, lease_until = NULL, attempts = 0, interrupted = 0, closed_at = NULL, refusal_code = NULL,
-             refusal_detail = NULL, error = NULL WHERE study = ?2"
+             refusal_detail = NULL, error = NULL, hand_at = NULL, hand_complete = NULL WHERE study = ?2"
         };
         sqlx::query(sql).bind(micros(now)).bind(study.as_str()).execute(&mut *tx).await?;
         self.index().commit(tx).await?;
@@ -221,9 +269,9 @@ impl Store {
             return Ok(Closed::Superseded);
         }
         let state = match outcome {
-            Outcome::Reported { assessment, complete, reports } => {
-                let queued = replace_reports(&mut tx, claim, reports, now).await?;
-                note_assessment(&mut tx, &claim.study, assessment, complete).await?;
+            Outcome::Reported { assessment, closing, older, reports } => {
+                let queued = replace_reports(&mut tx, claim, reports, older, now).await?;
+                note_assessment(&mut tx, &claim.study, assessment, closing).await?;
                 if queued == 0 { StudyState::Delivered } else { StudyState::Reported }
             }
             Outcome::Refused(_) => StudyState::Refused,
@@ -235,7 +283,8 @@ impl Store {
             Outcome::Reported { .. } => (None, None),
         };
         let sql = "UPDATE studies SET state = ?, closed_at = ?, lease_until = NULL, attempts = 0, interrupted = 0,
-                   refusal_code = ?, refusal_detail = ?, error = ? WHERE study = ?";
+                   refusal_code = ?, refusal_detail = ?, error = ?, hand_at = NULL, hand_complete = NULL
+                   WHERE study = ?";
         sqlx::query(sql)
             .bind(state.as_str())
             .bind(micros(now))
@@ -300,12 +349,15 @@ async fn replace_reports(
     tx: &mut Transaction<'_, Sqlite>,
     claim: &StudyClaim,
     reports: &[OutgoingReport],
+    older: Older,
     now: Timestamp,
 ) -> Result<u64, StoreError> {
     let study = claim.study.as_str();
     // A delivery that is under way keeps its lease: the new report waits for its end, so that it arrives last.
-    let sql = "UPDATE deliveries SET state = 'superseded' WHERE study = ? AND state = 'pending'";
-    sqlx::query(sql).bind(study).execute(&mut **tx).await?;
+    if older == Older::Withdrawn {
+        let sql = "UPDATE deliveries SET state = 'superseded' WHERE study = ? AND state = 'pending'";
+        sqlx::query(sql).bind(study).execute(&mut **tx).await?;
+    }
     let mut queued = 0;
     let mut added = Vec::with_capacity(reports.len());
     for OutgoingReport { variants, disclosure, destinations } in reports {
@@ -327,6 +379,8 @@ async fn replace_reports(
                 .bind(preferred)
                 .execute(&mut **tx)
                 .await?;
+            let sql = "INSERT INTO own_reports (sop_instance) VALUES (?) ON CONFLICT DO NOTHING";
+            sqlx::query(sql).bind(report.sop_instance.as_str()).execute(&mut **tx).await?;
             added.push(inserted.last_insert_rowid());
             preferred.get_or_insert(inserted.last_insert_rowid());
         }
@@ -351,13 +405,13 @@ async fn note_assessment(
     tx: &mut Transaction<'_, Sqlite>,
     study: &Uid,
     assessment: &Assessment,
-    complete: bool,
+    closing: &Closing,
 ) -> Result<(), StoreError> {
     let findings = assessment.findings.iter().map(|f| FindingAssessment { disclosed: None, ..f.clone() }).collect();
     let kept = Assessment { findings, ..assessment.clone() };
-    let sql = "UPDATE studies SET assessment = ?, level = ?, complete = ? WHERE study = ?";
+    let sql = "UPDATE studies SET assessment = ?, level = ?, complete = ?, closed_by = ?, missing = ? WHERE study = ?";
     let level = kept.max_level().map(|level| word(&level)).transpose()?;
-    let query = sqlx::query(sql).bind(json(&kept)?).bind(level).bind(complete).bind(study.as_str());
-    query.execute(&mut **tx).await?;
+    let query = sqlx::query(sql).bind(json(&kept)?).bind(level).bind(closing.complete).bind(closing.by.as_str());
+    query.bind(json(&closing.missing)?).bind(study.as_str()).execute(&mut **tx).await?;
     Ok(())
 }

@@ -13,6 +13,7 @@ use chrono::Utc;
 use sqlx::sqlite::SqliteRow;
 use tracing::{error, info};
 
+use crate::config::Late;
 use crate::domain::{Digest, Refusal, RefusalCode, Uid};
 
 use super::index::{Columns, Index};
@@ -70,7 +71,8 @@ impl Store {
         for Lost { uid, .. } in lost.iter().filter(|lost| lost.unread) {
             let detail = "its file was damaged when the node ended without order; send the object again";
             let refusal = Refusal::new(RefusalCode::Lost, detail);
-            self.save_read(uid, Reading::Refused { header: None, refusal: &refusal }, Utc::now()).await?;
+            self.save_read(uid, Reading::Refused { header: None, refusal: &refusal }, Late::Replace, Utc::now())
+                .await?;
         }
         Ok(())
     }

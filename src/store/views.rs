@@ -18,6 +18,7 @@ use super::{
 
 const ROW: &str = "SELECT s.*, (SELECT count(*) FROM instances i WHERE i.study = s.study) AS instances,
     (SELECT count(*) FROM instances i WHERE i.study = s.study AND i.state = 'refused') AS instances_refused,
+    (SELECT count(*) FROM instances i WHERE i.study = s.study AND i.late = 1) AS instances_late,
     (SELECT count(*) FROM reports r WHERE r.study = s.study AND r.current = 1 AND r.variant_of IS NULL)
         AS current_reports
     FROM studies s";
@@ -54,6 +55,12 @@ impl Store {
         }))
     }
 
+    /// Whether the index answers at all.
+    pub async fn answers(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1 FROM node LIMIT 1").fetch_optional(self.index().read()).await?;
+        Ok(())
+    }
+
     /// How much there is of what.
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         let mut tx = self.index().snapshot().await?;
@@ -85,7 +92,10 @@ fn study_row(row: &SqliteRow) -> Result<StudyRow, StoreError> {
         instances: row.count("instances")?,
         instances_refused: row.count("instances_refused")?,
         current_reports: row.count("current_reports")?,
+        instances_late: row.count("instances_late")?,
         complete: row.opt_int("complete")?.map(|flag| flag != 0),
+        closed_by: row.opt_word("closed_by")?,
+        missing: row.opt_json("missing")?.unwrap_or_default(),
         level: row.opt_word("level")?,
         refusal: row.refusal()?,
         error: row.opt_text("error")?,
@@ -112,6 +122,7 @@ async fn instances(tx: &mut Transaction<'_, Sqlite>, study: &Uid) -> Result<Vec<
             read_at: row.opt_time("read_at")?,
             bytes: row.count("bytes")?,
             kept: row.opt_text("path")?.is_some(),
+            late: row.int("late")? != 0,
         });
     }
     Ok(details)

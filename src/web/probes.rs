@@ -13,6 +13,7 @@ use axum::response::IntoResponse;
 use tracing::error;
 
 use super::Shared;
+use crate::store::DestinationState;
 
 /// 200 once ports are bound, models are warm and the index answers; 503 otherwise.
 pub(super) async fn is_ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
@@ -55,5 +56,25 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
          sidelight_conflicts {}",
         counts.conflicts
     );
+    match shared.store.destinations().await {
+        Ok(destinations) => destination_metrics(&mut text, &destinations),
+        Err(error) => error!(%error, "no metrics of destinations"),
+    }
     (StatusCode::OK, [(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+/// By the names of the configuration, which are letters, digits and hyphens.
+fn destination_metrics(text: &mut String, destinations: &[DestinationState]) {
+    type Value = fn(&DestinationState) -> u64;
+    let gauges: [(&str, &str, Value); 3] = [
+        ("sidelight_destination_up", "1: the last attempt reached it.", |d| u64::from(d.up)),
+        ("sidelight_destination_waiting", "Reports that wait for it.", |d| d.pending),
+        ("sidelight_destination_given_up", "Reports that were given up.", |d| d.failed),
+    ];
+    for (name, help, value) in gauges {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for destination in destinations {
+            let _ = writeln!(text, "{name}{{destination=\"{}\"}} {}", destination.name, value(destination));
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! Bytes to PDUs (PS3.8 9.3), without a socket: what a header may claim, and what a whole PDU says.
 //!
 //! dicom-ul reads the PDUs. What it does not see is judged here first: lengths that the Standard fixes, and the items of
-//! A-ASSOCIATE-RQ and A-ASSOCIATE-AC. dicom-ul refuses items that it does not know, which PS3.8 9.3.1 wants ignored, believes the lengths
-//! within a sub-item more than the sub-item's own, and takes the last of what may appear once. Neighbours: `wire` reads
-//! from the network. Left out: what a request may have, which `negotiate` decides.
+//! A-ASSOCIATE-RQ and A-ASSOCIATE-AC. dicom-ul refuses items that it does not know, which PS3.8 9.3.1 wants ignored,
+//! believes the lengths within a sub-item more than the sub-item's own, and takes the last of what may appear once.
+//! Neighbours: `wire` reads from the network. Left out: what a request may have, which `negotiate` decides.
 
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason, AbortRQSource, MAXIMUM_PDU_SIZE, PDataValue, PDataValueType, Pdu, read_pdu,
@@ -118,7 +118,7 @@ fn known_items(frame: &[u8]) -> Result<Vec<u8>, &'static str> {
         .and_then(|body| body.split_at_checked(FIXED_BYTES))
         .ok_or("no room for its fields")?;
     let mut body = fixed.to_vec();
-    // dicom-ul trims control characters away; with a backslash, which no title has, the title stays one that is unknown.
+    // dicom-ul trims control characters away; with a backslash, which no title has, the title stays unknown.
     for byte in body[TITLES].iter_mut().filter(|byte| byte.is_ascii_control() && **byte != 0) {
         *byte = b'\\';
     }

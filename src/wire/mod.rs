@@ -1,5 +1,5 @@
 //! PDUs on a connection (PS3.8 9.3), for both roles: framing, limits, an orderly end, and the requestor's side of an
-//! association (`requestor`).
+//! association (`requestor`), on TCP or TLS (`tls`).
 //!
 //! Neighbours: `receive` accepts associations through it, `deliver` requests them. `frame` judges a header before
 //! anything is allocated (one that claims 4 GiB costs six bytes) and reads the PDU, dicom-ul writes it. Left out: what
@@ -8,6 +8,7 @@
 mod frame;
 mod requestor;
 mod stream;
+pub mod tls;
 
 use std::io;
 use std::ops::Range;
@@ -20,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use requestor::{Accepted, Call, Message, Proposal, RequestError, Requestor, Roles, Security, Step};
 pub use stream::Stream;
+pub use tls::Tls;
 
 pub use frame::FrameError;
 use frame::HEADER_BYTES;
@@ -35,7 +37,7 @@ pub enum WireError {
     Frame(#[from] FrameError),
     #[error("nothing could be sent for {0:?}")]
     Stalled(Duration),
-    #[error("the connection failed: {0}")]
+    #[error("the connection failed: {}", tls::tls_error(.0).unwrap_or_else(|| .0.to_string()))]
     Io(#[from] io::Error),
 }
 
@@ -164,6 +166,8 @@ impl Wire {
     /// 9-10: an abort ends it, another request or what is no PDU is answered with an abort, anything else ignored.
     pub async fn linger(mut self) {
         let _ = tokio::time::timeout(LINGER_MAX, self.read_to_end()).await;
+        // The farewell of TLS; on TCP the end of our side.
+        let _ = tokio::time::timeout(LINGER_MAX, self.stream.shutdown()).await;
     }
 
     async fn read_to_end(&mut self) {
@@ -204,7 +208,8 @@ impl Wire {
                 self.start = 0;
             }
             let missing = wanted - self.buffer.len();
-            self.buffer.reserve(missing.max(READ_BYTES));
+            // Not twice as much as is needed, which `reserve` may take: this is held for each connection.
+            self.buffer.reserve_exact(missing.max(READ_BYTES));
             self.acknowledge_at_once();
             let count = match self.stream.read_buf(&mut self.buffer).await {
                 // TLS without its farewell (RFC 8446 6.1), as installed peers end: a close like any other, since no

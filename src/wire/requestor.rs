@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_ul::pdu::{
@@ -20,6 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::dicom::{COMMAND_BYTES_MAX, CommandSet, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 use crate::domain::AeTitle;
 
+use super::tls::{HandshakeError, ServerIdentity, Tls, tls_error};
 use super::{Stream, Wire, WireError, pdu_name};
 
 /// Whom to call, and what is proposed.
@@ -42,6 +44,8 @@ pub struct Call<'a> {
 pub enum Security {
     #[default]
     Plain,
+    /// TLS with these files of the node, and what the peer has to show.
+    Tls(Arc<Tls>, ServerIdentity),
 }
 
 /// A presentation context as it is proposed.
@@ -104,6 +108,9 @@ pub enum RequestError {
     Violation(String),
     #[error("{0}")]
     Wire(WireError),
+    /// There is no trust between both sides: somebody has to change something.
+    #[error("{0}")]
+    Untrusted(String),
     #[error("{0} presentation contexts, at most 128 can be proposed")]
     TooMany(usize),
 }
@@ -348,6 +355,10 @@ async fn connect(call: &Call<'_>) -> Result<Stream, RequestError> {
     let tcp = tcp.map_err(|e| RequestError::Unreachable(e.to_string()))?;
     match call.security {
         Security::Plain => Ok(tcp.into()),
+        Security::Tls(tls, identity) => tls.connect(tcp, identity).await.map_err(|error| match error {
+            HandshakeError::Broken(error) => RequestError::Wire(error.into()),
+            error => RequestError::Untrusted(error.to_string()),
+        }),
     }
 }
 
@@ -430,10 +441,15 @@ fn answered_roles(proposal: &Proposal<'_>, proposed: Roles, answer: &Association
     granted.map_or(Roles::SCU, |g| Roles { scu: proposed.scu && g.scu, scp: proposed.scp && g.scp })
 }
 
-/// A write that stalled is told as a timeout.
+/// A write that stalled is told as a timeout, an alert of TLS as what it says.
 fn failed(error: WireError, step: Step, after: Duration) -> RequestError {
     match error {
         WireError::Stalled(_) => RequestError::Timeout { step, after },
+        // With TLS 1.3 a server judges the client's certificate after the client has finished its handshake.
+        WireError::Io(error) => match tls_error(&error) {
+            Some(text) => RequestError::Untrusted(text),
+            None => RequestError::Wire(error.into()),
+        },
         error => RequestError::Wire(error),
     }
 }

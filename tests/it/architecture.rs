@@ -24,9 +24,10 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tch::", &["infer", "train"]),
     ("axum::", &["web"]),
     ("hyper::", &["web", "deliver"]),
-    ("tokio_rustls::", &["deliver"]),
     ("clap::", &["cli", "main"]),
     ("dicom_ul::", &["wire", "receive"]),
+    // tokio_rustls too
+    ("rustls::", &["wire", "deliver"]),
     ("turbojpeg_sys::", &["pixels"]),
     ("openjpeg_sys::", &["pixels"]),
     ("charls::", &["pixels"]),

@@ -29,7 +29,7 @@ impl Scene {
     fn new() -> (Self, Node) {
         let folder = tempfile::tempdir().expect("temporary folder");
         let faults = Faults::build(folder.path());
-        let template = Object::read(&phantoms(&folder.path().join("phantoms"), "null", 1, 3)[0]);
+        let template = Object::in_scope(&phantoms(&folder.path().join("phantoms"), "null", 3, 3)).remove(0);
         let options = NodeOptions {
             data_dir: &folder.path().join("data"),
             sources: &["STORESCU"],
@@ -139,8 +139,7 @@ fn a_failed_sync_of_what_many_objects_share_ends_the_node_and_loses_nothing() {
         scene.faults.set(rules);
         // The fault happens once; the node does not believe the sync that would succeed after it.
         let object = scene.object(4);
-        let mut sender = Sender::open(node.dicom_port, &object).expect("an association");
-        let status = sender.store(&object);
+        let status = Sender::open(node.dicom_port, &object).and_then(|mut sender| sender.store(&object));
         let config = node.config.clone();
         let log = node.shared_log();
         let ended = node.ended(Duration::from_secs(30));

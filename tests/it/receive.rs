@@ -42,7 +42,7 @@ fn corpus() -> Vec<PathBuf> {
     files
 }
 
-fn corpus_file(name: &str) -> String {
+pub fn corpus_file(name: &str) -> String {
     let found = corpus().into_iter().find(|path| path.ends_with(name));
     found.unwrap_or_else(|| panic!("{name} in the corpus")).display().to_string()
 }

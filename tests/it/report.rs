@@ -9,7 +9,7 @@ use sidelight::domain::{Assessment, Disclosure, FindingAssessment, IndReason, In
 use sidelight::report::{self, Completion, PRIVATE_CODES, PRIVATE_SCHEME, Predecessor, ReportOptions, SrClass};
 
 #[path = "report/deliver.rs"]
-mod deliver;
+pub mod deliver;
 #[path = "report/samples.rs"]
 mod samples;
 

@@ -79,10 +79,7 @@ fn under_kills_and_faults_nothing_acknowledged_is_lost_and_no_study_is_stuck() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let faults = Faults::build(folder.path());
     let files = phantoms(&folder.path().join("phantoms"), "null", 6, 5);
-    let mut templates: Vec<Object> = files.iter().map(|file| Object::read(file)).collect();
-    // One association takes them all.
-    let like = (templates[0].class.clone(), templates[0].syntax.clone());
-    templates.retain(|t| (&t.class, &t.syntax) == (&like.0, &like.1));
+    let templates = Object::in_scope(&files);
 
     let pacs = Pacs::start(&folder.path().join("pacs"));
     let data = folder.path().join("data");

@@ -2,25 +2,42 @@
 
 #[path = "../../../src/wire/frame.rs"]
 mod frame;
+#[path = "../../../src/receive/identity.rs"]
+mod identity;
 #[path = "../../../src/receive/negotiate.rs"]
 mod negotiate;
+#[path = "../../../src/receive/user_information.rs"]
+mod user_information;
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 
-use dicom_ul::pdu::{Pdu, read_pdu, write_pdu};
+use dicom_ul::pdu::{Pdu, write_pdu};
 
 use crate::config;
-use crate::domain::AeTitle;
 use frame::HEADER_BYTES;
 use negotiate::{Policy, Refusal};
 
 const PDU_BYTES_MAX: u32 = 1 << 18;
 
+/// One caller that may do everything, under the configuration's own defaults.
+const CONFIG: &str = "
+[node]
+ae_title = 'SIDELIGHT'
+[[sources]]
+ae_title = 'PACS'
+commitment = true
+query = true
+audit = true
+";
+
 static POLICY: LazyLock<Policy> = LazyLock::new(|| {
-    let title = |text| AeTitle::parse(text).expect("a valid title");
-    let source = config::Source { ae_title: title("PACS"), hosts: Vec::new(), quiet_period: None };
-    Policy { titles: vec![title("SIDELIGHT")], sources: vec![source], pdu_bytes_max: PDU_BYTES_MAX }
+    let file = std::env::temp_dir().join(format!("sidelight-fuzz-{}.toml", std::process::id()));
+    fs::write(&file, CONFIG).expect("a writable folder");
+    let config = config::load(Some(&file), [], &[]).expect("a valid configuration");
+    fs::remove_file(&file).expect("its own file");
+    Policy::new(&config.node, &config.sources).expect("no passcode files")
 });
 
 /// Reads PDUs as long as the node would, and negotiates every association that is asked for.
@@ -66,6 +83,5 @@ fn negotiate(request: &dicom_ul::pdu::AssociationRQ) {
     };
     let mut bytes = Vec::new();
     write_pdu(&mut bytes, &answer).expect("an answer that can be written");
-    let read = read_pdu(&bytes[..], PDU_BYTES_MAX, true).expect("an answer that can be read");
-    assert_eq!(read, Some(answer));
+    assert_eq!(frame::read(&bytes).expect("an answer that can be read"), answer);
 }

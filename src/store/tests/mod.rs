@@ -2,14 +2,16 @@
 
 mod catalog;
 mod commitments;
+mod destinations;
+mod folder;
 mod intake;
 mod kill;
+mod late;
 mod outbox;
 mod recovery;
 mod retention;
 mod studies;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -18,9 +20,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::assemble::Closing;
+use crate::config::Late;
 use crate::domain::{
-    AeTitle, Assessment, Code, Contract, Direction, Disclosed, Disclosure, Finding, FindingAssessment, ImageScore,
-    InstanceHeader, Level, ModelIdentity, Probability, Purpose, Refusal, RefusalCode, Report, StudyState, Timestamp,
+    AeTitle, Assessment, ClosedBy, Code, Contract, Direction, Disclosed, Disclosure, Finding, FindingAssessment,
+    ImageScore, InstanceHeader, Level, ModelIdentity, Probability, Purpose, Refusal, RefusalCode, Report, StudyState,
+    Timestamp,
 };
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -177,7 +182,7 @@ async fn score_all(store: &Store, study: &str, second: i64) {
             pixel_digest: &Digest::of(b"pixels"),
             scores: &image_scores(instance),
         };
-        assert!(store.save_read(&pending.sop_instance, reading, at(second)).await.unwrap());
+        assert!(store.save_read(&pending.sop_instance, reading, Late::Replace, at(second)).await.unwrap());
     }
 }
 
@@ -187,7 +192,7 @@ async fn refuse(store: &Store, instance: &str, study: Option<&str>, code: Refusa
     let header = study.map(|study| header(study, instance));
     let refusal = Refusal::new(code, "as the test says");
     let reading = Reading::Refused { header: header.as_ref(), refusal: &refusal };
-    assert!(store.save_read(&uid(instance), reading, at(second)).await.unwrap());
+    assert!(store.save_read(&uid(instance), reading, Late::Replace, at(second)).await.unwrap());
 }
 
 fn model(name: &str) -> ModelIdentity {
@@ -252,7 +257,9 @@ async fn version(store: &Store, study: &str) -> i64 {
 }
 
 async fn close_with(store: &Store, claim: &StudyClaim, reports: &[OutgoingReport], second: i64) -> Closed {
-    let outcome = Outcome::Reported { assessment: &assessment(), complete: true, reports };
+    let closing = Closing { complete: true, by: ClosedBy::Quiet, missing: Vec::new() };
+    let older = Older::Withdrawn;
+    let outcome = Outcome::Reported { assessment: &assessment(), closing: &closing, older, reports };
     store.close_study(claim, outcome, at(second)).await.unwrap()
 }
 
@@ -264,7 +271,7 @@ async fn report(store: &Store, study: &str, report: &str, destinations: &[&str],
 }
 
 async fn due(store: &Store, second: i64) -> Vec<Delivery> {
-    store.due_deliveries(100, &BTreeSet::new(), LEASE, at(second)).await.unwrap()
+    store.due_deliveries(100, None, LEASE, at(second)).await.unwrap()
 }
 
 async fn delivered(store: &Store, delivery: &Delivery, second: i64) {

@@ -49,7 +49,7 @@ async fn activity_names_the_unread_objects_that_could_belong() {
         let header = header("7.7", instance);
         let refusal = Refusal::new(RefusalCode::DecodeFailed, "x");
         let reading = Reading::Refused { header: Some(&header), refusal: &refusal };
-        store.save_read(&pending.sop_instance, reading, at(6)).await.unwrap();
+        store.save_read(&pending.sop_instance, reading, Late::Replace, at(6)).await.unwrap();
     }
     let activities = store.activities(at(7)).await.unwrap();
     let facts: Vec<_> = activities.iter().map(|a| (a.study.as_str(), a.last_at, a.unread_since)).collect();
@@ -91,8 +91,8 @@ async fn an_instance_is_read_once() {
     score_all(&store, "1.2", 1).await;
     let refusal = Refusal::new(RefusalCode::WorkerDied, "too late");
     let late = Reading::Refused { header: None, refusal: &refusal };
-    assert!(!store.save_read(&uid("1.2.3"), late, at(2)).await.unwrap());
-    assert!(!store.save_read(&uid("5.5"), late, at(2)).await.unwrap(), "never received");
+    assert!(!store.save_read(&uid("1.2.3"), late, Late::Replace, at(2)).await.unwrap());
+    assert!(!store.save_read(&uid("5.5"), late, Late::Replace, at(2)).await.unwrap(), "never received");
     assert_eq!(show(&store, "1.2").await.study.instances_refused, 0);
 }
 
@@ -197,7 +197,10 @@ async fn every_end_of_a_study_is_visible() {
     let reports = [outgoing("1.2", "2.25.1", Disclosure::Withheld, &["PACS"])];
     let silent = [outgoing("1.2", "2.25.1", Disclosure::Withheld, &[])];
     let told = assessment();
-    let reported = |reports| Outcome::Reported { assessment: &told, complete: false, reports };
+    let missing = vec!["MG L-CC".to_owned()];
+    let closing = Closing { complete: false, by: ClosedBy::Cap, missing };
+    let reported =
+        |reports| Outcome::Reported { assessment: &told, closing: &closing, older: Older::Withdrawn, reports };
     let rows = [
         (reported(&reports[..]), StudyState::Reported),
         (reported(&silent[..]), StudyState::Delivered),
@@ -217,6 +220,7 @@ async fn every_end_of_a_study_is_visible() {
         assert!(store.activities(at(1000)).await.unwrap().is_empty());
         if let Outcome::Reported { .. } = outcome {
             assert_eq!((shown.study.complete, shown.study.level), (Some(false), Some(Level::ScoreDependent)));
+            assert_eq!((shown.study.closed_by, &shown.study.missing), (Some(ClosedBy::Cap), &closing.missing));
             assert!(shown.assessment.unwrap().findings[0].disclosed.is_none(), "not kept twice");
         }
         let counts = store.counts().await.unwrap();

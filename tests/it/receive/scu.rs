@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_ul::pdu::{
@@ -13,6 +14,7 @@ use sidelight::dicom::{Response, StoreRq};
 use sidelight::domain::{AeTitle, Uid};
 use sidelight::receive::{Drained, Receiver};
 use sidelight::store::Store;
+use sidelight::wire::Tls;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -30,12 +32,16 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Setup {
     pub node: config::Node,
     pub sources: Vec<config::Source>,
+    pub tls: config::Tls,
     pub free_bytes_min: u64,
 }
 
 /// A receiver that is serving. Known callers: `PACS` from anywhere, `ELSEWHERE` from another host only.
 pub struct Door {
+    /// 0 where there is none.
     pub port: u16,
+    pub port_tls: u16,
+    pub tls: Arc<Tls>,
     pub store: Store,
     pub cancel: CancellationToken,
     folder: TempDir,
@@ -63,6 +69,8 @@ pub fn source(title: &str, hosts: &[&str]) -> config::Source {
         commitment_to: None,
         query: false,
         audit: false,
+        tls: false,
+        certificates: Vec::new(),
     }
 }
 
@@ -75,13 +83,19 @@ pub fn alias(title: &str) -> config::Alias {
     }
 }
 
+/// `[tls]` without files.
+pub fn no_tls() -> config::Tls {
+    config::load(None, [], &[]).expect("the defaults").tls
+}
+
 impl Door {
     pub async fn open(edit: impl FnOnce(&mut Setup)) -> Self {
         let title = |text| AeTitle::parse(text).expect("a valid title");
         let node = config::Node {
             ae_title: title("SIDELIGHT"),
             aliases: vec![alias("ALIAS")],
-            listen: "127.0.0.1:0".parse().expect("an address"),
+            listen: Some("127.0.0.1:0".parse().expect("an address")),
+            listen_tls: None,
             mode: config::Mode::Shadow,
             name: "sidelight".into(),
             serial_number: "1".into(),
@@ -93,7 +107,7 @@ impl Door {
             drain_timeout: PATIENCE,
         };
         let sources = vec![source("PACS", &[]), source("ELSEWHERE", &["192.0.2.1"])];
-        let mut setup = Setup { node, sources, free_bytes_min: 0 };
+        let mut setup = Setup { node, sources, tls: no_tls(), free_bytes_min: 0 };
         edit(&mut setup);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let folder_config = config::Store {
@@ -105,11 +119,13 @@ impl Door {
             posteriors_kept: None,
         };
         let store = Store::open(&folder_config).await.expect("a store");
-        let receiver = Receiver::bind(&setup.node, &setup.sources).await.expect("a free port");
-        let port = receiver.local_addr().expect("bound").port();
+        let tls = Tls::load(&setup.tls, &setup.sources).expect("usable files");
+        let receiver = Receiver::bind(&setup.node, &setup.sources, &tls).await.expect("a free port");
+        let port = receiver.local_addr().expect("bound").map_or(0, |a| a.port());
+        let port_tls = receiver.local_addr_tls().expect("bound").map_or(0, |a| a.port());
         let cancel = CancellationToken::new();
         let task = tokio::spawn(receiver.run(store.clone(), cancel.clone()));
-        Self { port, store, cancel, folder, task }
+        Self { port, port_tls, tls, store, cancel, folder, task }
     }
 
     /// Files below a folder of the store: `incoming`, `spool`, `conflicts`.

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dicom_ul::association::ServerAssociationOptions;
@@ -12,6 +13,7 @@ use sidelight::deliver::{self, DeliverError, Peer, ReportFile, Retry, Sent};
 use sidelight::dicom::{Request, Response, Status};
 use sidelight::domain::{AeTitle, Disclosure, InstanceHeader, Report};
 use sidelight::report::{self, ReportOptions, SrClass};
+use sidelight::wire::{Security, Tls};
 
 use super::samples::{Source, assessment, fresh_uid, options, scored};
 
@@ -73,11 +75,22 @@ fn peer(port: u16) -> Peer {
 fn destination(port: u16, timeout: Duration) -> Destination {
     Destination {
         name: "pacs".into(),
-        endpoint: Endpoint::Dimse { ae_title: AeTitle::parse("PACS").unwrap(), host: "127.0.0.1".into(), port },
+        endpoint: Endpoint::Dimse {
+            ae_title: AeTitle::parse("PACS").unwrap(),
+            host: "127.0.0.1".into(),
+            port,
+            tls: None,
+        },
         audit: false,
         disclose: Disclosure::Withheld,
         timeout,
+        associations_max: 1,
+        per_minute_max: None,
     }
+}
+
+pub fn no_tls() -> Arc<Tls> {
+    Tls::load(&crate::receive::scu::no_tls(), &[]).unwrap()
 }
 
 fn calling() -> AeTitle {
@@ -98,11 +111,11 @@ pub fn alternatives() -> Vec<Report> {
 
 async fn send(destination: &Destination, reports: &[Report]) -> Result<Sent, DeliverError> {
     let files: Vec<ReportFile> = reports.iter().map(ReportFile::from).collect();
-    deliver::send(Mode::Active, destination, &calling(), &files).await
+    deliver::send(Mode::Active, destination, &no_tls(), &calling(), &files).await
 }
 
 /// The bytes after the meta information.
-fn data_set(file: &[u8]) -> &[u8] {
+pub fn data_set(file: &[u8]) -> &[u8] {
     let length = u32::from_le_bytes([file[140], file[141], file[142], file[143]]) as usize;
     &file[144 + length..]
 }
@@ -202,8 +215,12 @@ async fn a_rejecting_peer_is_told_from_an_absent_one() {
     assert!(error.to_string().contains(&format!("PACS@127.0.0.1:{port}")), "{error}");
     assert_eq!(error.retry(), Retry::Soon);
 
-    let unknown =
-        Endpoint::Dimse { ae_title: AeTitle::parse("PACS").unwrap(), host: "no-such-host.invalid".into(), port: 104 };
+    let unknown = Endpoint::Dimse {
+        ae_title: AeTitle::parse("PACS").unwrap(),
+        host: "no-such-host.invalid".into(),
+        port: 104,
+        tls: None,
+    };
     let unknown = Destination { endpoint: unknown, ..absent };
     let error = send(&unknown, &alternatives()).await.unwrap_err();
     assert!(matches!(error, DeliverError::Unreachable { .. } | DeliverError::Timeout { .. }), "{error}");
@@ -218,7 +235,7 @@ async fn a_peer_that_never_answers_costs_no_more_than_the_timeout() {
     let error = send(&destination, &alternatives()).await.unwrap_err();
     assert!(matches!(error, DeliverError::Timeout { .. }), "{error}");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    let error = deliver::echo(&peer(port), &calling(), destination.timeout).await.unwrap_err();
+    let error = deliver::echo(&peer(port), &Security::Plain, &calling(), destination.timeout).await.unwrap_err();
     assert!(matches!(error, DeliverError::Timeout { .. }), "{error}");
 }
 
@@ -287,8 +304,8 @@ async fn an_echo_says_whether_a_peer_is_there() {
     let pacs = Pacs::start(&[]).await;
     let Endpoint::Dimse { port, .. } = pacs.destination.endpoint else { panic!("a DIMSE destination") };
     let peer = peer(port);
-    deliver::echo(&peer, &calling(), Duration::from_secs(20)).await.unwrap();
+    deliver::echo(&peer, &Security::Plain, &calling(), Duration::from_secs(20)).await.unwrap();
     let absent = Peer { port: free_port(), ..peer };
-    let error = deliver::echo(&absent, &calling(), Duration::from_secs(5)).await.unwrap_err();
+    let error = deliver::echo(&absent, &Security::Plain, &calling(), Duration::from_secs(5)).await.unwrap_err();
     assert!(matches!(error, DeliverError::Unreachable { .. }), "{error}");
 }

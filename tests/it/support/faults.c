@@ -83,7 +83,7 @@ static void *real(void **slot, const char *name) {
     if (!*slot) *slot = dlsym(RTLD_NEXT, name);
     return *slot;
 }
-#define FAIL(effect) do { if ((effect) > 0) { errno = (effect); return -1; } } while (0)
+#define FAIL(effect) do { int e_ = (effect); if (e_ > 0) { errno = e_; return -1; } } while (0)
 
 static void *real_write, *real_pwrite, *real_pwrite64, *real_writev, *real_fsync, *real_fdatasync, *real_rename,
     *real_open, *real_open64;

@@ -1,5 +1,6 @@
 //! What the integration tests share: the node as a real process, dcmtk peers, phantoms. No test doubles.
 
+pub mod certificates;
 pub mod faults;
 pub mod sender;
 
@@ -146,6 +147,7 @@ impl Node {
         Self::restart_with(config, &[])
     }
 
+    /// As [`Node::restart`], with further variables in its environment.
     pub fn restart_with(config: &Path, environment: &[(&str, &Path)]) -> Self {
         let mut child = sidelight(&["serve", "--config"])
             .arg(config)
@@ -220,9 +222,14 @@ impl Node {
         self.child.wait().expect("waitable");
     }
 
+    /// Sends a signal, e.g. `HUP`.
+    pub fn signal(&self, name: &str) {
+        run_ok(Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]));
+    }
+
     /// SIGTERM, and the exit status within the drain time.
     pub fn stop(mut self) -> std::process::ExitStatus {
-        run_ok(Command::new("kill").args(["-TERM", &self.pid().to_string()]));
+        self.signal("TERM");
         let mut status = None;
         wait_for("the node stops on SIGTERM", Duration::from_secs(40), || {
             status = self.child.try_wait().expect("waitable");
@@ -234,6 +241,17 @@ impl Node {
     /// `sidelight studies list --json` on this node's index.
     pub fn studies(&self) -> Vec<serde_json::Value> {
         let text = run_ok(sidelight(&["studies", "list", "--json", "--limit", "100000", "--config"]).arg(&self.config));
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+    }
+
+    /// `sidelight ARGS…` with this node's configuration, which must succeed; its standard output.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        run_ok(sidelight(arguments).arg("--config").arg(&self.config))
+    }
+
+    /// As [`Node::command`], of JSON.
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let text = self.command(&[arguments, &["--json"]].concat());
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu, read_pdu, write_pdu};
@@ -39,6 +39,15 @@ impl Object {
             instance: uid(&meta.media_storage_sop_instance_uid),
             data_set,
         }
+    }
+
+    /// Those of the files that the demo models take, of one SOP class and transfer syntax, so that one association does.
+    pub fn in_scope(files: &[PathBuf]) -> Vec<Self> {
+        let frontal = files.iter().filter(|file| ["PA", "AP"].contains(&element(file, "ViewPosition").as_str()));
+        let mut objects: Vec<Self> = frontal.map(|file| Self::read(file)).collect();
+        let (class, syntax) = (objects[0].class.clone(), objects[0].syntax.clone());
+        objects.retain(|object| object.class == class && object.syntax == syntax);
+        objects
     }
 
     /// The same picture as another object: the last digits of its UIDs become these numbers.

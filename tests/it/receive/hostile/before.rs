@@ -1,4 +1,5 @@
-//! What peers do instead of asking for an association, and what is wrong with how they ask: state 2 of PS3.8 table 9-10.
+//! What peers do instead of asking for an association, and what is wrong with how they ask: state 2 of PS3.8 table
+//! 9-10.
 
 use super::super::scu::{CT, EXPLICIT};
 use super::bytes::*;

@@ -23,7 +23,7 @@ fn out_of_order() -> Vec<Row> {
         row(State::Sta6, "A-ABORT between messages", short(ABORT), &[], "AA-3"),
         row(State::Sta6, "A-ABORT of an unknown source and reason", pdu(ABORT, &[0, 0, 7, 77]), &[], "AA-3"),
         ends("a PDU type that does not exist", pdu(8, &[0; 4]), UNRECOGNISED),
-        ends("PDU type 00H", vec![0; 64], UNRECOGNISED),
+        ends("a PDU of zeros", vec![0; 64], UNRECOGNISED),
         ends("an HTTP request in an association", b"POST / HTTP/1.1\r\n\r\n".to_vec(), UNRECOGNISED),
     ]
 }

@@ -1,0 +1,162 @@
+//! Loads the configuration again without dropping an association: what can change does, for work that begins from now on.
+//!
+//! A configuration with a fault changes nothing; all its faults are in the log. Neighbours: `main` turns SIGHUP into
+//! requests, `receive` takes the new rules at its gate. Left out: what a key means.
+
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::Node;
+use super::watchdog::Manager;
+use crate::config::{Config, ConfigError, Log, Node as NodeSection, Store};
+use crate::receive::Gate;
+
+/// What a reload needs.
+pub(super) struct Reload {
+    pub(super) requests: mpsc::Receiver<()>,
+    pub(super) load: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
+    pub(super) filter_logs: Box<dyn Fn(&str) + Send + Sync>,
+    pub(super) gate: Gate,
+    pub(super) manager: Arc<Manager>,
+}
+
+impl Node {
+    /// Serves requests to reload, one after the other.
+    pub(super) async fn reload_loop(self: Arc<Self>, mut reload: Reload) {
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return,
+                request = reload.requests.recv() => request,
+            };
+            if request.is_none() {
+                // Nobody can ask any more.
+                return self.cancel.cancelled().await;
+            }
+            reload.manager.reloading();
+            self.reload(&reload).await;
+            reload.manager.tell("READY=1");
+        }
+    }
+
+    async fn reload(&self, reload: &Reload) {
+        let new = match (reload.load)() {
+            Ok(new) => new,
+            Err(error) => return error!(%error, "the configuration has faults; the old one stays in force"),
+        };
+        let old = self.config();
+        let (merged, fixed) = merge(&old, new);
+        if !fixed.is_empty() {
+            warn!(sections = fixed.join(", "), "changes here need a restart; the old values stay in force");
+        }
+        if let Err(error) = reload.gate.set(&merged.node, &merged.sources) {
+            return error!(%error, "the configuration has faults; the old one stays in force");
+        }
+        self.reload_certificates(&merged).await;
+        (reload.filter_logs)(&merged.log.filter);
+        let changed = merged != *old;
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(merged);
+        // A destination may have been put right: it is not waited for any longer.
+        if let Err(error) = self.store.retry_destinations().await {
+            error!(%error, "destinations that are down are tried at their old pace");
+        }
+        self.store.wake().study_changed.notify_one();
+        info!(changed, "the configuration was loaded again");
+    }
+}
+
+impl Node {
+    /// Certificates and pins; those that were read before stay in use where that fails.
+    async fn reload_certificates(&self, config: &Config) {
+        let (tls, sources) = (Arc::clone(&self.tls), config.sources.clone());
+        let reloaded = tokio::task::spawn_blocking(move || tls.reload(&sources)).await;
+        if let Ok(Err(error)) = reloaded {
+            error!(%error, "the certificates were not loaded again; the old ones stay in use");
+        }
+    }
+}
+
+/// What holds from now on, and the sections of `new` in which something else than that was written.
+fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
+    let merged = Config {
+        node: NodeSection { aliases: new.node.aliases.clone(), ..old.node.clone() },
+        store: Store {
+            objects_kept: new.store.objects_kept,
+            reports_kept: new.store.reports_kept,
+            posteriors_kept: new.store.posteriors_kept,
+            ..old.store.clone()
+        },
+        study: new.study.clone(),
+        sources: new.sources.clone(),
+        destinations: new.destinations.clone(),
+        delivery: new.delivery.clone(),
+        log: Log { filter: new.log.filter.clone(), ..old.log.clone() },
+        ..old.clone()
+    };
+    let sections = [
+        ("node", merged.node != new.node),
+        ("store (all but retention)", merged.store != new.store),
+        ("tls", merged.tls != new.tls),
+        ("web and web_clients", merged.web != new.web),
+        ("models", merged.models != new.models),
+        ("pixels", merged.pixels != new.pixels),
+        ("risk", merged.risk != new.risk),
+        ("log.json", merged.log != new.log),
+    ];
+    let mut fixed: Vec<&str> = sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();
+    if fixed.is_empty() && merged != new {
+        fixed.push("another section");
+    }
+    (merged, fixed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    /// The defaults with these changes.
+    fn loaded(overrides: &[(&str, &str)]) -> Config {
+        let overrides: Vec<_> = overrides.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        config::load(None, [], &overrides).unwrap()
+    }
+
+    #[test]
+    fn what_can_change_does_and_the_rest_is_named() {
+        let old = loaded(&[]);
+        let live = [
+            ("study.quiet_period", "5s"),
+            ("study.late", "never"),
+            ("sources", r#"[{ae_title = "CT"}]"#),
+            ("destinations", r#"[{name = "a", ae_title = "A", host = "h", port = 104, audit = true}]"#),
+            ("delivery.retry_first", "1s"),
+            ("store.retention.objects", "1d"),
+            ("aliases", r#"[{ae_title = "OLD"}]"#),
+            ("log.filter", "debug"),
+        ];
+        for change in live {
+            let new = loaded(&[change]);
+            assert_ne!(new, old, "{change:?}");
+            let (merged, fixed) = merge(&old, loaded(&[change]));
+            assert_eq!((merged, fixed), (new, vec![]), "{change:?}");
+        }
+        let fixed = [
+            ("node.listen", "127.0.0.1:1", "node"),
+            // Who may pull what hangs by it in more than one place.
+            ("node.mode", "active", "node"),
+            ("store.data_dir", "elsewhere", "store (all but retention)"),
+            ("web.listen", "127.0.0.1:1", "web and web_clients"),
+            ("models.batch_max", "9", "models"),
+            ("pixels.workers", "9", "pixels"),
+            ("risk.delta", "0.2", "risk"),
+            ("log.json", "true", "log.json"),
+        ];
+        for (key, value, named) in fixed {
+            let (merged, fixed) = merge(&old, loaded(&[(key, value), ("study.cap", "30m")]));
+            assert_eq!(fixed, [named], "{key}");
+            assert_eq!(merged, loaded(&[("study.cap", "30m")]), "{key}: the rest is taken over");
+        }
+    }
+}

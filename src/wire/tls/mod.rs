@@ -1,0 +1,324 @@
+//! TLS under the PDUs (PS3.15 6.2, Annex B), for both roles, with rustls.
+//!
+//! `files` reads what `[tls]` names, `verify` says whom to believe, `fault` words what is wrong, `examine` tells a
+//! person about certificates. New handshakes use changed files: one look at a time, at most one in a second, in a
+//! thread of its own, so that a file system that hangs stops nothing but the looking. Neighbours: `receive` accepts
+//! with it, [`super::Requestor`] connects with it. Left out: revocation lists, resumption of sessions (a handshake costs
+//! little beside an association, and a resumed one would not ask for the certificate again).
+//!
+//! Profiles: `bcp195` is PS3.15 B.12, BCP 195 as RFC 8996 and RFC 9325 make it: TLS 1.2 with the four cipher suites that
+//! RFC 9325 4.2 recommends, and TLS 1.3. It is what B.9 has become, and never goes below what B.10 (retired) demands,
+//! whose DHE suites rustls lacks as RFC 9325 advises against them. B.11 (retired) and B.13 demand DHE, or Camellia and
+//! CCM, and are not offered.
+
+mod examine;
+mod fault;
+mod files;
+mod verify;
+mod x509;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{cipher_suite as suite, default_provider};
+use rustls::pki_types::ServerName;
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion, version};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tracing::{info, warn};
+
+use crate::config::{self, ClientCertificates, Fingerprint, TlsProfile};
+
+pub use examine::{Examined, examine};
+pub(crate) use fault::tls_error;
+pub use fault::{FileProblem, HandshakeError, TlsFault};
+
+use super::{Security, Stream};
+use files::{Material, Stamps};
+
+/// Certificates and keys, as they are now, and what is asked of peers.
+pub struct Tls {
+    settings: config::Tls,
+    /// Certificates that are pinned to sources.
+    pinned: RwLock<BTreeSet<Fingerprint>>,
+    provider: Arc<CryptoProvider>,
+    current: RwLock<Current>,
+    look: Mutex<Look>,
+}
+
+/// What a destination is asked for.
+#[derive(Debug, Clone)]
+pub struct ServerIdentity {
+    /// One of these certificates; without any, one that an authority vouches for, with this name.
+    pub certificates: Vec<Fingerprint>,
+    pub name: ServerName<'static>,
+}
+
+#[derive(Clone)]
+struct Current {
+    material: Material,
+    /// `None` without a certificate of our own.
+    server: Option<Arc<ServerConfig>>,
+    stamps: Stamps,
+}
+
+/// When the files were last looked at.
+struct Look {
+    began: Instant,
+    under_way: bool,
+    /// What was wrong at the last look, so that it is told once.
+    fault: Option<(Stamps, TlsFault)>,
+}
+
+/// Shortest time from one look at the files to the next.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a handshake waits for the look that it began. A file system that takes longer is waited for by nobody.
+const LOOK_WAIT: Duration = Duration::from_millis(500);
+
+/// Every certificate that is pinned to a source.
+fn pins(sources: &[config::Source]) -> BTreeSet<Fingerprint> {
+    sources.iter().flat_map(|source| &source.certificates).copied().collect()
+}
+
+impl Tls {
+    /// Reads the files; blocks, and may hang with the file system.
+    ///
+    /// # Errors
+    /// [`TlsFault`] with the key and the file that it is about.
+    pub fn load(settings: &config::Tls, sources: &[config::Source]) -> Result<Arc<Self>, TlsFault> {
+        let provider = Arc::new(provider(settings.profile));
+        let pinned = pins(sources);
+        let current = Current::read(settings, &pinned, &provider)?;
+        let look = Mutex::new(Look { began: Instant::now(), under_way: false, fault: None });
+        let pinned = RwLock::new(pinned);
+        Ok(Arc::new(Self { settings: settings.clone(), pinned, provider, current: RwLock::new(current), look }))
+    }
+
+    /// Takes the pins of `sources` and reads the files anew, whether or not they look changed; what was read before
+    /// stays in use where that fails.
+    /// Blocks, and may hang with the file system.
+    ///
+    /// # Errors
+    /// [`TlsFault`]; [`TlsFault::Busy`] while an earlier look hangs.
+    pub fn reload(&self, sources: &[config::Source]) -> Result<(), TlsFault> {
+        {
+            let mut look = lock(&self.look);
+            if look.under_way {
+                return Err(TlsFault::Busy);
+            }
+            (look.under_way, look.began) = (true, Instant::now());
+        }
+        let _done = Done(self);
+        *self.pinned.write().unwrap_or_else(PoisonError::into_inner) = pins(sources);
+        self.take(Current::read(&self.settings, &self.pinned(), &self.provider)?);
+        Ok(())
+    }
+
+    fn pinned(&self) -> BTreeSet<Fingerprint> {
+        self.pinned.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The server's side of a handshake; the connection, and the certificate that the client showed.
+    ///
+    /// # Errors
+    /// With the socket: the client's alert is on its way, and would be overtaken if the socket were closed at once.
+    pub async fn accept(
+        self: &Arc<Self>,
+        tcp: TcpStream,
+    ) -> Result<(Stream, Option<Fingerprint>), (HandshakeError, TcpStream)> {
+        self.look_if_due().await;
+        let server = self.read_current().server.clone();
+        let Some(server) = server else { return Err((TlsFault::NoCertificate.into(), tcp)) };
+        let stream = match TlsAcceptor::from(server).accept(tcp).into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, tcp)) => return Err((HandshakeError::from_io(error), tcp)),
+        };
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(verify::fingerprint);
+        Ok((Stream::Tls(Box::new(TlsStream::Server(stream))), shown))
+    }
+
+    /// How a peer at `host` is called: in the clear, or over TLS with what it has to show.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Name`] where the name to ask for is none that a certificate can have.
+    pub fn security(self: &Arc<Self>, host: &str, peer: Option<&config::PeerTls>) -> Result<Security, HandshakeError> {
+        let Some(config::PeerTls { certificates, server_name }) = peer else { return Ok(Security::Plain) };
+        let name = server_name.as_deref().unwrap_or(host);
+        let name = match ServerName::try_from(name) {
+            Ok(name) => name.to_owned(),
+            // Where a certificate is pinned its name is not asked; the address of no host stands for none.
+            Err(_) if !certificates.is_empty() => ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into()),
+            Err(_) => return Err(HandshakeError::Name(name.to_owned())),
+        };
+        Ok(Security::Tls(Arc::clone(self), ServerIdentity { certificates: certificates.clone(), name }))
+    }
+
+    /// The client's side of a handshake.
+    pub async fn connect(self: &Arc<Self>, tcp: TcpStream, peer: &ServerIdentity) -> Result<Stream, HandshakeError> {
+        self.look_if_due().await;
+        let config = self.client_config(peer)?;
+        let connecting = TlsConnector::from(Arc::new(config)).connect(peer.name.clone(), tcp);
+        let stream = connecting.await.map_err(HandshakeError::from_io)?;
+        Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
+    }
+
+    fn client_config(&self, peer: &ServerIdentity) -> Result<ClientConfig, TlsFault> {
+        let Material { own, authorities } = self.read_current().material.clone();
+        let verifier = verify::Server::new(peer.certificates.clone(), authorities, Arc::clone(&self.provider))?;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(versions(self.settings.profile))
+            .map_err(|e| TlsFault::Library(e.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match own {
+            Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own))),
+            None => builder.with_no_client_auth(),
+        };
+        config.resumption = Resumption::disabled();
+        Ok(config)
+    }
+
+    /// Looks at the files if the last look is a while ago, and waits for it shortly; whoever comes meanwhile does not.
+    async fn look_if_due(self: &Arc<Self>) {
+        {
+            let mut look = lock(&self.look);
+            if look.under_way || look.began.elapsed() < LOOK_EVERY {
+                return;
+            }
+            (look.under_way, look.began) = (true, Instant::now());
+        }
+        let (tls, (done, ended)) = (Arc::clone(self), oneshot::channel());
+        // A thread of its own: a pool of the runtime would wait for one that hangs when the node stops.
+        let looking = std::thread::Builder::new().name("tls-files".into()).spawn(move || {
+            let guard = Done(&tls);
+            tls.look();
+            drop(guard);
+            let _ = done.send(());
+        });
+        match looking {
+            Ok(_) => drop(tokio::time::timeout(LOOK_WAIT, ended).await),
+            Err(error) => {
+                warn!(%error, "the files of [tls] could not be looked at");
+                lock(&self.look).under_way = false;
+            }
+        }
+    }
+
+    /// One look: reads the files if they have changed.
+    fn look(&self) {
+        let stamps = files::stamps(&self.settings);
+        if stamps == self.read_current().stamps {
+            return;
+        }
+        match Current::read(&self.settings, &self.pinned(), &self.provider) {
+            Ok(current) => {
+                self.take(current);
+                info!("the changed files of [tls] are in use");
+            }
+            Err(fault) => {
+                // Tried again each time, since the other half of a pair may follow; told once.
+                let told = Some((stamps, fault.clone()));
+                let mut look = lock(&self.look);
+                if look.fault != told {
+                    warn!(%fault, "the changed files of [tls] cannot be used; what was read before stays in use");
+                    look.fault = told;
+                }
+            }
+        }
+    }
+
+    fn take(&self, current: Current) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+        lock(&self.look).fault = None;
+    }
+
+    fn read_current(&self) -> std::sync::RwLockReadGuard<'_, Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a look, however it ends.
+struct Done<'a>(&'a Tls);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.look).under_way = false;
+    }
+}
+
+impl Current {
+    fn read(
+        settings: &config::Tls,
+        pinned: &BTreeSet<Fingerprint>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, TlsFault> {
+        // Before the content: what changes in between is seen at the next look.
+        let stamps = files::stamps(settings);
+        let material = files::read_all(settings, provider)?;
+        let server = match material.own.clone() {
+            Some(own) => {
+                let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+                    .with_protocol_versions(versions(settings.profile))
+                    .map_err(|e| TlsFault::Library(e.to_string()))?;
+                let authorities = material.authorities.clone();
+                let clients =
+                    |mandatory| verify::Clients::new(pinned.clone(), authorities, mandatory, Arc::clone(provider));
+                let builder = match settings.client_certificates {
+                    ClientCertificates::Required => builder.with_client_cert_verifier(Arc::new(clients(true)?)),
+                    ClientCertificates::Optional => builder.with_client_cert_verifier(Arc::new(clients(false)?)),
+                    ClientCertificates::None => builder.with_no_client_auth(),
+                };
+                let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
+                server.session_storage = Arc::new(NoServerSessionStorage {});
+                server.send_tls13_tickets = 0;
+                server.ignore_client_order = true;
+                Some(Arc::new(server))
+            }
+            None => None,
+        };
+        Ok(Self { material, server, stamps })
+    }
+}
+
+fn lock(look: &Mutex<Look>) -> MutexGuard<'_, Look> {
+    look.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The cipher suites of a profile; those of TLS 1.3 are RFC 8446's.
+fn provider(profile: TlsProfile) -> CryptoProvider {
+    let mut cipher_suites =
+        vec![suite::TLS13_AES_256_GCM_SHA384, suite::TLS13_AES_128_GCM_SHA256, suite::TLS13_CHACHA20_POLY1305_SHA256];
+    match profile {
+        TlsProfile::Bcp195 => cipher_suites.extend([
+            suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        ]),
+        TlsProfile::Bcp195Tls13 => {}
+    }
+    CryptoProvider { cipher_suites, ..default_provider() }
+}
+
+fn versions(profile: TlsProfile) -> &'static [&'static SupportedProtocolVersion] {
+    static BOTH: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
+    match profile {
+        TlsProfile::Bcp195 => &BOTH,
+        TlsProfile::Bcp195Tls13 => &BOTH[..1],
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
