@@ -303,7 +303,7 @@ mod tests {
         out
     }
 
-    fn texts<'a>(elements: &'a Elements, tag: u32) -> Vec<&'a str> {
+    fn texts(elements: &Elements, tag: u32) -> Vec<&str> {
         elements[&tag].texts().iter().map(String::as_str).collect()
     }
 

@@ -14,6 +14,7 @@ class Service(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         known = self.headers["Authorization"] == "Bearer " + sys.argv[2] and self.path == "/dicom-web/studies?limit=1"
         self.send_response(200 if known else 401)
+        self.send_header("Content-Length", "0")
         self.end_headers()
     def log_message(self, *arguments):
         pass
