@@ -21,7 +21,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
 use crate::receive::scu::{CT, Door, EXPLICIT, PATIENCE, Scu, association_rq, source};
-use crate::report::{alternatives, no_tls};
+use crate::report::alternatives;
+use crate::report::deliver::no_tls;
 use crate::support::{reference_python, root, run_ok};
 
 const VERIFICATION: &str = "1.2.840.10008.1.1";
@@ -89,7 +90,8 @@ async fn accepted(door: &Door, contexts: &[(String, Vec<String>)]) -> Vec<bool> 
     for some in contexts.chunks(CONTEXTS_MAX) {
         let answer = ask(door, request(some, vec![])).await;
         assert_eq!(answer.presentation_contexts.len(), some.len(), "an answer to each context");
-        let yes = |c: &dicom_ul::pdu::PresentationContextResult| c.reason == PresentationContextResultReason::Acceptance;
+        let yes =
+            |c: &dicom_ul::pdu::PresentationContextResult| c.reason == PresentationContextResultReason::Acceptance;
         accepted.extend(answer.presentation_contexts.iter().map(yes));
     }
     accepted
@@ -169,7 +171,8 @@ async fn rejection(door: &Door, request: AssociationRQ) -> [u8; 3] {
 
 async fn rejections() -> Block {
     let usual = || request(&[(VERIFICATION.into(), vec![IMPLICIT.into()])], vec![]);
-    let door = Door::open(|setup| setup.sources = vec![source("PACS", &["127.0.0.1"]), source("CT1", &["192.0.2.1"])]).await;
+    let door =
+        Door::open(|setup| setup.sources = vec![source("PACS", &["127.0.0.1"]), source("CT1", &["192.0.2.1"])]).await;
     let full = Door::open(|setup| setup.node.associations_max = 1).await;
     let _first = Scu::associate(full.port, &[(CT, EXPLICIT)]).await;
     let low = Door::open(|setup| setup.free_bytes_min = u64::MAX).await;
@@ -186,9 +189,15 @@ async fn rejections() -> Block {
     let rows = [
         ("called AE title not known", rejection(&door, edited(|r| r.called_ae_title = "OTHER".into())).await),
         ("calling AE title not listed", rejection(&door, edited(|r| r.calling_ae_title = "OTHER".into())).await),
-        ("calling AE title not listed for its address", rejection(&door, edited(|r| r.calling_ae_title = "CT1".into())).await),
+        (
+            "calling AE title not listed for its address",
+            rejection(&door, edited(|r| r.calling_ae_title = "CT1".into())).await,
+        ),
         ("user not named, or not the right one", rejection(&user, usual()).await),
-        ("application context not that of DICOM", rejection(&door, edited(|r| r.application_context_name = "1.2.3".into())).await),
+        (
+            "application context not that of DICOM",
+            rejection(&door, edited(|r| r.application_context_name = "1.2.3".into())).await,
+        ),
         ("protocol version 1 not offered", rejection(&door, edited(|r| r.protocol_version = 2)).await),
         ("too many associations", rejection(&full, usual()).await),
         ("too little room on the disk", rejection(&low, usual()).await),
@@ -218,7 +227,9 @@ async fn user_information() -> Block {
     for item in &answer.user_variables {
         let line = match item {
             UserVariableItem::MaxLength(length) => format!("| Maximum length (51H) | any | {length} bytes |"),
-            UserVariableItem::ImplementationClassUID(uid) => format!("| Implementation class UID (52H) | any | {uid} |"),
+            UserVariableItem::ImplementationClassUID(uid) => {
+                format!("| Implementation class UID (52H) | any | {uid} |")
+            }
             UserVariableItem::ImplementationVersionName(name) => {
                 format!("| Implementation version name (55H) | any | {name} |")
             }
@@ -275,7 +286,8 @@ async fn initiation(registry: &Registry) -> Block {
     let reports = alternatives();
     let files: Vec<ReportFile> = reports.iter().map(ReportFile::from).collect();
     let calling = AeTitle::parse("SIDELIGHT").expect("a valid title");
-    let (sent, heard) = tokio::join!(deliver::send(Mode::Shadow, &destination, &no_tls(), &calling, &files), heard);
+    let tls = no_tls();
+    let (sent, heard) = tokio::join!(deliver::send(Mode::Shadow, &destination, &tls, &calling, &files), heard);
     assert!(sent.is_err(), "the listener answers nothing");
     let Ok(Pdu::AssociationRQ(request)) = heard else { panic!("a request") };
     let mut table = String::from("| Order | SOP class | UID | Transfer syntax | Role |\n|---|---|---|---|---|\n");
@@ -310,6 +322,9 @@ async fn the_conformance_statement_says_what_the_node_answers() {
         fs::write(&path, &text).expect("writable docs");
     } else {
         let differs: Vec<_> = text.lines().zip(kept.lines()).filter(|(now, then)| now != then).collect();
-        assert!(text == kept, "docs/conformance.md differs from what the node answers (SIDELIGHT_BLESS=1): {differs:#?}");
+        assert!(
+            text == kept,
+            "docs/conformance.md differs from what the node answers (SIDELIGHT_BLESS=1): {differs:#?}"
+        );
     }
 }
