@@ -210,17 +210,16 @@ pub(super) async fn forget(tx: &mut Transaction<'_, Sqlite>, now: Timestamp) -> 
     Ok(())
 }
 
-/// SHA-256 over the last `bytes` of a file: the data set behind preamble and meta group.
+/// BLAKE3 over the last `bytes` of a file: the data set behind preamble and meta group.
 fn digest_of_tail(path: &Path, bytes: u64) -> io::Result<Digest> {
-    use sha2::Digest as _;
     let mut file = File::open(path)?;
     let head = file.metadata()?.len().checked_sub(bytes).ok_or(io::ErrorKind::UnexpectedEof)?;
     file.seek(SeekFrom::Start(head))?;
-    let (mut hash, mut buffer) = (sha2::Sha256::new(), vec![0; 256 << 10]);
+    let (mut hash, mut buffer) = (blake3::Hasher::new(), vec![0; 256 << 10]);
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(Digest::from_hash(&hash.finalize())),
+            0 => return Ok(Digest::from_hash(hash.finalize().as_bytes())),
             count => hash.update(&buffer[..count]),
-        }
+        };
     }
 }

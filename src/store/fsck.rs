@@ -11,7 +11,6 @@ use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use serde::Serialize;
-use sha2::Digest as _;
 use sqlx::{Sqlite, Transaction};
 
 use crate::config;
@@ -217,7 +216,7 @@ impl Examination<'_> {
             }
         } else if path.starts_with("spool/")
             && let Ok(object) = self.look_into(path).await?
-            && Spool::object_path(&object.meta.sop_instance) == path
+            && name.strip_prefix(object.meta.sop_instance.as_str()).is_some_and(|arrival| arrival.starts_with('.'))
             && self.adopt(path, &object).await?
         {
             self.examined.note(kind, path, true, "received anew");
@@ -228,13 +227,14 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// Records an object as received. `false`: another one is known under its UID.
+    /// Records an object as received. `false`: one is known under its UID and has its file, or is another.
     async fn adopt(&self, path: &str, object: &Object) -> Result<bool, StoreError> {
         let meta = &object.meta;
         let mut tx = self.index.write().await?;
-        let known = sqlx::query("SELECT digest FROM instances WHERE sop_instance = ?").bind(meta.sop_instance.as_str());
-        if let Some(row) = known.fetch_optional(&mut *tx).await? {
-            if row.text("digest")? != object.digest.as_str() {
+        let known = sqlx::query("SELECT digest, path FROM instances WHERE sop_instance = ?");
+        if let Some(row) = known.bind(meta.sop_instance.as_str()).fetch_optional(&mut *tx).await? {
+            let has_file = row.opt_text("path")?.is_some_and(|known| self.spool.absolute(&known).is_file());
+            if has_file || row.text("digest")? != object.digest.as_str() {
                 return Ok(false);
             }
             let sql = "UPDATE instances SET path = ? WHERE sop_instance = ?";
@@ -423,7 +423,7 @@ impl Object {
                 None => {}
             }
         };
-        let (mut hash, mut bytes, mut buffer) = (sha2::Sha256::new(), 0, vec![0; 1 << 18]);
+        let (mut hash, mut bytes, mut buffer) = (blake3::Hasher::new(), 0, vec![0; 1 << 18]);
         let mut file_bytes = head.len() as u64;
         hash.update(&head[meta.length..]);
         bytes += (head.len() - meta.length) as u64;
@@ -436,7 +436,7 @@ impl Object {
             bytes += read as u64;
             file_bytes += read as u64;
         }
-        Ok(Self { meta, digest: Digest::from_hash(&hash.finalize()), bytes, file_bytes, written_at })
+        Ok(Self { meta, digest: Digest::from_hash(hash.finalize().as_bytes()), bytes, file_bytes, written_at })
     }
 }
 

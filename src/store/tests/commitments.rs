@@ -27,7 +27,7 @@ async fn an_instance_is_judged_by_the_index_and_by_its_file() {
     for instance in ["1.2.1", "1.2.2", "1.2.3"] {
         put(&store, instance, 0).await;
     }
-    let file = |instance: &str| dir.path().join(Spool::object_path(&uid(instance)));
+    let file = |instance: &str| object(dir.path(), instance);
     let mut bytes = fs::read(file("1.2.2")).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(file("1.2.2"), bytes).unwrap();

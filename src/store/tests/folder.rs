@@ -63,10 +63,6 @@ async fn found_and_repaired(dir: &TempDir, expected: &[FaultKind]) {
     assert_eq!(after.faults, [], "nothing is left");
 }
 
-fn object(dir: &TempDir, instance: &str) -> PathBuf {
-    dir.path().join(Spool::object_path(&uid(instance)))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_in_order_has_no_fault() {
     let dir = folder().await;
@@ -107,13 +103,14 @@ async fn objects_that_the_index_does_not_know_are_received_anew() {
     put_whole(&store, "5.6.7", 80).await;
     store.close().await;
     // The index of before, as a careless restore would leave it.
-    fs::copy(object(&dir, "5.6.7"), object(&older, "5.6.7")).unwrap();
-    fs::write(object(&older, "5.6.8"), b"no object").unwrap();
+    let later = object(dir.path(), "5.6.7");
+    fs::copy(&later, older.path().join(later.strip_prefix(dir.path()).unwrap())).unwrap();
+    fs::write(older.path().join("spool/00/5.6.8.0123.dcm"), b"no object").unwrap();
     fs::write(older.path().join("reports/2.25.5.dcm"), b"a report of later").unwrap();
     found_and_repaired(&older, &[FaultKind::Stranger; 3]).await;
     let aside: Vec<_> =
         files(&older.path().join("damaged")).iter().map(|p| p.file_name().unwrap().to_owned()).collect();
-    assert_eq!(aside, ["2.25.5.dcm", "5.6.8.dcm"]);
+    assert_eq!(aside, ["2.25.5.dcm", "5.6.8.0123.dcm"]);
 
     let store = open(older.path()).await;
     let waiting = store.claim_received(10, LEASE, at(1001)).await.unwrap();
@@ -126,13 +123,13 @@ async fn objects_that_the_index_does_not_know_are_received_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_are_gone_can_be_sent_again() {
     let dir = folder().await;
-    fs::remove_file(object(&dir, "1.2.3")).unwrap();
-    fs::remove_file(object(&dir, "3.4.5")).unwrap();
+    fs::remove_file(object(dir.path(), "1.2.3")).unwrap();
+    fs::remove_file(object(dir.path(), "3.4.5")).unwrap();
     found_and_repaired(&dir, &[FaultKind::Missing; 2]).await;
     let store = open(dir.path()).await;
     assert_eq!(put_whole(&store, "1.2.3", 1000).await, Accepted::Duplicate, "what was read of it stays");
     assert_eq!(put_whole(&store, "3.4.5", 1000).await, Accepted::New, "nothing was read of it");
-    assert!(object(&dir, "1.2.3").exists() && object(&dir, "3.4.5").exists());
+    assert!(object(dir.path(), "1.2.3").exists() && object(dir.path(), "3.4.5").exists(), "kept again");
     assert_eq!(show(&store, "1.2").await.instances[0].scores.len(), 1);
 }
 
@@ -140,7 +137,7 @@ async fn objects_that_are_gone_can_be_sent_again() {
 async fn altered_objects_go_aside_and_are_new_when_they_come_again() {
     let dir = folder().await;
     for instance in ["1.2.3", "3.4.5"] {
-        let path = object(&dir, instance);
+        let path = object(dir.path(), instance);
         let mut bytes = fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, bytes).unwrap();
@@ -261,7 +258,7 @@ async fn a_backup_is_one_state_of_the_node_and_becomes_one_again() {
 async fn a_file_that_goes_while_a_backup_is_taken_is_noted_as_gone() {
     let dir = folder().await;
     let node = open(dir.path()).await;
-    fs::remove_file(object(&dir, "1.2.3")).unwrap();
+    fs::remove_file(object(dir.path(), "1.2.3")).unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     let to = elsewhere.path().join("backup");
     let done = node.backup(&to, Files::Copied).await.unwrap();

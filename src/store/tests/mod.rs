@@ -95,6 +95,12 @@ fn place(dir: &Path, instance: &str) -> PathBuf {
     found.remove(0)
 }
 
+/// The file of an object, whose name ends with its arrival.
+fn object(dir: &Path, instance: &str) -> PathBuf {
+    let named = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(&format!("{instance}."));
+    files(&dir.join("spool")).into_iter().find(named).expect("the object is kept")
+}
+
 fn uid(text: &str) -> Uid {
     Uid::parse(text).unwrap()
 }
