@@ -216,7 +216,7 @@ async fn an_aborted_transfer_leaves_nothing() {
     for last_words in [&abort[..], &[]] {
         let mut scu = Scu::associate(door.port, &[(CT, EXPLICIT)]).await;
         scu.begin_store(1, CT, "1.2.3").await;
-        scu.send_fragment(1, PDataValueType::Data, false, &[1; 100_000]).await;
+        scu.send_to_disk(1).await;
         door.wait_for("the upload has begun", |door| !door.files("incoming").is_empty()).await;
         scu.send_bytes(last_words).await;
         drop(scu);
@@ -289,7 +289,7 @@ async fn a_shutdown_finishes_the_message_that_has_begun() {
     let mut scu = Scu::associate(door.port, &[(CT, EXPLICIT)]).await;
     let mut idle = Scu::associate(door.port, &[(CT, EXPLICIT)]).await;
     scu.begin_store(1, CT, "1.2.3").await;
-    scu.send_fragment(1, PDataValueType::Data, false, &[1; 1000]).await;
+    scu.send_to_disk(1).await;
     door.wait_for("the upload has begun", |door| !door.files("incoming").is_empty()).await;
     door.cancel.cancel();
     assert!(matches!(idle.receive().await, Some(Pdu::AbortRQ { .. })), "an idle association ends at once");
@@ -307,6 +307,7 @@ async fn a_shutdown_does_not_wait_for_a_peer_that_sleeps() {
     let door = Door::open(|setup| setup.node.drain_timeout = Duration::from_millis(200)).await;
     let mut scu = Scu::associate(door.port, &[(CT, EXPLICIT)]).await;
     scu.begin_store(1, CT, "1.2.3").await;
+    scu.send_to_disk(1).await;
     door.wait_for("the upload has begun", |door| !door.files("incoming").is_empty()).await;
     door.cancel.cancel();
     assert_eq!(scu.receive().await, None);

@@ -290,6 +290,13 @@ impl Scu {
         self.send_fragment(context, PDataValueType::Command, true, &command).await;
     }
 
+    /// So much of a data set that it goes to a file: what is small waits in memory until it is complete.
+    pub async fn send_to_disk(&mut self, context: u8) {
+        for _ in 0..6 {
+            self.send_fragment(context, PDataValueType::Data, false, &[1; 200_000]).await;
+        }
+    }
+
     /// A whole C-STORE; its status.
     pub async fn store(&mut self, context: u8, class: &str, instance: &str, data_set: &[u8]) -> u16 {
         self.begin_store(context, class, instance).await;
