@@ -188,7 +188,9 @@ fn an_object_is_the_same_by_either_road() {
     assert_eq!(answer.json()["00081199"]["Value"][0]["00081155"]["Value"][0], element(&files[0], "SOPInstanceUID"));
     let total = |node: &Node| {
         let count = |state: &str| node.metric(&format!("sidelight_instances{{state=\"{state}\"}}")).unwrap_or(0);
-        count("received") + count("scored") + count("refused")
+        // Counted once nothing moves from one state to another any more.
+        wait_for("the objects are read", Duration::from_secs(60), || count("received") == 0);
+        count("scored") + count("refused")
     };
     assert_eq!((total(&node), node.metric("sidelight_conflicts")), (1, Some(0)), "one copy, one job");
 
