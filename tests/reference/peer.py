@@ -1,7 +1,7 @@
 """pynetdicom as a peer of the node, and pydicom as the judge of what arrived, for tests/it/interop.rs.
 
 peer.py send PORT FILE…           C-ECHO, then each file as it lies there; JSON on standard output
-peer.py serve PORT FOLDER SYNTAX… takes every storage class in these transfer syntaxes, keeps data sets as they came
+peer.py serve PORT FOLDER SYNTAX… takes every storage class in these transfer syntaxes, keeps objects as they came
 peer.py same                      pairs of files on standard input, separated by a tab: "yes" or what differs
 """
 
