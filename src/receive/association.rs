@@ -147,7 +147,8 @@ impl Association {
     /// Serves until the peer releases, something goes wrong, or `cancel` asks for an end: a message that has begun is
     /// finished first.
     pub(super) async fn serve(mut self, store: &Store, cancel: &CancellationToken, permit: OwnedSemaphorePermit) {
-        let end = self.converse(store, cancel).await;
+        // Within an operation too. A PDU that is cut off in the middle is no loss to a peer that stayed so long.
+        let end = timeout(LIFE_MAX, self.converse(store, cancel)).await.unwrap_or(End::TooOld);
         // An object that was cut off goes now, and so does the place among the associations: a peer that reads the
         // release may call again at once, and the close may take a moment.
         self.expecting = Expecting::nothing();
@@ -181,12 +182,13 @@ impl Association {
     }
 
     async fn converse(&mut self, store: &Store, cancel: &CancellationToken) -> End {
-        let oldest = Instant::now() + LIFE_MAX;
         let mut pace = Pace::default();
         loop {
             let (asked, within_message) = (Instant::now(), !self.expecting.is_nothing());
             let may_read = self.answers.len() < self.limits.window;
             let quiet = self.expecting.is_nothing() && self.answers.is_empty();
+            // A peer that waits for an answer is not silent, however long an object takes to be made durable.
+            let patience = if self.answers.is_empty() { self.limits.idle_timeout } else { LIFE_MAX };
             let pdu = tokio::select! {
                 biased;
                 response = first(&mut self.answers) => {
@@ -203,16 +205,13 @@ impl Association {
                     }
                     continue;
                 }
-                pdu = timeout(self.limits.idle_timeout, self.wire.receive(self.limits.pdu_bytes_max)), if may_read => pdu,
+                pdu = timeout(patience, self.wire.receive(self.limits.pdu_bytes_max)), if may_read => pdu,
             };
             let pdu = match pdu {
                 Ok(Ok(pdu)) => pdu,
                 Ok(Err(error)) => return End::Wire(error),
-                Err(_) => return End::Silent(self.limits.idle_timeout),
+                Err(_) => return End::Silent(patience),
             };
-            if Instant::now() > oldest {
-                return End::TooOld;
-            }
             if within_message {
                 pace.waited += asked.elapsed();
             }

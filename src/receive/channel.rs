@@ -95,7 +95,7 @@ pub(super) async fn secure(tls: &Arc<Tls>, tcp: TcpStream, deadline: Instant) ->
                 error => warn!(%error, "no TLS connection"),
             }
             if let Ok(wire) = Wire::new(tcp, deadline - Instant::now()) {
-                wire.linger().await;
+                wire.drain().await;
             }
             None
         }

@@ -35,6 +35,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config;
+use crate::domain::AeTitle;
 use crate::store::Store;
 use crate::wire::{FrameError, Stream, Tls, Wire, WireError};
 
@@ -88,6 +89,9 @@ const REQUEST_BYTES_MAX: u32 = 1 << 18;
 
 /// Connections beyond `node.associations_max`, for those that are negotiating, being turned away, or closing.
 const SPARE_CONNECTIONS: usize = 64;
+
+/// Wait before a wrong user or passcode is answered, so that guessing takes long.
+const USER_PAUSE: Duration = Duration::from_secs(1);
 
 /// The first byte of a TLS client (RFC 8446 5.1: handshake), which is no type of a PDU.
 const TLS_RECORD: u8 = 0x16;
@@ -301,8 +305,22 @@ impl Door {
         };
         let calling: String = request.calling_ae_title.escape_default().take(32).collect();
         let rules = self.gate.current();
+        // Before the user is looked at, so that the wrong way says nothing of a passcode.
+        if let Ok(title) = AeTitle::parse(&request.calling_ae_title)
+            && let Err(cause) = channel::judge(&rules.sources, &title, channel)
+        {
+            warn!(%cause, "the peer came the wrong way");
+            return reject(wire, &calling, Rejection::CallingAe).await;
+        }
         let agreement = match rules.policy.negotiate(&request, address) {
             Ok(agreement) => agreement,
+            Err(Refusal::Reject(Rejection::User)) => {
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    () = tokio::time::sleep(USER_PAUSE) => {}
+                }
+                return reject(wire, &calling, Rejection::User).await;
+            }
             Err(Refusal::Reject(rejection)) => return reject(wire, &calling, rejection).await,
             Err(Refusal::InvalidParameter) => {
                 warn!(calling, "presentation context ids that are even or repeated");
@@ -310,10 +328,6 @@ impl Door {
             }
         };
         drop(request);
-        if let Err(cause) = channel::judge(&rules.sources, &agreement.calling, channel) {
-            warn!(%cause, "the peer came the wrong way");
-            return reject(wire, &calling, Rejection::CallingAe).await;
-        }
         let Ok(permit) = self.associations.clone().try_acquire_owned() else {
             return reject(wire, &calling, Rejection::LimitExceeded).await;
         };

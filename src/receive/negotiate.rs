@@ -169,7 +169,7 @@ impl Policy {
             presentation_contexts: results,
             user_variables,
         };
-        let (peer_pdu_bytes_max, window) = (proposed.pdu_bytes_max, proposed.window());
+        let (peer_pdu_bytes_max, window) = (proposed.pdu_bytes_max, proposed.window(&agreed));
         Ok(Agreement { calling, called, contexts, peer_pdu_bytes_max, window, user, answer })
     }
 

@@ -3,7 +3,7 @@
 //!
 //! | item | proposal | answer |
 //! |---|---|---|
-//! | 53H | asynchronous operations | at most [`WINDOW_MAX`] invoked, one performed |
+//! | 53H | asynchronous operations | at most [`WINDOW_MAX`] invoked, one where there are queries; one performed |
 //! | 54H | roles by SOP class | SCU of what is offered; SCP of report storage for who may pull |
 //! | 56H | extended negotiation | storage: level 2, signatures kept, nothing coerced; query: relational |
 //! | 57H | common extended negotiation | none: it is not answered (D.3.3.6), and no class is taken for its relative |
@@ -31,7 +31,7 @@ pub(super) struct Proposed {
     roles: BTreeMap<String, RequestorRoles>,
     /// Operations invoked; 0: no limit.
     window: Option<u16>,
-    extended: Vec<(String, Vec<u8>)>,
+    extended: BTreeMap<String, Vec<u8>>,
 }
 
 impl Proposed {
@@ -45,7 +45,7 @@ impl Proposed {
                     found.roles.entry(plain(class)).or_insert(*roles);
                 }
                 UserVariableItem::SopClassExtendedNegotiationSubItem(class, information) => {
-                    found.extended.push((plain(class), information.clone()));
+                    found.extended.entry(plain(class)).or_insert_with(|| information.clone());
                 }
                 UserVariableItem::UserIdentityItem(identity) => drop(found.identity.get_or_insert(identity.clone())),
                 UserVariableItem::Unknown(0x53, value) => {
@@ -64,10 +64,13 @@ impl Proposed {
         self.roles.get(class.as_str()).copied()
     }
 
-    /// Operations that it may have outstanding.
-    pub(super) fn window(&self) -> u16 {
+    /// Operations that it may have outstanding. One where it may query or retrieve: a request that is sent ahead would
+    /// come between the sub-operations of a C-GET.
+    pub(super) fn window(&self, agreed: &BTreeMap<Uid, RequestorRoles>) -> u16 {
+        let queries = [STUDY_ROOT_FIND.uid, STUDY_ROOT_GET.uid];
         match self.window {
             None => 1,
+            Some(_) if agreed.keys().any(|class| queries.contains(&class.as_str())) => 1,
             Some(0) => WINDOW_MAX,
             Some(wished) => wished.min(WINDOW_MAX),
         }
@@ -77,7 +80,7 @@ impl Proposed {
     pub(super) fn answers(&self, agreed: &BTreeMap<Uid, RequestorRoles>, user_checked: bool) -> Vec<UserVariableItem> {
         let mut items = Vec::new();
         if self.window.is_some() {
-            let [high, low] = self.window().to_be_bytes();
+            let [high, low] = self.window(agreed).to_be_bytes();
             items.push(UserVariableItem::Unknown(0x53, vec![high, low, 0, 1]));
         }
         for (class, roles) in agreed.iter().filter(|(class, _)| self.roles.contains_key(class.as_str())) {
@@ -145,11 +148,13 @@ mod tests {
         ];
         for (value, window, answer) in rows {
             let proposed = Proposed::read(&[UserVariableItem::Unknown(0x53, value.to_vec())]);
-            assert_eq!(proposed.window(), window, "{value:?}");
+            assert_eq!(proposed.window(&agreed(&[CT])), window, "{value:?}");
+            let with_query = proposed.window(&agreed(&[CT, STUDY_ROOT_GET.uid]));
+            assert_eq!(with_query, 1, "{value:?}");
             let expected: Vec<_> = answer.map(|a| UserVariableItem::Unknown(0x53, a.to_vec())).into_iter().collect();
             assert_eq!(proposed.answers(&agreed(&[]), false), expected, "{value:?}");
         }
-        assert_eq!(Proposed::read(&[]).window(), 1, "the default is one operation at a time");
+        assert_eq!(Proposed::read(&[]).window(&agreed(&[CT])), 1, "the default is one operation at a time");
     }
 
     #[test]
@@ -168,6 +173,11 @@ mod tests {
         check(STUDY_ROOT_GET.uid, &[1], Some(&[1]));
         check(STUDY_ROOT_GET.uid, &[], Some(&[0]));
         check("not a uid", &[1], None);
+        let twice = [[1_u8], [0]].map(|asked| {
+            UserVariableItem::SopClassExtendedNegotiationSubItem(STUDY_ROOT_GET.uid.into(), asked.to_vec())
+        });
+        let answer = Proposed::read(&twice).answers(&agreed(&[STUDY_ROOT_GET.uid]), false);
+        assert_eq!(answer, twice[..1], "the first counts, once");
         let common = UserVariableItem::Unknown(0x57, vec![0, 1, b'1', 0, 0, 0, 0]);
         assert_eq!(Proposed::read(&[common]).answers(&agreed(&[CT]), false), [], "57H is not answered");
     }

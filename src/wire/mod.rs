@@ -170,6 +170,12 @@ impl Wire {
         let _ = tokio::time::timeout(LINGER_MAX, self.stream.shutdown()).await;
     }
 
+    /// Waits likewise, and answers nothing: for a peer with whom there is no common language, TLS that failed say.
+    pub async fn drain(mut self) {
+        self.is_lost = true;
+        self.linger().await;
+    }
+
     async fn read_to_end(&mut self) {
         let mut thrown_away = 0;
         while !self.is_lost && thrown_away <= LINGER_BYTES_MAX {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use dicom_ul::pdu::{PDataValueType, Pdu};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Association, End, Violation};
 use crate::dicom::{COMMAND_BYTES_MAX, Command, CommandError, Request};
@@ -41,12 +41,13 @@ impl Association {
         Ok(false)
     }
 
-    /// The next command that arrives, which no data set may follow.
+    /// The next command that arrives, which no data set may follow: all of it within `node.idle_timeout`.
     pub(super) async fn next_command(&mut self) -> Result<(u8, Command), End> {
         let (mut context, mut bytes) = (None, Vec::new());
+        let idle_timeout = self.limits.idle_timeout;
+        let deadline = Instant::now() + idle_timeout;
         loop {
-            let idle_timeout = self.limits.idle_timeout;
-            let values = match timeout(idle_timeout, self.wire.receive(self.limits.pdu_bytes_max)).await {
+            let values = match timeout_at(deadline, self.wire.receive(self.limits.pdu_bytes_max)).await {
                 Err(_) => return Err(End::Silent(idle_timeout)),
                 Ok(Err(error)) => return Err(End::Wire(error)),
                 Ok(Ok(Pdu::PData { data })) => data,

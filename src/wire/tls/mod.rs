@@ -68,6 +68,8 @@ struct Current {
     /// `None` without a certificate of our own.
     server: Option<Arc<ServerConfig>>,
     stamps: Stamps,
+    /// What `server` believes without an authority.
+    pinned: BTreeSet<Fingerprint>,
 }
 
 /// When the files were last looked at.
@@ -97,19 +99,23 @@ impl Tls {
     pub fn load(settings: &config::Tls, sources: &[config::Source]) -> Result<Arc<Self>, TlsFault> {
         let provider = Arc::new(provider(settings.profile));
         let pinned = pins(sources);
-        let current = Current::read(settings, &pinned, &provider)?;
+        let (material, stamps) = read(settings, &provider)?;
+        let current = Current::new(settings, material, stamps, pinned.clone(), &provider)?;
         let look = Mutex::new(Look { began: Instant::now(), under_way: false, fault: None });
         let pinned = RwLock::new(pinned);
         Ok(Arc::new(Self { settings: settings.clone(), pinned, provider, current: RwLock::new(current), look }))
     }
 
     /// Takes the pins of `sources` and reads the files anew, whether or not they look changed; what was read before
-    /// stays in use where that fails.
+    /// stays in use where that fails, with the new pins.
     /// Blocks, and may hang with the file system.
     ///
     /// # Errors
     /// [`TlsFault`]; [`TlsFault::Busy`] while an earlier look hangs.
     pub fn reload(&self, sources: &[config::Source]) -> Result<(), TlsFault> {
+        *self.pinned.write().unwrap_or_else(PoisonError::into_inner) = pins(sources);
+        // Before the files: a pin that was removed must not be believed until they can be read.
+        self.take_pins()?;
         {
             let mut look = lock(&self.look);
             if look.under_way {
@@ -118,9 +124,8 @@ impl Tls {
             (look.under_way, look.began) = (true, Instant::now());
         }
         let _done = Done(self);
-        *self.pinned.write().unwrap_or_else(PoisonError::into_inner) = pins(sources);
-        self.take(Current::read(&self.settings, &self.pinned(), &self.provider)?);
-        Ok(())
+        let (material, stamps) = read(&self.settings, &self.provider)?;
+        self.take(material, stamps)
     }
 
     fn pinned(&self) -> BTreeSet<Fingerprint> {
@@ -213,17 +218,18 @@ impl Tls {
         }
     }
 
-    /// One look: reads the files if they have changed.
+    /// One look: reads the files if they have changed, and takes the pins if they have.
     fn look(&self) {
+        if let Err(fault) = self.take_pins() {
+            warn!(%fault, "the changed pins cannot be used");
+        }
         let stamps = files::stamps(&self.settings);
         if stamps == self.read_current().stamps {
             return;
         }
-        match Current::read(&self.settings, &self.pinned(), &self.provider) {
-            Ok(current) => {
-                self.take(current);
-                info!("the changed files of [tls] are in use");
-            }
+        let taken = read(&self.settings, &self.provider).and_then(|(material, stamps)| self.take(material, stamps));
+        match taken {
+            Ok(()) => info!("the changed files of [tls] are in use"),
             Err(fault) => {
                 // Tried again each time, since the other half of a pair may follow; told once.
                 let told = Some((stamps, fault.clone()));
@@ -236,9 +242,24 @@ impl Tls {
         }
     }
 
-    fn take(&self, current: Current) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+    /// Uses what was read, with the pins as they are now: these are read under the lock, so that the last ones win.
+    fn take(&self, material: Material, stamps: Stamps) -> Result<(), TlsFault> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Current::new(&self.settings, material, stamps, self.pinned(), &self.provider)?;
+        drop(current);
         lock(&self.look).fault = None;
+        Ok(())
+    }
+
+    /// Uses the pins as they are now with what was read before.
+    fn take_pins(&self) -> Result<(), TlsFault> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let pinned = self.pinned();
+        if current.pinned != pinned {
+            let Current { material, stamps, .. } = current.clone();
+            *current = Current::new(&self.settings, material, stamps, pinned, &self.provider)?;
+        }
+        Ok(())
     }
 
     fn read_current(&self) -> std::sync::RwLockReadGuard<'_, Current> {
@@ -256,14 +277,13 @@ impl Drop for Done<'_> {
 }
 
 impl Current {
-    fn read(
+    fn new(
         settings: &config::Tls,
-        pinned: &BTreeSet<Fingerprint>,
+        material: Material,
+        stamps: Stamps,
+        pinned: BTreeSet<Fingerprint>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, TlsFault> {
-        // Before the content: what changes in between is seen at the next look.
-        let stamps = files::stamps(settings);
-        let material = files::read_all(settings, provider)?;
         let server = match material.own.clone() {
             Some(own) => {
                 let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
@@ -285,8 +305,14 @@ impl Current {
             }
             None => None,
         };
-        Ok(Self { material, server, stamps })
+        Ok(Self { material, server, stamps, pinned })
     }
+}
+
+fn read(settings: &config::Tls, provider: &CryptoProvider) -> Result<(Material, Stamps), TlsFault> {
+    // Before the content: what changes in between is seen at the next look.
+    let stamps = files::stamps(settings);
+    Ok((files::read_all(settings, provider)?, stamps))
 }
 
 fn lock(look: &Mutex<Look>) -> MutexGuard<'_, Look> {
@@ -320,5 +346,50 @@ fn versions(profile: TlsProfile) -> &'static [&'static SupportedProtocolVersion]
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::domain::AeTitle;
+
+    fn pinned_to(byte: u8) -> config::Source {
+        config::Source {
+            ae_title: AeTitle::parse("CT1").unwrap(),
+            hosts: vec![],
+            quiet_period: None,
+            user: None,
+            commitment: false,
+            commitment_to: None,
+            query: false,
+            audit: false,
+            tls: true,
+            certificates: vec![Fingerprint([byte; 32])],
+        }
+    }
+
+    #[test]
+    fn changed_pins_count_at_once_even_while_the_files_cannot_be_read() {
+        let mut settings = config::load(None, [], &[]).unwrap().tls;
+        let folder = tempfile::tempdir().unwrap();
+        let believed = |tls: &Tls| tls.read_current().pinned.iter().map(|pin| pin.0[0]).collect::<Vec<_>>();
+        let tls = Tls::load(&settings, &[pinned_to(1)]).unwrap();
+        assert_eq!(believed(&tls), [1]);
+        lock(&tls.look).under_way = true;
+        assert!(matches!(tls.reload(&[pinned_to(2)]), Err(TlsFault::Busy)));
+        assert_eq!(believed(&tls), [2], "while a look hangs");
+        lock(&tls.look).under_way = false;
+
+        settings.authorities = Some(folder.path().join("gone"));
+        let (pinned, current) = (RwLock::new(tls.pinned()), RwLock::new(tls.read_current().clone()));
+        let look = Mutex::new(Look { began: Instant::now(), under_way: false, fault: None });
+        let tls = Tls { settings, pinned, provider: Arc::clone(&tls.provider), current, look };
+        assert!(tls.reload(&[]).is_err());
+        assert_eq!(believed(&tls), [], "where the files are gone");
+        *tls.pinned.write().unwrap() = pins(&[pinned_to(3)]);
+        tls.look();
+        assert_eq!(believed(&tls), [3], "at the next look");
     }
 }

@@ -128,7 +128,7 @@ async fn every_sub_item_is_answered_as_the_standard_asks() {
     let contexts = [(CT, EXPLICIT), (sr, EXPLICIT), (STUDY_ROOT_FIND.uid, IMPLICIT)];
     let (scu, answer) = accepted(&door, &contexts, items).await;
     let expected = [
-        window([0, 8, 0, 1]),
+        window([0, 1, 0, 1]),
         role(sr, true, true),
         role(CT, true, false),
         extended(CT, &[2, 0, 3, 0, 0, 0]),
