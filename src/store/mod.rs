@@ -351,6 +351,14 @@ impl Intake {
 }
 
 impl StoreError {
+    /// Whether the same request may well succeed later, so that whoever asked should come back.
+    pub fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::OutOfRoom { .. } | Self::ReadOnly(_) | Self::Busy | Self::Distrusted(_) | Self::Closing
+        )
+    }
+
     /// A failed file operation; a full disk or quota is told apart.
     fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
