@@ -144,6 +144,12 @@ async fn only_current_withheld_reports_are_published() {
     }
     let first = store.published_reports(&all(), 0, 1).await.unwrap();
     assert_eq!(first.len(), 1);
+    assert_eq!(store.published_report_files(first[0].id).await.unwrap()[0].sop_instance, uid("2.25.1"));
+    let sql = "SELECT id FROM reports WHERE sop_instance = '2.25.1.9'";
+    let disclosed: i64 = sqlx::query_scalar(sql).fetch_one(store.index().read()).await.unwrap();
+    assert!(store.report_files(disclosed).await.is_ok(), "its destination gets it");
+    let pulled = store.published_report_files(disclosed).await;
+    assert!(matches!(pulled, Err(StoreError::ReportGone(_))), "{pulled:?}");
     assert_eq!(store.published_reports(&all(), first[0].id, 9).await.unwrap()[0].study, uid("7.7"));
 
     // A late image leads to a new report, which takes the place of the first.
@@ -151,6 +157,7 @@ async fn only_current_withheld_reports_are_published() {
     score_all(&store, "1.2", 101).await;
     report(&store, "1.2", "2.25.2", &[], 200).await;
     assert_eq!(published(all()).await, ["2.25.7", "2.25.2"]);
+    assert!(store.published_report_files(first[0].id).await.is_err(), "it was replaced since it was listed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
