@@ -161,6 +161,12 @@ impl Store {
         if row.parsed::<Uid>("sop_class")? != reference.sop_class {
             return Ok(Status::CLASS_INSTANCE_CONFLICT);
         }
+        // The source may mean the version that is kept aside, for which nothing is promised.
+        let sql = "SELECT EXISTS (SELECT 1 FROM conflicts WHERE sop_instance = ?)";
+        let query = sqlx::query_scalar(sql).bind(reference.sop_instance.as_str());
+        if query.fetch_one(self.index().read()).await? {
+            return Ok(Status::PROCESSING_FAILURE);
+        }
         let (path, bytes, expected): (PathBuf, u64, Digest) =
             (self.spool().absolute(&path), row.count("bytes")?, row.parsed("digest")?);
         let file = path.clone();

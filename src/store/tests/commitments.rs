@@ -24,17 +24,19 @@ async fn judged(store: &Store, id: i64, second: i64) -> Vec<u16> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_is_judged_by_the_index_and_by_its_file() {
     let (dir, store) = fresh().await;
-    for instance in ["1.2.1", "1.2.2", "1.2.3"] {
+    for instance in ["1.2.1", "1.2.2", "1.2.3", "1.2.5"] {
         put(&store, instance, 0).await;
     }
+    let other = commit(&store, &received("1.2.5", "MODALITY", 1), b"other").await.unwrap();
+    assert!(matches!(other, Accepted::Conflict { .. }), "{other:?}");
     let file = |instance: &str| object(dir.path(), instance);
     let mut bytes = fs::read(file("1.2.2")).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(file("1.2.2"), bytes).unwrap();
     fs::write(file("1.2.3"), b"x").unwrap();
-    let all = [(CR, "1.2.1"), (SR, "1.2.1"), (CR, "1.2.2"), (CR, "1.2.3"), (CR, "1.2.4")];
+    let all = [(CR, "1.2.1"), (SR, "1.2.1"), (CR, "1.2.2"), (CR, "1.2.3"), (CR, "1.2.4"), (CR, "1.2.5")];
     let id = request(&store, "CT", &asked("1.9", &all), 1).await;
-    let expected = [Status::SUCCESS.0, 0x0119, 0x0110, 0x0110, 0x0112];
+    let expected = [Status::SUCCESS.0, 0x0119, 0x0110, 0x0110, 0x0112, 0x0110];
     assert_eq!(judged(&store, id, 2).await, expected);
     // Judged once: what happens later changes nothing in what was found.
     fs::remove_file(file("1.2.1")).unwrap();
