@@ -90,6 +90,43 @@ async fn a_request_is_due_once_its_lease_is_over_given_back_or_lifted_by_a_resta
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_under_way_is_not_taken_over_and_one_given_back_is_not_held() {
+    let (_dir, store) = fresh().await;
+    let id = request(&store, "CT", &asked("1.9", &[(CR, "1.2.1")]), 0).await;
+    store.renew_commitment(id, at(50)).await.unwrap();
+    assert!(store.due_commitment(MINUTE, at(169)).await.unwrap().is_none());
+    store.release_commitment(id).await.unwrap();
+    store.renew_commitment(id, at(169)).await.unwrap();
+    assert_eq!(store.due_commitment(MINUTE, at(169)).await.unwrap().map(|due| due.id), Some(id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_has_a_hundred_pending_requests_at_most_and_each_instance_is_read_once() {
+    let (_dir, store) = fresh().await;
+    put(&store, "1.2.1", 0).await;
+    let title = |text| AeTitle::parse(text).unwrap();
+    let mut first = None;
+    for n in 1..=100 {
+        let id = request(&store, "CT", &asked(&format!("1.9.{n}"), &[(CR, "1.2.1"), (CR, "1.2.1")]), 1).await;
+        first.get_or_insert(id);
+    }
+    let more = asked("1.9.101", &[(CR, "1.2.1")]);
+    let asks =
+        async |source: &str| store.request_commitment(&title(source), &title("SIDELIGHT"), &more, LEASE, at(2)).await;
+    assert!(matches!(asks("CT").await, Err(StoreError::TooManyCommitments(_))));
+    assert!(asks("MR").await.is_ok());
+    let id = first.unwrap();
+    assert_eq!(judged(&store, id, 3).await, [0, 0]);
+    store.commitment_answered(id, at(4)).await.unwrap();
+    assert!(asks("CT").await.is_ok());
+
+    let refer = |class| SopReference { sop_class: uid(class), sop_instance: uid("1.2.1") };
+    let mut items = [CR, SR, CR, CR].map(|class| (refer(class), Status::PROCESSING_FAILURE));
+    assert_eq!(store.judge_all(&mut items).await.unwrap(), 2);
+    assert_eq!(items.map(|(_, outcome)| outcome.0), [0, 0x0119, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_committed_object_stays_for_its_whole_retention_from_then_on() {
     const DAY: i64 = 86_400;
     let (dir, store) = fresh().await;
