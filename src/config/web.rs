@@ -117,11 +117,23 @@ impl Check<'_> {
             Kind::Stow => {
                 let url = self.get(&key("url"), &raw.url, service_url);
                 let token_file = self.get(&key("token_file"), &raw.token_file, parse::path_if_given);
+                if let (Some(url), Some(Some(_))) = (&url, &token_file)
+                    && !url.https
+                    && !is_this_machine(&url.host)
+                {
+                    let what = "would show the token of token_file to everybody on the way".to_owned();
+                    self.contradiction(&key("url"), &raw.url, what, "write https://, or leave token_file out");
+                }
                 Endpoint::Stow { url: url?, token_file: token_file? }
             }
         };
         fits.then_some(endpoint)
     }
+}
+
+/// Whether what is sent there stays on this machine.
+fn is_this_machine(host: &str) -> bool {
+    host.parse::<IpAddr>().map_or(host.eq_ignore_ascii_case("localhost"), |ip| ip.to_canonical().is_loopback())
 }
 
 fn right(entry: &Entry) -> Parsed<Right> {
@@ -244,7 +256,13 @@ mod tests {
     fn a_destination_has_the_keys_of_its_kind_and_no_others() {
         let (host, title, port) = ("destinations[0].host", "destinations[0].ae_title", "destinations[0].port");
         check(STOW, &[]);
-        check(&format!("{STOW}token_file = \"t\""), &[]);
+        let token = |url: &str| format!("{}token_file = \"t\"", STOW.replace("http://h", url));
+        for safe in ["https://h", "http://127.0.0.1:8042/x", "http://[::1]:8042", "http://localhost"] {
+            check(&token(safe), &[]);
+        }
+        for open in ["http://h", "http://192.0.2.20:8042", "http://localhost.example.org"] {
+            check(&token(open), &["destinations[0].url"]);
+        }
         check(&format!("{DIMSE}kind = \"stow\"\nurl = \"http://h\""), &[title, host, port]);
         check(
             &format!("{DIMSE}url = \"http://h\"\ntoken_file = \"t\""),

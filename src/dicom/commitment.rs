@@ -23,7 +23,7 @@ pub struct CommitmentRq {
 }
 
 /// An instance that is referred to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SopReference {
     pub sop_class: Uid,
     pub sop_instance: Uid,

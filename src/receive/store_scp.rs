@@ -108,11 +108,11 @@ impl Failure {
             Failure::SopClassMismatch => Status::DATA_SET_MISMATCH,
             Failure::InvalidSopInstance => Status::INVALID_SOP_INSTANCE,
             Failure::EmptyDataSet => Status::CANNOT_UNDERSTAND,
+            Failure::TooLarge { .. } => Status::OUT_OF_RESOURCES,
+            // The association ends with the node: no resource of its is wanting.
+            Failure::Store(StoreError::Closing) => Status::PROCESSING_FAILURE,
             // What may pass, so that the sender tries again.
-            Failure::TooLarge { .. }
-            | Failure::Store(
-                StoreError::OutOfRoom { .. } | StoreError::ReadOnly(_) | StoreError::Busy | StoreError::Distrusted(_),
-            ) => Status::OUT_OF_RESOURCES,
+            Failure::Store(cause) if cause.is_passing() => Status::OUT_OF_RESOURCES,
             // A failure and not success or a warning: the sender must not believe that this version is what the
             // node will report on, and a person on its side has to see it. PS3.7 C.5.8 names exactly this case;
             // the codes of PS3.4 B.2.3 would blame the data set or our resources, which is not true.

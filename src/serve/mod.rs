@@ -90,6 +90,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
 
     let tasks = TaskTracker::new();
     let web_address: Option<SocketAddr> = web.as_ref().map(web::Server::address);
+    let web_gate = web.as_ref().map(web::Server::gate);
     if let Some(server) = web {
         tasks.spawn(server.run(cancel.clone()));
     }
@@ -104,7 +105,8 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
         broken: AtomicBool::new(false),
         pulse: Pulse::default(),
     });
-    let reload = Reload { requests: reloads, load, filter_logs, gate: receiver.gate(), manager: Arc::clone(&manager) };
+    let (gate, manager_told) = (receiver.gate(), Arc::clone(&manager));
+    let reload = Reload { requests: reloads, load, filter_logs, gate, web_gate, manager: manager_told };
     tasks.spawn(Arc::clone(&node).supervise("reading", Arc::clone(&node).read_loop()));
     tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
     tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));

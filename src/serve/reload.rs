@@ -1,7 +1,7 @@
 //! Loads the configuration again without dropping an association: what can change does, for work that begins from now on.
 //!
 //! A configuration with a fault changes nothing; all its faults are in the log. Neighbours: `main` turns SIGHUP into
-//! requests, `receive` takes the new rules at its gate. Left out: what a key means.
+//! requests, `receive` and `web` take the new rules at their gates. Left out: what a key means.
 
 use std::sync::{Arc, PoisonError};
 
@@ -10,15 +10,17 @@ use tracing::{error, info, warn};
 
 use super::Node;
 use super::watchdog::Manager;
-use crate::config::{Config, ConfigError, Log, Node as NodeSection, Store};
-use crate::receive::Gate;
+use crate::config::{Config, ConfigError, Log, Node as NodeSection, Store, Web};
+use crate::{receive, web};
 
 /// What a reload needs.
 pub(super) struct Reload {
     pub(super) requests: mpsc::Receiver<()>,
     pub(super) load: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
     pub(super) filter_logs: Box<dyn Fn(&str) + Send + Sync>,
-    pub(super) gate: Gate,
+    pub(super) gate: receive::Gate,
+    /// Absent where there is no web listener.
+    pub(super) web_gate: Option<web::Gate>,
     pub(super) manager: Arc<Manager>,
 }
 
@@ -51,8 +53,9 @@ impl Node {
         if !fixed.is_empty() {
             warn!(sections = fixed.join(", "), "changes here need a restart; the old values stay in force");
         }
-        if let Err(error) = reload.gate.set(&merged.node, &merged.sources) {
-            return error!(%error, "the configuration has faults; the old one stays in force");
+        if let Err(error) = open_gates(reload, &merged).await {
+            let error = format!("{error:#}");
+            return error!(error, "the configuration has faults; the old one stays in force");
         }
         self.reload_certificates(&merged).await;
         (reload.filter_logs)(&merged.log.filter);
@@ -65,6 +68,20 @@ impl Node {
         self.store.wake().study_changed.notify_one();
         info!(changed, "the configuration was loaded again");
     }
+}
+
+/// Who may send and ask from now on: all of it, or nothing where a file of passcodes or tokens has a fault.
+async fn open_gates(reload: &Reload, config: &Config) -> anyhow::Result<()> {
+    let (gate, web_gate, config) = (reload.gate.clone(), reload.web_gate.clone(), config.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let clients = web_gate.as_ref().map(|_| web::Clients::of(&config.web)).transpose()?;
+        gate.set(&config.node, &config.sources)?;
+        if let (Some(gate), Some(clients)) = (web_gate, clients) {
+            gate.set(clients);
+        }
+        anyhow::Ok(())
+    });
+    opened.await?
 }
 
 impl Node {
@@ -88,6 +105,7 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
             posteriors_kept: new.store.posteriors_kept,
             ..old.store.clone()
         },
+        web: Web { clients: new.web.clients.clone(), ..old.web.clone() },
         study: new.study.clone(),
         sources: new.sources.clone(),
         destinations: new.destinations.clone(),
@@ -99,7 +117,7 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
         ("node", merged.node != new.node),
         ("store (all but retention)", merged.store != new.store),
         ("tls", merged.tls != new.tls),
-        ("web and web_clients", merged.web != new.web),
+        ("web", merged.web != new.web),
         ("models", merged.models != new.models),
         ("pixels", merged.pixels != new.pixels),
         ("risk", merged.risk != new.risk),
@@ -133,6 +151,7 @@ mod tests {
             ("destinations", r#"[{name = "a", ae_title = "A", host = "h", port = 104, audit = true}]"#),
             ("delivery.retry_first", "1s"),
             ("store.retention.objects", "1d"),
+            ("web_clients", r#"[{name = "c", token_file = "t", ae_title = "C", may = ["store"]}]"#),
             ("aliases", r#"[{ae_title = "OLD"}]"#),
             ("log.filter", "debug"),
         ];
@@ -147,7 +166,7 @@ mod tests {
             // Who may pull what hangs by it in more than one place.
             ("node.mode", "active", "node"),
             ("store.data_dir", "elsewhere", "store (all but retention)"),
-            ("web.listen", "127.0.0.1:1", "web and web_clients"),
+            ("web.listen", "127.0.0.1:1", "web"),
             ("models.batch_max", "9", "models"),
             ("pixels.workers", "9", "pixels"),
             ("risk.delta", "0.2", "risk"),

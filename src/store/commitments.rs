@@ -5,9 +5,11 @@
 //! was committed stays for its whole retention from then on (`retention`). Neighbours: `receive` records requests and
 //! answers those whose association is still there, `serve` sees to the rest. Left out: how a report is sent.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Sqlite, Transaction};
@@ -22,9 +24,21 @@ use super::{Commitment, Store, StoreError, blocking};
 /// How long requests are remembered after their end, so that a Transaction UID that is used again is told.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// Files that are read at once, so that requests leave the disk to what arrives.
+pub(super) const JUDGING_MAX: usize = 2;
+/// Requests of one source that it has not heard of yet.
+pub(super) const PENDING_MAX: i64 = 100;
+/// What a lease is prolonged by while a request is being judged …
+const LEASE: Duration = Duration::from_secs(120);
+/// … and how often.
+const RENEWAL: Duration = Duration::from_secs(30);
+
 impl Store {
     /// Records a request, leased to the caller. A Transaction UID that this source has used before is refused in the
     /// outcome of each instance (0131H).
+    ///
+    /// # Errors
+    /// [`StoreError::TooManyCommitments`] where 100 of this source are pending.
     pub async fn request_commitment(
         &self,
         source: &AeTitle,
@@ -34,6 +48,11 @@ impl Store {
         now: Timestamp,
     ) -> Result<i64, StoreError> {
         let mut tx = self.index().write().await?;
+        let sql = "SELECT count(*) FROM commitments WHERE source = ? AND state = 'pending'";
+        let pending: i64 = sqlx::query_scalar(sql).bind(source.as_str()).fetch_one(&mut *tx).await?;
+        if pending >= PENDING_MAX {
+            return Err(StoreError::TooManyCommitments(source.clone()));
+        }
         let sql = "SELECT EXISTS (SELECT 1 FROM commitments WHERE source = ? AND uid = ?)";
         let query = sqlx::query_scalar(sql).bind(source.as_str()).bind(request.transaction.as_str());
         let used: bool = query.fetch_one(&mut *tx).await?;
@@ -81,7 +100,8 @@ impl Store {
         Ok(Some(due))
     }
 
-    /// Transaction UID and outcomes of a request, which is judged now if it was not before.
+    /// Transaction UID and outcomes of a request, which is judged now if it was not before. Its lease is prolonged
+    /// meanwhile. Dropping the future stops it after the files that are being read.
     pub async fn judge_commitment(&self, id: i64, now: Timestamp) -> Result<(Uid, Vec<CommitmentOutcome>), StoreError> {
         let mut tx = self.index().snapshot().await?;
         let row = sqlx::query("SELECT uid, judged FROM commitments WHERE id = ?").bind(id).fetch_one(&mut *tx).await?;
@@ -98,12 +118,10 @@ impl Store {
         if judged {
             return Ok((transaction, items));
         }
-        for (reference, outcome) in &mut items {
-            *outcome = self.judge(reference).await?;
-        }
+        let distinct = self.judge_leased(id, &mut items, now).await?;
         self.record_outcomes(id, &mut items, now).await?;
         let failed = items.iter().filter(|(_, outcome)| *outcome != Status::SUCCESS).count();
-        info!(commitment = id, instances = items.len(), failed, "storage commitment judged");
+        info!(commitment = id, instances = items.len(), distinct, failed, "storage commitment judged");
         Ok((transaction, items))
     }
 
@@ -150,6 +168,56 @@ impl Store {
         Ok(())
     }
 
+    /// Judges every item, for as long as it takes; gives the number of distinct ones.
+    async fn judge_leased(
+        &self,
+        id: i64,
+        items: &mut [CommitmentOutcome],
+        now: Timestamp,
+    ) -> Result<usize, StoreError> {
+        let begun = tokio::time::Instant::now();
+        let mut renewals = tokio::time::interval_at(begun + RENEWAL, RENEWAL);
+        let judging = self.judge_all(items);
+        tokio::pin!(judging);
+        loop {
+            tokio::select! {
+                judged = &mut judging => return judged,
+                _ = renewals.tick() => {
+                    let now = now + chrono::Duration::from_std(begun.elapsed()).unwrap_or_default();
+                    if let Err(cause) = self.renew_commitment(id, now).await {
+                        warn!(commitment = id, %cause, "the lease of a storage commitment was not prolonged");
+                    }
+                }
+            }
+        }
+    }
+
+    /// An instance is judged once, however often a request names it.
+    pub(super) async fn judge_all(&self, items: &mut [CommitmentOutcome]) -> Result<usize, StoreError> {
+        let mut judged = HashMap::new();
+        for (reference, outcome) in items {
+            *outcome = match judged.get(&*reference) {
+                Some(known) => *known,
+                None => {
+                    let found = self.judge(reference).await?;
+                    judged.insert(reference.clone(), found);
+                    found
+                }
+            };
+        }
+        Ok(judged.len())
+    }
+
+    /// Prolongs a lease; one that was given back stays so.
+    pub(super) async fn renew_commitment(&self, id: i64, now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.index().write().await?;
+        let sql = "UPDATE commitments SET lease_until = max(lease_until, ?) WHERE id = ? AND state = 'pending'
+                   AND lease_until IS NOT NULL";
+        sqlx::query(sql).bind(shifted(now, LEASE, 1)).bind(id).execute(&mut *tx).await?;
+        self.index().commit(tx).await?;
+        Ok(())
+    }
+
     /// What the index and the disk say of an instance.
     async fn judge(&self, reference: &SopReference) -> Result<Status, StoreError> {
         let sql = "SELECT sop_class, digest, bytes, path FROM instances WHERE sop_instance = ?";
@@ -161,10 +229,22 @@ impl Store {
         if row.parsed::<Uid>("sop_class")? != reference.sop_class {
             return Ok(Status::CLASS_INSTANCE_CONFLICT);
         }
+        // The source may mean the version that is kept aside, for which nothing is promised.
+        let sql = "SELECT EXISTS (SELECT 1 FROM conflicts WHERE sop_instance = ?)";
+        let query = sqlx::query_scalar(sql).bind(reference.sop_instance.as_str());
+        if query.fetch_one(self.index().read()).await? {
+            return Ok(Status::PROCESSING_FAILURE);
+        }
         let (path, bytes, expected): (PathBuf, u64, Digest) =
             (self.spool().absolute(&path), row.count("bytes")?, row.parsed("digest")?);
         let file = path.clone();
-        let found = blocking(move || Ok(digest_of_tail(&file, bytes))).await?;
+        let permit = Arc::clone(&self.inner.judging).acquire_owned().await.map_err(|_| StoreError::Closing)?;
+        let found = blocking(move || {
+            // Held until the file is read, also where nobody waits for that any more.
+            let _permit = permit;
+            Ok(digest_of_tail(&file, bytes))
+        });
+        let found = found.await?;
         match found {
             Ok(digest) if digest == expected => Ok(Status::SUCCESS),
             Ok(_) => {

@@ -46,13 +46,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hmac::{Hmac, Mac};
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::config;
-use crate::domain::{Accepted, Digest, ReceivedInstance, Uid};
+use crate::domain::{Accepted, AeTitle, Digest, ReceivedInstance, Uid};
 
 use index::{Access, Index};
 use intake::CommitRequest;
@@ -145,6 +145,10 @@ pub enum StoreError {
     NothingToSend(Uid),
     #[error("report {0} is not kept any more")]
     ReportGone(i64),
+    #[error(
+        "requests for storage commitment by {0} wait for their reports, as many as are taken; it must take some first"
+    )]
+    TooManyCommitments(AeTitle),
     #[error("the store is closing")]
     Closing,
     #[error("only the node itself takes objects in")]
@@ -158,6 +162,8 @@ struct Inner {
     device_uid: Uid,
     log_key: Digest,
     recovered: Recovered,
+    /// Files that are read for storage commitment at once.
+    judging: Arc<Semaphore>,
     /// Absent where the store is only attached to.
     intake: Option<Intake>,
 }
@@ -307,7 +313,8 @@ impl Store {
         intake: Option<Intake>,
     ) -> Result<Self, StoreError> {
         let (device_uid, log_key) = index.identity().await?;
-        Ok(Self { inner: Arc::new(Inner { spool, index, wake, device_uid, log_key, recovered, intake }) })
+        let judging = Arc::new(Semaphore::new(commitments::JUDGING_MAX));
+        Ok(Self { inner: Arc::new(Inner { spool, index, wake, device_uid, log_key, recovered, judging, intake }) })
     }
 
     fn index(&self) -> &Index {
@@ -351,6 +358,11 @@ impl Intake {
 }
 
 impl StoreError {
+    /// Whether the same request may well succeed later, so that whoever asked should come back.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::OutOfRoom { .. } | Self::ReadOnly(_) | Self::Busy | Self::Distrusted(_) | Self::Closing)
+    }
+
     /// A failed file operation; a full disk or quota is told apart.
     fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

@@ -181,9 +181,21 @@ impl Store {
     /// A report as it is sent, in each of its SOP classes, the preferred first. Reading one that holds posteriors is
     /// logged.
     pub async fn report_files(&self, report: i64) -> Result<Vec<Report>, StoreError> {
-        let sql = "SELECT study, sop_class, sop_instance, series, path, disclosure FROM reports
-                   WHERE id = ?1 OR variant_of = ?1 ORDER BY id";
-        let rows = sqlx::query(sql).bind(report).fetch_all(self.index().read()).await?;
+        self.files_of(report, "TRUE").await
+    }
+
+    /// As [`Store::report_files`], for a peer that pulls: only while it is current, and never a disclosed one, whatever
+    /// has become of the id since it was listed.
+    pub async fn published_report_files(&self, report: i64) -> Result<Vec<Report>, StoreError> {
+        self.files_of(report, "current = 1 AND disclosure = 'withheld'").await
+    }
+
+    async fn files_of(&self, report: i64, condition: &'static str) -> Result<Vec<Report>, StoreError> {
+        let sql = format!(
+            "SELECT study, sop_class, sop_instance, series, path, disclosure FROM reports
+             WHERE (id = ?1 OR variant_of = ?1) AND {condition} ORDER BY id"
+        );
+        let rows = sqlx::query(&sql).bind(report).fetch_all(self.index().read()).await?;
         let mut variants = Vec::with_capacity(rows.len());
         for row in &rows {
             let path = row.opt_text("path")?.ok_or(StoreError::ReportGone(report))?;

@@ -5,6 +5,7 @@
 //! read on the way; user accounts.
 
 use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context, bail, ensure};
 use axum::http::HeaderMap;
@@ -13,13 +14,17 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 use tracing::warn;
 
-use crate::config::WebClient;
+use crate::config::{Web, WebClient};
 
 use super::respond::Problem;
 
 /// The clients with the digests of their tokens. By default there are none.
 #[derive(Debug, Default)]
-pub(super) struct Clients(Vec<(WebClient, [u8; 32])>);
+pub struct Clients(Vec<(WebClient, [u8; 32])>);
+
+/// Who may use DICOMweb, for requests that begin from now on; those that run go on.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<RwLock<Arc<Clients>>>);
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +38,14 @@ const TOKEN_CHARS_MIN: usize = 24;
 const FILE_BYTES_MAX: u64 = 4_096;
 
 impl Clients {
+    /// Reads the token files, as far as DICOMweb is offered. Blocking.
+    ///
+    /// # Errors
+    /// With the key that is at fault.
+    pub fn of(web: &Web) -> anyhow::Result<Self> {
+        if web.dicomweb { Self::read(&web.clients) } else { Ok(Self::default()) }
+    }
+
     /// Reads the token files.
     pub(super) fn read(clients: &[WebClient]) -> anyhow::Result<Self> {
         let mut read: Vec<(WebClient, [u8; 32])> = Vec::new();
@@ -79,6 +92,23 @@ impl Clients {
             return Err(Problem::Forbidden("the token does not allow this service"));
         }
         Ok(client)
+    }
+}
+
+impl Gate {
+    pub(super) fn new(clients: Clients) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(clients))))
+    }
+
+    /// Replaces the clients and their tokens.
+    pub fn set(&self, clients: Clients) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(clients);
+    }
+
+    /// As [`Clients::authorize`], of the clients as they stand.
+    pub(super) fn authorize(&self, headers: &HeaderMap, peer: IpAddr, right: Right) -> Result<WebClient, Problem> {
+        let clients = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        clients.authorize(headers, peer, right).cloned()
     }
 }
 
@@ -165,6 +195,26 @@ mod tests {
             let seen = found.as_ref().map(|c| c.name.as_str()).map_err(|p| p.status().as_u16());
             assert_eq!(seen, *expected, "{value:?} from {peer}");
         }
+    }
+
+    #[test]
+    fn a_token_that_was_replaced_is_not_valid_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let listed = client(dir.path(), "a", TOKEN, &[]);
+        let gate = Gate::new(Clients::read(std::slice::from_ref(&listed)).unwrap());
+        let ask = |token: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
+            gate.authorize(&headers, "192.0.2.9".parse().unwrap(), Right::Store).map_err(|p| p.status().as_u16())
+        };
+        assert_eq!(ask(TOKEN), Ok(listed.clone()));
+        let newer = "a-newer-token-of-some-length";
+        std::fs::write(&listed.token_file, newer).unwrap();
+        let web = |dicomweb| Web { listen: None, dicomweb, clients: vec![listed.clone()] };
+        gate.set(Clients::of(&web(true)).unwrap());
+        assert_eq!((ask(TOKEN), ask(newer)), (Err(401), Ok(listed.clone())));
+        gate.set(Clients::of(&web(false)).unwrap());
+        assert_eq!(ask(newer), Err(401));
     }
 
     #[test]

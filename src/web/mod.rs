@@ -38,8 +38,7 @@ use tracing::{debug, warn};
 use crate::config::{self, Config};
 use crate::store::Store;
 
-use auth::Clients;
-
+pub use auth::{Clients, Gate};
 pub use multipart::{HEADER_BYTES_MAX, Multipart, MultipartError, Next, PartHeader};
 
 /// A bound listener that does not serve yet.
@@ -48,6 +47,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     router: Router,
+    clients: Gate,
     header_timeout: Duration,
     silence_max: Duration,
 }
@@ -58,7 +58,7 @@ struct Shared {
     store: Store,
     ready: Arc<AtomicBool>,
     node: Arc<config::Node>,
-    clients: Arc<Clients>,
+    clients: Gate,
     uploads: Arc<Semaphore>,
     queries: Arc<Semaphore>,
 }
@@ -81,7 +81,7 @@ pub async fn bind(
     store: Store,
     ready: Arc<AtomicBool>,
 ) -> anyhow::Result<Server> {
-    let clients = if config.web.dicomweb { Clients::read(&config.web.clients)? } else { Clients::default() };
+    let clients = Gate::new(Clients::of(&config.web)?);
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("web.listen: cannot listen on {address}"))?;
     let address = listener.local_addr()?;
@@ -92,7 +92,7 @@ pub async fn bind(
         store,
         ready,
         node: Arc::new(config.node.clone()),
-        clients: Arc::new(clients),
+        clients: clients.clone(),
         uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
     };
@@ -107,6 +107,7 @@ pub async fn bind(
         listener,
         address,
         router: router.with_state(shared),
+        clients,
         header_timeout: config.node.negotiation_timeout,
         silence_max: config.node.idle_timeout,
     })
@@ -143,6 +144,11 @@ fn dicomweb() -> Router<Shared> {
 impl Server {
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// To change who may use DICOMweb while the server runs.
+    pub fn gate(&self) -> Gate {
+        self.clients.clone()
     }
 
     /// Serves until `cancel`; requests that have begun are answered.

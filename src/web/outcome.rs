@@ -50,7 +50,8 @@ impl Failure {
             Failure::MediaType | Failure::Head(_) | Failure::NoObject => Status::CANNOT_UNDERSTAND,
             Failure::SopClassNotSupported => Status::SOP_CLASS_NOT_SUPPORTED,
             Failure::TransferSyntaxNotSupported => Status(0xc122),
-            Failure::TooLarge { .. } | Failure::Store(StoreError::OutOfRoom { .. }) => Status::OUT_OF_RESOURCES,
+            Failure::TooLarge { .. } => Status::OUT_OF_RESOURCES,
+            Failure::Store(cause) if cause.is_passing() => Status::OUT_OF_RESOURCES,
             Failure::Conflict => Status::DUPLICATE_SOP_INSTANCE,
             Failure::Store(_) | Failure::WriterLost => Status::PROCESSING_FAILURE,
         }
@@ -58,7 +59,7 @@ impl Failure {
 
     /// Whether the same object may well be stored later.
     fn passes(&self) -> bool {
-        matches!(self, Failure::Store(StoreError::OutOfRoom { .. } | StoreError::Closing))
+        matches!(self, Failure::Store(cause) if cause.is_passing())
     }
 }
 
@@ -147,6 +148,10 @@ mod tests {
             (vec![Err(Failure::Conflict)], 409),
             (vec![Err(full())], 503),
             (vec![Err(Failure::Store(StoreError::Closing))], 503),
+            (vec![Err(Failure::Store(StoreError::Busy))], 503),
+            (vec![Err(Failure::Store(StoreError::ReadOnly("/data".into()))), Err(full())], 503),
+            (vec![Err(Failure::Store(StoreError::Distrusted("sync of /data".into())))], 503),
+            (vec![Err(Failure::Store(StoreError::Contents("x".into())))], 409),
             (vec![Err(full()), Err(Failure::Conflict)], 409),
             (vec![Err(large()), Err(large())], 413),
             (vec![Err(Failure::MediaType)], 415),
@@ -166,6 +171,11 @@ mod tests {
             (Failure::SopClassNotSupported, 0x0122),
             (Failure::TransferSyntaxNotSupported, 0xc122),
             (full(), 0xa700),
+            (Failure::Store(StoreError::ReadOnly("/data".into())), 0xa700),
+            (Failure::Store(StoreError::Busy), 0xa700),
+            (Failure::Store(StoreError::Distrusted("sync of /data".into())), 0xa700),
+            (Failure::Store(StoreError::Closing), 0xa700),
+            (Failure::Store(StoreError::Contents("x".into())), 0x0110),
             (Failure::Conflict, 0x0111),
             (Failure::WriterLost, 0x0110),
         ];

@@ -66,6 +66,10 @@ impl From<StoreError> for Problem {
         match cause {
             StoreError::OutOfRoom { .. } => Problem::Busy("out of disk space"),
             StoreError::Closing => Problem::Busy("the node is shutting down"),
+            passing if passing.is_passing() => {
+                error!(error = %passing, "a web request has to come back");
+                Problem::Busy("the store cannot answer now")
+            }
             other => {
                 error!(error = %other, "a web request failed");
                 Problem::Internal

@@ -61,7 +61,7 @@ pub(super) async fn store(
 /// A request that may go on, and what became of its objects so far.
 struct Request<'a> {
     shared: &'a Shared,
-    client: &'a WebClient,
+    client: WebClient,
     peer: SocketAddr,
     study: Option<Uid>,
     multipart: Multipart,
@@ -226,7 +226,7 @@ impl<'a> Request<'a> {
                         let rest = head.split_off(meta.length);
                         match judge(&meta) {
                             Ok(()) => {
-                                let sink = Sink::open(&self.shared.store, self.client, &meta);
+                                let sink = Sink::open(&self.shared.store, &self.client, &meta);
                                 self.part = Part::Object { meta, sink, bytes: 0 };
                                 self.object(rest).await;
                             }

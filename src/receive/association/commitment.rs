@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use chrono::Utc;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
 use super::{Association, End};
@@ -39,7 +39,8 @@ pub(super) struct Commitments {
 struct Judging {
     context: u8,
     id: i64,
-    task: JoinHandle<Judged>,
+    /// Ends with the association: nobody here would hear of it.
+    task: AbortOnDropHandle<Judged>,
 }
 
 /// An N-EVENT-REPORT-RQ that was sent and not answered.
@@ -98,6 +99,9 @@ impl Association {
                     Err(StoreError::OutOfRoom { .. }) => {
                         (Status::RESOURCE_LIMITATION, Some("out of disk space".to_owned()))
                     }
+                    Err(StoreError::TooManyCommitments(_)) => {
+                        (Status::RESOURCE_LIMITATION, Some("too many requests wait for their report".to_owned()))
+                    }
                     Err(cause) => {
                         error!(%cause, "a request for storage commitment could not be recorded");
                         (Status::PROCESSING_FAILURE, Some("the request could not be recorded".to_owned()))
@@ -147,7 +151,7 @@ impl Association {
     fn judge(&mut self, context: u8, id: i64, store: &Store) {
         let store = store.clone();
         let task = tokio::spawn(async move { store.judge_commitment(id, Utc::now()).await });
-        self.commitments.judging.push_back(Judging { context, id, task });
+        self.commitments.judging.push_back(Judging { context, id, task: AbortOnDropHandle::new(task) });
     }
 
     /// Reports the first request that was judged.

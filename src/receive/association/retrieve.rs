@@ -108,7 +108,7 @@ impl Association {
         named: &[Uid],
     ) -> Result<(), End> {
         retrieval.counts.remaining = retrieval.counts.remaining.map(|remaining| remaining.saturating_sub(1));
-        let variants = match store.report_files(report).await {
+        let variants = match store.published_report_files(report).await {
             Ok(variants) => variants,
             Err(cause) => {
                 error!(report, %cause, "a report that was asked for cannot be read");

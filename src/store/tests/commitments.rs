@@ -24,17 +24,19 @@ async fn judged(store: &Store, id: i64, second: i64) -> Vec<u16> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_is_judged_by_the_index_and_by_its_file() {
     let (dir, store) = fresh().await;
-    for instance in ["1.2.1", "1.2.2", "1.2.3"] {
+    for instance in ["1.2.1", "1.2.2", "1.2.3", "1.2.5"] {
         put(&store, instance, 0).await;
     }
+    let other = commit(&store, &received("1.2.5", "MODALITY", 1), b"other").await.unwrap();
+    assert!(matches!(other, Accepted::Conflict { .. }), "{other:?}");
     let file = |instance: &str| object(dir.path(), instance);
     let mut bytes = fs::read(file("1.2.2")).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(file("1.2.2"), bytes).unwrap();
     fs::write(file("1.2.3"), b"x").unwrap();
-    let all = [(CR, "1.2.1"), (SR, "1.2.1"), (CR, "1.2.2"), (CR, "1.2.3"), (CR, "1.2.4")];
+    let all = [(CR, "1.2.1"), (SR, "1.2.1"), (CR, "1.2.2"), (CR, "1.2.3"), (CR, "1.2.4"), (CR, "1.2.5")];
     let id = request(&store, "CT", &asked("1.9", &all), 1).await;
-    let expected = [Status::SUCCESS.0, 0x0119, 0x0110, 0x0110, 0x0112];
+    let expected = [Status::SUCCESS.0, 0x0119, 0x0110, 0x0110, 0x0112, 0x0110];
     assert_eq!(judged(&store, id, 2).await, expected);
     // Judged once: what happens later changes nothing in what was found.
     fs::remove_file(file("1.2.1")).unwrap();
@@ -85,6 +87,43 @@ async fn a_request_is_due_once_its_lease_is_over_given_back_or_lifted_by_a_resta
     let state: String =
         sqlx::query_scalar("SELECT state FROM commitments").fetch_one(store.index().read()).await.unwrap();
     assert_eq!(state, "failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_under_way_is_not_taken_over_and_one_given_back_is_not_held() {
+    let (_dir, store) = fresh().await;
+    let id = request(&store, "CT", &asked("1.9", &[(CR, "1.2.1")]), 0).await;
+    store.renew_commitment(id, at(50)).await.unwrap();
+    assert!(store.due_commitment(MINUTE, at(169)).await.unwrap().is_none());
+    store.release_commitment(id).await.unwrap();
+    store.renew_commitment(id, at(169)).await.unwrap();
+    assert_eq!(store.due_commitment(MINUTE, at(169)).await.unwrap().map(|due| due.id), Some(id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_has_a_hundred_pending_requests_at_most_and_each_instance_is_read_once() {
+    let (_dir, store) = fresh().await;
+    put(&store, "1.2.1", 0).await;
+    let title = |text| AeTitle::parse(text).unwrap();
+    let mut first = None;
+    for n in 1..=100 {
+        let id = request(&store, "CT", &asked(&format!("1.9.{n}"), &[(CR, "1.2.1"), (CR, "1.2.1")]), 1).await;
+        first.get_or_insert(id);
+    }
+    let more = asked("1.9.101", &[(CR, "1.2.1")]);
+    let (ct, mr, called) = (title("CT"), title("MR"), title("SIDELIGHT"));
+    let refused = store.request_commitment(&ct, &called, &more, LEASE, at(2)).await;
+    assert!(matches!(refused, Err(StoreError::TooManyCommitments(_))), "{refused:?}");
+    assert!(store.request_commitment(&mr, &called, &more, LEASE, at(2)).await.is_ok());
+    let id = first.unwrap();
+    assert_eq!(judged(&store, id, 3).await, [0, 0]);
+    store.commitment_answered(id, at(4)).await.unwrap();
+    assert!(store.request_commitment(&ct, &called, &more, LEASE, at(5)).await.is_ok());
+
+    let refer = |class| SopReference { sop_class: uid(class), sop_instance: uid("1.2.1") };
+    let mut items = [CR, SR, CR, CR].map(|class| (refer(class), Status::PROCESSING_FAILURE));
+    assert_eq!(store.judge_all(&mut items).await.unwrap(), 2);
+    assert_eq!(items.map(|(_, outcome)| outcome.0), [0, 0x0119, 0, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,6 +183,12 @@ async fn only_current_withheld_reports_are_published() {
     }
     let first = store.published_reports(&all(), 0, 1).await.unwrap();
     assert_eq!(first.len(), 1);
+    assert_eq!(store.published_report_files(first[0].id).await.unwrap()[0].sop_instance, uid("2.25.1"));
+    let sql = "SELECT id FROM reports WHERE sop_instance = '2.25.1.9'";
+    let disclosed: i64 = sqlx::query_scalar(sql).fetch_one(store.index().read()).await.unwrap();
+    assert!(store.report_files(disclosed).await.is_ok(), "its destination gets it");
+    let pulled = store.published_report_files(disclosed).await;
+    assert!(matches!(pulled, Err(StoreError::ReportGone(_))), "{pulled:?}");
     assert_eq!(store.published_reports(&all(), first[0].id, 9).await.unwrap()[0].study, uid("7.7"));
 
     // A late image leads to a new report, which takes the place of the first.
@@ -151,6 +196,7 @@ async fn only_current_withheld_reports_are_published() {
     score_all(&store, "1.2", 101).await;
     report(&store, "1.2", "2.25.2", &[], 200).await;
     assert_eq!(published(all()).await, ["2.25.7", "2.25.2"]);
+    assert!(store.published_report_files(first[0].id).await.is_err(), "it was replaced since it was listed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
