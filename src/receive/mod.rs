@@ -8,15 +8,17 @@
 //! Neighbours: `store` keeps what arrives and wakes whoever waits for it. Left out: reading data sets, which happens
 //! in the workers of `pixels`.
 //!
-//! Two limits guard it. `node.associations_max` bounds associations and is answered with a transient rejection, so
+//! Three limits guard it. `node.associations_max` bounds associations and is answered with a transient rejection, so
 //! that a sender tries again. A second one bounds the connections of each port, so that peers that connect and say
 //! nothing, or never end a TLS handshake, cannot use up the associations: they hold a connection for
-//! `node.negotiation_timeout` and nothing else.
+//! `node.negotiation_timeout` and nothing else. The third bounds those of one host (`newcomers`). Where every source
+//! lists hosts, connections from elsewhere are closed at once.
 
 mod association;
 mod channel;
 mod identity;
 mod negotiate;
+mod newcomers;
 mod store_scp;
 mod user_information;
 
@@ -43,6 +45,7 @@ use association::{Association, Limits, Peer};
 use channel::Channel;
 use identity::User;
 use negotiate::{Agreement, Policy, Refusal, Rejection};
+use newcomers::{Newcomer, Newcomers};
 
 /// The bound listener, not yet serving.
 #[derive(Debug)]
@@ -151,20 +154,26 @@ impl Receiver {
             let (door, store, cancel, cut, tasks) = (&door, &store, &cancel, &cut, &tasks);
             // Each port has connections of its own, so that a flood of handshakes leaves the other one usable.
             let connections = Arc::new(Semaphore::new(door.node.associations_max + SPARE_CONNECTIONS));
+            let newcomers = Newcomers::default();
             async move {
                 while let Some((stream, address, connection)) =
                     door.next_connection(&listener, &connections, cancel).await
                 {
+                    let address = address.ip().to_canonical();
+                    if !door.gate.current().may_come_from(address) {
+                        debug!(%address, "a connection from an address that no source lists (sources.hosts)");
+                        continue;
+                    }
+                    let Some(newcomer) = newcomers.admit(address) else { continue };
                     let (door, store, cancel, cut) = (door.clone(), store.clone(), cancel.clone(), cut.clone());
                     let id = door.next_id.fetch_add(1, Ordering::Relaxed);
-                    let address = address.ip().to_canonical();
                     let span = info_span!("association", id, peer = %address);
                     let tls = tls.clone();
                     let serve = async move {
                         tokio::select! {
                             biased;
                             () = cut.cancelled() => {}
-                            () = door.serve(stream, tls.as_ref(), address, &store, &cancel) => {}
+                            () = door.serve((stream, newcomer), tls.as_ref(), address, &store, &cancel) => {}
                         }
                         drop(connection);
                     };
@@ -201,6 +210,12 @@ impl Receiver {
 impl Rules {
     fn new(node: &config::Node, sources: &[config::Source]) -> io::Result<Self> {
         Ok(Self { policy: Policy::new(node, sources)?, sources: sources.to_vec() })
+    }
+
+    /// Whether there could be a source at this canonical address. Without sources anybody may try C-ECHO.
+    fn may_come_from(&self, address: IpAddr) -> bool {
+        let listed = |hosts: &[IpAddr]| hosts.is_empty() || hosts.iter().any(|host| host.to_canonical() == address);
+        self.sources.is_empty() || self.sources.iter().any(|source| listed(&source.hosts))
     }
 }
 
@@ -253,7 +268,7 @@ impl Door {
     /// One connection from its first byte to its last.
     async fn serve(
         &self,
-        tcp: TcpStream,
+        (tcp, newcomer): (TcpStream, Newcomer),
         tls: Option<&Arc<Tls>>,
         address: IpAddr,
         store: &Store,
@@ -334,6 +349,7 @@ impl Door {
         if !has_room(store).await {
             return reject(wire, &calling, Rejection::Congestion).await;
         }
+        drop(newcomer);
         self.associate(wire, agreement, address, store, cancel, permit).await;
     }
 
