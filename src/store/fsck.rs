@@ -15,7 +15,7 @@ use sqlx::{Sqlite, Transaction};
 
 use crate::config;
 use crate::dicom::{FileMeta, META_BYTES_MAX, read_meta};
-use crate::domain::{AeTitle, Digest, Timestamp, Uid};
+use crate::domain::{AeTitle, Digest, RefusalCode, Timestamp, Uid};
 
 use super::index::{Access, Columns, Index, micros};
 use super::outbox::fail;
@@ -90,6 +90,12 @@ pub async fn fsck(
     if !had_index && !at.absolute("spool").is_dir() {
         return Err(StoreError::NoIndex(config.data_dir.clone()));
     }
+    if !had_index && !options.repair {
+        let note = "restore it from a backup together with its folder, or --repair makes an empty one and receives every \
+                    object of spool/ anew";
+        examined.note(FaultKind::Index, "index.sqlite: it is gone", false, note);
+        return Ok(examined);
+    }
     let settings = config.clone();
     let (spool, _lock) = blocking(move || Spool::own(&settings)).await?;
     let index = match Index::open(&spool.index_path(), Access::Own, spool.trust().clone()).await {
@@ -110,8 +116,12 @@ pub async fn fsck(
         Err(other) => return Err(other),
     };
     let mut examination = Examination { spool, index, options, called, now, examined };
-    let done = examination.run().await;
+    let mut done = examination.run().await;
     let Examination { index, examined, .. } = examination;
+    if options.repair && done.is_ok() {
+        // A start refuses an index without one beside objects: it is not finished.
+        done = index.identity().await.map(drop);
+    }
     index.close().await;
     done.map(|()| examined)
 }
@@ -237,8 +247,18 @@ impl Examination<'_> {
             if has_file || row.text("digest")? != object.digest.as_str() {
                 return Ok(false);
             }
-            let sql = "UPDATE instances SET path = ? WHERE sop_instance = ?";
-            sqlx::query(sql).bind(path).bind(meta.sop_instance.as_str()).execute(&mut *tx).await?;
+            // What could not be read because it was lost is read now.
+            let sql = "UPDATE instances SET path = ?1, file_bytes = ?2,
+                           state = iif(refusal_code = ?3, 'received', state),
+                           attempts = iif(refusal_code = ?3, 0, attempts)
+                       WHERE sop_instance = ?4";
+            sqlx::query(sql)
+                .bind(path)
+                .bind(object.file_bytes.cast_signed())
+                .bind(RefusalCode::Lost.as_str())
+                .bind(meta.sop_instance.as_str())
+                .execute(&mut *tx)
+                .await?;
             self.index.commit(tx).await?;
             return Ok(true);
         }

@@ -88,7 +88,7 @@ async fn what_fails_beside_a_new_object_takes_nothing_from_it() {
     let (dir, store) = fresh().await;
     put(&store, "1.2.3", 0).await;
     sql(&store, "CREATE TRIGGER t BEFORE INSERT ON conflicts BEGIN SELECT RAISE(ABORT, 'index says no'); END").await;
-    let writer = intake::Writer {
+    let writer = crate::store::intake::Writer {
         spool: store.spool().clone(),
         index: store.index().clone(),
         wake: Wake::default(),
