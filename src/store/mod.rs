@@ -136,8 +136,17 @@ pub enum StoreError {
     UnknownStudy(Uid),
     #[error("{} is not empty; name a folder that is not there yet", .0.display())]
     Occupied(PathBuf),
+    #[error(
+        "{} is there already: another backup is being taken, or one was cut short; delete it if none is", .0.display()
+    )]
+    Unfinished(PathBuf),
     #[error("study {0} is still open or being delivered; --force deletes it all the same")]
     InWork(Uid),
+    #[error(
+        "the node committed to keep objects of study {0}, and their sender may have deleted its own since; --force \
+         deletes them all the same"
+    )]
+    Committed(Uid),
     #[error("study {0} is not open; `sidelight studies show` tells what became of it")]
     NotOpen(Uid),
     #[error("objects of study {0} are past store.objects_kept; send the study again")]
