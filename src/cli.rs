@@ -273,7 +273,7 @@ pub enum Studies {
         /// Study Instance UID
         #[arg(value_name = "UID")]
         study: Uid,
-        /// Also one that is open or being delivered
+        /// Also one that is open, being delivered, or committed to be kept
         #[arg(long)]
         force: bool,
     },

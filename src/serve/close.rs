@@ -75,6 +75,10 @@ impl Node {
             Err(error) => return self.trouble("claiming a study", &error).await,
         };
         let log_id = self.store.log_id(study.as_str());
+        if claim.interrupted > INTERRUPTIONS_MAX {
+            let cause = format!("given up after {} restarts while it was closed", claim.interrupted);
+            return self.fail_study(&claim, &log_id, &cause).await;
+        }
         // In a task of its own: a study that brings it down fails alone.
         let (node, own) = (Arc::clone(self), claim.clone());
         let concluded = match tokio::spawn(async move { node.conclude(&own, closing).await }).await {
@@ -86,12 +90,8 @@ impl Node {
         match concluded {
             Ok(Closed::As(state)) => info!(study = log_id, state = state.as_str(), "study closed"),
             Ok(Closed::Superseded) => info!(study = log_id, "an image arrived while the study was closed; again"),
-            Err(error) if of_study && (claim.attempts >= ATTEMPTS_MAX || claim.interrupted > INTERRUPTIONS_MAX) => {
-                error!(study = log_id, error = format!("{error:#}"), "the study failed; `studies requeue` tries again");
-                let cause = format!("{error:#}");
-                if let Err(error) = self.store.close_study(&claim, Outcome::Failed(&cause), Utc::now()).await {
-                    error!(study = log_id, %error, "the failure could not be recorded; it will be tried again");
-                }
+            Err(error) if of_study && claim.attempts >= ATTEMPTS_MAX => {
+                self.fail_study(&claim, &log_id, &format!("{error:#}")).await;
             }
             Err(error) => {
                 warn!(study = log_id, error = format!("{error:#}"), "closing failed; it will be tried again");
@@ -100,9 +100,18 @@ impl Node {
                         return;
                     }
                     self.trouble("releasing the claim of a study", &error).await;
+                    // It waits for the store, as long as that takes: no standstill of the loop.
+                    self.pulse.beat(Loop::Closing);
                 }
                 self.pause(&tokio::sync::Notify::new(), IDLE).await;
             }
+        }
+    }
+
+    async fn fail_study(&self, claim: &StudyClaim, log_id: &str, cause: &str) {
+        error!(study = log_id, error = cause, "the study failed; `studies requeue` tries again");
+        if let Err(error) = self.store.close_study(claim, Outcome::Failed(cause), Utc::now()).await {
+            error!(study = log_id, %error, "the failure could not be recorded; it will be tried again");
         }
     }
 

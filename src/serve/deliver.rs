@@ -92,6 +92,11 @@ impl Node {
         Ok((!began).then_some(wait))
     }
 
+    /// A destination as it is configured now.
+    fn destination(&self, name: &str) -> Option<Destination> {
+        self.config().destinations.iter().find(|d| d.name == name).cloned()
+    }
+
     async fn claim_delivery(&self, destination: &str) -> Result<Option<Delivery>, StoreError> {
         let due = self.store.due_deliveries(1, Some(destination), LEASE, Utc::now()).await?;
         Ok(due.into_iter().next())
@@ -111,9 +116,7 @@ impl Node {
                 slot.desk.count(&slot.destination, Duration::from_secs(60) / rate);
             }
             let after = self.deliver(destination.as_ref(), &due, &delivery, &mut session).await;
-            // What a reload changed holds for the next association.
-            let known = self.config().destinations.iter().find(|d| d.name == due.name) == destination.as_ref();
-            if matches!(after, After::Stop) || self.cancel.is_cancelled() || !known {
+            if matches!(after, After::Stop) || self.cancel.is_cancelled() {
                 break;
             }
             if session.is_some() {
@@ -143,6 +146,12 @@ impl Node {
         delivery: &Delivery,
         session: &mut Option<Session>,
     ) -> After {
+        // What a reload changed, who may see probabilities above all, holds for this report already: it goes on the
+        // next association, as the destination stands now.
+        if self.destination(&due.name).as_ref() != destination {
+            self.recorded(delivery, self.store.release_delivery(delivery.id).await);
+            return After::Stop;
+        }
         let (destination, variants) = match self.prepare(destination, delivery).await {
             Ok(prepared) => prepared,
             Err((cause, retry)) => return self.failed(delivery, &cause, retry).await,

@@ -41,7 +41,7 @@ const IDLE: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(600);
 /// An instance or study that was tried this often without an end is given up with a visible outcome.
 const ATTEMPTS_MAX: u32 = 3;
-/// An object that was being read each time the node died is given up after so many deaths.
+/// An object or study that was worked on each time the node died is given up after so many deaths.
 const INTERRUPTIONS_MAX: u32 = 50;
 
 /// What reaches the node from outside while it runs.

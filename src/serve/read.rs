@@ -52,11 +52,15 @@ impl Node {
         }
         let config = self.config();
         let clinical = config.clinical(Some(&pending.called));
-        let read = match self.analyser.read(&pending.path, clinical).await {
+        let mut read = match self.analyser.read(&pending.path, clinical).await {
             Ok(read) => read,
             // The claim stays: the next start lifts it, and does not count it as an attempt.
             Err(error) => return self.give_up(&format!("inference ended: {error:#}")),
         };
+        // A file that is gone says nothing of the object: the same one, sent again, is read anew.
+        if read.refusal.is_some() && matches!(tokio::fs::try_exists(&pending.path).await, Ok(false)) {
+            read.refusal = Some(Refusal::new(RefusalCode::Lost, "its file is gone; send the object again"));
+        }
         if let Some(refusal) = &read.refusal {
             let (code, detail) = (refusal.code, &refusal.detail);
             // Signals to the whole service end workers too: that says nothing of the object.

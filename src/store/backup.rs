@@ -15,6 +15,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
 use super::index::Columns;
+use super::outbox::report_lost;
 use super::spool::{INDEX, Spool, sync_dir};
 use super::{Store, StoreError, blocking};
 
@@ -50,6 +51,14 @@ impl Store {
         let mut partial = to.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
+        if let Some(parent) = partial.parent().filter(|p| !p.as_os_str().is_empty()) {
+            make_dir(parent)?;
+        }
+        // Made here, or not ours to fill and to delete.
+        DirBuilder::new().mode(0o700).create(&partial).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => StoreError::Unfinished(partial.clone()),
+            _ => StoreError::file("create", &partial)(e),
+        })?;
         let written = self.write_backup(&partial, files).await;
         if written.is_err() {
             // What is left of it is of no use; that it may stay is said by the error before.
@@ -66,7 +75,6 @@ impl Store {
     }
 
     async fn write_backup(&self, partial: &Path, files: Files) -> Result<BackedUp, StoreError> {
-        make_dir(partial)?;
         let index = partial.join(INDEX);
         let sql = "VACUUM INTO ?";
         sqlx::query(sql).bind(index.to_string_lossy().into_owned()).execute(self.index().read()).await?;
@@ -81,15 +89,17 @@ impl Store {
         }
         let (spool, target) = (self.spool().clone(), partial.to_owned());
         let (done, gone) = blocking(move || take_files(&spool, &target, &paths, files)).await?;
+        let mut tx = snapshot.begin().await?;
         for path in &gone {
-            for sql in [
-                "UPDATE instances SET path = NULL WHERE path = ?",
-                "UPDATE reports SET path = NULL WHERE path = ?",
-                "DELETE FROM conflicts WHERE path = ?",
-            ] {
-                sqlx::query(sql).bind(path).execute(&mut snapshot).await?;
+            for sql in ["UPDATE instances SET path = NULL WHERE path = ?", "DELETE FROM conflicts WHERE path = ?"] {
+                sqlx::query(sql).bind(path).execute(&mut *tx).await?;
+            }
+            let sql = "SELECT id, study FROM reports WHERE path = ?";
+            for row in sqlx::query(sql).bind(path).fetch_all(&mut *tx).await? {
+                report_lost(&mut tx, row.int("id")?, &row.parsed("study")?).await?;
             }
         }
+        tx.commit().await?;
         snapshot.close().await?;
         let (index, partial) = (index, partial.to_owned());
         blocking(move || {

@@ -15,10 +15,10 @@ use sqlx::{Sqlite, Transaction};
 
 use crate::config;
 use crate::dicom::{FileMeta, META_BYTES_MAX, read_meta};
-use crate::domain::{AeTitle, Digest, Timestamp, Uid};
+use crate::domain::{AeTitle, Digest, RefusalCode, Timestamp, Uid};
 
 use super::index::{Access, Columns, Index, micros};
-use super::outbox::fail;
+use super::outbox::report_lost;
 use super::salvage;
 use super::spool::Spool;
 use super::{StoreError, blocking};
@@ -90,6 +90,12 @@ pub async fn fsck(
     if !had_index && !at.absolute("spool").is_dir() {
         return Err(StoreError::NoIndex(config.data_dir.clone()));
     }
+    if !had_index && !options.repair {
+        let note = "restore it from a backup together with its folder, or --repair makes an empty one and receives every \
+                    object of spool/ anew";
+        examined.note(FaultKind::Index, "index.sqlite: it is gone", false, note);
+        return Ok(examined);
+    }
     let settings = config.clone();
     let (spool, _lock) = blocking(move || Spool::own(&settings)).await?;
     let index = match Index::open(&spool.index_path(), Access::Own, spool.trust().clone()).await {
@@ -110,8 +116,12 @@ pub async fn fsck(
         Err(other) => return Err(other),
     };
     let mut examination = Examination { spool, index, options, called, now, examined };
-    let done = examination.run().await;
+    let mut done = examination.run().await;
     let Examination { index, examined, .. } = examination;
+    if options.repair && done.is_ok() {
+        // A start refuses an index without one beside objects: it is not finished.
+        done = index.identity().await.map(drop);
+    }
     index.close().await;
     done.map(|()| examined)
 }
@@ -207,6 +217,10 @@ impl Examination<'_> {
             return Ok(());
         }
         let name = path.rsplit('/').next().unwrap_or(path).trim_end_matches(".dcm");
+        let looked = if path.starts_with("spool/") { self.look_into(kind, path).await? } else { Looked::NoObject };
+        if matches!(looked, Looked::Unreadable) {
+            return Ok(());
+        }
         if path.starts_with("reports/") {
             if let Ok(uid) = Uid::parse(name) {
                 let mut tx = self.index.write().await?;
@@ -215,7 +229,7 @@ impl Examination<'_> {
                 self.index.commit(tx).await?;
             }
         } else if path.starts_with("spool/")
-            && let Ok(object) = self.look_into(path).await?
+            && let Looked::Object(object) = looked
             && name.strip_prefix(object.meta.sop_instance.as_str()).is_some_and(|arrival| arrival.starts_with('.'))
             && self.adopt(path, &object).await?
         {
@@ -237,8 +251,18 @@ impl Examination<'_> {
             if has_file || row.text("digest")? != object.digest.as_str() {
                 return Ok(false);
             }
-            let sql = "UPDATE instances SET path = ? WHERE sop_instance = ?";
-            sqlx::query(sql).bind(path).bind(meta.sop_instance.as_str()).execute(&mut *tx).await?;
+            // What could not be read because it was lost is read now.
+            let sql = "UPDATE instances SET path = ?1, file_bytes = ?2,
+                           state = iif(refusal_code = ?3, 'received', state),
+                           attempts = iif(refusal_code = ?3, 0, attempts)
+                       WHERE sop_instance = ?4";
+            sqlx::query(sql)
+                .bind(path)
+                .bind(object.file_bytes.cast_signed())
+                .bind(RefusalCode::Lost.as_str())
+                .bind(meta.sop_instance.as_str())
+                .execute(&mut *tx)
+                .await?;
             self.index.commit(tx).await?;
             return Ok(true);
         }
@@ -271,9 +295,12 @@ impl Examination<'_> {
             if !files.contains(&path) {
                 self.object_gone(&uid, &path, read).await?;
             } else if self.options.digests {
-                let whole = match self.look_into(&path).await? {
-                    Ok(object) => object.digest.as_str() == row.text("digest")? && object.meta.sop_instance == uid,
-                    Err(_) => false,
+                let whole = match self.look_into(FaultKind::Altered, &path).await? {
+                    Looked::Object(object) => {
+                        object.digest.as_str() == row.text("digest")? && object.meta.sop_instance == uid
+                    }
+                    Looked::NoObject => false,
+                    Looked::Unreadable => continue,
                 };
                 if !whole {
                     self.object_altered(&uid, &path).await?;
@@ -324,14 +351,22 @@ impl Examination<'_> {
             self.examined.reports += 1;
             let (path, uid): (String, Uid) = (row.text("path")?, row.parsed("sop_instance")?);
             let there = files.contains(&path);
-            let whole = there
-                && (!self.options.digests || self.look_into(&path).await?.is_ok_and(|r| r.meta.sop_instance == uid));
+            let whole = match there && self.options.digests {
+                true => match self.look_into(FaultKind::ReportMissing, &path).await? {
+                    Looked::Object(report) => report.meta.sop_instance == uid,
+                    Looked::NoObject => false,
+                    Looked::Unreadable => continue,
+                },
+                false => there,
+            };
             if whole {
                 continue;
             }
             let note = if self.options.repair {
                 let aside = if there { format!("moved to {}; ", self.set_aside(&path).await?) } else { String::new() };
-                self.report_lost(row.int("id")?, &row.parsed("study")?).await?;
+                let mut tx = self.index.write().await?;
+                report_lost(&mut tx, row.int("id")?, &row.parsed("study")?).await?;
+                self.index.commit(tx).await?;
                 format!("{aside}noted as gone; `studies requeue` makes a new one")
             } else {
                 "restore it from a backup, or --repair and `studies requeue`".to_owned()
@@ -341,28 +376,18 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// A report that waits to be sent and cannot be fails its study.
-    async fn report_lost(&self, report: i64, study: &Uid) -> Result<(), StoreError> {
-        let mut tx = self.index.write().await?;
-        sqlx::query("UPDATE reports SET path = NULL WHERE id = ?").bind(report).execute(&mut *tx).await?;
-        let cause = "the report's file is lost: `studies requeue`";
-        let sql = "UPDATE deliveries SET state = 'failed', lease_until = NULL, last_error = ?1 WHERE state = 'pending'
-                   AND report IN (SELECT ifnull(variant_of, id) FROM reports WHERE id = ?2)";
-        if sqlx::query(sql).bind(cause).bind(report).execute(&mut *tx).await?.rows_affected() > 0 {
-            fail(&mut tx, study, cause).await?;
-        }
-        self.index.commit(tx).await?;
-        Ok(())
-    }
-
     /// Objects that were kept aside.
     async fn conflicts(&mut self, files: &HashSet<String>) -> Result<(), StoreError> {
         let sql = "SELECT id, digest, path FROM conflicts ORDER BY id";
         for row in sqlx::query(sql).fetch_all(self.index.read()).await? {
             let (path, digest) = (row.text("path")?, row.text("digest")?);
             let there = files.contains(&path);
-            if there && self.look_into(&path).await?.is_ok_and(|object| object.digest.as_str() == digest) {
-                continue;
+            if there {
+                match self.look_into(FaultKind::Altered, &path).await? {
+                    Looked::Object(object) if object.digest.as_str() == digest => continue,
+                    Looked::Object(_) | Looked::NoObject => {}
+                    Looked::Unreadable => continue,
+                }
             }
             if self.options.repair {
                 if there {
@@ -378,12 +403,24 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// What a file is, by its own meta group and bytes; the inner error: it is none of ours.
-    async fn look_into(&mut self, path: &str) -> Result<Result<Object, io::Error>, StoreError> {
-        let path = self.spool.absolute(path);
-        let looked = blocking(move || Ok(Object::read(&path))).await?;
-        self.examined.bytes_read += looked.as_ref().map_or(0, |object| object.bytes);
-        Ok(looked)
+    /// What a file is, by its own meta group and bytes. That it cannot be read says nothing of what it is: it is noted
+    /// as a fault of this kind and left as it is.
+    async fn look_into(&mut self, kind: FaultKind, path: &str) -> Result<Looked, StoreError> {
+        let file = self.spool.absolute(path);
+        match blocking(move || Ok(Object::read(&file))).await? {
+            Ok(object) => {
+                self.examined.bytes_read += object.bytes;
+                Ok(Looked::Object(Box::new(object)))
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                Ok(Looked::NoObject)
+            }
+            Err(e) => {
+                let note = format!("it cannot be read ({e}); make it readable, or, if the disk lost it, move it away");
+                self.examined.note(kind, path, false, &note);
+                Ok(Looked::Unreadable)
+            }
+        }
     }
 
     async fn set_aside(&self, path: &str) -> Result<String, StoreError> {
@@ -394,6 +431,12 @@ impl Examination<'_> {
 
 /// The head of a file is read in steps of so many bytes; one has some hundreds.
 const HEAD_STEP_BYTES: u64 = 4096;
+
+enum Looked {
+    Object(Box<Object>),
+    NoObject,
+    Unreadable,
+}
 
 /// A file of the spool as it is.
 struct Object {

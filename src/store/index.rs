@@ -290,6 +290,11 @@ impl Index {
         known.ok_or_else(|| StoreError::Contents("the node has no identity".into()))
     }
 
+    /// Whether the index was in use before.
+    pub(super) async fn has_identity(&self) -> Result<bool, StoreError> {
+        Ok(self.identity_if_known().await?.is_some())
+    }
+
     async fn identity_if_known(&self) -> Result<Option<(Uid, Digest)>, StoreError> {
         let sql = "SELECT (SELECT value FROM node WHERE key = 'device_uid') AS device,
                        (SELECT value FROM node WHERE key = 'log_key') AS secret";

@@ -34,9 +34,9 @@ const CHECKPOINT_OBJECTS: usize = 1024;
 
 /// An upload that is on the disk, and where the answer goes.
 pub(super) struct CommitRequest {
-    sealed: Sealed,
-    received: ReceivedInstance,
-    answer: oneshot::Sender<Result<Accepted, StoreError>>,
+    pub(super) sealed: Sealed,
+    pub(super) received: ReceivedInstance,
+    pub(super) answer: oneshot::Sender<Result<Accepted, StoreError>>,
 }
 
 /// The task that commits.
@@ -108,51 +108,58 @@ impl Writer {
         }
     }
 
-    async fn settle(&self, batch: Vec<CommitRequest>) {
+    pub(super) async fn settle(&self, batch: Vec<CommitRequest>) {
         let (jobs, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|request| ((request.sealed, request.received), request.answer)).unzip();
         let results = self.record(&jobs).await;
         // A sender that has gone away does not need its answer; the object is kept all the same.
-        match results {
-            Ok(admissions) => {
-                let new = admissions.iter().any(|admission| admission.accepted == Accepted::New);
-                let accepted = self.tidy_up(jobs, admissions).await;
-                if new {
-                    self.wake.instance_arrived.notify_one();
-                }
-                for (answer, accepted) in answers.into_iter().zip(accepted) {
-                    let _ = answer.send(Ok(accepted));
-                }
+        if self.spool.trust().check().is_err() {
+            // The index may know them after the next start, or not: their files stay, and nobody is told Success.
+            jobs.into_iter().for_each(|(sealed, _)| sealed.keep());
+            for (answer, result) in answers.into_iter().zip(results) {
+                let _ = answer.send(result.and_then(|admission| {
+                    self.spool.trust().check()?;
+                    Ok(admission.accepted)
+                }));
             }
-            Err(e) => {
-                error!(error = %e, objects = jobs.len(), "received objects could not be stored");
-                // Their files go before anybody hears of it, unless the index may know them after the next start.
-                if self.spool.trust().check().is_err() {
-                    jobs.into_iter().for_each(|(sealed, _)| sealed.keep());
-                } else {
-                    drop(jobs);
-                }
-                for answer in answers {
-                    let _ = answer.send(Err(self.repeat(&e)));
-                }
-            }
+            return;
+        }
+        // Files of those that failed go before anybody hears of it.
+        let accepted = self.tidy_up(jobs, results).await;
+        if accepted.iter().any(|accepted| matches!(accepted, Ok(Accepted::New))) {
+            self.wake.instance_arrived.notify_one();
+        }
+        for (answer, accepted) in answers.into_iter().zip(accepted) {
+            let _ = answer.send(accepted);
         }
     }
 
     /// Records the objects, each with what becomes of its file. Those that are new, mostly all of them, are recorded by
-    /// one statement that is its own transaction; what to do with the others is decided in a second one.
-    async fn record(&self, jobs: &[(Sealed, ReceivedInstance)]) -> Result<Vec<Admission>, StoreError> {
-        let new = self.index.insert_instances(&rows(jobs)).await?;
-        let known: Vec<_> = jobs.iter().filter(|(sealed, _)| !new.contains(&sealed.path)).collect();
-        let mut settled = self.record_known(&known).await?.into_iter();
-        let admission = |(sealed, _): &(Sealed, _)| match new.contains(&sealed.path) {
-            true => Some(Admission { accepted: Accepted::New, file: Place::Keep { instead_of: None } }),
-            false => settled.next(),
+    /// one statement that is its own transaction; what to do with the others is decided in a second one, whose failure
+    /// takes nothing back of the first.
+    async fn record(&self, jobs: &[(Sealed, ReceivedInstance)]) -> Vec<Result<Admission, StoreError>> {
+        let new = match self.index.insert_instances(&rows(jobs)).await {
+            Ok(new) => new,
+            Err(e) => return self.failed(jobs.len(), &e),
         };
-        jobs.iter()
-            .map(admission)
-            .collect::<Option<_>>()
-            .ok_or_else(|| StoreError::Contents("an object that is neither new nor known".into()))
+        let known: Vec<_> = jobs.iter().filter(|(sealed, _)| !new.contains(&sealed.path)).collect();
+        let settled = match self.record_known(&known).await {
+            Ok(admissions) => admissions.into_iter().map(Ok).collect(),
+            Err(e) => self.failed(known.len(), &e),
+        };
+        let mut settled = settled.into_iter();
+        let admission = |(sealed, _): &(Sealed, _)| match new.contains(&sealed.path) {
+            true => Ok(Admission { accepted: Accepted::New, file: Place::Keep { instead_of: None } }),
+            false => settled
+                .next()
+                .unwrap_or_else(|| Err(StoreError::Contents("an object that is neither new nor known".into()))),
+        };
+        jobs.iter().map(admission).collect()
+    }
+
+    fn failed(&self, objects: usize, e: &StoreError) -> Vec<Result<Admission, StoreError>> {
+        error!(error = %e, objects, "received objects could not be stored");
+        (0..objects).map(|_| Err(self.repeat(e))).collect()
     }
 
     /// Objects whose UID is known already; all or nothing.
@@ -178,11 +185,23 @@ impl Writer {
         Ok(admissions)
     }
 
-    /// After the commit: files that nobody needs go, the others stay.
-    async fn tidy_up(&self, jobs: Vec<(Sealed, ReceivedInstance)>, admissions: Vec<Admission>) -> Vec<Accepted> {
+    /// After the commit: files that nobody needs go, and those of objects that were not recorded; the others stay.
+    async fn tidy_up(
+        &self,
+        jobs: Vec<(Sealed, ReceivedInstance)>,
+        results: Vec<Result<Admission, StoreError>>,
+    ) -> Vec<Result<Accepted, StoreError>> {
         let (mut accepted, mut unneeded, mut replaced) = (Vec::with_capacity(jobs.len()), Vec::new(), Vec::new());
-        for ((sealed, _), admission) in jobs.into_iter().zip(admissions) {
-            accepted.push(admission.accepted);
+        for ((sealed, _), result) in jobs.into_iter().zip(results) {
+            let admission = match result {
+                Ok(admission) => admission,
+                Err(e) => {
+                    unneeded.push(sealed);
+                    accepted.push(Err(e));
+                    continue;
+                }
+            };
+            accepted.push(Ok(admission.accepted));
             match admission.file {
                 Place::Drop => unneeded.push(sealed),
                 Place::Move { .. } => sealed.keep(),

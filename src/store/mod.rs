@@ -7,11 +7,11 @@
 //!           spool/ab/UID.ARRIVAL.dcm  acknowledged objects (`upload`, `intake`)
 //!           conflicts/      another object under a known UID, kept aside
 //!           reports/        finished reports, sent as they are
-//!           damaged/        what `fsck` set aside; nothing looks for it there
+//!           damaged/        what a start or `fsck` set aside; nothing looks for it there
 //! ```
 //! An object is acknowledged after: file renamed into `spool/` → file and folder synced → index transaction
 //! committed. A kill before the last step leaves at most a file that the index does not know; [`Store::open`]
-//! removes it, since nobody was told that it arrived. A sync that fails is never tried again (`trust`): the store
+//! sets it aside, though nobody was told that it arrived: the index may be an older one. A sync that fails is never tried again (`trust`): the store
 //! then answers nothing with Success, and the start that follows reads back what it acknowledged last (`verify`).
 //! Claims of work are leases in the index, lifted by `open`, so
 //! a restart continues where the node stopped. [`Wake`] only says that looking into the index is worth while.
@@ -117,8 +117,9 @@ pub enum StoreError {
     #[error("the index {} is not of this version of sidelight ({cause}); use the version that wrote it", path.display())]
     Version { path: PathBuf, cause: String },
     #[error(
-        "{files} files in {} are not in its index, more than a crash leaves behind: is the index an older one? \
-         restore the one that belongs here, or have `sidelight fsck --repair` receive them anew", dir.display()
+        "{files} files in {} are not in its index, more than a crash leaves behind: is the index an older or a new one? \
+         restore the one that belongs here, move the folder away, or have `sidelight fsck --repair` receive them anew",
+        dir.display()
     )]
     Strangers { dir: PathBuf, files: usize },
     #[error("cannot {action} {}: {source}", path.display())]
@@ -135,8 +136,17 @@ pub enum StoreError {
     UnknownStudy(Uid),
     #[error("{} is not empty; name a folder that is not there yet", .0.display())]
     Occupied(PathBuf),
+    #[error(
+        "{} is there already: another backup is being taken, or one was cut short; delete it if none is", .0.display()
+    )]
+    Unfinished(PathBuf),
     #[error("study {0} is still open or being delivered; --force deletes it all the same")]
     InWork(Uid),
+    #[error(
+        "the node committed to keep objects of study {0}, and their sender may have deleted its own since; --force \
+         deletes them all the same"
+    )]
+    Committed(Uid),
     #[error("study {0} is not open; `sidelight studies show` tells what became of it")]
     NotOpen(Uid),
     #[error("objects of study {0} are past store.objects_kept; send the study again")]
@@ -181,15 +191,22 @@ impl Store {
         let settings = config.clone();
         let (spool, lock) = blocking(move || Spool::own(&settings)).await?;
         let index = Index::open(&spool.index_path(), Access::Own, spool.trust().clone()).await?;
+        if !index.has_identity().await? {
+            // It was just made. Files beside it are of another one, which knew that they are acknowledged.
+            let folder = spool.clone();
+            let files = blocking(move || Ok(folder.files()?.len())).await?;
+            if files > 0 {
+                return Err(StoreError::Strangers { dir: config.data_dir.clone(), files });
+            }
+        }
         let mut recovered = index.lift_leases(chrono::Utc::now()).await?;
-        let lost = verify::look(&spool, &index).await?;
+        recovered.damaged = verify::look(&spool, &index).await?;
         let indexed = index.paths().await?;
         let sweep = spool.clone();
         let swept = blocking(move || sweep.sweep(&indexed)).await?;
         recovered.partial_uploads = swept.partial_uploads;
         recovered.orphans = swept.orphans;
         recovered.missing = swept.missing;
-        recovered.damaged = lost.len() as u64;
         if recovered.missing > 0 {
             error!(
                 files = recovered.missing,
@@ -209,7 +226,7 @@ impl Store {
         wake.all();
         let intake = Intake::start(&spool, &index, &wake, lock);
         let store = Self::assemble(spool, index, wake, recovered, Some(intake)).await?;
-        store.give_up_on(&lost).await?;
+        store.give_up_lost().await?;
         Ok(store)
     }
 

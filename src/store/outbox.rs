@@ -256,12 +256,14 @@ impl Store {
     }
 }
 
-/// A delivery `d` that can be sent at `?1`. One of an older report of its study to the same destination goes first.
+/// A delivery `d` that can be sent at `?1`. One of an older report of its study to the same destination goes first,
+/// unless the file of that one is gone.
 pub(super) const DUE: &str = "d.state = 'pending' AND d.next_at <= ?1
     AND (d.lease_until IS NULL OR d.lease_until <= ?1)
     AND EXISTS (SELECT 1 FROM reports p WHERE p.id = d.report AND p.path IS NOT NULL)
     AND NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.study = d.study AND o.destination = d.destination
-        AND o.id < d.id AND (o.state = 'pending' OR o.lease_until > ?1))";
+        AND o.id < d.id AND (o.lease_until > ?1 OR (o.state = 'pending'
+            AND EXISTS (SELECT 1 FROM reports q WHERE q.id = o.report AND q.path IS NOT NULL))))";
 
 /// Whether the study's current reports (study `?1`) are those of its last revision. Where that one was refused or
 /// failed, the deliveries of older reports do not change what became of it.
@@ -274,5 +276,17 @@ pub(super) async fn fail(tx: &mut Transaction<'_, Sqlite>, study: &Uid, cause: &
          AND {CURRENT}"
     );
     sqlx::query(&sql).bind(study.as_str()).bind(cause).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Notes that the file of a report is gone. One that waits to be sent and cannot be fails its study.
+pub(super) async fn report_lost(tx: &mut Transaction<'_, Sqlite>, report: i64, study: &Uid) -> Result<(), StoreError> {
+    sqlx::query("UPDATE reports SET path = NULL WHERE id = ?").bind(report).execute(&mut **tx).await?;
+    let cause = "the report's file is lost: `studies requeue`";
+    let sql = "UPDATE deliveries SET state = 'failed', lease_until = NULL, last_error = ?1 WHERE state = 'pending'
+               AND report IN (SELECT ifnull(variant_of, id) FROM reports WHERE id = ?2)";
+    if sqlx::query(sql).bind(cause).bind(report).execute(&mut **tx).await?.rows_affected() > 0 {
+        fail(tx, study, cause).await?;
+    }
     Ok(())
 }

@@ -374,7 +374,7 @@ pub struct Counts {
 pub struct Recovered {
     /// Files in `incoming/` that were never answered with Success.
     pub partial_uploads: u64,
-    /// Objects and reports that were renamed but not indexed: never acknowledged, so removed.
+    /// Objects and reports that were renamed but not indexed: objects are set aside in `damaged/`, reports removed.
     pub orphans: u64,
     /// Indexed files that are gone. Nothing here deletes them: somebody or something else did.
     pub missing: u64,

@@ -56,15 +56,20 @@ impl Store {
     }
 
     /// Deletes a study with its objects, scores and reports; how many objects and reports there were. Not one that is
-    /// open or being delivered, unless `force`d. Its reports are known as the node's own still.
+    /// open or being delivered, or whose objects a sender may have deleted on the node's word, unless `force`d. Its reports are known as the node's own still.
     pub async fn purge(&self, study: &Uid, force: bool) -> Result<Purged, StoreError> {
         let mut tx = self.index().write().await?;
         let sql = "SELECT state = 'open' OR EXISTS (SELECT 1 FROM deliveries d WHERE d.study = s.study
-                       AND d.state = 'pending') AS in_work FROM studies s WHERE study = ?";
+                       AND d.state = 'pending') AS in_work,
+                       EXISTS (SELECT 1 FROM instances i WHERE i.study = s.study AND i.path IS NOT NULL
+                           AND i.committed_at IS NOT NULL) AS committed FROM studies s WHERE study = ?";
         let row = sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut *tx).await?;
         let row = row.ok_or_else(|| StoreError::UnknownStudy(study.clone()))?;
         if row.int("in_work")? != 0 && !force {
             return Err(StoreError::InWork(study.clone()));
+        }
+        if row.int("committed")? != 0 && !force {
+            return Err(StoreError::Committed(study.clone()));
         }
         let own = "SELECT sop_instance FROM instances WHERE study = ?1";
         let mut files = Vec::new();

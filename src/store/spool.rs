@@ -29,7 +29,7 @@ pub(super) const INDEX: &str = "index.sqlite";
 const LOCK: &str = "lock";
 
 /// More files than a kill can leave behind (one batch of intake, the reports of the studies being closed): then the
-/// index is not the one that belongs to the folder, and nothing is removed.
+/// index is not the one that belongs to the folder, and nothing is touched.
 const ORPHANS_MAX: usize = 512;
 
 /// A data folder.
@@ -159,11 +159,15 @@ impl Spool {
 
     fn sync_parents<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Result<(), StoreError> {
         let dirs: BTreeSet<_> = paths.filter_map(|path| self.absolute(path).parent().map(Path::to_owned)).collect();
-        let synced = dirs.iter().try_for_each(|dir| sync_dir(dir));
-        synced.or_else(|e| {
-            self.trust.lose(e.to_string());
-            self.trust.check()
-        })
+        // That one cannot be opened, for want of descriptors for instance, says nothing of the disk.
+        let opened = dirs.into_iter().map(|dir| Ok((File::open(&dir).map_err(StoreError::file("open", &dir))?, dir)));
+        for (folder, dir) in opened.collect::<Result<Vec<_>, StoreError>>()? {
+            if let Err(e) = folder.sync_all() {
+                self.trust.lose(StoreError::file("sync", &dir)(e).to_string());
+                return self.trust.check();
+            }
+        }
+        Ok(())
     }
 
     /// Writes files (relative path, bytes) so that they are complete or absent, whatever happens.
@@ -188,7 +192,11 @@ impl Spool {
         }
     }
 
-    /// Empties `incoming/`, removes files that the index does not know, counts indexed files that are gone.
+    /// Empties `incoming/`, takes away files that the index does not know, counts indexed files that are gone.
+    ///
+    /// Nothing tells an object that a kill left before its index commit from one that was acknowledged and whose row
+    /// an older index lacks, so objects go to `damaged/`. Reports go: they are made again from their study, and
+    /// one that holds posteriors must not outlive its retention.
     pub(super) fn sweep(&self, indexed: &HashSet<String>) -> Result<Recovered, StoreError> {
         let mut found = Recovered::default();
         for leftover in self.leftovers()? {
@@ -202,7 +210,14 @@ impl Spool {
         if strangers.len() > ORPHANS_MAX {
             return Err(StoreError::Strangers { dir: self.root.clone(), files: strangers.len() });
         }
-        strangers.iter().for_each(|path| self.remove(path));
+        for path in &strangers {
+            if path.starts_with(REPORTS) {
+                self.remove(path);
+            } else {
+                let to = self.set_aside(path)?;
+                warn!(file = path, to, "an object that the index does not know was set aside");
+            }
+        }
         found.orphans = strangers.len() as u64;
         Ok(found)
     }

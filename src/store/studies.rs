@@ -27,8 +27,9 @@ impl Store {
         // EXISTS ends at the first object of that sender; IN would list the study again for each unread object.
         let sql = "SELECT s.study, s.source, s.called, s.version, s.revision, s.first_at, s.last_at, s.hand_at,
                        s.hand_complete,
-                       (SELECT min(u.received_at) FROM instances u WHERE u.state = 'received' AND (u.study = s.study
-                           OR (u.study IS NULL AND EXISTS (SELECT 1 FROM instances i
+                       (SELECT min(u.received_at) FROM instances u
+                           WHERE u.state = 'received' AND u.path IS NOT NULL AND (u.study = s.study
+                               OR (u.study IS NULL AND EXISTS (SELECT 1 FROM instances i
                                WHERE i.study = s.study AND i.calling = u.calling)))) AS unread_since
                    FROM studies s
                    WHERE s.state = 'open' AND (s.lease_until IS NULL OR s.lease_until <= ?)

@@ -24,54 +24,49 @@ use super::{Reading, Store, StoreError, blocking};
 const OBJECTS_MAX: i64 = 1024;
 const BYTES_MAX: u64 = 1 << 30;
 
-/// An acknowledged object that is not on the disk as it was.
-#[derive(Debug)]
-pub(super) struct Lost {
-    uid: Uid,
-    unread: bool,
-}
-
 struct Object {
     uid: Uid,
     path: String,
     digest: Digest,
     bytes: u64,
     file_bytes: u64,
-    unread: bool,
 }
 
-/// Reads back the newest objects, unless the last end was orderly. Those that are damaged lose their path in the
-/// index, so that the same object, sent again, takes its place.
-pub(super) async fn look(spool: &Spool, index: &Index) -> Result<Vec<Lost>, StoreError> {
+/// Reads back the newest objects, unless the last end was orderly; how many are damaged. Their files are set aside and
+/// they lose their path in the index, so that the same object, sent again, takes its place. An object that cannot be
+/// read for another reason may be whole: that is an error, and the next start looks again.
+pub(super) async fn look(spool: &Spool, index: &Index) -> Result<u64, StoreError> {
     if index.take_orderly_end().await? {
-        return Ok(Vec::new());
+        return Ok(0);
     }
-    let sql = "SELECT sop_instance, path, digest, bytes, file_bytes, state = 'received' AS unread FROM instances
+    let sql = "SELECT sop_instance, path, digest, bytes, file_bytes FROM instances
                WHERE path IS NOT NULL ORDER BY rowid DESC LIMIT ?";
     let rows = sqlx::query(sql).bind(OBJECTS_MAX).fetch_all(index.read()).await?;
     let objects = rows.iter().map(object).collect::<Result<Vec<_>, _>>()?;
     if objects.is_empty() {
-        return Ok(Vec::new());
+        return Ok(0);
     }
     let (spool, looked_at) = (spool.clone(), objects.len());
-    let lost = blocking(move || Ok(damaged(&spool, objects))).await?;
+    let lost = blocking(move || damaged(&spool, objects)).await?;
     info!(objects = looked_at, damaged = lost.len(), "the last end was not orderly: the newest objects were read back");
     let mut tx = index.write().await?;
-    for Lost { uid, .. } in &lost {
+    for uid in &lost {
         let sql = "UPDATE instances SET path = NULL WHERE sop_instance = ?";
         sqlx::query(sql).bind(uid.as_str()).execute(&mut *tx).await?;
     }
     index.commit(tx).await?;
-    Ok(lost)
+    Ok(lost.len() as u64)
 }
 
 impl Store {
-    /// Ends what cannot be read any more, visibly.
-    pub(super) async fn give_up_on(&self, lost: &[Lost]) -> Result<(), StoreError> {
-        for Lost { uid, .. } in lost.iter().filter(|lost| lost.unread) {
-            let detail = "its file was damaged when the node ended without order; send the object again";
-            let refusal = Refusal::new(RefusalCode::Lost, detail);
-            self.save_read(uid, Reading::Refused { header: None, refusal: &refusal }, Late::Replace, Utc::now())
+    /// Ends what waits to be read and has no file any more, visibly: what was damaged when the node ended, now or at
+    /// a start that was cut short, and what a backup did not find.
+    pub(super) async fn give_up_lost(&self) -> Result<(), StoreError> {
+        let sql = "SELECT sop_instance FROM instances WHERE state = 'received' AND path IS NULL";
+        for row in sqlx::query(sql).fetch_all(self.index().read()).await? {
+            let uid: Uid = row.parsed("sop_instance")?;
+            let refusal = Refusal::new(RefusalCode::Lost, "its file was damaged or lost; send the object again");
+            self.save_read(&uid, Reading::Refused { header: None, refusal: &refusal }, Late::Replace, Utc::now())
                 .await?;
         }
         Ok(())
@@ -85,27 +80,38 @@ fn object(row: &SqliteRow) -> Result<Object, StoreError> {
         digest: row.parsed("digest")?,
         bytes: row.count("bytes")?,
         file_bytes: row.count("file_bytes")?,
-        unread: row.int("unread")? != 0,
     })
 }
 
-fn damaged(spool: &Spool, objects: Vec<Object>) -> Vec<Lost> {
+fn damaged(spool: &Spool, objects: Vec<Object>) -> Result<Vec<Uid>, StoreError> {
     let mut read = 0;
     let mut lost = Vec::new();
-    for Object { uid, path, digest, bytes, file_bytes, unread } in objects {
-        read += bytes;
-        if read > BYTES_MAX {
+    for Object { uid, path, digest, bytes, file_bytes } in objects {
+        // The newest is read whatever its size.
+        if read > 0 && read + bytes > BYTES_MAX {
             break;
         }
-        let cause = match digest_on_disk(&spool.absolute(&path), bytes, file_bytes) {
+        read += bytes;
+        let file = spool.absolute(&path);
+        let (cause, there) = match digest_on_disk(&file, bytes, file_bytes) {
             Ok(found) if found == digest => continue,
-            Ok(_) => "its digest is another".to_owned(),
-            Err(e) => e.to_string(),
+            Ok(_) => ("its digest is another".to_owned(), true),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => (e.to_string(), true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => (e.to_string(), false),
+            Err(e) => {
+                error!(path, error = %e, "an acknowledged object cannot be read; make it readable, or, if the disk lost \
+                    it, move it away: its sender can send it again then");
+                return Err(StoreError::file("read back", &file)(e));
+            }
         };
         error!(path, cause, "an acknowledged object is damaged; its sender has to send it again");
-        lost.push(Lost { uid, unread });
+        // Before its path is cleared: whatever was wrong with it, nothing takes the file away.
+        if there {
+            spool.set_aside(&path)?;
+        }
+        lost.push(uid);
     }
-    lost
+    Ok(lost)
 }
 
 /// The digest of the data set, the last `bytes` of a file, as the disk has it.
@@ -113,7 +119,7 @@ fn digest_on_disk(path: &Path, bytes: u64, file_bytes: u64) -> io::Result<Digest
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     if length < bytes || (file_bytes != 0 && length != file_bytes) {
-        return Err(io::Error::other(format!("it has {length} bytes")));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has {length} bytes")));
     }
     // Pages that are clean leave the cache: what is read comes from the disk. A hint, so a refusal is no fault.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);

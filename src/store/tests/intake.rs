@@ -84,6 +84,35 @@ async fn a_repeated_object_fills_the_place_of_a_lost_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_fails_beside_a_new_object_takes_nothing_from_it() {
+    let (dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    sql(&store, "CREATE TRIGGER t BEFORE INSERT ON conflicts BEGIN SELECT RAISE(ABORT, 'index says no'); END").await;
+    let writer = crate::store::intake::Writer {
+        spool: store.spool().clone(),
+        index: store.index().clone(),
+        wake: Wake::default(),
+        stop: CancellationToken::new(),
+        _lock: File::open(dir.path().join("lock")).unwrap(),
+    };
+    let request = |instance: &str| {
+        let mut upload = store.begin().unwrap();
+        upload.write_dataset(b"other").unwrap();
+        let (answer, result) = tokio::sync::oneshot::channel();
+        let sealed = upload.seal(&uid(instance)).unwrap();
+        (CommitRequest { sealed, received: received(instance, "MODALITY", 1), answer }, result)
+    };
+    let ((conflicting, refused), (new, accepted)) = (request("1.2.3"), request("1.2.4"));
+    writer.settle(vec![conflicting, new]).await;
+    let refused = refused.await.unwrap();
+    assert!(matches!(&refused, Err(StoreError::Intake(why)) if why.contains("index says no")), "{refused:?}");
+    assert_eq!(accepted.await.unwrap().unwrap(), Accepted::New);
+    assert_eq!(fs::read(place(dir.path(), "1.2.4")).unwrap(), b"other", "what the index knows is there");
+    assert_eq!(fs::read(place(dir.path(), "1.2.3")).unwrap(), b"META1.2.3");
+    assert_eq!(files(&dir.path().join("spool")).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trouble_of_the_node_is_no_attempt() {
     let (_dir, store) = fresh().await;
     put(&store, "1.2.3", 0).await;

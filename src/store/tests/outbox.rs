@@ -113,6 +113,21 @@ async fn a_new_report_waits_for_the_old_one_that_is_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_old_report_whose_file_is_gone_holds_up_no_other() {
+    let (_dir, store) = reported(&["PACS"]).await;
+    report_again(&store, 100).await;
+    let mut tx = store.index().write().await.unwrap();
+    for sql in
+        ["UPDATE deliveries SET state = 'pending'", "UPDATE reports SET path = NULL WHERE sop_instance = '2.25.1'"]
+    {
+        sqlx::query(sql).execute(&mut *tx).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let deliveries = due(&store, 100).await;
+    assert_eq!(deliveries.iter().map(|d| d.sop_instance.as_str()).collect::<Vec<_>>(), ["2.25.2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_old_report_does_not_hide_that_a_later_analysis_failed() {
     let (_dir, store) = reported(&["PACS"]).await;
     store.requeue(&uid("1.2"), at(100)).await.unwrap();

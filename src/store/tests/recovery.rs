@@ -20,7 +20,7 @@ async fn a_refused_start_leaves_running_uploads_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_were_never_acknowledged_go() {
+async fn files_that_the_index_does_not_know_are_set_aside() {
     let (dir, store) = fresh().await;
     put(&store, "1.2.3", 0).await;
     let mut upload = store.begin().unwrap();
@@ -35,6 +35,9 @@ async fn files_that_were_never_acknowledged_go() {
     let expected = Recovered { partial_uploads: 1, orphans: 2, ..Recovered::default() };
     assert_eq!(after.recovered(), expected);
     assert!(!orphan.exists() && files(&killed.path().join("incoming")).is_empty());
+    let aside = killed.path().join("damaged/1.2.4.0123456789ab.dcm");
+    assert_eq!(files(&killed.path().join("damaged")), [aside.clone()], "reports are made again");
+    assert_eq!(fs::read(aside).unwrap(), b"METAdata");
     assert_eq!(put(&after, "1.2.4", 1).await, Accepted::New, "its sender was not answered and sends it again");
     assert_eq!(put(&after, "1.2.3", 1).await, Accepted::Duplicate);
 }
@@ -83,6 +86,8 @@ async fn what_was_acknowledged_last_is_read_back_after_an_end_without_order() {
             continue;
         }
         assert_eq!((found.damaged, found.missing), (2, 0));
+        let aside = files(&folder.join("damaged"));
+        assert_eq!(aside.iter().map(|p| fs::read(p).unwrap()).collect::<Vec<_>>(), [b"META1.2.0"], "none is deleted");
         assert_eq!(after.claim_received(10, LEASE, at(1)).await.unwrap().len(), 1, "only what is whole is read");
         assert_eq!(state(&after, "1.2.3").await, StudyState::Refused, "its loss is visible");
         assert_eq!(put(&after, "1.2.3", 2).await, Accepted::Duplicate);
@@ -90,6 +95,38 @@ async fn what_was_acknowledged_last_is_read_back_after_an_end_without_order() {
         let again = after.claim_received(10, LEASE, at(3)).await.unwrap();
         assert_eq!(again.iter().map(|a| a.sop_instance.as_str()).collect::<Vec<_>>(), ["1.2.3"], "and it is read");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_read_now_is_not_given_up() {
+    let (dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    let killed = as_after_a_kill(dir.path());
+    let (object, elsewhere) = (place(killed.path(), "1.2.3"), killed.path().join("elsewhere"));
+    // A link to itself: no one can open it, whatever rights they have.
+    fs::rename(&object, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&object, &object).unwrap();
+    let refused = Store::open(&settings(killed.path())).await.map(drop);
+    assert!(matches!(&refused, Err(StoreError::File { action: "read back", .. })), "{refused:?}");
+    fs::rename(&elsewhere, &object).unwrap();
+    let after = open(killed.path()).await;
+    assert_eq!(after.recovered(), Recovered::default());
+    assert_eq!(after.claim_received(10, LEASE, at(1)).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_without_a_file_is_given_up_whatever_took_it() {
+    let (dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    // As a start leaves it that was killed after it looked.
+    let mut tx = store.index().write().await.unwrap();
+    sqlx::query("UPDATE instances SET path = NULL").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    store.close().await;
+    let after = open(dir.path()).await;
+    assert_eq!(state(&after, "1.2.3").await, StudyState::Refused, "its loss is visible");
+    assert_eq!(put(&after, "1.2.3", 2).await, Accepted::Duplicate);
+    assert_eq!(after.claim_received(10, LEASE, at(3)).await.unwrap().len(), 1, "and it is read when it comes again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -121,6 +121,17 @@ async fn what_is_still_to_be_delivered_keeps_its_study() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_committed_is_purged_by_force_alone() {
+    let (_dir, store) = delivered_and_open().await;
+    let mut tx = store.index().write().await.unwrap();
+    sqlx::query("UPDATE instances SET committed_at = 1 WHERE study = '1.2'").execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let refused = store.purge(&uid("1.2"), false).await;
+    assert!(matches!(refused, Err(StoreError::Committed(_))), "{refused:?}");
+    assert_eq!(store.purge(&uid("1.2"), true).await.unwrap().objects, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn more_than_one_batch_goes_in_one_run() {
     let (dir, store) = fresh().await;
     let instances: Vec<String> = (0..450).map(|n| format!("1.2.{n}")).collect();
