@@ -90,7 +90,7 @@ fn a_service_is_reached_over_tls_where_its_certificate_is_trusted() {
         ("localhost", "token", Some("cert.pem"), true, "answers QIDO-RS"),
         ("localhost", "other-token", Some("cert.pem"), false, "answered HTTP 401"),
         ("localhost", "no-token", Some("cert.pem"), false, "cannot be used"),
-        ("localhost", "token", None, false, "UnknownIssuer"),
+        ("localhost", "token", None, false, "invalid peer certificate"),
         ("127.0.0.1", "token", Some("cert.pem"), false, "certificate"),
     ];
     for (host, token, trusted, ok, note) in rows {
