@@ -8,7 +8,7 @@
 //! The rooms are compiled from their sources, so that libtorch, which the role does not use, is not in its memory.
 
 // What the role does not use of them.
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code, unused_imports, clippy::enum_variant_names)]
 
 #[path = "../src/assemble.rs"]
 mod assemble;

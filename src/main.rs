@@ -168,12 +168,20 @@ fn log_by(log: &config::Log) -> SetFilter {
         let builder = builder.json().with_filter_reloading();
         let handle = builder.reload_handle();
         let _ = builder.try_init();
-        Box::new(move |filter| drop((!fixed).then(|| handle.reload(EnvFilter::new(filter)))))
+        Box::new(move |filter| {
+            if !fixed {
+                let _ = handle.reload(EnvFilter::new(filter));
+            }
+        })
     } else {
         let builder = builder.with_filter_reloading();
         let handle = builder.reload_handle();
         let _ = builder.try_init();
-        Box::new(move |filter| drop((!fixed).then(|| handle.reload(EnvFilter::new(filter)))))
+        Box::new(move |filter| {
+            if !fixed {
+                let _ = handle.reload(EnvFilter::new(filter));
+            }
+        })
     }
 }
 

@@ -36,7 +36,7 @@ async fn files_that_the_index_does_not_know_are_set_aside() {
     assert_eq!(after.recovered(), expected);
     assert!(!orphan.exists() && files(&killed.path().join("incoming")).is_empty());
     let aside = killed.path().join("damaged/1.2.4.0123456789ab.dcm");
-    assert_eq!(files(&killed.path().join("damaged")), [aside.clone()], "reports are made again");
+    assert_eq!(files(&killed.path().join("damaged")), std::slice::from_ref(&aside), "reports are made again");
     assert_eq!(fs::read(aside).unwrap(), b"METAdata");
     assert_eq!(put(&after, "1.2.4", 1).await, Accepted::New, "its sender was not answered and sends it again");
     assert_eq!(put(&after, "1.2.3", 1).await, Accepted::Duplicate);
