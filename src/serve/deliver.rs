@@ -113,7 +113,11 @@ impl Node {
         let (mut session, mut next) = (None, Some(first));
         while let Some(delivery) = next.take() {
             if let Some(rate) = destination.as_ref().and_then(|d| d.per_minute_max) {
-                slot.desk.count(&slot.destination, Duration::from_secs(60) / rate);
+                let turn = slot.desk.turn(&slot.destination, Duration::from_secs(60) / rate);
+                tokio::select! {
+                    () = self.cancel.cancelled() => break,
+                    () = tokio::time::sleep(turn) => {}
+                }
             }
             let after = self.deliver(destination.as_ref(), &due, &delivery, &mut session).await;
             if matches!(after, After::Stop) || self.cancel.is_cancelled() {
@@ -302,12 +306,15 @@ impl Desk {
         next.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()))
     }
 
-    /// A report goes there now: the next one `gap` later.
-    fn count(&self, destination: &str, gap: Duration) {
+    /// How long a report waits for its turn there; the next one's is `gap` later. Lanes that ask at one moment get one
+    /// turn each.
+    fn turn(&self, destination: &str, gap: Duration) -> Duration {
         let now = Instant::now();
         let mut lanes = self.lanes();
         let lane = lanes.entry(destination.to_owned()).or_default();
-        lane.next = Some(lane.next.map_or(now, |next| next.max(now)) + gap);
+        let at = lane.next.map_or(now, |next| next.max(now));
+        lane.next = Some(at + gap);
+        at.saturating_duration_since(now)
     }
 
     fn lanes(&self) -> MutexGuard<'_, HashMap<String, Lane>> {
@@ -344,8 +351,9 @@ mod tests {
     fn a_rate_spaces_reports_evenly() {
         let desk = Desk::default();
         assert!(desk.until_next("pacs").is_zero());
-        desk.count("pacs", Duration::from_secs(60));
-        desk.count("pacs", Duration::from_secs(60));
+        assert!(desk.turn("pacs", Duration::from_secs(60)).is_zero());
+        let second = desk.turn("pacs", Duration::from_secs(60));
+        assert!(second > Duration::from_secs(50) && second <= Duration::from_secs(60), "{second:?}");
         let left = desk.until_next("pacs");
         assert!(left > Duration::from_secs(110) && left <= Duration::from_secs(120), "{left:?}");
         assert!(desk.until_next("archive").is_zero());
