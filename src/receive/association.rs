@@ -17,11 +17,12 @@ mod retrieve;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_ul::pdu::AbortRQSource::ServiceProvider;
 use dicom_ul::pdu::{AbortRQServiceProviderReason, AbortRQSource, PDataValue, PDataValueType, Pdu};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -68,6 +69,8 @@ pub(super) struct Association {
     /// Not yet sent, the oldest first.
     answers: VecDeque<(u8, Answer)>,
     commitments: Commitments,
+    /// Permits of all associations together.
+    searches: Arc<Semaphore>,
     /// Came within an operation that took long; it is the next to be read.
     held: Option<Pdu>,
     /// Of the last request that was sent.
@@ -138,10 +141,16 @@ struct Counts {
 const LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Association {
-    pub(super) fn new(wire: Wire, peer: Peer, contexts: BTreeMap<u8, Context>, limits: Limits) -> Self {
+    pub(super) fn new(
+        wire: Wire,
+        peer: Peer,
+        contexts: BTreeMap<u8, Context>,
+        limits: Limits,
+        searches: Arc<Semaphore>,
+    ) -> Self {
         let (expecting, answers, commitments) = (Expecting::nothing(), VecDeque::new(), Commitments::default());
         let (held, message_id, counts) = (None, 0, Counts::default());
-        Self { wire, peer, contexts, limits, expecting, answers, commitments, held, message_id, counts }
+        Self { wire, peer, contexts, limits, expecting, answers, commitments, searches, held, message_id, counts }
     }
 
     /// Serves until the peer releases, something goes wrong, or `cancel` asks for an end: a message that has begun is
