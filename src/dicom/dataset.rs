@@ -2,9 +2,9 @@
 //! reports.
 //!
 //! The parser is closed and bounded: Implicit and Explicit VR Little Endian, a limit on bytes, elements and nesting,
-//! no allocation for what a length merely claims, every fault a value. Values stay the bytes that they are; `text` reads
-//! them. Neighbours: `query`, `commitment` and `own` make sense of what is read. Left out: images and everything else
-//! that a peer stores, which only workers read.
+//! no allocation for what a length merely claims, every fault a value. Values stay the bytes that they are; `text`
+//! reads them. Neighbours: `query`, `commitment` and `own` make sense of what is read. Left out: images and everything
+//! else that a peer stores, which only workers read.
 
 use std::collections::BTreeMap;
 

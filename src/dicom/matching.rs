@@ -1,7 +1,7 @@
 //! Attribute matching of queries (PS3.4 C.2.2.2): a key against the elements of an object. Pure.
 //!
-//! C-FIND and QIDO-RS differ in how keys are written, not in what they match, so both end here. Neighbours: `text` reads
-//! what is compared, `store` narrows by UID before. Left out: sequence matching, fuzzy matching of names and the
+//! C-FIND and QIDO-RS differ in how keys are written, not in what they match, so both end here. Neighbours: `text`
+//! reads what is compared, `store` narrows by UID before. Left out: sequence matching, fuzzy matching of names and the
 //! combined matching of a date with its time, none of which is promised to a peer.
 
 use dicom_core::VR;

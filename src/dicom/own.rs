@@ -1,7 +1,7 @@
 //! The node's own files, read: reports in Explicit VR Little Endian, as `report` wrote them.
 //!
-//! Objects of peers are read nowhere but in the workers of `pixels`. The bounds are there all the same, since a disk can
-//! damage a file. Neighbours: `meta` has the head, `dataset` the rest.
+//! Objects of peers are read nowhere but in the workers of `pixels`. The bounds are there all the same, since a disk
+//! can damage a file. Neighbours: `meta` has the head, `dataset` the rest.
 
 use super::dataset::{Bounds, DataSet, DataSetError, Encoding, Tag};
 use super::meta::{MetaError, read_meta};
