@@ -250,7 +250,7 @@ print(pull([Comprehensive3DSRStorage], asked('STUDY', StudyInstanceUID='')))
 }
 
 #[test]
-fn a_cancel_ends_a_query_and_a_retrieval() {
+fn a_cancel_ends_a_retrieval_that_is_under_way() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let reported = Reported::new(folder.path(), 3);
     let script = "
