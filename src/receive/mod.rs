@@ -82,6 +82,7 @@ struct Door {
     node: config::Node,
     gate: Gate,
     associations: Arc<Semaphore>,
+    searches: Arc<Semaphore>,
     /// Numbers associations in logs.
     next_id: AtomicU64,
 }
@@ -92,6 +93,9 @@ const REQUEST_BYTES_MAX: u32 = 1 << 18;
 
 /// Connections beyond `node.associations_max`, for those that are negotiating, being turned away, or closing.
 const SPARE_CONNECTIONS: usize = 64;
+
+/// Queries of all associations at once, and retrievals that list what they will send. Further ones are refused.
+const SEARCHES_MAX: usize = 8;
 
 /// Wait before a wrong user or passcode is answered, so that guessing takes long.
 const USER_PAUSE: Duration = Duration::from_secs(1);
@@ -122,6 +126,7 @@ impl Receiver {
         let door = Door {
             gate: Gate(Arc::new(RwLock::new(Arc::new(Rules::new(node, sources)?)))),
             associations: Arc::new(Semaphore::new(node.associations_max)),
+            searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
             next_id: AtomicU64::new(1),
             node: node.clone(),
         };
@@ -381,7 +386,8 @@ impl Door {
             idle_timeout: self.node.idle_timeout,
             window: usize::from(window),
         };
-        Association::new(wire, Peer { calling, called, address }, contexts, limits).serve(store, cancel, permit).await;
+        let (peer, searches) = (Peer { calling, called, address }, Arc::clone(&self.searches));
+        Association::new(wire, peer, contexts, limits, searches).serve(store, cancel, permit).await;
     }
 }
 
