@@ -1,20 +1,13 @@
 //! C-STORE as a provider (PS3.4 Annex B, PS3.7 9.1.1): an object from its command set to its status.
 //!
-//! The data set is never parsed here. A blocking task makes a file while the object arrives, and hashes and writes its
-//! fragments, which wait in a queue: all objects together hold a bounded number of bytes. So the disk works while the
-//! network does, and an object of any size costs a few fragments of memory. Success is answered only after
-//! `Store::commit` said that the object is durable and indexed. Neighbours: `association` hands in the fragments;
-//! `store` keeps the object. Left out: whether the data set is what the command says, which the workers find out.
+//! The data set is never parsed here. Success is answered only after `Arrival::commit` said that the object is durable
+//! and indexed. Neighbours: `association` hands in the fragments; `store` keeps the object. Left out: whether the data set is what the command says, which the workers find out.
 
-use std::sync::{Arc, LazyLock};
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinHandle;
 use tracing::{debug, error, warn};
 
 use crate::dicom::{Response, Status, StoreRq, file_meta, is_storage_accepted};
 use crate::domain::{Accepted, ReceivedInstance, Uid};
-use crate::store::{Sealed, Store, StoreError};
+use crate::store::{Arrival, Store, StoreError};
 
 use super::association::Peer;
 use super::negotiate::Context;
@@ -39,35 +32,16 @@ pub(super) enum Failure {
     Conflict,
     #[error("{}", comment(.0))]
     Store(StoreError),
-    #[error("the object could not be written")]
-    WriterLost,
 }
 
-/// An object on its way in. Dropping it ends the writer, which deletes the temporary file.
+/// An object on its way in. Dropping it deletes what has come.
 #[derive(Debug)]
 pub(super) struct Transfer {
     request: StoreRq,
     bytes: u64,
     bytes_max: u64,
     /// What was wrong first. The fragments that follow are read and dropped, so that the association stays usable.
-    state: Result<Sink, Failure>,
-}
-
-/// Where the fragments go: the blocking task that writes them.
-#[derive(Debug)]
-struct Sink {
-    store: Store,
-    instance: Instance,
-    pieces: mpsc::UnboundedSender<Piece>,
-    task: JoinHandle<Result<Option<Sealed>, StoreError>>,
-}
-
-#[derive(Debug)]
-enum Piece {
-    /// With its share of `MEMORY`.
-    Data(Vec<u8>, OwnedSemaphorePermit),
-    /// The data set is complete.
-    End,
+    state: Result<(Instance, Arrival), Failure>,
 }
 
 /// The command set's claim about the object, proven to be well-formed.
@@ -77,14 +51,6 @@ struct Instance {
     sop_instance: Uid,
     transfer_syntax: Uid,
 }
-
-/// What a fragment costs beside its bytes, which a peer may send one by one.
-const FRAGMENT_OVERHEAD: usize = 128;
-
-/// Bytes between the sockets and the disk, of all objects together: who finds no room waits. That ends, since each
-/// object that has fragments here has a thread that writes them.
-const MEMORY_BYTES: usize = 8 << 20;
-static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MEMORY_BYTES)));
 
 impl Failure {
     /// Cause → status, the only such table (PS3.4 table B.2-1, PS3.7 Annex C).
@@ -104,22 +70,27 @@ impl Failure {
             // node will report on, and a person on its side has to see it. PS3.7 C.5.8 names exactly this case;
             // the codes of PS3.4 B.2.3 would blame the data set or our resources, which is not true.
             Failure::Conflict => Status::DUPLICATE_SOP_INSTANCE,
-            Failure::Store(_) | Failure::WriterLost => Status::PROCESSING_FAILURE,
+            Failure::Store(_) => Status::PROCESSING_FAILURE,
         }
     }
 }
 
 impl Transfer {
-    /// Judges the command and, where nothing is wrong with it, opens a temporary file.
+    /// Judges the command and, where nothing is wrong with it, begins to take the object in.
     pub(super) fn start(store: &Store, peer: &Peer, context: &Context, request: StoreRq, bytes_max: u64) -> Self {
-        let state = judge(&request, context).map(|instance| Sink::open(store, peer, instance));
+        let state = judge(&request, context).map(|instance| {
+            let Instance { sop_class, sop_instance, transfer_syntax } = &instance;
+            let meta = file_meta(sop_class, sop_instance, transfer_syntax, Some(&peer.calling));
+            let arrival = store.arrive(sop_instance, meta);
+            (instance, arrival)
+        });
         Self { request, bytes: 0, bytes_max, state }
     }
 
     /// Takes the next bytes of the data set. Waits while the disk is slower than the network.
     pub(super) async fn fragment(&mut self, bytes: Vec<u8>) {
         self.bytes += bytes.len() as u64;
-        let Ok(sink) = &mut self.state else { return };
+        let Ok((_, arrival)) = &mut self.state else { return };
         if self.bytes > self.bytes_max {
             self.state = Err(Failure::TooLarge { bytes_max: self.bytes_max });
             return;
@@ -127,8 +98,8 @@ impl Transfer {
         if bytes.is_empty() {
             return;
         }
-        if let Err(failure) = sink.take(bytes).await {
-            self.state = Err(failure);
+        if let Err(cause) = arrival.take(bytes).await {
+            self.state = Err(Failure::Store(cause));
         }
     }
 
@@ -142,7 +113,7 @@ impl Transfer {
         let instance = self.request.sop_instance.as_ref().map(|uid| store.log_id(uid.as_str()));
         let outcome = match self.state {
             Ok(_) if self.bytes == 0 => Err(Failure::EmptyDataSet),
-            Ok(sink) => sink.commit(peer).await,
+            Ok((instance, arrival)) => commit(instance, arrival, peer).await,
             Err(failure) => Err(failure),
         };
         match outcome {
@@ -172,74 +143,23 @@ pub(super) fn without_data_set(request: &StoreRq) -> Response {
     Response::to_store(request, Failure::NoDataSet.status(), Some(Failure::NoDataSet.to_string()))
 }
 
-impl Sink {
-    fn open(store: &Store, peer: &Peer, instance: Instance) -> Self {
-        let Instance { sop_class, sop_instance, transfer_syntax } = &instance;
-        let meta = file_meta(sop_class, sop_instance, transfer_syntax, Some(&peer.calling));
-        let (pieces, queue) = mpsc::unbounded_channel();
-        let (writing, uid) = (store.clone(), sop_instance.clone());
-        let task = tokio::task::spawn_blocking(move || write(&writing, &uid, &meta, queue));
-        Self { store: store.clone(), instance, pieces, task }
+/// Waits for the store. `Ok(true)` for an object that was there already.
+async fn commit(instance: Instance, arrival: Arrival, peer: &Peer) -> Result<bool, Failure> {
+    let received = ReceivedInstance {
+        study: None,
+        sop_class: instance.sop_class,
+        sop_instance: instance.sop_instance,
+        transfer_syntax: instance.transfer_syntax,
+        calling: peer.calling.clone(),
+        called: peer.called.clone(),
+        peer: peer.address,
+        received_at: chrono::Utc::now(),
+    };
+    match arrival.commit(&received).await.map_err(Failure::Store)? {
+        Accepted::New => Ok(false),
+        Accepted::Duplicate => Ok(true),
+        Accepted::Conflict { .. } => Err(Failure::Conflict),
     }
-
-    async fn take(&mut self, bytes: Vec<u8>) -> Result<(), Failure> {
-        let share = (bytes.len() + FRAGMENT_OVERHEAD).min(MEMORY_BYTES);
-        let share = u32::try_from(share).map_err(|_| Failure::WriterLost)?;
-        let share = MEMORY.clone().acquire_many_owned(share).await.map_err(|_| Failure::WriterLost)?;
-        self.send(Piece::Data(bytes, share)).await
-    }
-
-    async fn send(&mut self, piece: Piece) -> Result<(), Failure> {
-        if self.pieces.send(piece).is_ok() {
-            return Ok(());
-        }
-        // The writer has given up; its result says why.
-        match (&mut self.task).await {
-            Ok(Err(cause)) => Err(Failure::Store(cause)),
-            Ok(Ok(_)) | Err(_) => Err(Failure::WriterLost),
-        }
-    }
-
-    /// Ends the writing, then waits for the store. `Ok(true)` for an object that was there already.
-    async fn commit(mut self, peer: &Peer) -> Result<bool, Failure> {
-        self.send(Piece::End).await?;
-        let sealed = self.task.await.map_err(|_| Failure::WriterLost)?.map_err(Failure::Store)?;
-        let sealed = sealed.ok_or(Failure::WriterLost)?;
-        let received = ReceivedInstance {
-            study: None,
-            sop_class: self.instance.sop_class,
-            sop_instance: self.instance.sop_instance,
-            transfer_syntax: self.instance.transfer_syntax,
-            calling: peer.calling.clone(),
-            called: peer.called.clone(),
-            peer: peer.address,
-            received_at: chrono::Utc::now(),
-        };
-        match self.store.commit_sealed(sealed, &received).await.map_err(Failure::Store)? {
-            Accepted::New => Ok(false),
-            Accepted::Duplicate => Ok(true),
-            Accepted::Conflict { .. } => Err(Failure::Conflict),
-        }
-    }
-}
-
-/// The blocking half: ends with the data set, or without a result where the association is gone before, which deletes
-/// the file.
-fn write(
-    store: &Store,
-    uid: &Uid,
-    meta: &[u8],
-    mut queue: mpsc::UnboundedReceiver<Piece>,
-) -> Result<Option<Sealed>, StoreError> {
-    let mut upload = store.begin()?;
-    upload.write_meta(meta)?;
-    while let Some(piece) = queue.blocking_recv() {
-        match piece {
-            Piece::Data(bytes, _share) => upload.write_dataset(&bytes)?,
-            Piece::End => return upload.seal(uid).map(Some),
-        }
-    }
-    Ok(None)
 }
 
 fn judge(request: &StoreRq, context: &Context) -> Result<Instance, Failure> {
@@ -292,7 +212,6 @@ mod tests {
             (Failure::Store(StoreError::Busy), 0xA700),
             (Failure::Store(StoreError::Closing), 0x0110),
             (Failure::Store(StoreError::Contents("x".into())), 0x0110),
-            (Failure::WriterLost, 0x0110),
         ];
         for (failure, expected) in rows {
             assert_eq!(failure.status(), Status(expected), "{failure:?}");

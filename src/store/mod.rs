@@ -4,7 +4,7 @@
 //! data_dir/ lock            held while a node runs on the folder
 //!           index.sqlite    all states; the truth (`index`, `migrations/`)
 //!           incoming/       uploads in progress; emptied at start
-//!           spool/ab/UID.ARRIVAL.dcm  acknowledged objects (`upload`, `intake`)
+//!           spool/ab/UID.ARRIVAL.dcm  acknowledged objects (`arrival`, `upload`, `intake`)
 //!           conflicts/      another object under a known UID, kept aside
 //!           reports/        finished reports, sent as they are
 //!           damaged/        what a start or `fsck` set aside; nothing looks for it there
@@ -19,6 +19,7 @@
 //! Neighbours: `domain`, `config`, `dicom` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
 //! of the project is in this folder. Left out: reading a data set of others (`pixels`) and every decision about a study.
 
+mod arrival;
 mod backup;
 mod catalog;
 mod commitments;
@@ -57,7 +58,9 @@ use crate::domain::{Accepted, AeTitle, Digest, ReceivedInstance, Uid};
 use index::{Access, Index};
 use intake::CommitRequest;
 use spool::Spool;
+use upload::{Sealed, Upload};
 
+pub use arrival::Arrival;
 pub use backup::{BackedUp, Files};
 pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
@@ -66,7 +69,6 @@ pub use records::{
     InstanceDetail, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, Purged, Reading, Recovered,
     ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow, Unreached,
 };
-pub use upload::{Sealed, Upload};
 
 /// A handle on one data folder; clones share everything.
 #[derive(Clone)]
@@ -277,23 +279,14 @@ impl Store {
     }
 
     /// Starts an upload into a temporary file. Blocking.
-    pub fn begin(&self) -> Result<Upload, StoreError> {
+    fn begin(&self) -> Result<Upload, StoreError> {
         if self.inner.intake.is_none() {
             return Err(StoreError::Attached);
         }
         self.inner.spool.begin()
     }
 
-    /// Makes an upload durable and known. `Ok` means: whatever happens to the process or the machine now, the object
-    /// is there. Dropping the returned future neither breaks nor stops what was begun.
-    pub async fn commit(&self, upload: Upload, received: &ReceivedInstance) -> Result<Accepted, StoreError> {
-        let uid = received.sop_instance.clone();
-        let sealed = blocking(move || upload.seal(&uid)).await?;
-        self.commit_sealed(sealed, received).await
-    }
-
-    /// As [`Store::commit`], for a caller that has sealed the upload on a thread of its own, under the same UID.
-    pub async fn commit_sealed(&self, sealed: Sealed, received: &ReceivedInstance) -> Result<Accepted, StoreError> {
+    async fn commit_sealed(&self, sealed: Sealed, received: &ReceivedInstance) -> Result<Accepted, StoreError> {
         let intake = self.inner.intake.as_ref().ok_or(StoreError::Attached)?;
         intake::commit(&intake.requests, sealed, received).await
     }

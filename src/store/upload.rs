@@ -85,15 +85,6 @@ impl Upload {
         Ok(())
     }
 
-    /// Bytes of the data set so far.
-    pub fn len(&self) -> u64 {
-        self.bytes
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
     /// Names the file for good, then syncs it and its folder. Blocking.
     pub fn seal(self, uid: &Uid) -> Result<Sealed, StoreError> {
         let Self { file, mut temporary, hash, meta_bytes, bytes, spool, .. } = self;

@@ -39,8 +39,6 @@ pub(super) enum Failure {
     Conflict,
     #[error("{0}")]
     Store(StoreError),
-    #[error("the object could not be written")]
-    WriterLost,
 }
 
 impl Failure {
@@ -53,7 +51,7 @@ impl Failure {
             Failure::TooLarge { .. } => Status::OUT_OF_RESOURCES,
             Failure::Store(cause) if cause.is_passing() => Status::OUT_OF_RESOURCES,
             Failure::Conflict => Status::DUPLICATE_SOP_INSTANCE,
-            Failure::Store(_) | Failure::WriterLost => Status::PROCESSING_FAILURE,
+            Failure::Store(_) => Status::PROCESSING_FAILURE,
         }
     }
 
@@ -177,7 +175,6 @@ mod tests {
             (Failure::Store(StoreError::Closing), 0xa700),
             (Failure::Store(StoreError::Contents("x".into())), 0x0110),
             (Failure::Conflict, 0x0111),
-            (Failure::WriterLost, 0x0110),
         ];
         for (failure, reason) in rows {
             let told = body(&[outcome(Ok(())), outcome(Err(failure))]);

@@ -1,8 +1,7 @@
 //! STOW-RS as a server (PS3.18 10.5): objects from a multipart body to the disk, part by part, and what became of each.
 //!
 //! As with C-STORE, the data set is never parsed: of each part the file meta information is read, bounded, to know what
-//! it is; the rest goes through a bounded channel to a blocking task that hashes and writes it under a meta group of our
-//! own, so that an object has the same digest by either road. Success is answered after `Store::commit` said that the
+//! it is; the rest is written under a meta group of our own, so that an object has the same digest by either road. Success is answered after `Arrival::commit` said that the
 //! object is durable and indexed, in the order of the parts, several of which may be on their way to the disk while the
 //! next ones arrive. Where the path names a study, the store keeps that with the object, and whoever reads it refuses an
 //! object of another study by name: only then is known what it says of itself. Neighbours: `multipart` reads the body,
@@ -20,14 +19,13 @@ use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt as _;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use crate::config::WebClient;
 use crate::dicom::{FileMeta, file_meta, is_storage_accepted, is_transfer_syntax_accepted, read_meta};
 use crate::domain::{Accepted, ReceivedInstance, Uid};
-use crate::store::{Store, StoreError, Upload};
+use crate::store::{Arrival, StoreError};
 
 use super::Shared;
 use super::auth::Right;
@@ -37,8 +35,6 @@ use super::outcome::{Failure, Outcome, answer};
 use super::respond::Problem;
 
 const PARTS_MAX: usize = 4_096;
-/// Pieces between the socket and the writer of an object.
-const PIECES_MAX: usize = 4;
 /// Objects of one request that are being made durable while the next one arrives.
 const SETTLING_MAX: usize = 8;
 /// What a body may wait for beyond `node.idle_timeout`: a second for so many bytes. A sender that trickles is cut off.
@@ -66,7 +62,7 @@ struct Request<'a> {
     study: Option<Uid>,
     multipart: Multipart,
     part: Part,
-    settling: VecDeque<(FileMeta, JoinHandle<Result<(), Failure>>)>,
+    settling: VecDeque<(FileMeta, JoinHandle<Result<Accepted, StoreError>>)>,
     outcomes: Vec<Outcome>,
     _permit: tokio::sync::OwnedSemaphorePermit,
 }
@@ -79,19 +75,13 @@ enum Part {
     Head(Vec<u8>),
     Object {
         meta: FileMeta,
-        sink: Sink,
+        arrival: Arrival,
         bytes: u64,
     },
     /// Something is wrong with it: its bytes are read and dropped, so that the parts behind it are read too.
     Refused {
         bytes: u64,
     },
-}
-
-/// An object on its way to the disk. Dropping it ends the writer, which deletes the temporary file.
-struct Sink {
-    pieces: mpsc::Sender<Vec<u8>>,
-    writer: JoinHandle<Result<Upload, StoreError>>,
 }
 
 impl<'a> Request<'a> {
@@ -226,8 +216,11 @@ impl<'a> Request<'a> {
                         let rest = head.split_off(meta.length);
                         match judge(&meta) {
                             Ok(()) => {
-                                let sink = Sink::open(&self.shared.store, &self.client, &meta);
-                                self.part = Part::Object { meta, sink, bytes: 0 };
+                                let (class, instance) = (&meta.sop_class, &meta.sop_instance);
+                                let calling = Some(&self.client.ae_title);
+                                let head = file_meta(class, instance, &meta.transfer_syntax, calling);
+                                let arrival = self.shared.store.arrive(instance, head);
+                                self.part = Part::Object { meta, arrival, bytes: 0 };
                                 self.object(rest).await;
                             }
                             Err(failure) => self.refuse(Some(meta), failure),
@@ -243,18 +236,16 @@ impl<'a> Request<'a> {
     /// The next bytes of the data set. Waits while the disk is slower than the network.
     async fn object(&mut self, data: Vec<u8>) {
         let bytes_max = self.shared.node.object_bytes_max;
-        let Part::Object { meta, sink, bytes } = &mut self.part else { return };
+        let Part::Object { meta, arrival, bytes } = &mut self.part else { return };
         *bytes += data.len() as u64;
         let failure = if *bytes > bytes_max {
             Failure::TooLarge { bytes_max }
-        } else if data.is_empty() || sink.pieces.send(data).await.is_ok() {
+        } else if data.is_empty() {
             return;
+        } else if let Err(cause) = arrival.take(data).await {
+            Failure::Store(cause)
         } else {
-            // The writer has given up; its result says why.
-            match (&mut sink.writer).await {
-                Ok(Err(cause)) => Failure::Store(cause),
-                Ok(Ok(_)) | Err(_) => Failure::WriterLost,
-            }
+            return;
         };
         let meta = meta.clone();
         self.refuse(Some(meta), failure);
@@ -265,7 +256,7 @@ impl<'a> Request<'a> {
             Part::None | Part::Refused { .. } => {}
             Part::Head(_) => self.note(None, Err(Failure::NoObject)),
             Part::Object { meta, bytes: 0, .. } => self.note(Some(meta), Err(Failure::NoObject)),
-            Part::Object { meta, sink, .. } => {
+            Part::Object { meta, arrival, .. } => {
                 if self.settling.len() >= SETTLING_MAX {
                     self.settle().await;
                 }
@@ -279,8 +270,7 @@ impl<'a> Request<'a> {
                     received_at: chrono::Utc::now(),
                     study: self.study.clone(),
                 };
-                let store = self.shared.store.clone();
-                self.settling.push_back((meta, tokio::spawn(sink.commit(store, received))));
+                self.settling.push_back((meta, tokio::spawn(async move { arrival.commit(&received).await })));
             }
         }
     }
@@ -288,7 +278,11 @@ impl<'a> Request<'a> {
     /// Waits for the oldest object that is being made durable.
     async fn settle(&mut self) {
         let Some((meta, task)) = self.settling.pop_front() else { return };
-        let result = task.await.unwrap_or(Err(Failure::WriterLost));
+        let result = match task.await.unwrap_or(Err(StoreError::Closing)) {
+            Ok(Accepted::New | Accepted::Duplicate) => Ok(()),
+            Ok(Accepted::Conflict { .. }) => Err(Failure::Conflict),
+            Err(cause) => Err(Failure::Store(cause)),
+        };
         self.note(Some(meta), result);
     }
 
@@ -308,36 +302,6 @@ impl<'a> Request<'a> {
         let object = meta.map(|meta| (meta.sop_class, meta.sop_instance));
         self.outcomes.push(Outcome { object, result });
     }
-}
-
-impl Sink {
-    fn open(store: &Store, client: &WebClient, meta: &FileMeta) -> Self {
-        let head = file_meta(&meta.sop_class, &meta.sop_instance, &meta.transfer_syntax, Some(&client.ae_title));
-        let (pieces, queue) = mpsc::channel(PIECES_MAX);
-        let store = store.clone();
-        let writer = tokio::task::spawn_blocking(move || write(&store, &head, queue));
-        Self { pieces, writer }
-    }
-
-    async fn commit(self, store: Store, received: ReceivedInstance) -> Result<(), Failure> {
-        drop(self.pieces);
-        let upload = self.writer.await.map_err(|_| Failure::WriterLost)?.map_err(Failure::Store)?;
-        match store.commit(upload, &received).await.map_err(Failure::Store)? {
-            Accepted::New | Accepted::Duplicate => Ok(()),
-            Accepted::Conflict { .. } => Err(Failure::Conflict),
-        }
-    }
-}
-
-/// The blocking half: ends when the channel is closed, be it because the object is complete or because the request is
-/// gone. In the second case nobody takes the upload, and dropping it deletes the file.
-fn write(store: &Store, head: &[u8], mut queue: mpsc::Receiver<Vec<u8>>) -> Result<Upload, StoreError> {
-    let mut upload = store.begin()?;
-    upload.write_meta(head)?;
-    while let Some(piece) = queue.blocking_recv() {
-        upload.write_dataset(&piece)?;
-    }
-    Ok(upload)
 }
 
 fn judge(meta: &FileMeta) -> Result<(), Failure> {

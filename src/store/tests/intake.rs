@@ -56,7 +56,6 @@ async fn the_same_object_again_is_one_copy_and_one_job() {
         upload.write_meta(meta).unwrap();
         upload.write_dataset(b"1.2").unwrap();
         upload.write_dataset(b".3").unwrap();
-        assert_eq!(upload.len(), 5);
         upload
     };
     let again = store.commit(upload(b"other meta group"), &received("1.2.3", "PACS", 2)).await.unwrap();

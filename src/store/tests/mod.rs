@@ -123,6 +123,15 @@ fn received(instance: &str, calling: &str, second: i64) -> ReceivedInstance {
     }
 }
 
+impl Store {
+    /// As [`Arrival`] does, for what a test wrote by itself.
+    async fn commit(&self, upload: Upload, received: &ReceivedInstance) -> Result<Accepted, StoreError> {
+        let uid = received.sop_instance.clone();
+        let sealed = blocking(move || upload.seal(&uid)).await?;
+        self.commit_sealed(sealed, received).await
+    }
+}
+
 async fn commit(store: &Store, received: &ReceivedInstance, data: &[u8]) -> Result<Accepted, StoreError> {
     let mut upload = store.begin()?;
     upload.write_meta(b"META")?;
