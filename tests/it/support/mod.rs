@@ -113,7 +113,11 @@ pub fn dicom_files(folder: &Path) -> Vec<PathBuf> {
 pub struct Node {
     child: Child,
     pub dicom_port: u16,
+    /// 0 where there is none.
+    pub dicom_tls_port: u16,
     pub web_port: u16,
+    /// 0 where there is none.
+    pub web_tls_port: u16,
     pub config: PathBuf,
     log: Arc<Mutex<String>>,
 }
@@ -167,17 +171,19 @@ impl Node {
                 log.push('\n');
             }
         });
-        let mut node = Self { child, dicom_port: 0, web_port: 0, config: config.to_owned(), log };
+        let config = config.to_owned();
+        let mut node = Self { child, dicom_port: 0, dicom_tls_port: 0, web_port: 0, web_tls_port: 0, config, log };
         let start = Instant::now();
         loop {
             let log = node.log();
             if let Some(line) = log.lines().find(|l| l.contains("\"ready\"")) {
                 let line: serde_json::Value = serde_json::from_str(line).expect("the log is JSON lines");
                 let port = |key: &str| {
-                    let address = line["fields"][key].as_str().expect("an address");
-                    address.rsplit(':').next().and_then(|p| p.parse().ok()).expect("a port")
+                    let address = line["fields"][key].as_str().expect("an address, or off");
+                    address.rsplit_once(':').map_or(0, |(_, port)| port.parse().expect("a port"))
                 };
                 (node.dicom_port, node.web_port) = (port("dicom"), port("web"));
+                (node.dicom_tls_port, node.web_tls_port) = (port("dicom_tls"), port("web_tls"));
                 return node;
             }
             if let Some(status) = node.child.try_wait().expect("waitable") {
