@@ -60,7 +60,8 @@ impl Port {
     /// # Errors
     /// With the key that is at fault.
     pub(super) async fn bind(key: &str, address: SocketAddr, tls: Option<Arc<Tls>>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))?;
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address, tls })
     }

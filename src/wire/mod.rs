@@ -327,7 +327,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_is_cut_to_the_maximum_length_of_the_peer() {
-        for (peer_max, sizes) in [(0, vec![10]), (16, vec![10]), (11, vec![4, 4, 2]), (8, vec![2; 5]), (9, vec![2; 5])] {
+        for (peer_max, sizes) in [(0, vec![10]), (16, vec![10]), (11, vec![4, 4, 2]), (8, vec![2; 5]), (9, vec![2; 5])]
+        {
             let (peer, mut wire) = pair().await;
             wire.send_command(5, b"0123456789", peer_max).await.unwrap();
             drop(wire);

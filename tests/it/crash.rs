@@ -1,7 +1,6 @@
 //! `kill -9` at random instants under load: what was answered 0000H is there, and each study has one current report.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,6 +8,7 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 
+use crate::receive::scu::split;
 use crate::support::{
     Node, NodeOptions, Pacs, dicom_files, element, free_port, phantoms, sidelight, storescu, wait_for,
 };
@@ -17,12 +17,8 @@ const KILLS: usize = 20;
 const SENDERS: usize = 8;
 const OBJECTS: usize = 200;
 
-/// The data set of a DICOM file: everything behind preamble and meta group, whose length is its first element.
 fn data_set(file: &Path) -> Vec<u8> {
-    let bytes = fs::read(file).expect("readable");
-    assert_eq!(&bytes[128..132], b"DICM", "{}", file.display());
-    let group_length = u32::from_le_bytes(bytes[140..144].try_into().expect("four bytes")) as usize;
-    bytes[144 + group_length..].to_vec()
+    split(file).expect("a DICOM file").1
 }
 
 #[test]

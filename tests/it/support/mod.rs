@@ -2,6 +2,7 @@
 
 pub mod certificates;
 pub mod faults;
+pub mod orthanc;
 pub mod sender;
 
 use std::fs;

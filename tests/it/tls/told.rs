@@ -7,8 +7,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Pacs, Scene, echoscu, s_client};
+use crate::receive::scu::PATIENCE;
 use crate::support::certificates::{Authority, Identity, NOW, PAST};
-use crate::support::{Node, NodeOptions, run, run_ok, sidelight};
+use crate::support::{Node, NodeOptions, run, run_ok, sidelight, wait_for};
 
 #[test]
 fn check_tells_what_is_wrong_with_certificates_and_keys() {
@@ -123,14 +124,13 @@ async fn a_node_says_who_came_to_the_wrong_port() {
     assert!(echoscu("PACS", node.dicom_port, None).await.0);
     let (connected, _) = s_client(port, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]).await;
     assert!(!connected);
-    let log = node.log();
     for line in [
         "a peer without TLS on the port for TLS",
         "a peer with TLS on the port without",
         "no common TLS version or cipher suite",
         "TLS connection",
     ] {
-        assert!(log.contains(line), "{line} is not in\n{log}");
+        wait_for(line, PATIENCE, || node.log().contains(line));
     }
     assert!(node.stop().success());
 }
