@@ -3,7 +3,7 @@
 peer.py send PORT FILE…           C-ECHO, then each file as it lies there; JSON on standard output
 peer.py pull PORT STUDY FOLDER    C-FIND and C-GET of the study's report, as VIEWER; the UIDs that were found, in JSON
 peer.py serve PORT FOLDER SYNTAX… takes every storage class in these transfer syntaxes, keeps objects as they came
-peer.py same                      pairs of files on standard input, separated by a tab: "yes" or what differs
+peer.py same FILE FILE            "yes" or what differs
 
 With "tls CERTIFICATE KEY AUTHORITY" before the command all of it goes over TLS.
 """
@@ -100,11 +100,10 @@ def serve(port, folder, *syntaxes):
     ae.start_server(("127.0.0.1", int(port)), evt_handlers=[(evt.EVT_C_STORE, store)], ssl_context=ssl_context)
 
 
-def same():
-    for line in sys.stdin:
-        ours, theirs = (pydicom.dcmread(path) for path in line.rstrip("\n").split("\t"))
-        differing = {tag for tag in {*ours.keys(), *theirs.keys()} if ours.get(tag) != theirs.get(tag)}
-        print("yes" if not differing else " ".join(str(tag) for tag in sorted(differing)))
+def same(*pair):
+    ours, theirs = (pydicom.dcmread(path) for path in pair)
+    differing = {tag for tag in {*ours.keys(), *theirs.keys()} if ours.get(tag) != theirs.get(tag)}
+    print("yes" if not differing else " ".join(str(tag) for tag in sorted(differing)))
 
 
 {"send": send, "pull": pull, "serve": serve, "same": same}[command](*arguments)

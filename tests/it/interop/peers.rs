@@ -34,7 +34,7 @@ pub struct Sender {
 
 pub const SENDERS: [Sender; 4] = [
     Sender { name: "storescu", speaks_tls: true, echo: echoscu, store: storescu },
-    Sender { name: "dcmsend", speaks_tls: true, echo: echoscu, store: dcmsend },
+    Sender { name: "dcmsend", speaks_tls: false, echo: echoscu, store: dcmsend },
     Sender { name: "gdcmscu", speaks_tls: false, echo: gdcm_echo, store: gdcm_store },
     Sender { name: "pynetdicom", speaks_tls: true, echo: pynetdicom_echo, store: pynetdicom_store },
 ];

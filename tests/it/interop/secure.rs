@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,7 +147,8 @@ async fn to_storescp(folder: &Path, secured: &Secured, tls: &Arc<Tls>) -> Row {
     let mut command = Command::new("storescp");
     command.args(["-aet", "PACS", "--bit-preserving", "-fe", ".dcm", "-od"]).arg(folder);
     command.args(secured.identity.dcmtk()).arg("+cf").arg(&secured.authority).arg(port.to_string());
-    let _peer = Running(command.env("OPENSSL_CONF", &secured.limits).spawn().expect("dcmtk is installed"));
+    command.env("OPENSSL_CONF", &secured.limits).stdout(Stdio::null()).stderr(Stdio::null());
+    let _peer = Running(command.spawn().expect("dcmtk is installed"));
     wait_for("storescp listens", Duration::from_secs(30), || listens(port));
     let relay = Relay::to(port);
     let report = send_report("PACS", relay.port, tls, Some(PeerTls::default())).await;
