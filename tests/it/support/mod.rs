@@ -5,6 +5,7 @@ pub mod faults;
 pub mod orthanc;
 pub mod sender;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crate::receive::scu::split;
 
 /// The binary under test.
 pub const SIDELIGHT: &str = env!("CARGO_BIN_EXE_sidelight");
@@ -107,6 +110,17 @@ pub fn dicom_files(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found.sort();
+    found
+}
+
+/// The data sets below a folder as they lie there, by SOP Instance UID; one of each.
+pub fn data_sets(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for file in dicom_files(folder) {
+        let (meta, data_set) = split(&file).unwrap_or_else(|| panic!("{} is no DICOM file", file.display()));
+        let uid = meta.media_storage_sop_instance_uid.trim_end_matches('\0').to_owned();
+        assert!(found.insert(uid, data_set).is_none(), "{}: a second copy", file.display());
+    }
     found
 }
 
@@ -249,6 +263,19 @@ impl Node {
     pub fn studies(&self) -> Vec<serde_json::Value> {
         let text = run_ok(sidelight(&["studies", "list", "--json", "--limit", "100000", "--config"]).arg(&self.config));
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+    }
+
+    /// Waits until these studies and no others are delivered; each has one current report then.
+    pub fn delivers_each_once(&self, studies: &BTreeSet<String>, limit: Duration) {
+        wait_for("every study is delivered", limit, || {
+            std::thread::sleep(Duration::from_millis(200));
+            let rows = self.studies();
+            rows.len() == studies.len() && rows.iter().all(|s| s["state"] == "delivered")
+        });
+        for study in self.studies() {
+            assert!(studies.contains(study["study"].as_str().expect("a UID")), "{study}");
+            assert_eq!(study["current_reports"], 1, "{study}");
+        }
     }
 
     /// `sidelight ARGS…` with this node's configuration, which must succeed; its standard output.
