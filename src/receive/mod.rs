@@ -80,6 +80,7 @@ struct Door {
     node: config::Node,
     gate: Gate,
     associations: Arc<Semaphore>,
+    searches: Arc<Semaphore>,
     /// Numbers associations in logs.
     next_id: AtomicU64,
 }
@@ -94,6 +95,9 @@ const SPARE_CONNECTIONS: usize = 64;
 /// Connections of one host that are no associations yet: half of the spare ones, which a sender that opens all its
 /// associations at once does not reach, since each of them takes a moment only.
 const OF_ONE_HOST_MAX: usize = SPARE_CONNECTIONS / 2;
+
+/// Queries of all associations at once, and retrievals that list what they will send. Further ones are refused.
+const SEARCHES_MAX: usize = 8;
 
 /// Wait before a wrong user or passcode is answered, so that guessing takes long.
 const USER_PAUSE: Duration = Duration::from_secs(1);
@@ -124,6 +128,7 @@ impl Receiver {
         let door = Door {
             gate: Gate(Arc::new(RwLock::new(Arc::new(Rules::new(node, sources)?)))),
             associations: Arc::new(Semaphore::new(node.associations_max)),
+            searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
             next_id: AtomicU64::new(1),
             node: node.clone(),
         };
@@ -383,7 +388,8 @@ impl Door {
             idle_timeout: self.node.idle_timeout,
             window: usize::from(window),
         };
-        Association::new(wire, Peer { calling, called, address }, contexts, limits).serve(store, cancel, permit).await;
+        let (peer, searches) = (Peer { calling, called, address }, Arc::clone(&self.searches));
+        Association::new(wire, peer, contexts, limits, searches).serve(store, cancel, permit).await;
     }
 }
 
