@@ -14,6 +14,7 @@ use sidelight::deliver;
 use sidelight::domain::{Finding, ModelOutputs, Purpose};
 use sidelight::infer::{self, Package};
 use sidelight::receive;
+use sidelight::web;
 use sidelight::wire::tls::{self, Tls};
 
 use super::{print, print_json, table};
@@ -43,10 +44,12 @@ pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<E
     }
     items.extend(tls::examine(&config.tls, Utc::now()).into_iter().map(|found| Item::new(found.key, found.outcome)));
     if let Some(address) = config.web.listen {
-        items.push(Item::new("web.listen", port(address)));
-        if config.web.dicomweb {
-            items.push(Item::new("web_clients", sidelight::web::check_clients(config).map_err(|e| format!("{e:#}"))));
-        }
+        let remark = web::in_the_clear(config).map_or_else(String::new, |remark| format!("; {remark}"));
+        items.push(Item::new("web.listen", port(address).map(|free| free + &remark)));
+    }
+    items.extend(config.web.listen_tls.map(|address| Item::new("web.listen_tls", port(address))));
+    if config.web.dicomweb {
+        items.push(Item::new("web_clients", web::check_clients(config).map_err(|e| format!("{e:#}"))));
     }
     if config.sources.is_empty() {
         items.push(Item::new("sources", Err("nobody may send: list the PACS under [[sources]]".into())));

@@ -86,7 +86,7 @@ pub struct Node {
     pub drain_timeout: Duration,
 }
 
-/// TLS for associations in both directions (PS3.15 Annex B).
+/// TLS for associations in both directions (PS3.15 Annex B), and for HTTPS.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tls {
     /// The node's own certificate and those between it and its authority, PEM. There is a key where there is one.
@@ -96,6 +96,8 @@ pub struct Tls {
     /// Certificates of the authorities that vouch for peers, PEM.
     pub authorities: Option<PathBuf>,
     pub client_certificates: ClientCertificates,
+    /// The same of those who come to `web.listen_tls`.
+    pub web_client_certificates: ClientCertificates,
     pub profile: TlsProfile,
 }
 
@@ -144,8 +146,10 @@ pub struct Store {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Web {
-    /// `None`: no HTTP listener.
+    /// For HTTP in the clear; `None`: none.
     pub listen: Option<SocketAddr>,
+    /// For HTTPS; `None`: none.
+    pub listen_tls: Option<SocketAddr>,
     /// Whether STOW-RS, QIDO-RS and WADO-RS are offered at all.
     pub dicomweb: bool,
     /// Who may use them; nobody but those listed.

@@ -80,6 +80,7 @@ section! {
         key = "",
         authorities = "",
         client_certificates = "required",
+        web_client_certificates = "none",
         profile = "bcp195",
     }
 }
@@ -105,6 +106,7 @@ section! {
 section! {
     Web {
         listen = "127.0.0.1:8104",
+        listen_tls = "",
         dicomweb = false,
     }
 }

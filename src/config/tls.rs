@@ -28,12 +28,15 @@ impl Check<'_> {
         let key = self.get("tls.key", &raw.key, parse::path_if_given);
         let authorities = self.get("tls.authorities", &raw.authorities, parse::path_if_given);
         let asked = self.get("tls.client_certificates", &raw.client_certificates, parse::client_certificates);
+        let web_asked =
+            self.get("tls.web_client_certificates", &raw.web_client_certificates, parse::client_certificates);
         let profile = self.get("tls.profile", &raw.profile, parse::tls_profile);
         Some(Tls {
             certificate: certificate?,
             key: key?,
             authorities: authorities?,
             client_certificates: asked?,
+            web_client_certificates: web_asked?,
             profile: profile?,
         })
     }
@@ -72,6 +75,7 @@ impl Check<'_> {
             ("node.listen", &raw.node.listen),
             ("node.listen_tls", &raw.node.listen_tls),
             ("web.listen", &raw.web.listen),
+            ("web.listen_tls", &raw.web.listen_tls),
         ];
         let addresses = all.map(|(_, entry)| parse::listen_if_given(entry));
         if matches!((&addresses[0], &addresses[1]), (Ok(None), Ok(None))) {
@@ -103,7 +107,13 @@ impl Check<'_> {
                 self.contradiction(key, entry, format!("is given without {other_key}"), "give both, or none of them");
             }
         }
-        self.tls_listener(raw);
+        for (key, listen) in [("node.listen_tls", &raw.node.listen_tls), ("web.listen_tls", &raw.web.listen_tls)] {
+            if is_given(listen) && !is_given(&own.certificate) && !is_given(&own.key) {
+                let what = "needs a certificate, and tls.certificate and tls.key name none".to_owned();
+                self.contradiction(key, listen, what, &format!("name both files, or set {key} = \"\""));
+            }
+        }
+        self.tls_clients(raw);
         self.tls_sources(raw);
         for (i, destination) in raw.destinations.iter().take(PEERS_MAX).enumerate() {
             if is_on(&destination.tls) && !has_elements(&destination.certificates) && !is_given(&own.authorities) {
@@ -114,15 +124,19 @@ impl Check<'_> {
         }
     }
 
-    /// A listener over TLS needs a certificate, and somebody who may connect.
-    fn tls_listener(&mut self, raw: &Raw) {
-        let listen = &raw.node.listen_tls;
-        if !is_given(listen) {
-            return;
+    /// A listener that asks for certificates needs somebody who may connect.
+    fn tls_clients(&mut self, raw: &Raw) {
+        let (key, asked) = ("tls.web_client_certificates", &raw.tls.web_client_certificates);
+        let are_asked = parse::client_certificates(asked).is_ok_and(|asked| asked != ClientCertificates::None);
+        if are_asked && !is_given(&raw.web.listen_tls) {
+            let what = "has no effect without web.listen_tls: web.listen asks for none".to_owned();
+            self.contradiction(key, asked, what, "set web.listen_tls, or \"none\"");
+        } else if are_asked && !is_given(&raw.tls.authorities) {
+            let what = "asks for certificates, and nothing says which: no client with one could connect".to_owned();
+            self.contradiction(key, asked, what, "name the file of tls.authorities, or set \"none\"");
         }
-        if !is_given(&raw.tls.certificate) && !is_given(&raw.tls.key) {
-            let what = "needs a certificate, and tls.certificate and tls.key name none".to_owned();
-            self.contradiction("node.listen_tls", listen, what, "name both files, or set node.listen_tls = \"\"");
+        if !is_given(&raw.node.listen_tls) {
+            return;
         }
         let required = parse::client_certificates(&raw.tls.client_certificates) == Ok(ClientCertificates::Required);
         let anybody_pinned = raw.sources.iter().any(|source| has_elements(&source.certificates));
@@ -183,6 +197,14 @@ mod tests {
             ),
             (format!("{listen}tls.authorities = \"a\""), &["node.listen_tls"]),
             (format!("{listen}{FILES}web.listen = \"127.0.0.1:2762\""), &["web.listen"]),
+            ("web.listen_tls = \"0.0.0.0:8104\"".into(), &["web.listen_tls", "web.listen_tls"]),
+            (format!("{FILES}tls.web_client_certificates = \"required\""), &["tls.web_client_certificates"]),
+            (
+                "web.listen_tls = \"[::]:443\"\ntls.certificate = \"c\"\ntls.key = \"k\"\n\
+                 tls.web_client_certificates = \"optional\""
+                    .into(),
+                &["tls.web_client_certificates"],
+            ),
             (
                 "tls.profile = \"b.9\"\ntls.client_certificates = true".into(),
                 &["tls.client_certificates", "tls.profile"],
@@ -229,6 +251,9 @@ mod tests {
             format!("node.listen = \"\"\nnode.listen_tls = \"[::]:2762\"\n{FILES}{SOURCE}tls = true\n"),
             format!("node.listen_tls = \"[::]:2762\"\ntls.certificate = \"c\"\ntls.key = \"k\"\n{SOURCE}{pin}"),
             format!("{DESTINATION}{pin}"),
+            "web.listen = \"\"\nweb.listen_tls = \"[::]:8443\"\nweb.dicomweb = true\ntls.certificate = \"c\"\ntls.key = \"k\""
+                .into(),
+            format!("{FILES}web.listen_tls = \"[::]:8443\"\ntls.web_client_certificates = \"required\""),
             format!("tls.authorities = \"a\"\n{DESTINATION}tls = true\ntls_server_name = \"pacs.example.org\"\n"),
         ] {
             if let Err(error) = load_text(&toml) {

@@ -27,13 +27,14 @@ enum Right {
 impl Check<'_> {
     pub(super) fn web(&mut self, raw: &Raw) -> Option<Web> {
         let listen = self.get("web.listen", &raw.web.listen, parse::listen_if_given);
+        let listen_tls = self.get("web.listen_tls", &raw.web.listen_tls, parse::listen_if_given);
         let dicomweb = self.get("web.dicomweb", &raw.web.dicomweb, parse::switch);
-        if dicomweb == Some(true) && listen == Some(None) {
-            let what = "is true, and web.listen is off".to_owned();
-            self.contradiction("web.dicomweb", &raw.web.dicomweb, what, "set web.listen to an address and port");
+        if dicomweb == Some(true) && listen == Some(None) && listen_tls == Some(None) {
+            let what = "is true, and web.listen and web.listen_tls are off".to_owned();
+            self.contradiction("web.dicomweb", &raw.web.dicomweb, what, "give one of them an address and port");
         }
         let clients = self.web_clients(raw);
-        Some(Web { listen: listen?, dicomweb: dicomweb?, clients: clients? })
+        Some(Web { listen: listen?, listen_tls: listen_tls?, dicomweb: dicomweb?, clients: clients? })
     }
 
     fn web_clients(&mut self, raw: &Raw) -> Option<Vec<WebClient>> {

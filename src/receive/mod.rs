@@ -11,14 +11,13 @@
 //! Three limits guard it. `node.associations_max` bounds associations and is answered with a transient rejection, so
 //! that a sender tries again. A second one bounds the connections of each port, so that peers that connect and say
 //! nothing, or never end a TLS handshake, cannot use up the associations: they hold a connection for
-//! `node.negotiation_timeout` and nothing else. The third bounds those of one host (`newcomers`). Where every source
+//! `node.negotiation_timeout` and nothing else. The third bounds those of one host (`wire`). Where every source
 //! lists hosts, connections from elsewhere are closed at once.
 
 mod association;
 mod channel;
 mod identity;
 mod negotiate;
-mod newcomers;
 mod store_scp;
 mod user_information;
 
@@ -39,13 +38,12 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::config;
 use crate::domain::AeTitle;
 use crate::store::Store;
-use crate::wire::{FrameError, Stream, Tls, Wire, WireError};
+use crate::wire::{FrameError, Newcomer, Newcomers, Stream, Tls, Wire, WireError};
 
 use association::{Association, Limits, Peer};
 use channel::Channel;
 use identity::User;
 use negotiate::{Agreement, Policy, Refusal, Rejection};
-use newcomers::{Newcomer, Newcomers};
 
 /// The bound listener, not yet serving.
 #[derive(Debug)]
@@ -93,6 +91,10 @@ const REQUEST_BYTES_MAX: u32 = 1 << 18;
 
 /// Connections beyond `node.associations_max`, for those that are negotiating, being turned away, or closing.
 const SPARE_CONNECTIONS: usize = 64;
+
+/// Connections of one host that are no associations yet: half of the spare ones, which a sender that opens all its
+/// associations at once does not reach, since each of them takes a moment only.
+const OF_ONE_HOST_MAX: usize = SPARE_CONNECTIONS / 2;
 
 /// Queries of all associations at once, and retrievals that list what they will send. Further ones are refused.
 const SEARCHES_MAX: usize = 8;
@@ -159,7 +161,7 @@ impl Receiver {
             let (door, store, cancel, cut, tasks) = (&door, &store, &cancel, &cut, &tasks);
             // Each port has connections of its own, so that a flood of handshakes leaves the other one usable.
             let connections = Arc::new(Semaphore::new(door.node.associations_max + SPARE_CONNECTIONS));
-            let newcomers = Newcomers::default();
+            let newcomers = Newcomers::new(OF_ONE_HOST_MAX);
             async move {
                 while let Some((stream, address, connection)) =
                     door.next_connection(&listener, &connections, cancel).await

@@ -23,6 +23,7 @@ use crate::dicom::{
     STUDY_ROOT_FIND, STUDY_ROOT_GET, VERIFICATION, is_storage_accepted, is_transfer_syntax_accepted,
 };
 use crate::domain::{AeTitle, Uid};
+use crate::wire::PEER_PDU_BYTES_MIN;
 
 use super::identity::{self, Credentials, User};
 use super::user_information::Proposed;
@@ -83,6 +84,8 @@ pub(super) enum Rejection {
     CallingAe,
     #[error("the user is not the one that the source must name, or the passcode is wrong")]
     User,
+    #[error("it takes PDUs of less than {PEER_PDU_BYTES_MIN} bytes only (PS3.8 D.1), in which no answer fits")]
+    MaximumLength,
     #[error("the disk is below its floor of free space, or cannot be written to")]
     Congestion,
     #[error("node.associations_max is reached")]
@@ -133,6 +136,10 @@ impl Policy {
         let proposed = Proposed::read(&request.user_variables);
         let user = identity::check(proposed.identity.as_ref(), source.and_then(|source| source.user.as_ref()))
             .map_err(|_| Refusal::Reject(Rejection::User))?;
+        // What it sent would be kept, and it could not be told so.
+        if (1..PEER_PDU_BYTES_MIN).contains(&proposed.pdu_bytes_max) {
+            return Err(Refusal::Reject(Rejection::MaximumLength));
+        }
 
         let mut ids = BTreeSet::new();
         if !request.presentation_contexts.iter().all(|context| context.id % 2 == 1 && ids.insert(context.id)) {
@@ -248,6 +255,7 @@ impl Rejection {
             Rejection::CallingAe => (AssociationRJResult::Permanent, ServiceUser(CallingAETitleNotRecognized)),
             // The Standard has no reason for it, and a peer need not learn which of name and passcode was wrong.
             Rejection::User => (AssociationRJResult::Permanent, ServiceUser(NoReasonGiven)),
+            Rejection::MaximumLength => (AssociationRJResult::Permanent, ServiceUser(NoReasonGiven)),
             Rejection::Congestion => (AssociationRJResult::Transient, ServiceProviderPresentation(TemporaryCongestion)),
             Rejection::LimitExceeded => {
                 (AssociationRJResult::Transient, ServiceProviderPresentation(LocalLimitExceeded))

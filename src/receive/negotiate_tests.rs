@@ -151,6 +151,7 @@ fn a_rejection_carries_the_codes_of_the_standard() {
         (Rejection::CallingAe, [1, 1, 3]),
         (Rejection::CalledAe, [1, 1, 7]),
         (Rejection::User, [1, 1, 1]),
+        (Rejection::MaximumLength, [1, 1, 1]),
         (Rejection::Congestion, [2, 3, 1]),
         (Rejection::LimitExceeded, [2, 3, 2]),
     ];

@@ -79,17 +79,15 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     let receiver = Receiver::bind(&config.node, &config.sources, &tls).await?;
     let (dicom, dicom_tls) = (receiver.local_addr()?, receiver.local_addr_tls()?);
     let ready = Arc::new(AtomicBool::new(false));
-    let web = match config.web.listen {
-        Some(address) => Some(web::bind(address, &config, store.clone(), Arc::clone(&ready)).await?),
-        None => None,
-    };
+    let web = web::bind(&config, &tls, store.clone(), Arc::clone(&ready)).await?;
     let (models, device_uid) = (config.clone(), store.device_uid().clone());
     let analyser = tokio::task::spawn_blocking(move || Analyser::start(&models, executable, device_uid))
         .await
         .context("loading the models ended early")??;
 
     let tasks = TaskTracker::new();
-    let web_address: Option<SocketAddr> = web.as_ref().map(web::Server::address);
+    let web_address = web.as_ref().and_then(web::Server::address);
+    let web_tls_address = web.as_ref().and_then(web::Server::address_tls);
     let web_gate = web.as_ref().map(web::Server::gate);
     if let Some(server) = web {
         tasks.spawn(server.run(cancel.clone()));
@@ -120,6 +118,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
         dicom = %shown(dicom),
         dicom_tls = %shown(dicom_tls),
         web = %shown(web_address),
+        web_tls = %shown(web_tls_address),
         %ae_title,
         device = node.analyser.device(),
         ?mode,

@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(ask(TOKEN), Ok(listed.clone()));
         let newer = "a-newer-token-of-some-length";
         std::fs::write(&listed.token_file, newer).unwrap();
-        let web = |dicomweb| Web { listen: None, dicomweb, clients: vec![listed.clone()] };
+        let web = |dicomweb| Web { listen: None, listen_tls: None, dicomweb, clients: vec![listed.clone()] };
         gate.set(Clients::of(&web(true)).unwrap());
         assert_eq!((ask(TOKEN), ask(newer)), (Err(401), Ok(listed.clone())));
         gate.set(Clients::of(&web(false)).unwrap());

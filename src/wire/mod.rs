@@ -7,6 +7,7 @@
 
 mod fragments;
 mod frame;
+mod newcomers;
 mod requestor;
 mod stream;
 pub mod tls;
@@ -21,6 +22,7 @@ use dicom_ul::pdu::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use fragments::{FragmentError, Fragments};
+pub use newcomers::{Newcomer, Newcomers};
 pub use requestor::{Accepted, Call, Message, Proposal, RequestError, Requestor, Roles, Security, Step};
 pub use stream::Stream;
 pub use tls::Tls;
@@ -39,6 +41,8 @@ pub enum WireError {
     Frame(#[from] FrameError),
     #[error("nothing could be sent for {0:?}")]
     Stalled(Duration),
+    #[error("the peer takes PDUs of {0} bytes, in which no message fits")]
+    NoRoom(u32),
     #[error("the connection failed: {}", tls::tls_error(.0).unwrap_or_else(|| .0.to_string()))]
     Io(#[from] io::Error),
 }
@@ -48,6 +52,7 @@ impl WireError {
     pub fn abort_reason(&self) -> Option<AbortRQServiceProviderReason> {
         match self {
             WireError::Frame(error) => Some(error.abort_reason()),
+            WireError::NoRoom(_) => Some(AbortRQServiceProviderReason::ReasonNotSpecified),
             WireError::Closed | WireError::ClosedWithinPdu | WireError::Stalled(_) | WireError::Io(_) => None,
         }
     }
@@ -73,6 +78,10 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// Longest PDU that is told apart meanwhile.
 const LINGER_PDU_BYTES_MAX: u32 = 1 << 18;
+
+/// Smallest maximum length of a peer that a message can be cut to: a PDV header and two bytes, since fragments have an
+/// even length (PS3.8 9.3.5, E.1). No message can be sent to a peer that takes less.
+pub const PEER_PDU_BYTES_MIN: u32 = PDV_HEADER_SIZE + 2;
 
 /// Largest PDU that is sent even where the peer allows more, bytes.
 const FRAGMENT_BYTES_MAX: u32 = 128 * 1024;
@@ -125,7 +134,7 @@ impl Wire {
         self.send_part(context, PDataValueType::Command, bytes, peer_max).await
     }
 
-    /// Sends a data set likewise. Every fragment has an even length where the peer's maximum has room for two bytes.
+    /// Sends a data set likewise. Every fragment has an even length.
     pub async fn send_data_set(&mut self, context: u8, bytes: &[u8], peer_max: u32) -> Result<(), WireError> {
         self.send_part(context, PDataValueType::Data, bytes, peer_max).await
     }
@@ -138,10 +147,10 @@ impl Wire {
         peer_max: u32,
     ) -> Result<(), WireError> {
         let most = if peer_max == 0 { FRAGMENT_BYTES_MAX } else { peer_max.min(FRAGMENT_BYTES_MAX) };
-        let room = match most.saturating_sub(PDV_HEADER_SIZE) as usize {
-            room @ 0..2 => room.max(1),
-            room => room & !1,
-        };
+        if most < PEER_PDU_BYTES_MIN {
+            return Err(WireError::NoRoom(peer_max));
+        }
+        let room = (most - PDV_HEADER_SIZE) as usize & !1;
         let count = bytes.len().div_ceil(room).max(1);
         for index in 0..count {
             let fragment = &bytes[index * room..bytes.len().min((index + 1) * room)];
@@ -320,8 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_is_cut_to_the_maximum_length_of_the_peer() {
-        for (peer_max, sizes) in
-            [(0, vec![10]), (16, vec![10]), (11, vec![4, 4, 2]), (7, vec![1; 10]), (3, vec![1; 10])]
+        for (peer_max, sizes) in [(0, vec![10]), (16, vec![10]), (11, vec![4, 4, 2]), (8, vec![2; 5]), (9, vec![2; 5])]
         {
             let (peer, mut wire) = pair().await;
             wire.send_command(5, b"0123456789", peer_max).await.unwrap();
@@ -334,6 +342,10 @@ mod tests {
             assert_eq!(got.iter().map(|v| v.data.len()).collect::<Vec<_>>(), sizes);
             assert_eq!(got.iter().flat_map(|v| v.data.clone()).collect::<Vec<_>>(), b"0123456789");
             assert!(got.iter().rev().skip(1).all(|v| !v.is_last) && got.iter().next_back().unwrap().is_last);
+        }
+        for peer_max in 1..PEER_PDU_BYTES_MIN {
+            let (_peer, mut wire) = pair().await;
+            assert!(matches!(wire.send_command(5, b"0123456789", peer_max).await, Err(WireError::NoRoom(_))));
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::dicom::{CommandSet, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_
 use crate::domain::AeTitle;
 
 use super::tls::{HandshakeError, ServerIdentity, Tls, tls_error};
-use super::{FragmentError, Fragments, Stream, Wire, WireError, pdu_name};
+use super::{FragmentError, Fragments, PEER_PDU_BYTES_MIN, Stream, Wire, WireError, pdu_name};
 
 /// Whom to call, and what is proposed.
 #[derive(Debug, Clone, Copy)]
@@ -140,9 +140,6 @@ const ANSWER_BYTES_MAX: u32 = 1 << 18;
 
 /// Largest data set of a received message, bytes: a storage commitment of 10,000 instances has 2 MB.
 const DATA_SET_BYTES_MAX: usize = 16 << 20;
-
-/// Smallest maximum length of a peer that a message can be cut to: a PDV header and two bytes.
-const PEER_PDU_BYTES_MIN: u32 = 8;
 
 /// The longest that a release or an abort may take: by then the result is known.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);

@@ -1,29 +1,18 @@
 //! `kill -9` at random instants under load: what was answered 0000H is there, and each study has one current report.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 
-use crate::support::{
-    Node, NodeOptions, Pacs, dicom_files, element, free_port, phantoms, sidelight, storescu, wait_for,
-};
+use crate::support::{Node, NodeOptions, Pacs, data_sets, element, free_port, phantoms, sidelight, storescu, wait_for};
 
 const KILLS: usize = 20;
 const SENDERS: usize = 8;
 const OBJECTS: usize = 200;
-
-/// The data set of a DICOM file: everything behind preamble and meta group, whose length is its first element.
-fn data_set(file: &Path) -> Vec<u8> {
-    let bytes = fs::read(file).expect("readable");
-    assert_eq!(&bytes[128..132], b"DICM", "{}", file.display());
-    let group_length = u32::from_le_bytes(bytes[140..144].try_into().expect("four bytes")) as usize;
-    bytes[144 + group_length..].to_vec()
-}
 
 #[test]
 fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
@@ -121,26 +110,11 @@ fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
     let reference = Pacs::start_with(&folder.path().join("reference"), free_port(), &["--bit-preserving"]);
     assert!(storescu(reference.port, &[], &files).status.success());
     wait_for("the reference copies", Duration::from_secs(30), || reference.files().len() == OBJECTS);
-    let as_sent: BTreeMap<String, Vec<u8>> =
-        reference.files().iter().map(|f| (element(f, "SOPInstanceUID"), data_set(f))).collect();
-    let kept: BTreeSet<Vec<u8>> = dicom_files(&data.join("spool")).iter().map(|f| data_set(f)).collect();
+    let (as_sent, kept) = (data_sets(&reference.folder), data_sets(&data.join("spool")));
     for file in acknowledged.lock().expect("list").iter() {
-        assert!(
-            kept.contains(&as_sent[&element(file, "SOPInstanceUID")]),
-            "{} was acknowledged and is not there byte for byte",
-            file.display()
-        );
+        let uid = element(file, "SOPInstanceUID");
+        assert!(kept.contains_key(&uid), "{} was acknowledged and is not there", file.display());
+        assert_eq!(kept.get(&uid), as_sent.get(&uid), "{} is not there byte for byte", file.display());
     }
-    wait_for("every study is delivered or refused", Duration::from_secs(240), || {
-        let rows = node.studies();
-        rows.len() == studies.len() && rows.iter().all(|s| matches!(s["state"].as_str(), Some("delivered" | "refused")))
-    });
-    let mut current: BTreeMap<String, u64> = BTreeMap::new();
-    for study in node.studies() {
-        let uid = study["study"].as_str().expect("a UID").to_owned();
-        current.insert(uid, study["current_reports"].as_u64().expect("a count"));
-        assert_eq!(study["state"], "delivered", "phantom studies are all in scope: {study}");
-    }
-    assert_eq!(current.keys().cloned().collect::<BTreeSet<_>>(), studies);
-    assert!(current.values().all(|n| *n == 1), "exactly one current report each: {current:?}");
+    node.delivers_each_once(&studies, Duration::from_secs(240));
 }

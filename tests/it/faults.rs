@@ -4,14 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::receive::scu::split;
 use crate::support::faults::Faults;
 use crate::support::sender::{Object, Sender};
-use crate::support::{Node, NodeOptions, dicom_files, phantoms, reference_python, wait_for};
+use crate::support::{Node, NodeOptions, data_sets, phantoms, reference_python, wait_for};
 
 const SUCCESS: u16 = 0x0000;
 const PROCESSING_FAILURE: u16 = 0x0110;
@@ -55,21 +53,10 @@ impl Scene {
 
     /// Every acknowledged object is in the spool once, byte for byte, and nothing else.
     fn check_spool(&self) {
-        let kept = kept(&self.folder.path().join("data"));
+        let kept = data_sets(&self.folder.path().join("data/spool"));
         assert_eq!(kept.keys().collect::<Vec<_>>(), self.acknowledged.keys().collect::<Vec<_>>());
         assert!(kept == self.acknowledged, "an object is not what was sent");
     }
-}
-
-/// The data sets in the spool, by SOP Instance UID.
-pub fn kept(data: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut kept = BTreeMap::new();
-    for file in dicom_files(&data.join("spool")) {
-        let (meta, data_set) = split(&file).unwrap_or_else(|| panic!("{} is no DICOM file", file.display()));
-        let uid = meta.media_storage_sop_instance_uid.trim_end_matches('\0').to_owned();
-        assert!(kept.insert(uid, data_set).is_none(), "{}: a second copy", file.display());
-    }
-    kept
 }
 
 #[test]
@@ -102,7 +89,10 @@ fn a_fault_that_passes_is_answered_with_a_failure_and_forgotten() {
         assert_eq!(scene.send(&node, &object), status, "{name}");
         // The reader meets the fault too, and must not be what says so.
         wait_for(name, Duration::from_secs(10), || node.log().contains(told));
-        assert!(!kept(&scene.folder.path().join("data")).contains_key(&object.instance), "{name}: nothing stays");
+        assert!(
+            !data_sets(&scene.folder.path().join("data/spool")).contains_key(&object.instance),
+            "{name}: nothing stays"
+        );
         scene.faults.clear();
         assert_eq!(scene.send(&node, &object), SUCCESS, "{name}: over");
         scene.check_spool();

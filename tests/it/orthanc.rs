@@ -1,96 +1,21 @@
 //! Orthanc as the PACS: an autorouting rule forwards a study, the report returns and sits under the same study.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::orthanc::Orthanc;
 use crate::support::{Node, NodeOptions, element, free_port, phantoms, storescu, wait_for};
 
-pub struct Orthanc {
-    child: Child,
-    dicom_port: u16,
-    http_port: u16,
-}
-
-impl Orthanc {
-    /// Starts Orthanc with a rule that forwards every instance that did not come from sidelight itself.
-    pub fn start(folder: &Path, sidelight_port: u16, dicom_port: u16) -> Self {
-        let http_port = free_port();
-        fs::create_dir_all(folder).expect("writable");
-        let rule = folder.join("route.lua");
-        fs::write(
-            &rule,
-            "function OnStoredInstance(instanceId, tags, metadata, origin)\n\
-               if origin['RequestOrigin'] == 'DicomProtocol' and origin['RemoteAet'] ~= 'SIDELIGHT' then\n\
-                 SendToModality(instanceId, 'sidelight')\n\
-               end\n\
-             end\n",
-        )
-        .expect("writable");
-        let configuration = json!({
-            "Name": "PACS", "DicomAet": "ORTHANC", "DicomPort": dicom_port, "HttpPort": http_port,
-            "StorageDirectory": folder.join("db"), "IndexDirectory": folder.join("db"),
-            "RemoteAccessAllowed": false, "AuthenticationEnabled": false,
-            "DicomAlwaysAllowStore": true, "DicomCheckCalledAet": false, "Plugins": [],
-            "LuaScripts": [rule],
-            "DicomModalities": { "sidelight": ["SIDELIGHT", "127.0.0.1", sidelight_port] }
-        });
-        let file = folder.join("orthanc.json");
-        fs::write(&file, configuration.to_string()).expect("writable");
-        let child = Command::new("Orthanc")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("Orthanc is installed");
-        let orthanc = Self { child, dicom_port, http_port };
-        wait_for("Orthanc answers", Duration::from_secs(60), || {
-            TcpStream::connect(("127.0.0.1", http_port)).is_ok()
-                && TcpStream::connect(("127.0.0.1", dicom_port)).is_ok()
-                && orthanc.get("/system").is_some()
-        });
-        orthanc
-    }
-
-    /// `GET path` of Orthanc's REST interface.
-    pub fn get(&self, path: &str) -> Option<Value> {
-        serde_json::from_slice(&self.bytes(path)?).ok()
-    }
-
-    /// `GET path`, whatever it is.
-    pub fn bytes(&self, path: &str) -> Option<Vec<u8>> {
-        self.ask("GET", path, &[])
-    }
-
-    /// `POST path` with a file or a command.
-    pub fn post(&self, path: &str, body: &[u8]) -> Option<Value> {
-        serde_json::from_slice(&self.ask("POST", path, body)?).ok()
-    }
-
-    fn ask(&self, method: &str, path: &str, body: &[u8]) -> Option<Vec<u8>> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).ok()?;
-        let length = body.len();
-        write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n").ok()?;
-        stream.write_all(body).ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).ok()?;
-        let head = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-        answer.starts_with(b"HTTP/1.1 200").then(|| answer.split_off(head + 4))
-    }
-}
-
-impl Drop for Orthanc {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+/// Forwards every instance that did not come from sidelight itself.
+const RULE: &str = "
+function OnStoredInstance(instanceId, tags, metadata, origin)
+  if origin['RequestOrigin'] == 'DicomProtocol' and origin['RemoteAet'] ~= 'SIDELIGHT' then
+    SendToModality(instanceId, 'sidelight')
+  end
+end
+";
 
 #[test]
 fn orthanc_forwards_a_study_and_finds_the_report_under_it() {
@@ -104,7 +29,13 @@ fn orthanc_forwards_a_study_and_finds_the_report_under_it() {
         quiet_period: "2s",
         extra: "",
     });
-    let orthanc = Orthanc::start(&folder.path().join("orthanc"), node.dicom_port, dicom_port);
+    let rule = folder.path().join("route.lua");
+    fs::write(&rule, RULE).expect("writable");
+    let settings = json!({
+        "DicomPort": dicom_port, "LuaScripts": [rule],
+        "DicomModalities": {"sidelight": ["SIDELIGHT", "127.0.0.1", node.dicom_port]},
+    });
+    let orthanc = Orthanc::start(&folder.path().join("orthanc"), &settings, &[]);
     let sent = storescu(orthanc.dicom_port, &[], &files);
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
 

@@ -198,6 +198,10 @@ async fn rejections() -> Block {
             "application context not that of DICOM",
             rejection(&door, edited(|r| r.application_context_name = "1.2.3".into())).await,
         ),
+        (
+            "a maximum PDU length of 1 to 7, in which no answer fits",
+            rejection(&door, edited(|r| r.user_variables = vec![UserVariableItem::MaxLength(7)])).await,
+        ),
         ("protocol version 1 not offered", rejection(&door, edited(|r| r.protocol_version = 2)).await),
         ("too many associations", rejection(&full, usual()).await),
         ("too little room on the disk", rejection(&low, usual()).await),

@@ -45,6 +45,7 @@ impl Scene {
             key: Some(self.node.key.clone()),
             authorities: Some(self.authority.certificate.clone()),
             client_certificates: ClientCertificates::Required,
+            web_client_certificates: ClientCertificates::None,
             profile: TlsProfile::Bcp195,
         }
     }
@@ -244,15 +245,8 @@ async fn changed_files_are_used_by_the_next_handshakes() {
         let start = said.find("-----BEGIN CERTIFICATE-----").unwrap();
         said[start..].split("-----END").next().unwrap().to_owned()
     };
-    let replace = |identity: &Identity| {
-        for (from, to) in [(&identity.certificate, &scene.node.certificate), (&identity.key, &scene.node.key)] {
-            let beside = to.with_extension("new");
-            fs::copy(from, &beside).unwrap();
-            fs::rename(&beside, to).unwrap();
-        }
-    };
     let first = serial().await;
-    replace(&scene.authority.issue("second", &NOW));
+    scene.authority.issue("second", &NOW).replace(&scene.node);
     // By itself, at the first handshake a second after the last look.
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while serial().await == first {
@@ -260,7 +254,7 @@ async fn changed_files_are_used_by_the_next_handshakes() {
     }
     let second = serial().await;
     // At once, where somebody asks.
-    replace(&scene.authority.issue("third", &NOW));
+    scene.authority.issue("third", &NOW).replace(&scene.node);
     door.tls.reload(&[]).unwrap();
     let third = serial().await;
     assert!(third != second && third != first);

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
 
-use crate::faults::kept;
 use crate::support::faults::Faults;
 use crate::support::sender::{Object, Sender};
-use crate::support::{Node, NodeOptions, Pacs, SIDELIGHT, phantoms, reference_python, root, run_ok, wait_for};
+use crate::support::{Node, NodeOptions, Pacs, SIDELIGHT, data_sets, phantoms, reference_python, root, run_ok};
 
 const SENDERS: u32 = 4;
 const IMAGES_PER_STUDY: u32 = 2;
@@ -140,21 +139,13 @@ fn under_kills_and_faults_nothing_acknowledged_is_lost_and_no_study_is_stuck() {
 
     let acknowledged = load.acknowledged.lock().expect("ledger");
     let there: BTreeMap<String, blake3::Hash> =
-        kept(&data).into_iter().map(|(uid, data_set)| (uid, blake3::hash(&data_set))).collect();
+        data_sets(&data.join("spool")).into_iter().map(|(uid, data_set)| (uid, blake3::hash(&data_set))).collect();
     for (uid, digest) in acknowledged.iter() {
         assert_eq!(there.get(uid), Some(digest), "{uid} was acknowledged and is not there byte for byte");
     }
     assert_eq!(there.len(), acknowledged.len(), "nothing else is there");
     let studies = load.studies.lock().expect("ledger");
-    wait_for("every study is delivered", Duration::from_secs(600), || {
-        std::thread::sleep(Duration::from_millis(200));
-        let rows = node.studies();
-        rows.len() == studies.len() && rows.iter().all(|s| s["state"] == "delivered")
-    });
-    for study in node.studies() {
-        assert!(studies.contains(study["study"].as_str().expect("a UID")), "{study}");
-        assert_eq!(study["current_reports"], 1, "{study}");
-    }
+    node.delivers_each_once(&studies, Duration::from_secs(600));
     eprintln!("{} objects in {} studies: all there, all delivered; {:?}", there.len(), studies.len(), begin.elapsed());
 }
 

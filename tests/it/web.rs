@@ -3,6 +3,7 @@
 mod hostile;
 mod https;
 mod orthanc;
+mod tls;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -1,19 +1,47 @@
 """pynetdicom as a peer of the node, and pydicom as the judge of what arrived, for tests/it/interop.rs.
 
 peer.py send PORT FILE…           C-ECHO, then each file as it lies there; JSON on standard output
+peer.py pull PORT STUDY FOLDER    C-FIND and C-GET of the study's report, as VIEWER; the UIDs that were found, in JSON
 peer.py serve PORT FOLDER SYNTAX… takes every storage class in these transfer syntaxes, keeps objects as they came
-peer.py same                      pairs of files on standard input, separated by a tab: "yes" or what differs
+peer.py same FILE FILE            "yes" or what differs
+
+With "tls CERTIFICATE KEY AUTHORITY" before the command all of it goes over TLS.
 """
 
 import json
 import pathlib
+import ssl
 import sys
 
 import pydicom
-from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pydicom.dataset import Dataset
+from pynetdicom import AE, AllStoragePresentationContexts, _config, build_role, evt
+from pynetdicom.sop_class import Comprehensive3DSRStorage as Report
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as Get
 from pynetdicom.sop_class import Verification
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file's bytes, not what pydicom makes of them
+
+files = sys.argv[2:5] if sys.argv[1] == "tls" else None
+command, *arguments = sys.argv[5:] if files else sys.argv[1:]
+
+
+def tls(purpose):
+    if not files:
+        return None
+    certificate, key, authority = files
+    context = ssl.create_default_context(purpose, cafile=authority)
+    context.load_cert_chain(certificate, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def associate(ae, port, **options):
+    context = tls(ssl.Purpose.SERVER_AUTH)
+    if context:
+        options["tls_args"] = (context, "localhost")
+    return ae.associate("127.0.0.1", int(port), ae_title="SIDELIGHT", **options)
 
 
 def send(port, *files):
@@ -30,12 +58,32 @@ def status(request, port, contexts):
     ae = AE(ae_title="PACS")
     for abstract, transfer in contexts:
         ae.add_requested_context(abstract, transfer)
-    association = ae.associate("127.0.0.1", int(port), ae_title="SIDELIGHT")
+    association = associate(ae, port)
     if not association.is_established:
         return None
     answer = request(association)
     association.release()
     return answer.Status if "Status" in answer else None
+
+
+def pull(port, study, folder):
+    def store(event):
+        path = pathlib.Path(folder) / f"{event.request.AffectedSOPInstanceUID}.dcm"
+        path.write_bytes(event.encoded_dataset())
+        return 0x0000
+
+    ae = AE(ae_title="VIEWER")
+    ae.add_requested_context(Find)
+    ae.add_requested_context(Get)
+    ae.add_requested_context(Report, "1.2.840.10008.1.2.1")
+    roles = [build_role(Report, scp_role=True)]
+    association = associate(ae, port, ext_neg=roles, evt_handlers=[(evt.EVT_C_STORE, store)])
+    keys = Dataset()
+    keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", study
+    found = [answer.StudyInstanceUID for _, answer in association.send_c_find(keys, Find) if answer]
+    last = [status.Status for status, _ in association.send_c_get(keys, Get)][-1]
+    association.release()
+    print(json.dumps({"found": found, "status": last}))
 
 
 def serve(port, folder, *syntaxes):
@@ -48,14 +96,14 @@ def serve(port, folder, *syntaxes):
     for context in AllStoragePresentationContexts:
         ae.add_supported_context(context.abstract_syntax, list(syntaxes))
     ae.add_supported_context(Verification)
-    ae.start_server(("127.0.0.1", int(port)), evt_handlers=[(evt.EVT_C_STORE, store)])
+    ssl_context = tls(ssl.Purpose.CLIENT_AUTH)
+    ae.start_server(("127.0.0.1", int(port)), evt_handlers=[(evt.EVT_C_STORE, store)], ssl_context=ssl_context)
 
 
-def same():
-    for line in sys.stdin:
-        ours, theirs = (pydicom.dcmread(path) for path in line.rstrip("\n").split("\t"))
-        differing = {tag for tag in {*ours.keys(), *theirs.keys()} if ours.get(tag) != theirs.get(tag)}
-        print("yes" if not differing else " ".join(str(tag) for tag in sorted(differing)))
+def same(*pair):
+    ours, theirs = (pydicom.dcmread(path) for path in pair)
+    differing = {tag for tag in {*ours.keys(), *theirs.keys()} if ours.get(tag) != theirs.get(tag)}
+    print("yes" if not differing else " ".join(str(tag) for tag in sorted(differing)))
 
 
-{"send": send, "serve": serve, "same": same}[sys.argv[1]](*sys.argv[2:])
+{"send": send, "pull": pull, "serve": serve, "same": same}[command](*arguments)

@@ -93,7 +93,7 @@ pub(crate) fn told(error: &Error) -> String {
     let text = match error {
         Error::InvalidCertificate(error) => return certificate(error),
         Error::NoCertificatesPresented => {
-            "the peer shows no certificate, and tls.client_certificates is \"required\": give it one"
+            "the peer shows no certificate, and tls.client_certificates (tls.web_client_certificates) is \"required\": give it one"
         }
         Error::AlertReceived(alert) => return refusal(*alert),
         Error::PeerIncompatible(_) => {

@@ -2,8 +2,8 @@
 //!
 //! `files` reads what `[tls]` names, `verify` says whom to believe, `fault` words what is wrong, `examine` tells a
 //! person about certificates. New handshakes use changed files: one look at a time, at most one in a second, in a
-//! thread of its own, so that a file system that hangs stops nothing but the looking. Neighbours: `receive` accepts
-//! with it, [`super::Requestor`] connects with it. Left out: revocation lists, resumption of sessions (a handshake costs
+//! thread of its own, so that a file system that hangs stops nothing but the looking. Neighbours: `receive` and `web`
+//! accept with it, [`super::Requestor`] connects with it. Left out: revocation lists, resumption of sessions (a handshake costs
 //! little beside an association, and a resumed one would not ask for the certificate again).
 //!
 //! Profiles: `bcp195` is PS3.15 B.12, BCP 195 as RFC 8996 and RFC 9325 make it: TLS 1.2 with the four cipher suites that
@@ -28,12 +28,12 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{cipher_suite as suite, default_provider};
 use rustls::pki_types::ServerName;
 use rustls::server::NoServerSessionStorage;
-use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion, version};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::{self, ClientCertificates, Fingerprint, TlsProfile};
 
@@ -65,11 +65,17 @@ pub struct ServerIdentity {
 #[derive(Clone)]
 struct Current {
     material: Material,
-    /// `None` without a certificate of our own.
-    server: Option<Arc<ServerConfig>>,
+    /// For associations and for HTTPS; `None` without a certificate of our own.
+    servers: Option<Servers>,
     stamps: Stamps,
     /// What `server` believes without an authority.
     pinned: BTreeSet<Fingerprint>,
+}
+
+#[derive(Clone)]
+struct Servers {
+    dicom: Arc<ServerConfig>,
+    web: Arc<ServerConfig>,
 }
 
 /// When the files were last looked at.
@@ -140,14 +146,35 @@ impl Tls {
         self: &Arc<Self>,
         tcp: TcpStream,
     ) -> Result<(Stream, Option<Fingerprint>), (HandshakeError, TcpStream)> {
+        self.accept_as(tcp, |servers| servers.dicom).await
+    }
+
+    /// As [`Tls::accept`], for HTTP (ALPN `http/1.1`) and with `tls.web_client_certificates`. No pins: they belong to
+    /// sources.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub async fn accept_web(
+        self: &Arc<Self>,
+        tcp: TcpStream,
+    ) -> Result<(Stream, Option<Fingerprint>), (HandshakeError, TcpStream)> {
+        self.accept_as(tcp, |servers| servers.web).await
+    }
+
+    async fn accept_as(
+        self: &Arc<Self>,
+        tcp: TcpStream,
+        which: fn(Servers) -> Arc<ServerConfig>,
+    ) -> Result<(Stream, Option<Fingerprint>), (HandshakeError, TcpStream)> {
         self.look_if_due().await;
-        let server = self.read_current().server.clone();
+        let server = self.read_current().servers.clone().map(which);
         let Some(server) = server else { return Err((TlsFault::NoCertificate.into(), tcp)) };
         let stream = match TlsAcceptor::from(server).accept(tcp).into_fallible().await {
             Ok(stream) => stream,
             Err((error, tcp)) => return Err((HandshakeError::from_io(error), tcp)),
         };
-        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(verify::fingerprint);
+        let state = stream.get_ref().1;
+        let shown = state.peer_certificates().and_then(|chain| chain.first()).map(verify::fingerprint);
         Ok((Stream::Tls(Box::new(TlsStream::Server(stream))), shown))
     }
 
@@ -173,6 +200,9 @@ impl Tls {
         let config = self.client_config(peer)?;
         let connecting = TlsConnector::from(Arc::new(config)).connect(peer.name.clone(), tcp);
         let stream = connecting.await.map_err(HandshakeError::from_io)?;
+        let state = stream.get_ref().1;
+        let (version, suite) = (state.protocol_version(), state.negotiated_cipher_suite().map(|s| s.suite()));
+        debug!(?version, ?suite, "TLS connection to a peer");
         Ok(Stream::Tls(Box::new(TlsStream::Client(stream))))
     }
 
@@ -284,29 +314,46 @@ impl Current {
         pinned: BTreeSet<Fingerprint>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, TlsFault> {
-        let server = match material.own.clone() {
+        let servers = match material.own.clone() {
             Some(own) => {
-                let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
-                    .with_protocol_versions(versions(settings.profile))
-                    .map_err(|e| TlsFault::Library(e.to_string()))?;
-                let authorities = material.authorities.clone();
-                let clients =
-                    |mandatory| verify::Clients::new(pinned.clone(), authorities, mandatory, Arc::clone(provider));
-                let builder = match settings.client_certificates {
-                    ClientCertificates::Required => builder.with_client_cert_verifier(Arc::new(clients(true)?)),
-                    ClientCertificates::Optional => builder.with_client_cert_verifier(Arc::new(clients(false)?)),
-                    ClientCertificates::None => builder.with_no_client_auth(),
+                let serving = |asked, pinned, protocols| {
+                    let own = Arc::clone(&own);
+                    let clients = (asked, pinned, material.authorities.clone());
+                    server(settings.profile, own, clients, protocols, provider).map(Arc::new)
                 };
-                let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
-                server.session_storage = Arc::new(NoServerSessionStorage {});
-                server.send_tls13_tickets = 0;
-                server.ignore_client_order = true;
-                Some(Arc::new(server))
+                let dicom = serving(settings.client_certificates, pinned.clone(), vec![])?;
+                let web = serving(settings.web_client_certificates, BTreeSet::new(), vec![b"http/1.1".to_vec()])?;
+                Some(Servers { dicom, web })
             }
             None => None,
         };
-        Ok(Self { material, server, stamps, pinned })
+        Ok(Self { material, servers, stamps, pinned })
     }
+}
+
+/// What a port is served with: which clients are asked for what, which protocols are offered over it (ALPN).
+fn server(
+    profile: TlsProfile,
+    own: Arc<CertifiedKey>,
+    (asked, pinned, authorities): (ClientCertificates, BTreeSet<Fingerprint>, Option<Arc<RootCertStore>>),
+    protocols: Vec<Vec<u8>>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<ServerConfig, TlsFault> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(versions(profile))
+        .map_err(|e| TlsFault::Library(e.to_string()))?;
+    let clients = |mandatory| verify::Clients::new(pinned, authorities, mandatory, Arc::clone(provider));
+    let builder = match asked {
+        ClientCertificates::Required => builder.with_client_cert_verifier(Arc::new(clients(true)?)),
+        ClientCertificates::Optional => builder.with_client_cert_verifier(Arc::new(clients(false)?)),
+        ClientCertificates::None => builder.with_no_client_auth(),
+    };
+    let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    server.ignore_client_order = true;
+    server.alpn_protocols = protocols;
+    Ok(server)
 }
 
 fn read(settings: &config::Tls, provider: &CryptoProvider) -> Result<(Material, Stamps), TlsFault> {

@@ -51,13 +51,8 @@ impl Clients {
         mandatory: bool,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, TlsFault> {
-        let authorities = match authorities {
-            Some(store) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(store, Arc::clone(&provider)).build();
-                Some(verifier.map_err(|e| TlsFault::Library(e.to_string()))?)
-            }
-            None => None,
-        };
+        let build = |store| WebPkiClientVerifier::builder_with_provider(store, Arc::clone(&provider)).build();
+        let authorities = authorities.map(build).transpose().map_err(|e| TlsFault::Library(e.to_string()))?;
         Ok(Self { pinned, authorities, mandatory, provider })
     }
 }
@@ -68,15 +63,37 @@ impl Server {
         authorities: Option<Arc<RootCertStore>>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, TlsFault> {
-        let authorities = match authorities {
-            Some(store) => {
-                let verifier = WebPkiServerVerifier::builder_with_provider(store, Arc::clone(&provider)).build();
-                Some(verifier.map_err(|e| TlsFault::Library(e.to_string()))?)
-            }
-            None => None,
-        };
+        let build = |store| WebPkiServerVerifier::builder_with_provider(store, Arc::clone(&provider)).build();
+        let authorities = authorities.map(build).transpose().map_err(|e| TlsFault::Library(e.to_string()))?;
         Ok(Self { pinned, authorities, provider })
     }
+}
+
+/// Signatures are judged alike on both sides, and asked for by two traits.
+macro_rules! signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.provider.signature_verification_algorithms.supported_schemes()
+        }
+    };
 }
 
 impl ClientCertVerifier for Clients {
@@ -105,27 +122,7 @@ impl ClientCertVerifier for Clients {
         }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures!();
 }
 
 impl ServerCertVerifier for Server {
@@ -152,27 +149,7 @@ impl ServerCertVerifier for Server {
         }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures!();
 }
 
 /// A pin says whose certificate it is, not that it may be used for ever.

@@ -121,6 +121,21 @@ impl Identity {
         text.trim().rsplit('=').next().unwrap().to_owned()
     }
 
+    /// `[tls]` of a node with these files.
+    pub fn section(&self, authority: &Authority) -> String {
+        let [certificate, key, vouching] = [&self.certificate, &self.key, &authority.certificate].map(|p| p.display());
+        format!("[tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\nauthorities = \"{vouching}\"\n")
+    }
+
+    /// Puts this certificate and its key in the place of another's, as a renewal does: each at once.
+    pub fn replace(&self, other: &Self) {
+        for (from, to) in [(&self.certificate, &other.certificate), (&self.key, &other.key)] {
+            let beside = to.with_extension("new");
+            fs::copy(from, &beside).unwrap();
+            fs::rename(&beside, to).unwrap();
+        }
+    }
+
     /// As the arguments of a dcmtk tool.
     pub fn dcmtk(&self) -> [String; 3] {
         ["+tls".into(), self.key.display().to_string(), self.certificate.display().to_string()]

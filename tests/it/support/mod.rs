@@ -2,8 +2,10 @@
 
 pub mod certificates;
 pub mod faults;
+pub mod orthanc;
 pub mod sender;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
@@ -11,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crate::receive::scu::split;
 
 /// The binary under test.
 pub const SIDELIGHT: &str = env!("CARGO_BIN_EXE_sidelight");
@@ -109,11 +113,26 @@ pub fn dicom_files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The data sets below a folder as they lie there, by SOP Instance UID; one of each.
+pub fn data_sets(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for file in dicom_files(folder) {
+        let (meta, data_set) = split(&file).unwrap_or_else(|| panic!("{} is no DICOM file", file.display()));
+        let uid = meta.media_storage_sop_instance_uid.trim_end_matches('\0').to_owned();
+        assert!(found.insert(uid, data_set).is_none(), "{}: a second copy", file.display());
+    }
+    found
+}
+
 /// A sidelight node as a process of its own. Killed when dropped.
 pub struct Node {
     child: Child,
     pub dicom_port: u16,
+    /// 0 where there is none.
+    pub dicom_tls_port: u16,
     pub web_port: u16,
+    /// 0 where there is none.
+    pub web_tls_port: u16,
     pub config: PathBuf,
     log: Arc<Mutex<String>>,
 }
@@ -167,17 +186,19 @@ impl Node {
                 log.push('\n');
             }
         });
-        let mut node = Self { child, dicom_port: 0, web_port: 0, config: config.to_owned(), log };
+        let config = config.to_owned();
+        let mut node = Self { child, dicom_port: 0, dicom_tls_port: 0, web_port: 0, web_tls_port: 0, config, log };
         let start = Instant::now();
         loop {
             let log = node.log();
             if let Some(line) = log.lines().find(|l| l.contains("\"ready\"")) {
                 let line: serde_json::Value = serde_json::from_str(line).expect("the log is JSON lines");
                 let port = |key: &str| {
-                    let address = line["fields"][key].as_str().expect("an address");
-                    address.rsplit(':').next().and_then(|p| p.parse().ok()).expect("a port")
+                    let address = line["fields"][key].as_str().expect("an address, or off");
+                    address.rsplit_once(':').map_or(0, |(_, port)| port.parse().expect("a port"))
                 };
                 (node.dicom_port, node.web_port) = (port("dicom"), port("web"));
+                (node.dicom_tls_port, node.web_tls_port) = (port("dicom_tls"), port("web_tls"));
                 return node;
             }
             if let Some(status) = node.child.try_wait().expect("waitable") {
@@ -242,6 +263,19 @@ impl Node {
     pub fn studies(&self) -> Vec<serde_json::Value> {
         let text = run_ok(sidelight(&["studies", "list", "--json", "--limit", "100000", "--config"]).arg(&self.config));
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+    }
+
+    /// Waits until these studies and no others are delivered; each has one current report then.
+    pub fn delivers_each_once(&self, studies: &BTreeSet<String>, limit: Duration) {
+        wait_for("every study is delivered", limit, || {
+            std::thread::sleep(Duration::from_millis(200));
+            let rows = self.studies();
+            rows.len() == studies.len() && rows.iter().all(|s| s["state"] == "delivered")
+        });
+        for study in self.studies() {
+            assert!(studies.contains(study["study"].as_str().expect("a UID")), "{study}");
+            assert_eq!(study["current_reports"], 1, "{study}");
+        }
     }
 
     /// `sidelight ARGS…` with this node's configuration, which must succeed; its standard output.

@@ -7,18 +7,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Pacs, Scene, echoscu, s_client};
+use crate::receive::scu::PATIENCE;
 use crate::support::certificates::{Authority, Identity, NOW, PAST};
-use crate::support::{Node, NodeOptions, run, run_ok, sidelight};
-
-/// `[tls]` with these files.
-fn section(identity: &Identity, authority: &Authority) -> String {
-    format!(
-        "[tls]\ncertificate = \"{}\"\nkey = \"{}\"\nauthorities = \"{}\"\n",
-        identity.certificate.display(),
-        identity.key.display(),
-        authority.certificate.display()
-    )
-}
+use crate::support::{Node, NodeOptions, run, run_ok, sidelight, wait_for};
 
 #[test]
 fn check_tells_what_is_wrong_with_certificates_and_keys() {
@@ -59,7 +50,7 @@ fn check_tells_what_is_wrong_with_certificates_and_keys() {
         (&garbage, Some(("tls.key", "is not sound PEM"))),
     ];
     for (identity, expected) in rows {
-        fs::write(&path, section(identity, &scene.authority)).unwrap();
+        fs::write(&path, identity.section(&scene.authority)).unwrap();
         let output = run(sidelight(&["check", "--json", "--config"]).arg(&path));
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(!text.contains("U0VD"), "a line of the key: {text}");
@@ -95,7 +86,7 @@ fn echo_over_tls_asks_for_what_is_pinned_for_the_destination() {
             pacs.port
         );
         let pins = if tls { format!("certificates = [\"{}\"]\n", pinned.fingerprint()) } else { String::new() };
-        fs::write(&path, format!("{}{destination}{pins}", section(&scene.node, &scene.authority))).unwrap();
+        fs::write(&path, format!("{}{destination}{pins}", scene.node.section(&scene.authority))).unwrap();
         let output = run(sidelight(&["echo", &peer]).args(options).arg("--config").arg(&path));
         let said = super::said(&output);
         assert_eq!(output.status.success(), expected, "tls = {tls}, {options:?}: {said}");
@@ -112,7 +103,7 @@ fn echo_over_tls_asks_for_what_is_pinned_for_the_destination() {
 async fn a_node_says_who_came_to_the_wrong_port() {
     let scene = Scene::new();
     let port = crate::support::free_port();
-    let extra = format!("\n{}", section(&scene.node, &scene.authority));
+    let extra = format!("\n{}", scene.node.section(&scene.authority));
     let node = {
         let options = NodeOptions {
             data_dir: &scene.folder.path().join("data"),
@@ -133,14 +124,13 @@ async fn a_node_says_who_came_to_the_wrong_port() {
     assert!(echoscu("PACS", node.dicom_port, None).await.0);
     let (connected, _) = s_client(port, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]).await;
     assert!(!connected);
-    let log = node.log();
     for line in [
         "a peer without TLS on the port for TLS",
         "a peer with TLS on the port without",
         "no common TLS version or cipher suite",
         "TLS connection",
     ] {
-        assert!(log.contains(line), "{line} is not in\n{log}");
+        wait_for(line, PATIENCE, || node.log().contains(line));
     }
     assert!(node.stop().success());
 }

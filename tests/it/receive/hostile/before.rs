@@ -11,6 +11,8 @@ const USABLE: [Answer; 3] = [Answer::Accept, ECHOED, Answer::Released];
 const CALLED_UNKNOWN: Answer = Answer::Reject(1, 1, 7);
 const CALLING_UNKNOWN: Answer = Answer::Reject(1, 1, 3);
 const CONTEXT_UNKNOWN: Answer = Answer::Reject(1, 1, 2);
+/// No message fits into such a PDU; the Standard has no reason for it.
+const NO_ROOM: Answer = Answer::Reject(1, 1, 1);
 const VERSION_UNKNOWN: Answer = Answer::Reject(1, 2, 2);
 
 pub fn rows() -> Vec<Row> {
@@ -185,7 +187,10 @@ fn user_information() -> Vec<Row> {
         accepted("no user information", rest(vec![]), "D.1"),
         accepted("user information without a maximum length", user(&[]), "D.1"),
         accepted("a maximum length of 0", user(&[max_length(0)]), "D.1"),
-        accepted("a maximum length of 1", user(&[max_length(1)]), "D.1"),
+        sta2("a maximum length of 1", user(&[max_length(1)]), NO_ROOM),
+        sta2("a maximum length of 6, a fragment header alone", user(&[max_length(6)]), NO_ROOM),
+        sta2("a maximum length of 7, with an odd fragment", user(&[max_length(7)]), NO_ROOM),
+        accepted("a maximum length of 8", user(&[max_length(8)]), "D.1"),
         accepted("a maximum length of 2^32-1", user(&[max_length(u32::MAX)]), "D.1"),
         accepted("two maximum lengths", user(&[max_length(16_384), max_length(1)]), "D.1"),
         accepted("an unknown sub-item of user information", user(&[max_length(16_384), item(0x7F, b"later")]), "9.3.1"),

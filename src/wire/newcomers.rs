@@ -1,8 +1,9 @@
-//! Connections of a port that are no associations yet, counted by host, so that one that opens them and says nothing
+//! Connections of a port of which nothing is known yet, counted by host, so that one that opens them and says nothing
 //! leaves room for the others.
 //!
-//! Neighbours: `mod` asks for each connection that it accepts, and drops its place when the association begins. Peers of
-//! this machine are not bounded: a proxy there stands for many hosts. Left out: who may send, which `negotiate` judges.
+//! Neighbours: `receive` and `web` ask for each connection that they accept, and drop its place when the association
+//! begins, or when the handshake is over. Peers of this machine are not bounded: a proxy there stands for many hosts.
+//! Left out: who may do what.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,14 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
-use super::SPARE_CONNECTIONS;
-
-/// Connections of one host that are no associations yet: half of the spare ones, which a sender that opens all its
-/// associations at once does not reach, since each of them takes a moment only.
-pub(super) const OF_ONE_HOST_MAX: usize = SPARE_CONNECTIONS / 2;
-
-#[derive(Debug, Clone, Default)]
-pub(super) struct Newcomers(Arc<Mutex<BTreeMap<IpAddr, Count>>>);
+/// The newcomers of a port.
+#[derive(Debug, Clone)]
+pub struct Newcomers {
+    counts: Arc<Mutex<BTreeMap<IpAddr, Count>>>,
+    of_one_host_max: usize,
+}
 
 #[derive(Debug, Default)]
 struct Count {
@@ -28,20 +27,25 @@ struct Count {
 
 /// The place of one connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Newcomer {
+pub struct Newcomer {
     all: Newcomers,
     host: IpAddr,
 }
 
 impl Newcomers {
+    pub fn new(of_one_host_max: usize) -> Self {
+        Self { counts: Arc::default(), of_one_host_max }
+    }
+
     /// A place for a connection from this canonical address; `None` where its host has too many.
-    pub(super) fn admit(&self, address: IpAddr) -> Option<Newcomer> {
+    pub fn admit(&self, address: IpAddr) -> Option<Newcomer> {
         let host = host(address);
         let mut counts = self.lock();
         let count = counts.entry(host).or_default();
-        if count.connections >= OF_ONE_HOST_MAX && !host.is_loopback() {
+        if count.connections >= self.of_one_host_max && !host.is_loopback() {
             if !count.told {
-                warn!(%host, OF_ONE_HOST_MAX, "connections that ask for no association: further ones are closed");
+                let most = self.of_one_host_max;
+                warn!(%host, most, "connections that do not say what they want: further ones are closed");
                 count.told = true;
             }
             return None;
@@ -52,7 +56,7 @@ impl Newcomers {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Count>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,7 +87,8 @@ mod tests {
 
     #[test]
     fn a_host_has_so_many_connections_until_they_end() {
-        let newcomers = Newcomers::default();
+        const OF_ONE_HOST_MAX: usize = 32;
+        let newcomers = Newcomers::new(OF_ONE_HOST_MAX);
         let admit = |text: &str| newcomers.admit(text.parse().unwrap());
         for (first, same, other) in
             [("192.0.2.1", "192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1")]
