@@ -5,6 +5,7 @@
 //! fault is returned at once, each with its key, the value, where it comes from and the remedy (`fault`). Neighbours: `domain` below; every stage takes its own section. Left out: anything that
 //! needs the outside world (ports, folders, peers) is asked by `sidelight check`.
 
+mod archives;
 mod fault;
 mod fingerprint;
 mod load;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use crate::domain::{AeTitle, Disclosure, Required};
 
+pub use archives::{Archive, callers};
 pub use fault::{ConfigError, FAULTS_MAX, Fault};
 pub use fingerprint::Fingerprint;
 pub use load::{environment, load, load_to_serve};
@@ -266,6 +268,9 @@ pub struct Destination {
     pub associations_max: usize,
     /// Reports per minute; `None`: as fast as it takes them.
     pub per_minute_max: Option<u32>,
+    /// Whether it is asked for storage commitment of what it took: how long the association that asks waits for the
+    /// answer, which may come later on one of its own.
+    pub commitment: Option<Duration>,
 }
 
 /// How a destination is reached.

@@ -264,6 +264,7 @@ impl Check<'_> {
                 self.get(&key("associations_max"), &destination.associations_max, parse::count(1..=64));
             let per_minute_max =
                 self.get(&key("per_minute_max"), &destination.per_minute_max, parse::integer(0..=60_000));
+            let commitment = self.commitment(&key, destination);
             Some(Destination {
                 name: name?,
                 endpoint: endpoint?,
@@ -272,6 +273,7 @@ impl Check<'_> {
                 timeout: timeout?,
                 associations_max: associations_max?,
                 per_minute_max: u32::try_from(per_minute_max?).ok().filter(|rate| *rate > 0),
+                commitment: commitment?,
             })
         }))
     }

@@ -91,6 +91,7 @@ impl Check<'_> {
                 ("tls", &raw.tls),
                 ("certificates", &raw.certificates),
                 ("tls_server_name", &raw.tls_server_name),
+                ("commitment", &raw.commitment),
             ],
         };
         let unset = [Entry::from(""), Entry::from(false), Entry::List(vec![])];

@@ -76,6 +76,18 @@ pub enum DeliveryState {
     Superseded,
 }
 
+/// Where the storage commitment stands that a destination is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CommitmentState {
+    /// No answer yet.
+    Asked,
+    /// It keeps the report.
+    Confirmed,
+    /// It does not keep the report, or never said.
+    Failed,
+}
+
 /// An instance of a study that is being closed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoredInstance {

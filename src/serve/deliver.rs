@@ -189,11 +189,10 @@ impl Node {
         match sent {
             Ok(sent) => {
                 *session = Some(open);
-                let now = Utc::now();
-                self.recorded(
-                    delivery,
-                    self.store.delivery_succeeded(delivery.id, &sent.sop_class, &sent.sop_instance, now).await,
-                )
+                let (now, commitment) = (Utc::now(), destination.commitment.is_some());
+                let (class, instance) = (&sent.sop_class, &sent.sop_instance);
+                let recorded = self.store.delivery_succeeded(delivery.id, class, instance, commitment, now);
+                self.recorded(delivery, recorded.await)
             }
             // A peer may end an association after each report: that says nothing of this one, which begins the next.
             Err(error @ DeliverError::Broken { .. }) if open.used() => {

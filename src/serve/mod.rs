@@ -7,6 +7,7 @@
 
 mod close;
 mod commitments;
+mod confirmations;
 mod deliver;
 mod read;
 mod reload;
@@ -26,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::analyse::Analyser;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, callers};
 use crate::receive::Receiver;
 use crate::store::Store;
 use crate::web;
@@ -74,9 +75,10 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     let Control { cancel, reloads, load, filter_logs } = control;
     let manager = Arc::new(Manager::from_environment());
     let store = Store::open(&config.store).await?;
-    let (tls_settings, sources) = (config.tls.clone(), config.sources.clone());
-    let tls = tokio::task::spawn_blocking(move || Tls::load(&tls_settings, &sources)).await??;
-    let receiver = Receiver::bind(&config.node, &config.sources, &tls).await?;
+    let archives = config.archives();
+    let (tls_settings, callers) = (config.tls.clone(), callers(&config.sources, &archives));
+    let tls = tokio::task::spawn_blocking(move || Tls::load(&tls_settings, &callers)).await??;
+    let receiver = Receiver::bind(&config.node, &config.sources, &archives, &tls).await?;
     let (dicom, dicom_tls) = (receiver.local_addr()?, receiver.local_addr_tls()?);
     let ready = Arc::new(AtomicBool::new(false));
     let web = match config.web.listen {
@@ -111,6 +113,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
     tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
     tasks.spawn(Arc::clone(&node).supervise("reporting commitments", Arc::clone(&node).commitment_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("asking for commitments", Arc::clone(&node).confirmation_loop()));
     tasks.spawn(Arc::clone(&node).supervise("retention", Arc::clone(&node).retention_loop()));
     tasks.spawn(Arc::clone(&node).supervise("reloading", Arc::clone(&node).reload_loop(reload)));
     tasks.spawn(Arc::clone(&node).supervise("the watchdog", Arc::clone(&node).watch(Arc::clone(&manager))));

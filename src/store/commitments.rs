@@ -19,7 +19,7 @@ use crate::dicom::{CommitmentOutcome, CommitmentRq, SopReference, Status};
 use crate::domain::{AeTitle, Digest, Timestamp, Uid};
 
 use super::index::{Columns, micros, shifted};
-use super::{Commitment, Store, StoreError, blocking};
+use super::{Commitment, Store, StoreError, blocking, confirmations};
 
 /// How long requests are remembered after their end, so that a Transaction UID that is used again is told.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -285,9 +285,9 @@ impl Store {
 
 /// Forgets requests that ended long ago.
 pub(super) async fn forget(tx: &mut Transaction<'_, Sqlite>, now: Timestamp) -> Result<(), StoreError> {
-    let sql = "DELETE FROM commitments WHERE ended_at < ?";
-    sqlx::query(sql).bind(shifted(now, REMEMBERED, -1)).execute(&mut **tx).await?;
-    Ok(())
+    let before = shifted(now, REMEMBERED, -1);
+    sqlx::query("DELETE FROM commitments WHERE ended_at < ?").bind(before).execute(&mut **tx).await?;
+    confirmations::forget(tx, before).await
 }
 
 /// BLAKE3 over the last `bytes` of a file: the data set behind preamble and meta group.

@@ -98,6 +98,7 @@ impl Store {
         let sql = "SELECT d.destination, count(*) FILTER (WHERE d.state = 'pending') AS pending,
                        count(*) FILTER (WHERE d.state = 'failed') AS failed,
                        count(*) FILTER (WHERE d.state = 'delivered') AS delivered,
+                       count(*) FILTER (WHERE d.commitment = 'asked') AS unconfirmed,
                        max(d.delivered_at) AS delivered_at, ifnull(s.failures, 0) AS failures, s.down_since, s.next_at,
                        s.last_error
                    FROM deliveries d LEFT JOIN destinations s ON s.name = d.destination
@@ -116,6 +117,7 @@ impl Store {
                 pending: row.count("pending")?,
                 delivered: row.count("delivered")?,
                 failed: row.count("failed")?,
+                unconfirmed: row.count("unconfirmed")?,
                 delivered_at: row.opt_time("delivered_at")?,
             });
         }

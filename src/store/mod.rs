@@ -22,6 +22,7 @@
 mod backup;
 mod catalog;
 mod commitments;
+mod confirmations;
 mod destinations;
 mod fsck;
 mod index;
@@ -62,7 +63,7 @@ pub use backup::{BackedUp, Files};
 pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
 pub use records::{
-    Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp,
+    Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp, Inquiry,
     InstanceDetail, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, PublishedFilter, PublishedReport,
     Purged, Reading, Recovered, ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow,
     Unreached,
@@ -87,6 +88,8 @@ pub struct Wake {
     pub delivery_due: Arc<Notify>,
     /// A request for storage commitment waits for its report.
     pub commitment_due: Arc<Notify>,
+    /// A destination is to be asked for storage commitment.
+    pub confirmation_due: Arc<Notify>,
 }
 
 /// Why the store did not do what was asked.
@@ -147,6 +150,11 @@ pub enum StoreError {
          deletes them all the same"
     )]
     Committed(Uid),
+    #[error(
+        "a destination that was asked has not committed to keep a report of study {0} (`studies show`); --force deletes \
+         it all the same"
+    )]
+    Unconfirmed(Uid),
     #[error("study {0} is not open; `sidelight studies show` tells what became of it")]
     NotOpen(Uid),
     #[error("objects of study {0} are past store.objects_kept; send the study again")]
@@ -355,6 +363,7 @@ impl Wake {
         self.study_changed.notify_one();
         self.delivery_due.notify_one();
         self.commitment_due.notify_one();
+        self.confirmation_due.notify_one();
     }
 }
 

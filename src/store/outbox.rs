@@ -67,22 +67,25 @@ impl Store {
     }
 
     /// The destination accepted the report, as this SOP class and instance. When all current deliveries of the study
-    /// came that far, the study is delivered.
+    /// came that far, the study is delivered. `commitment`: the destination is to be asked whether it keeps the report.
     pub async fn delivery_succeeded(
         &self,
         id: i64,
         sent_sop_class: &Uid,
         sent_sop_instance: &Uid,
+        commitment: bool,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.index().write().await?;
         let sql = "UPDATE deliveries SET state = 'delivered', lease_until = NULL, attempts = attempts + 1,
-                   last_error = NULL, delivered_at = ?, sent_sop_class = ?, sent_sop_instance = ? WHERE id = ?
-                   RETURNING study, destination, attempts";
+                   last_error = NULL, delivered_at = ?1, sent_sop_class = ?2, sent_sop_instance = ?3,
+                   commitment = iif(?4, 'asked', NULL), commitment_next_at = iif(?4, ?1, NULL), commitment_attempts = 0,
+                   commitment_error = NULL WHERE id = ?5 RETURNING study, destination, attempts";
         let row = sqlx::query(sql)
             .bind(micros(now))
             .bind(sent_sop_class.as_str())
             .bind(sent_sop_instance.as_str())
+            .bind(commitment)
             .bind(id)
             .fetch_optional(&mut *tx)
             .await?;
@@ -99,6 +102,9 @@ impl Store {
         self.index().commit(tx).await?;
         info!(delivery = id, destination = row.text("destination")?, attempts = row.int("attempts")?, "delivered");
         self.wake().delivery_due.notify_one();
+        if commitment {
+            self.wake().confirmation_due.notify_one();
+        }
         Ok(())
     }
 
@@ -139,7 +145,8 @@ impl Store {
             }
         }
         let sql = "UPDATE deliveries SET state = 'pending', attempts = 0, queued_at = ?1, next_at = ?1,
-                   last_error = NULL, delivered_at = NULL
+                   last_error = NULL, delivered_at = NULL, commitment = NULL, commitment_next_at = NULL,
+                   commitment_error = NULL
                    WHERE (?2 IS NULL OR study = ?2) AND (?3 IS NULL OR destination = ?3)
                        AND (?4 = 0 OR state = 'failed') AND EXISTS (SELECT 1 FROM reports r
                            WHERE r.id = deliveries.report AND r.current = 1 AND r.path IS NOT NULL)

@@ -282,6 +282,7 @@ async fn initiation(registry: &Registry) -> Block {
         timeout: PATIENCE,
         associations_max: 1,
         per_minute_max: None,
+        commitment: None,
     };
     let reports = alternatives();
     let files: Vec<ReportFile> = reports.iter().map(ReportFile::from).collect();

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod commitments;
+mod confirmations;
 mod destinations;
 mod folder;
 mod intake;
@@ -281,7 +282,10 @@ async fn due(store: &Store, second: i64) -> Vec<Delivery> {
 }
 
 async fn delivered(store: &Store, delivery: &Delivery, second: i64) {
-    store.delivery_succeeded(delivery.id, &delivery.sop_class, &delivery.sop_instance, at(second)).await.unwrap();
+    store
+        .delivery_succeeded(delivery.id, &delivery.sop_class, &delivery.sop_instance, false, at(second))
+        .await
+        .unwrap();
 }
 
 async fn show(store: &Store, study: &str) -> StudyDetail {

@@ -121,7 +121,10 @@ async fn a_late_instance_yields_a_new_report_with_its_predecessor() {
     assert_eq!(store.previous_reports(&uid("1.2"), Disclosure::Withheld).await.unwrap(), []);
     report(&store, "1.2", "2.25.1", &["PACS"], 60).await;
     let first = due(&store, 61).await.remove(0);
-    store.delivery_succeeded(first.id, &uid("1.2.840.10008.5.1.4.1.1.88.22"), &uid("2.25.11"), at(62)).await.unwrap();
+    store
+        .delivery_succeeded(first.id, &uid("1.2.840.10008.5.1.4.1.1.88.22"), &uid("2.25.11"), false, at(62))
+        .await
+        .unwrap();
     assert_eq!(state(&store, "1.2").await, StudyState::Delivered);
 
     put(&store, "1.2.4", 100).await;
