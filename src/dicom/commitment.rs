@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(status(&event, Ok(request(&[]).encode(encoding))), Status::INVALID_ARGUMENT, "no references");
 
         // A failure without a reason, or with one that says success, is none the less a failure.
-        for reason in [&[][..], &[0, 0], &[1]] {
+        for reason in [&[][..], &[0, 0], &[1, 2, 3, 4]] {
             let mut item = information.items(FAILED_SOP_SEQUENCE).unwrap()[0].clone();
             item.put(FAILURE_REASON, b"US", reason);
             let mut odd = request(&[]);
