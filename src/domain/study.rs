@@ -72,7 +72,7 @@ pub enum DeliveryState {
     Delivered,
     /// Given up after the configured time; `studies resend` starts it again.
     Failed,
-    /// A newer report of the study took its place before it was sent.
+    /// A newer report of the study took its place before it was sent, or after it was given up.
     Superseded,
 }
 

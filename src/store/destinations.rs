@@ -5,6 +5,7 @@
 //! between two attempts, which the caller decides.
 
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Sqlite, Transaction};
 use tracing::{info, warn};
 
 use crate::domain::{Timestamp, Uid};
@@ -36,9 +37,7 @@ impl Store {
     /// A destination answered that was down: its queue flows again.
     pub async fn destination_reached(&self, name: &str) -> Result<(), StoreError> {
         let mut tx = self.index().write().await?;
-        let sql = "UPDATE destinations SET failures = 0, down_since = NULL, next_at = NULL, last_error = NULL
-                   WHERE name = ? AND failures > 0";
-        let back = sqlx::query(sql).bind(name).execute(&mut *tx).await?.rows_affected() > 0;
+        let back = reached(&mut tx, name).await?;
         self.index().commit(tx).await?;
         if back {
             info!(destination = name, "the destination is back; what waited for it is sent");
@@ -123,4 +122,11 @@ impl Store {
         }
         Ok(states)
     }
+}
+
+/// Notes that a destination is up; whether it was down.
+pub(super) async fn reached(tx: &mut Transaction<'_, Sqlite>, name: &str) -> Result<bool, StoreError> {
+    let sql = "UPDATE destinations SET failures = 0, down_since = NULL, next_at = NULL, last_error = NULL
+               WHERE name = ? AND failures > 0";
+    Ok(sqlx::query(sql).bind(name).execute(&mut **tx).await?.rows_affected() > 0)
 }
