@@ -25,6 +25,9 @@ const ASSOCIATIONS_MAX: usize = 32;
 /// The longest that an association is kept open for the next report's turn; peers end idle ones.
 const PACE_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Waits of one attempt that each take at most the destination's timeout, and a few to spare.
+const STEPS_MAX: u32 = 16;
+
 /// Associations under way, and when the next report may go where the rate is limited.
 #[derive(Debug, Default)]
 struct Desk(Mutex<HashMap<String, Lane>>);
@@ -85,7 +88,7 @@ impl Node {
                 continue;
             }
             let Some(slot) = Desk::slot(desk, &due.name, most) else { continue };
-            let Some(delivery) = self.claim_delivery(&due.name).await? else { continue };
+            let Some(delivery) = self.claim_delivery(&due.name, destination.as_ref()).await? else { continue };
             began = true;
             tasks.spawn(Arc::clone(self).deliver_all(destination, due, delivery, slot));
         }
@@ -97,8 +100,12 @@ impl Node {
         self.config().destinations.iter().find(|d| d.name == name).cloned()
     }
 
-    async fn claim_delivery(&self, destination: &str) -> Result<Option<Delivery>, StoreError> {
-        let due = self.store.due_deliveries(1, Some(destination), LEASE, Utc::now()).await?;
+    async fn claim_delivery(
+        &self,
+        name: &str,
+        destination: Option<&Destination>,
+    ) -> Result<Option<Delivery>, StoreError> {
+        let due = self.store.due_deliveries(1, Some(name), lease(destination), Utc::now()).await?;
         Ok(due.into_iter().next())
     }
 
@@ -131,7 +138,7 @@ impl Node {
                 break;
             }
             tokio::time::sleep(pace).await;
-            next = self.claim_delivery(&due.name).await.unwrap_or_else(|error| {
+            next = self.claim_delivery(&due.name, destination.as_ref()).await.unwrap_or_else(|error| {
                 error!(%error, "looking for the next delivery failed; it will be tried again");
                 None
             });
@@ -180,8 +187,9 @@ impl Node {
         };
         let sent = open.send(&files).await;
         let reached = sent.as_ref().err().is_none_or(|error| !error.unreached());
-        if due.failures > 0
-            && reached
+        // A report that was taken says so by itself. Another association may have failed to reach the destination since.
+        if reached
+            && sent.is_err()
             && let Err(error) = self.store.destination_reached(&due.name).await
         {
             error!(%error, "it could not be recorded that a destination is back");
@@ -286,6 +294,15 @@ impl Node {
     }
 }
 
+/// How long a report is claimed for: longer than the slowest attempt, which opens an association, asks four times for each
+/// of three SOP classes (`Session::send`) and ends it, and waits for its turn behind every other association before.
+fn lease(destination: Option<&Destination>) -> Duration {
+    let Some(destination) = destination else { return LEASE };
+    let lanes = u32::try_from(destination.associations_max).unwrap_or(u32::MAX);
+    let turns = destination.per_minute_max.map_or(Duration::ZERO, |rate| Duration::from_secs(60) * lanes / rate);
+    LEASE.max(destination.timeout * STEPS_MAX + turns + PACE_WAIT_MAX)
+}
+
 impl Desk {
     /// A place with a destination of which at most `most` are used.
     fn slot(desk: &Arc<Self>, destination: &str, most: usize) -> Option<Slot> {
@@ -344,6 +361,29 @@ mod tests {
         drop(first);
         assert!(Desk::slot(&desk, "pacs", 1).is_none(), "one is still used");
         assert!(Desk::slot(&desk, "pacs", 2).is_some());
+    }
+
+    #[test]
+    fn a_claim_outlasts_the_slowest_attempt() {
+        let slow = |timeout, associations_max, per_minute_max| Destination {
+            name: "pacs".into(),
+            endpoint: crate::config::Endpoint::Dimse {
+                ae_title: crate::domain::AeTitle::parse("PACS").expect("a title"),
+                host: "h".into(),
+                port: 1,
+                tls: None,
+            },
+            audit: true,
+            disclose: Disclosure::Withheld,
+            timeout: Duration::from_secs(timeout),
+            associations_max,
+            per_minute_max,
+            commitment: None,
+        };
+        assert_eq!(lease(None), LEASE);
+        assert_eq!(lease(Some(&slow(30, 1, None))), LEASE);
+        assert!(lease(Some(&slow(3600, 1, None))) > Duration::from_secs(14 * 3600));
+        assert!(lease(Some(&slow(30, 64, Some(1)))) > Duration::from_secs(64 * 60));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::analyse::Analyser;
-use crate::config::{Config, ConfigError, callers};
+use crate::config::{Config, ConfigError, callers, open_to_others};
 use crate::receive::Receiver;
 use crate::store::Store;
 use crate::web;
@@ -38,7 +38,7 @@ use watchdog::{Loop, Manager, Pulse};
 
 /// How long the loops wait without a wake-up: what another process changed is seen within this.
 const IDLE: Duration = Duration::from_secs(1);
-/// Claims of work; lifted early by whoever finishes it, and at every start.
+/// Claims of work; lifted early by whoever finishes it, prolonged by whoever takes longer, and lifted at every start.
 const LEASE: Duration = Duration::from_secs(600);
 /// An instance or study that was tried this often without an end is given up with a visible outcome.
 const ATTEMPTS_MAX: u32 = 3;
@@ -74,6 +74,11 @@ struct Node {
 pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyhow::Result<()> {
     let Control { cancel, reloads, load, filter_logs } = control;
     let manager = Arc::new(Manager::from_environment());
+    for (key, path) in config.secret_files() {
+        if let Some(remark) = open_to_others(&path) {
+            warn!(key, "a file with a secret: {remark}");
+        }
+    }
     let store = Store::open(&config.store).await?;
     let archives = config.archives();
     let (tls_settings, callers) = (config.tls.clone(), callers(&config.sources, &archives));

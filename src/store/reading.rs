@@ -72,6 +72,20 @@ impl Store {
         Ok(())
     }
 
+    /// Prolongs a claim; one that was given back stays so.
+    pub async fn prolong_instance(
+        &self,
+        sop_instance: &Uid,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.index().write_lazily().await?;
+        let sql = "UPDATE instances SET lease_until = max(lease_until, ?)
+                   WHERE sop_instance = ? AND state = 'received' AND lease_until IS NOT NULL";
+        sqlx::query(sql).bind(shifted(now, lease, 1)).bind(sop_instance.as_str()).execute(&mut *tx).await?;
+        self.index().commit(tx).await
+    }
+
     /// Records what reading an instance came to, in one transaction: the instance, its scores, and its study, which
     /// begins or is opened again as a new revision. `false`: it was not waiting any more, and nothing was written.
     ///
