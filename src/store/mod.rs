@@ -25,6 +25,7 @@ mod commitments;
 mod confirmations;
 mod destinations;
 mod fsck;
+mod hashing;
 mod index;
 mod intake;
 mod outbox;
@@ -207,6 +208,7 @@ impl Store {
                 return Err(StoreError::Strangers { dir: config.data_dir.clone(), files });
             }
         }
+        spool.show_by(&index.identity().await?.1);
         let mut recovered = index.lift_leases(chrono::Utc::now()).await?;
         recovered.damaged = verify::look(&spool, &index).await?;
         let indexed = index.paths().await?;
@@ -319,10 +321,7 @@ impl Store {
     /// A stand-in for an identifier of a patient or study in logs: 16 hexadecimal digits of an HMAC-SHA-256 under a
     /// key of this data folder.
     pub fn log_id(&self, identifier: &str) -> String {
-        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(self.inner.log_key.as_str().as_bytes())
-            .expect("HMAC takes keys of any length");
-        mac.update(identifier.as_bytes());
-        mac.finalize().into_bytes().iter().take(8).map(|b| format!("{b:02x}")).collect()
+        keyed_hash(&self.inner.log_key, identifier)
     }
 
     /// What [`Store::open`] had to put right.
@@ -338,6 +337,7 @@ impl Store {
         intake: Option<Intake>,
     ) -> Result<Self, StoreError> {
         let (device_uid, log_key) = index.identity().await?;
+        spool.show_by(&log_key);
         let judging = Arc::new(Semaphore::new(commitments::JUDGING_MAX));
         Ok(Self { inner: Arc::new(Inner { spool, index, wake, device_uid, log_key, recovered, judging, intake }) })
     }
@@ -416,6 +416,12 @@ impl From<sqlx::Error> for StoreError {
             (_, e) => Self::Index(e),
         }
     }
+}
+
+fn keyed_hash(key: &Digest, identifier: &str) -> String {
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key.as_str().as_bytes()).expect("HMAC takes keys of any length");
+    mac.update(identifier.as_bytes());
+    mac.finalize().into_bytes().iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
 /// Runs file work off the runtime's threads.

@@ -361,6 +361,8 @@ pub struct Expired {
     pub posteriors: u64,
     /// Disclosed reports, which hold posteriors.
     pub disclosed_reports: u64,
+    /// Files that were set aside.
+    pub damaged: u64,
 }
 
 /// What [`super::Store::purge`] deleted.

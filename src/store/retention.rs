@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::domain::{Timestamp, Uid};
 
-use super::index::{Columns, shifted};
+use super::index::{Columns, from_micros, shifted};
 use super::{Expired, Purged, Retention, Store, StoreError, blocking, commitments};
 
 /// Studies that ended before `?1` and have nothing left to deliver, and no report that a destination was asked to keep
@@ -29,7 +29,7 @@ const BATCH: u32 = 200;
 
 impl Store {
     /// Deletes what is past its retention: objects (conflicting ones by their arrival; none within its span of a
-    /// commitment); race scores, and the files of disclosed reports, which hold them; rows and reports of studies whose
+    /// commitment; damaged ones and what else was set aside, from then on); race scores, and the files of disclosed reports, which hold them; rows and reports of studies whose
     /// objects are gone too.
     pub async fn expire(&self, now: Timestamp, retention: Retention) -> Result<Expired, StoreError> {
         let mut expired = Expired::default();
@@ -40,6 +40,8 @@ impl Store {
         if let Some(before) = before(retention.objects_kept) {
             expired.objects =
                 self.in_batches(before, Due::Objects).await? + self.in_batches(before, Due::Conflicts).await?;
+            let (spool, since) = (self.spool().clone(), from_micros(before)?);
+            expired.damaged = blocking(move || spool.forget_damaged(since.into())).await?;
         }
         if let Some(before) = before(retention.posteriors_kept) {
             let mut tx = self.index().write().await?;
@@ -56,6 +58,7 @@ impl Store {
                 studies = expired.studies,
                 posteriors = expired.posteriors,
                 disclosed_reports = expired.disclosed_reports,
+                damaged = expired.damaged,
                 "deleted what is past its retention"
             );
         }
