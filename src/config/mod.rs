@@ -13,6 +13,7 @@ mod parse;
 mod peers;
 mod raw;
 mod rules;
+mod secret;
 mod tls;
 mod validate;
 mod walk;
@@ -33,6 +34,7 @@ pub use fault::{ConfigError, FAULTS_MAX, Fault};
 pub use fingerprint::Fingerprint;
 pub use load::{environment, load, load_to_serve};
 pub(crate) use parse::host_fault;
+pub use secret::{SecretFault, open_to_others, read_secret, read_secret_text};
 pub use walk::FILE_BYTES_MAX;
 
 /// The whole configuration, valid.

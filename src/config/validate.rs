@@ -11,6 +11,7 @@ use crate::domain::{AeTitle, Disclosure, Required};
 use super::fault::{Faults, Problem};
 use super::parse::{self, Parsed};
 use super::raw::{self, Entry, Raw};
+use super::web;
 use super::{
     Alias, Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, Risk, Source, Store, StudyRules,
     load::Origins,
@@ -369,7 +370,16 @@ impl Check<'_> {
         let ports: Vec<u16> = listeners.into_iter().flatten().flatten().map(|address| address.port()).collect();
         let titles = raw.aliases.iter().take(PEERS_MAX).map(|alias| &alias.ae_title).chain([&raw.node.ae_title]);
         let own: Vec<AeTitle> = titles.filter_map(|title| parse::ae_title(title).ok()).collect();
+        let web = parse::listen_if_given(&raw.web.listen).ok().flatten();
         for (i, destination) in raw.destinations.iter().take(PEERS_MAX).enumerate() {
+            if let Some(listen) = web
+                && parse::text(&destination.kind) == Ok("stow")
+                && web::is_at(&destination.url, listen)
+            {
+                let what = format!("is this node's own web.listen ({listen}): reports would come back");
+                let remedy = "name the archive that is to receive the reports";
+                self.contradiction(&format!("destinations[{i}].url"), &destination.url, what, remedy);
+            }
             let (Ok(title), Ok(port)) = (parse::ae_title(&destination.ae_title), parse::port(&destination.port)) else {
                 continue;
             };

@@ -7,14 +7,14 @@
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 use tracing::warn;
 
-use crate::config::{Web, WebClient};
+use crate::config::{Web, WebClient, read_secret_text};
 
 use super::respond::Problem;
 
@@ -115,7 +115,7 @@ impl Gate {
 /// SHA-256 of the token that a file holds, itself or as `sha256:` and the digest in hexadecimal.
 fn digest(file: &std::path::Path) -> anyhow::Result<[u8; 32]> {
     let shown = file.display();
-    let text = read_limited(file).with_context(|| format!("{shown} cannot be read"))?;
+    let text = read_secret_text(file, FILE_BYTES_MAX).map_err(|fault| anyhow!("{shown} {fault}"))?;
     let text = text.trim();
     if let Some(hex) = text.strip_prefix("sha256:") {
         let bytes: Option<Vec<u8>> = (0..hex.len())
@@ -131,13 +131,6 @@ fn digest(file: &std::path::Path) -> anyhow::Result<[u8; 32]> {
          e.g. of `openssl rand -hex 32`"
     );
     Ok(Sha256::digest(text).into())
-}
-
-fn read_limited(file: &std::path::Path) -> std::io::Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    std::fs::File::open(file)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 #[cfg(test)]
