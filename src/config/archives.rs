@@ -36,8 +36,9 @@ impl Config {
     }
 }
 
-/// Everybody who may call, with the way that they have to come: the sources, then archives whose titles are no source's,
-/// which may do nothing that a source may. The addresses of one that is known by a host name are looked up when it calls.
+/// Everybody who may call, with the way that they have to come: the sources, then archives whose titles are no
+/// source's, which may do nothing that a source may. The addresses of one that is known by a host name are looked up
+/// when it calls.
 pub fn callers(sources: &[Source], archives: &[Archive]) -> Vec<Source> {
     let mut callers = sources.to_vec();
     for archive in archives {

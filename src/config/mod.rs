@@ -2,8 +2,9 @@
 //!
 //! [`load`] brings the layers together (`walk` reads TOML along the known keys) into a raw serde mirror (`raw`) that
 //! knows every key; `parse` and `validate` turn it into this module's [`Config`], whose values are proven. Every
-//! fault is returned at once, each with its key, the value, where it comes from and the remedy (`fault`). Neighbours: `domain` below; every stage takes its own section. Left out: anything that
-//! needs the outside world (ports, folders, peers) is asked by `sidelight check`.
+//! fault is returned at once, each with its key, the value, where it comes from and the remedy (`fault`). Neighbours:
+//! `domain` below; every stage takes its own section. Left out: anything that needs the outside world (ports, folders,
+//! peers) is asked by `sidelight check`.
 
 mod archives;
 mod fault;

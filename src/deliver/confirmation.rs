@@ -1,8 +1,8 @@
 //! Asking a destination for storage commitment of what it took: N-ACTION, then its N-EVENT-REPORT if that comes on the
 //! same association (PS3.4 J.3.2, J.3.3).
 //!
-//! Neighbours: `serve` says what is asked for, and records an answer before it is acknowledged; `receive` takes one that
-//! comes on an association of the destination's own. Left out: when to ask again.
+//! Neighbours: `serve` says what is asked for, and records an answer before it is acknowledged; `receive` takes one
+//! that comes on an association of the destination's own. Left out: when to ask again.
 
 use std::sync::Arc;
 use std::time::Duration;

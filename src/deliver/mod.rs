@@ -2,10 +2,10 @@
 //! STOW-RS.
 //!
 //! A [`Session`] carries one report after the other, each an attempt. The alternatives of a report (one per SOP class,
-//! each with its own SOP Instance UID) were fixed when the result was, so that every attempt sends the same bytes. Whether and when to try again is
-//! judged by [`DeliverError::retry`] and [`backoff`]; the outbox itself lives in `store`, its clock in `serve`.
-//! Neighbours: `peer` holds the association, `transcode` the encoding, `stow` the other road over `http`. Left out:
-//! folders.
+//! each with its own SOP Instance UID) were fixed when the result was, so that every attempt sends the same bytes.
+//! Whether and when to try again is judged by [`DeliverError::retry`] and [`backoff`]; the outbox itself lives in
+//! `store`, its clock in `serve`. Neighbours: `peer` holds the association, `transcode` the encoding, `stow` the other
+//! road over `http`. Left out: folders.
 
 mod backoff;
 mod commitment;

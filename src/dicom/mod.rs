@@ -3,8 +3,8 @@
 //!
 //! Neighbours: `domain` below; `receive` and `deliver` speak with it, `store` and `report` write what it encodes.
 //! Small data sets are read here too, within bounds: what peers ask with (`dataset`), and the node's own reports
-//! (`elements`). Left out: sockets and associations (`receive`, `deliver`), and what peers store, which is parsed only in
-//! the sandboxed workers of `pixels`. Nothing here allocates more than what it was given, within a small factor.
+//! (`elements`). Left out: sockets and associations (`receive`, `deliver`), and what peers store, which is parsed only
+//! in the sandboxed workers of `pixels`. Nothing here allocates more than what it was given, within a small factor.
 
 mod command;
 mod commitment;

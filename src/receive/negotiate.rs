@@ -119,8 +119,8 @@ impl Policy {
         })
     }
 
-    /// Judges a request from `peer`, who may be an archive that was asked for storage commitment. The transfer syntax of a
-    /// context is the first proposed one that is accepted.
+    /// Judges a request from `peer`, who may be an archive that was asked for storage commitment. The transfer syntax
+    /// of a context is the first proposed one that is accepted.
     pub(super) fn negotiate(&self, request: &AssociationRQ, peer: IpAddr, archive: bool) -> Result<Agreement, Refusal> {
         if request.protocol_version & 1 == 0 {
             return Err(Refusal::Reject(Rejection::ProtocolVersion));
@@ -221,8 +221,8 @@ fn judge(
     if !allowed {
         return Err(UserRejection);
     }
-    // The node is the provider of every class, of storage commitment to those who may ask for it. It is a user too of the
-    // classes of its own reports, towards peers that may pull them: it sends them on the peer's association; and of
+    // The node is the provider of every class, of storage commitment to those who may ask for it. It is a user too of
+    // the classes of its own reports, towards peers that may pull them: it sends them on the peer's association; and of
     // storage commitment, towards an archive that was asked for it and reports it now (PS3.4 J.3.3).
     let commitment = class == STORAGE_COMMITMENT.uid;
     let provider = !commitment || source.is_some_and(|source| source.commitment);

@@ -1,8 +1,9 @@
 //! Connections of a port that are no associations yet, counted by host, so that one that opens them and says nothing
 //! leaves room for the others.
 //!
-//! Neighbours: `mod` asks for each connection that it accepts, and drops its place when the association begins. Peers of
-//! this machine are not bounded: a proxy there stands for many hosts. Left out: who may send, which `negotiate` judges.
+//! Neighbours: `mod` asks for each connection that it accepts, and drops its place when the association begins. Peers
+//! of this machine are not bounded: a proxy there stands for many hosts. Left out: who may send, which `negotiate`
+//! judges.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};

@@ -1,8 +1,8 @@
 //! The loop that asks destinations for storage commitment of the reports that they took, until they have answered.
 //!
-//! One request at a time to each destination, for all that is due there. Neighbours: `deliver` asks and hears an answer on
-//! the same association, `receive` one on the destination's own; `store` remembers what was asked and what came of it.
-//! Left out: what becomes of a report that is not kept, which is a failed delivery (`store`).
+//! One request at a time to each destination, for all that is due there. Neighbours: `deliver` asks and hears an answer
+//! on the same association, `receive` one on the destination's own; `store` remembers what was asked and what came of
+//! it. Left out: what becomes of a report that is not kept, which is a failed delivery (`store`).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,7 +74,8 @@ impl Node {
                 self.store.withdraw_confirmations(&name).await?;
                 continue;
             };
-            // Connecting, sending and the answer each have their limit. A start asks again at once (`Index::lift_leases`).
+            // Connecting, sending and the answer each have their limit. A start asks again at once
+            // (`Index::lift_leases`).
             let lease = destination.timeout * 6 + destination.commitment.unwrap_or_default();
             if let Some(inquiry) = self.store.begin_confirmation(&name, lease, Utc::now()).await? {
                 return Ok(Some((destination.clone(), inquiry)));

@@ -187,7 +187,8 @@ impl Node {
         };
         let sent = open.send(&files).await;
         let reached = sent.as_ref().err().is_none_or(|error| !error.unreached());
-        // A report that was taken says so by itself. Another association may have failed to reach the destination since.
+        // A report that was taken says so by itself. Another association may have failed to reach the destination
+        // since.
         if reached
             && sent.is_err()
             && let Err(error) = self.store.destination_reached(&due.name).await
@@ -294,8 +295,9 @@ impl Node {
     }
 }
 
-/// How long a report is claimed for: longer than the slowest attempt, which opens an association, asks four times for each
-/// of three SOP classes (`Session::send`) and ends it, and waits for its turn behind every other association before.
+/// How long a report is claimed for: longer than the slowest attempt, which opens an association, asks four times for
+/// each of three SOP classes (`Session::send`) and ends it, and waits for its turn behind every other association
+/// before.
 fn lease(destination: Option<&Destination>) -> Duration {
     let Some(destination) = destination else { return LEASE };
     let lanes = u32::try_from(destination.associations_max).unwrap_or(u32::MAX);

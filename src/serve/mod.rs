@@ -1,9 +1,9 @@
 //! The node: wires the stages, their wake-ups, reload and shutdown. Holds no logic of any stage.
 //!
-//! Four loops look into the index and act on what they find: `read` what arrived, `close` what is complete, `deliver`
-//! what is due, delete what is past its `retention`. Wake-ups only shorten the wait, so a restart is the ordinary
-//! path. `reload` changes what can change while they run, `watchdog` tells the service manager that they do.
-//! Neighbours: every stage below. Left out: arguments, signals and exit codes (`main`).
+//! Loops look into the index and act on what they find: `read` what arrived, `close` what is complete, `deliver` what
+//! is due, report `commitments` and ask for `confirmations`, delete what is past its `retention`. Wake-ups only shorten
+//! the wait, so a restart is the ordinary path. `reload` changes what can change while they run, `watchdog` tells the
+//! service manager that they do. Neighbours: every stage below. Left out: arguments, signals and exit codes (`main`).
 
 mod close;
 mod commitments;

@@ -1,4 +1,5 @@
-//! Loads the configuration again without dropping an association: what can change does, for work that begins from now on.
+//! Loads the configuration again without dropping an association: what can change does, for work that begins from now
+//! on.
 //!
 //! A configuration with a fault changes nothing; all its faults are in the log. Neighbours: `main` turns SIGHUP into
 //! requests, `receive` and `web` take the new rules at their gates. Left out: what a key means.

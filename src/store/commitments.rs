@@ -257,7 +257,7 @@ impl Store {
                 Ok(Status::PROCESSING_FAILURE)
             }
             Err(cause) => {
-                error!(object, cause = %cause.kind(), "an indexed object cannot be read; `fsck` names it: restore it from a backup");
+                error!(object, cause = %cause.kind(), "an indexed object cannot be read: find it by `fsck`, restore it");
                 Ok(Status::PROCESSING_FAILURE)
             }
         }

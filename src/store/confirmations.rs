@@ -28,8 +28,8 @@ impl Store {
         Ok(sqlx::query_scalar(sql).bind(micros(now)).fetch_all(self.index().read()).await?)
     }
 
-    /// Makes a request of what is due at a destination, under a new Transaction UID. It counts as made, and the next one
-    /// is due after `lease` unless somebody says otherwise.
+    /// Makes a request of what is due at a destination, under a new Transaction UID. It counts as made, and the next
+    /// one is due after `lease` unless somebody says otherwise.
     pub async fn begin_confirmation(
         &self,
         destination: &str,
@@ -77,7 +77,8 @@ impl Store {
         let sql = "SELECT d.id, d.study, d.sent_sop_instance, r.current FROM confirmation_items i
                        JOIN confirmations c ON c.uid = i.uid JOIN deliveries d ON d.id = i.delivery
                        JOIN reports r ON r.id = d.report
-                   WHERE i.uid = ? AND d.state = 'delivered' AND d.commitment = 'asked' AND d.delivered_at <= c.asked_at";
+                   WHERE i.uid = ? AND d.state = 'delivered' AND d.commitment = 'asked'
+                       AND d.delivered_at <= c.asked_at";
         let (mut confirmed, mut refused) = (0, 0);
         for row in sqlx::query(sql).bind(answer.transaction.as_str()).fetch_all(&mut *tx).await? {
             match outcomes.get(row.text("sent_sop_instance")?.as_str()) {

@@ -46,8 +46,8 @@ impl Store {
         Ok(())
     }
 
-    /// An attempt did not reach its destination. All that is for it waits until `next_at`; what waited too long is given
-    /// up, and fails its study.
+    /// An attempt did not reach its destination. All that is for it waits until `next_at`; what waited too long is
+    /// given up, and fails its study.
     pub async fn destination_unreached(&self, attempt: Unreached<'_>, give_up: GiveUp) -> Result<(), StoreError> {
         let Unreached { delivery, destination, error, now, next_at } = attempt;
         let mut tx = self.index().write().await?;
@@ -78,7 +78,8 @@ impl Store {
             fail(&mut tx, &study, &format!("delivery to {destination} was given up: {error}")).await?;
         }
         self.index().commit(tx).await?;
-        warn!(destination, failures, error, next_at = ?next_at, given_up = given_up.len(), "delivery failed: the destination is down");
+        let given_up = given_up.len();
+        warn!(destination, failures, error, ?next_at, given_up, "delivery failed: the destination is down");
         self.wake().delivery_due.notify_one();
         Ok(())
     }

@@ -95,8 +95,8 @@ pub async fn fsck(
         return Err(StoreError::NoIndex(config.data_dir.clone()));
     }
     if !had_index && !options.repair {
-        let note = "restore it from a backup together with its folder, or --repair makes an empty one and receives every \
-                    object of spool/ anew";
+        let note = "restore it from a backup together with its folder, or --repair makes an empty one and receives \
+                    every object of spool/ anew";
         examined.note(FaultKind::Index, "index.sqlite: it is gone", false, note);
         return Ok(examined);
     }

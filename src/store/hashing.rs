@@ -1,7 +1,7 @@
 //! The digest of an object that is in a file: BLAKE3 over the data set, which is the end of the file.
 //!
-//! Neighbours: `commitments`, `verify` and `fsck` compare it with the one that was taken on arrival (`upload`). Left out:
-//! where the data set begins, which the index knows and the meta group of the file says.
+//! Neighbours: `commitments`, `verify` and `fsck` compare it with the one that was taken on arrival (`upload`). Left
+//! out: where the data set begins, which the index knows and the meta group of the file says.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

@@ -11,13 +11,14 @@
 //! ```
 //! An object is acknowledged after: file renamed into `spool/` → file and folder synced → index transaction
 //! committed. A kill before the last step leaves at most a file that the index does not know; [`Store::open`]
-//! sets it aside, though nobody was told that it arrived: the index may be an older one. A sync that fails is never tried again (`trust`): the store
-//! then answers nothing with Success, and the start that follows reads back what it acknowledged last (`verify`).
-//! Claims of work are leases in the index, lifted by `open`, so
-//! a restart continues where the node stopped. [`Wake`] only says that looking into the index is worth while.
+//! sets it aside, though nobody was told that it arrived: the index may be an older one. A sync that fails is never
+//! tried again (`trust`): the store then answers nothing with Success, and the start that follows reads back what it
+//! acknowledged last (`verify`). Claims of work are leases in the index, lifted by `open`, so a restart continues where
+//! the node stopped. [`Wake`] only says that looking into the index is worth while.
 //!
-//! Neighbours: `domain`, `config`, `dicom` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
-//! of the project is in this folder. Left out: reading a data set of others (`pixels`) and every decision about a study.
+//! Neighbours: `domain`, `config`, `dicom` and `assemble` below; the stages, `serve`, `web` and the commands above. All
+//! SQL of the project is in this folder. Left out: reading a data set of others (`pixels`) and every decision about a
+//! study.
 
 mod backup;
 mod catalog;
@@ -118,11 +119,15 @@ pub enum StoreError {
          `sidelight fsck --repair` make a new one from the objects", path.display()
     )]
     Damaged { path: PathBuf, cause: String },
-    #[error("the index {} is not of this version of sidelight ({cause}); use the version that wrote it", path.display())]
+    #[error(
+        "the index {} is not of this version of sidelight ({cause}); use the version that wrote it",
+        path.display()
+    )]
     Version { path: PathBuf, cause: String },
     #[error(
-        "{files} files in {} are not in its index, more than a crash leaves behind: is the index an older or a new one? \
-         restore the one that belongs here, move the folder away, or have `sidelight fsck --repair` receive them anew",
+        "{files} files in {} are not in its index, more than a crash leaves behind: is the index an older or a new \
+         one? restore the one that belongs here, move the folder away, or have `sidelight fsck --repair` receive them \
+         anew",
         dir.display()
     )]
     Strangers { dir: PathBuf, files: usize },
@@ -152,8 +157,8 @@ pub enum StoreError {
     )]
     Committed(Uid),
     #[error(
-        "a destination that was asked has not committed to keep a report of study {0} (`studies show`); --force deletes \
-         it all the same"
+        "a destination that was asked has not committed to keep a report of study {0} (`studies show`); --force \
+         deletes it all the same"
     )]
     Unconfirmed(Uid),
     #[error("study {0} is not open; `sidelight studies show` tells what became of it")]
@@ -391,7 +396,7 @@ impl StoreError {
 
     /// A failed file operation; a full disk or quota is told apart.
     fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
+        let path = spool::without_uid(path);
         move |source| match source.kind() {
             io::ErrorKind::ReadOnlyFilesystem => {
                 Self::ReadOnly(path.parent().map_or_else(PathBuf::new, Path::to_owned))

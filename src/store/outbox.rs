@@ -1,8 +1,8 @@
 //! The outbox: which reports are due where, and what came of each attempt.
 //!
 //! To one destination the reports of one study go one after the other, so that the newest arrives last. Neighbours:
-//! `studies` fills it, `deliver` empties it, `destinations` knows which of them are down. Left out: how long to wait between attempts and when to give up, which
-//! the caller decides.
+//! `studies` fills it, `deliver` empties it, `destinations` knows which of them are down. Left out: how long to wait
+//! between attempts and when to give up, which the caller decides.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -145,8 +145,8 @@ impl Store {
     /// that is down is tried at once too.
     ///
     /// Of all deliveries those of current reports; of failed ones also those of older reports that were not withdrawn
-    /// (`study.late = "always"`), and after such a one whatever of its study the destination has taken since, once more,
-    /// so that the newest report is still the last to arrive.
+    /// (`study.late = "always"`), and after such a one whatever of its study the destination has taken since, once
+    /// more, so that the newest report is still the last to arrive.
     pub async fn resend_matching(&self, which: Resend<'_>, now: Timestamp) -> Result<u64, StoreError> {
         let mut tx = self.index().write().await?;
         if let Some(study) = which.study {

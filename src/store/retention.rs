@@ -29,8 +29,8 @@ const BATCH: u32 = 200;
 
 impl Store {
     /// Deletes what is past its retention: objects (conflicting ones by their arrival; none within its span of a
-    /// commitment; damaged ones and what else was set aside, from then on); race scores, and the files of disclosed reports, which hold them; rows and reports of studies whose
-    /// objects are gone too.
+    /// commitment; damaged ones and what else was set aside, from then on); race scores, and the files of disclosed
+    /// reports, which hold them; rows and reports of studies whose objects are gone too.
     pub async fn expire(&self, now: Timestamp, retention: Retention) -> Result<Expired, StoreError> {
         let mut expired = Expired::default();
         let mut tx = self.index().write().await?;
@@ -66,8 +66,8 @@ impl Store {
     }
 
     /// Deletes a study with its objects, scores and reports; how many objects and reports there were. Not one that is
-    /// open or being delivered, whose objects a sender may have deleted on the node's word, or whose reports a destination
-    /// has not committed to keep, unless `force`d. Its reports are known as the node's own still.
+    /// open or being delivered, whose objects a sender may have deleted on the node's word, or whose reports a
+    /// destination has not committed to keep, unless `force`d. Its reports are known as the node's own still.
     pub async fn purge(&self, study: &Uid, force: bool) -> Result<Purged, StoreError> {
         let mut tx = self.index().write().await?;
         let sql = "SELECT state = 'open' OR EXISTS (SELECT 1 FROM deliveries d WHERE d.study = s.study

@@ -5,6 +5,7 @@
 //! Left out: what the index knows.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -34,8 +35,9 @@ const LOCK: &str = "lock";
 /// index is not the one that belongs to the folder, and nothing is touched.
 const ORPHANS_MAX: usize = 512;
 
-/// The index file and its companions, in the order in which they are set aside. The index last: without it, a start after
-/// a kill in between would make an empty one beside the log of the old one, and SQLite would play that back into it.
+/// The index file and its companions, in the order in which they are set aside. The index last: without it, a start
+/// after a kill in between would make an empty one beside the log of the old one, and SQLite would play that back into
+/// it.
 pub(super) const ASIDE: [&str; 3] = ["-shm", "-wal", ""];
 
 /// A data folder.
@@ -405,4 +407,19 @@ fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
         }
     }
     Ok(names)
+}
+
+/// The path of an object as an error may tell it, which logs and senders see: what tells arrivals apart stays in its
+/// name, the UID does not. Other paths hold none but those of the node's own reports.
+pub(super) fn without_uid(path: &Path) -> PathBuf {
+    let of_objects = |part: &OsStr| [SPOOL, CONFLICTS, DAMAGED].iter().any(|dir| part == *dir);
+    let name = path.file_name().and_then(OsStr::to_str).filter(|_| path.iter().any(of_objects));
+    let head = name.and_then(|name| Some((name, name.find(".dcm")?)));
+    let parts = head.and_then(|(name, end)| Some((name[..end].rfind('.')?, name)));
+    match parts {
+        Some((uid, name)) if name[..uid].bytes().all(|b| b.is_ascii_digit() || b == b'.') => {
+            path.with_file_name(format!("*{}", &name[uid..]))
+        }
+        _ => path.to_owned(),
+    }
 }

@@ -23,9 +23,9 @@ use super::{Closed, Older, Outcome, OutgoingReport, PreviousReport, Store, Store
 impl Store {
     /// The activity of every open study that nobody is closing, for `assemble::decide`.
     pub async fn activities(&self, now: Timestamp) -> Result<Vec<StudyActivity>, StoreError> {
-        // Unread and possibly of this study: known to be (analysed again), or study unknown and from one of its senders.
-        // What is unread is looked through once, by study and by sender, and not for each study again. EXISTS ends at
-        // the first object of that sender; IN would list the study again for each of them.
+        // Unread and possibly of this study: known to be (analysed again), or study unknown and from one of its
+        // senders. What is unread is looked through once, by study and by sender, and not for each study again. EXISTS
+        // ends at the first object of that sender; IN would list the study again for each of them.
         let sql = "WITH known AS MATERIALIZED (
                        SELECT study, min(received_at) AS since FROM instances
                        WHERE state = 'received' AND path IS NOT NULL AND study IS NOT NULL GROUP BY study),

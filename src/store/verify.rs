@@ -100,8 +100,12 @@ fn damaged(spool: &Spool, objects: Vec<Object>) -> Result<Vec<Uid>, StoreError> 
             Err(e) if e.kind() == io::ErrorKind::InvalidData => (e.to_string(), true),
             Err(e) if e.kind() == io::ErrorKind::NotFound => (e.to_string(), false),
             Err(e) => {
-                error!(file = spool.shown(&path), error = %e, "an acknowledged object cannot be read; make it readable, \
-                    or, if the disk lost it, move it away: its sender can send it again then");
+                error!(
+                    file = spool.shown(&path),
+                    error = %e,
+                    "an acknowledged object cannot be read; make it readable, or, if the disk lost it, move it away: its \
+                     sender can send it again then"
+                );
                 return Err(StoreError::file("read back", &file)(e));
             }
         };

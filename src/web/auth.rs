@@ -1,4 +1,5 @@
-//! Who may use DICOMweb: a bearer token (RFC 6750) that belongs to a client, from one of its addresses, for what it may.
+//! Who may use DICOMweb: a bearer token (RFC 6750) that belongs to a client, from one of its addresses, for what it
+//! may.
 //!
 //! Only digests of tokens are held, and digests are compared, in constant time, so that neither memory nor time tells a
 //! token. Neighbours: the services ask before they look at anything else. Left out: TLS, without which a token can be

@@ -243,8 +243,8 @@ impl Requestor {
         }
     }
 
-    /// As [`Requestor::receive`], where none may come: `None` if none did within `limit`. All that is left to do then is
-    /// to end the association, since one may have begun.
+    /// As [`Requestor::receive`], where none may come: `None` if none did within `limit`. All that is left to do then
+    /// is to end the association, since one may have begun.
     pub async fn receive_within(&mut self, limit: Duration) -> Result<Option<Message>, RequestError> {
         timeout(limit, self.next_message()).await.ok().transpose()
     }

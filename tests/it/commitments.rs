@@ -1,5 +1,6 @@
-//! Storage commitment beside real peers. Asked of the node by pynetdicom: the result on the association that asked, on a new
-//! one, and after a restart. Asked by the node of pynetdicom and Orthanc as archives: kept, not kept, and never said.
+//! Storage commitment beside real peers. Asked of the node by pynetdicom: the result on the association that asked, on
+//! a new one, and after a restart. Asked by the node of pynetdicom and Orthanc as archives: kept, not kept, and never
+//! said.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -110,9 +111,9 @@ fn the_result_comes_on_the_association_that_asks_or_on_a_new_one_even_after_a_re
     assert!(node.stop().success());
 }
 
-/// An archive that takes reports and answers requests for commitment as `mode` says: on the `same` association, on a `new`
-/// one, never (`silent`). Reports that it `lost` are not kept. A file of that name in its folder says so. What it was
-/// asked and told, line by line.
+/// An archive that takes reports and answers requests for commitment as `mode` says: on the `same` association, on a
+/// `new` one, never (`silent`). Reports that it `lost` are not kept. A file of that name in its folder says so. What it
+/// was asked and told, line by line.
 const ARCHIVE: &str = "
 import os, sys, threading, time
 from pydicom.dataset import Dataset

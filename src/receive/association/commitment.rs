@@ -156,7 +156,8 @@ impl Association {
         let Some(Judging { context, id, .. }) = self.commitments.judging.pop_front() else { return Ok(()) };
         let encoding = self.contexts.get(&context).and_then(|context| Encoding::of(&context.transfer_syntax));
         let (Ok((transaction, outcomes)), Some(encoding)) = (&judged, encoding) else {
-            error!(commitment = id, cause = ?judged.err(), "a storage commitment could not be judged; it will be tried again");
+            let cause = judged.err().map(|cause| cause.to_string());
+            error!(commitment = id, cause, "a storage commitment could not be judged; it will be tried again");
             let later = Utc::now() + LEASE;
             if let Err(cause) = store.commitment_failed(id, "it could not be judged", Some(later), Utc::now()).await {
                 warn!(commitment = id, %cause, "the failure could not be recorded");

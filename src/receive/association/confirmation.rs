@@ -1,5 +1,5 @@
-//! The answer of an archive that the node asked for storage commitment, on an association of the archive's own: it is the
-//! requestor and the provider of the service, by role selection (PS3.4 J.3.3, PS3.7 D.3.3.4).
+//! The answer of an archive that the node asked for storage commitment, on an association of the archive's own: it is
+//! the requestor and the provider of the service, by role selection (PS3.4 J.3.3, PS3.7 D.3.3.4).
 //!
 //! Success is answered when the answer is in the index. Neighbours: `negotiate` knows who is such an archive, `store`
 //! what it was asked. Left out: an answer on the association that asked, which `deliver` takes.

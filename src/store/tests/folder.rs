@@ -328,3 +328,18 @@ async fn logs_name_a_file_without_the_uid_that_its_name_holds() {
         assert_eq!(spool.shown(path), expected);
     }
 }
+
+#[test]
+fn an_error_names_an_object_without_its_uid() {
+    let rows = [
+        ("/data/spool/ab/1.2.840.3.0123456789ab.dcm", "/data/spool/ab/*.0123456789ab.dcm"),
+        ("/data/damaged/1.2.840.3.0123456789ab.dcm.2", "/data/damaged/*.0123456789ab.dcm.2"),
+        ("/data/conflicts/1.2.840.3.89abcdef.dcm", "/data/conflicts/*.89abcdef.dcm"),
+        ("/data/reports/2.25.7.dcm", "/data/reports/2.25.7.dcm"),
+        ("/data/spool/ab", "/data/spool/ab"),
+        ("/data/incoming/8d9f", "/data/incoming/8d9f"),
+    ];
+    for (path, expected) in rows {
+        assert_eq!(crate::store::spool::without_uid(Path::new(path)), Path::new(expected));
+    }
+}

@@ -1,7 +1,8 @@
 //! The files named in `[tls]`: read within bounds, parsed, and known again by their stamps.
 //!
 //! A file system may hang, or hold something else than a file under a name (`config::read_secret`). What is in a file
-//! never reaches an error. Neighbours: [`super::Tls`] decides when to look and keeps a hanging look from being repeated. Left out: whether a certificate is still valid.
+//! never reaches an error. Neighbours: [`super::Tls`] decides when to look and keeps a hanging look from being
+//! repeated. Left out: whether a certificate is still valid.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
