@@ -281,7 +281,7 @@ mod tests {
             let waiting: Vec<_> = (0..associations)
                 .map(|_| {
                     let all = Arc::clone(&all);
-                    tokio::task::spawn_blocking(move || drop(all.wait()))
+                    tokio::task::spawn_blocking(move || all.wait().is_leader())
                 })
                 .collect();
             let ended = async {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use chrono::Utc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::watchdog::Loop;
 use super::{IDLE, LEASE, Node};
@@ -35,13 +35,18 @@ struct Desk(Mutex<HashMap<String, Lane>>);
 #[derive(Debug, Default)]
 struct Lane {
     associations: usize,
+    /// Those among them that delivered and are open.
+    working: usize,
     next: Option<Instant>,
+    /// The peer took no further association beside one that works: none is tried until then.
+    enough_until: Option<Instant>,
 }
 
 /// A place for one association, given back when dropped.
 struct Slot {
     desk: Arc<Desk>,
     destination: String,
+    works: bool,
 }
 
 /// What is left to do after an attempt.
@@ -115,7 +120,7 @@ impl Node {
         destination: Option<Destination>,
         mut due: DueDestination,
         first: Delivery,
-        slot: Slot,
+        mut slot: Slot,
     ) {
         let (mut session, mut next) = (None, Some(first));
         while let Some(delivery) = next.take() {
@@ -126,7 +131,8 @@ impl Node {
                     () = tokio::time::sleep(turn) => {}
                 }
             }
-            let after = self.deliver(destination.as_ref(), &due, &delivery, &mut session).await;
+            let after = self.deliver(destination.as_ref(), &due, &delivery, &mut session, &slot).await;
+            slot.set_works(session.is_some());
             if matches!(after, After::Stop) || self.cancel.is_cancelled() {
                 break;
             }
@@ -156,6 +162,7 @@ impl Node {
         due: &DueDestination,
         delivery: &Delivery,
         session: &mut Option<Session>,
+        slot: &Slot,
     ) -> After {
         // What a reload changed, who may see probabilities above all, holds for this report already: it goes on the
         // next association, as the destination stands now.
@@ -183,7 +190,7 @@ impl Node {
             Err(error @ (DeliverError::NotAllowed(_) | DeliverError::File(_))) => {
                 return self.failed(delivery, &error.to_string(), Retry::Never).await;
             }
-            Err(error) => return self.unreached(due, delivery, &error).await,
+            Err(error) => return self.unreached(due, delivery, &error, slot).await,
         };
         let sent = open.send(&files).await;
         let reached = sent.as_ref().err().is_none_or(|error| !error.unreached());
@@ -210,7 +217,7 @@ impl Node {
             }
             Err(error) if !reached => {
                 open.end(Some(&error)).await;
-                self.unreached(due, delivery, &error).await
+                self.unreached(due, delivery, &error, slot).await
             }
             Err(error @ (DeliverError::Status { .. } | DeliverError::File(_))) => {
                 *session = Some(open);
@@ -245,8 +252,9 @@ impl Node {
         Ok((destination, variants))
     }
 
-    /// The destination could not be reached, which says nothing of the report.
-    async fn unreached(&self, due: &DueDestination, delivery: &Delivery, cause: &DeliverError) -> After {
+    /// The destination could not be reached, which says nothing of the report; nor of the destination while another
+    /// association with it works.
+    async fn unreached(&self, due: &DueDestination, delivery: &Delivery, cause: &DeliverError, slot: &Slot) -> After {
         let rules = self.config().delivery.clone();
         let wait = match cause.retry() {
             Retry::Soon => {
@@ -257,6 +265,11 @@ impl Node {
             Retry::Later | Retry::Never => rules.retry_max,
         };
         let (now, error) = (Utc::now(), cause.to_string());
+        if slot.enough(wait) {
+            warn!(destination = due.name, error, "no further association now; one that works goes on");
+            self.recorded(delivery, self.store.release_delivery(delivery.id).await);
+            return After::Stop;
+        }
         let queued_before = now - chrono::TimeDelta::from_std(rules.give_up_after).unwrap_or(chrono::TimeDelta::MAX);
         let attempt =
             Unreached { delivery: delivery.id, destination: &due.name, error: &error, now, next_at: now + wait };
@@ -311,11 +324,12 @@ impl Desk {
         let mut lanes = desk.lanes();
         let running: usize = lanes.values().map(|lane| lane.associations).sum();
         let lane = lanes.entry(destination.to_owned()).or_default();
-        if lane.associations >= most || running >= ASSOCIATIONS_MAX {
+        let enough = lane.associations > 0 && lane.enough_until.is_some_and(|until| until > Instant::now());
+        if lane.associations >= most || running >= ASSOCIATIONS_MAX || enough {
             return None;
         }
         lane.associations += 1;
-        Some(Slot { desk: Arc::clone(desk), destination: destination.to_owned() })
+        Some(Slot { desk: Arc::clone(desk), destination: destination.to_owned(), works: false })
     }
 
     /// How long until the next report may go there.
@@ -340,8 +354,30 @@ impl Desk {
     }
 }
 
+impl Slot {
+    /// Notes whether its association delivered and is open.
+    fn set_works(&mut self, works: bool) {
+        let before = std::mem::replace(&mut self.works, works);
+        if let Some(lane) = self.desk.lanes().get_mut(&self.destination) {
+            lane.working = lane.working + usize::from(works) - usize::from(before);
+        }
+    }
+
+    /// Whether another association works; then no further one is tried for so long.
+    fn enough(&self, wait: Duration) -> bool {
+        let mut lanes = self.desk.lanes();
+        let Some(lane) = lanes.get_mut(&self.destination) else { return false };
+        let others = lane.working > usize::from(self.works);
+        if others {
+            lane.enough_until = Some(Instant::now() + wait);
+        }
+        others
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.set_works(false);
         if let Some(lane) = self.desk.lanes().get_mut(&self.destination) {
             lane.associations = lane.associations.saturating_sub(1);
         }
@@ -363,6 +399,21 @@ mod tests {
         drop(first);
         assert!(Desk::slot(&desk, "pacs", 1).is_none(), "one is still used");
         assert!(Desk::slot(&desk, "pacs", 2).is_some());
+    }
+
+    #[test]
+    fn a_peer_that_takes_no_further_association_is_not_asked_for_one_while_another_works() {
+        let (desk, wait) = (Arc::new(Desk::default()), Duration::from_secs(60));
+        let place = || Desk::slot(&desk, "pacs", 2);
+        let (mut first, second) = (place().expect("free"), place().expect("free"));
+        assert!(!second.enough(wait), "none works: the destination is down");
+        first.set_works(true);
+        assert!(!first.enough(wait), "its own failure is no other's success");
+        assert!(second.enough(wait));
+        drop(second);
+        assert!(place().is_none());
+        drop(first);
+        assert!(place().is_some(), "none is left: one may ask");
     }
 
     #[test]
