@@ -1,9 +1,10 @@
-//! Small data sets: what peers ask with (identifiers, action information), what they are answered, and the head of
-//! the node's own reports.
+//! Small data sets: what peers ask with (identifiers, action information), what they are answered, and the node's own
+//! reports.
 //!
 //! The parser is closed and bounded: Implicit and Explicit VR Little Endian, a limit on bytes, elements and nesting,
-//! no allocation for what a length merely claims, every fault a value. Neighbours: `query` and `commitment` make
-//! sense of what is read. Left out: images and everything else that a peer stores, which only workers read.
+//! no allocation for what a length merely claims, every fault a value. Values stay the bytes that they are; `text`
+//! reads them. Neighbours: `query`, `commitment` and `own` make sense of what is read. Left out: images and everything
+//! else that a peer stores, which only workers read.
 
 use std::collections::BTreeMap;
 
@@ -100,12 +101,20 @@ impl DataSet {
     /// # Errors
     /// The first fault, which names the element but never its value.
     pub fn parse(bytes: &[u8], encoding: Encoding, bounds: Bounds) -> Result<Self, DataSetError> {
+        Self::parse_until(bytes, encoding, bounds, None)
+    }
+
+    /// As [`DataSet::parse`], up to the first element on the top level with this tag or a higher one.
+    pub(super) fn parse_until(
+        bytes: &[u8],
+        encoding: Encoding,
+        bounds: Bounds,
+        until: Option<Tag>,
+    ) -> Result<Self, DataSetError> {
         if bytes.len() > bounds.bytes_max {
             return Err(DataSetError::TooLong(bounds.bytes_max));
         }
-        let mut reader = Reader { rest: bytes, encoding, bounds, elements: 0 };
-        let set = reader.data_set(0, None)?;
-        Ok(set)
+        Reader { rest: bytes, encoding, bounds, until, elements: 0 }.data_set(0, None)
     }
 
     /// Encodes the elements in ascending order; sequences and items with their lengths.
@@ -139,6 +148,10 @@ impl DataSet {
         Uid::parse(self.text(tag)?).ok()
     }
 
+    pub(super) fn get(&self, tag: Tag) -> Option<&Element> {
+        self.elements.get(&tag)
+    }
+
     pub fn items(&self, tag: Tag) -> Option<&[DataSet]> {
         match &self.elements.get(&tag)?.value {
             Value::Items(items) => Some(items),
@@ -155,6 +168,11 @@ impl DataSet {
         self.elements.insert(tag, Element { vr: *vr, value: Value::Bytes(value) });
     }
 
+    /// Drops the elements on the top level that are not wanted.
+    pub fn retain(&mut self, mut is_wanted: impl FnMut(Tag) -> bool) {
+        self.elements.retain(|tag, _| is_wanted(*tag));
+    }
+
     pub fn put_items(&mut self, tag: Tag, items: Vec<DataSet>) {
         self.elements.insert(tag, Element { vr: *b"SQ", value: Value::Items(items) });
     }
@@ -164,6 +182,7 @@ struct Reader<'a> {
     rest: &'a [u8],
     encoding: Encoding,
     bounds: Bounds,
+    until: Option<Tag>,
     elements: usize,
 }
 
@@ -180,6 +199,9 @@ impl<'a> Reader<'a> {
             let tag = self.tag()?;
             if Some(tag) == end {
                 self.u32()?;
+                return Ok(DataSet { elements });
+            }
+            if depth == 0 && self.until.is_some_and(|until| tag >= until) {
                 return Ok(DataSet { elements });
             }
             let (group, element) = parts(tag);

@@ -1,36 +1,48 @@
-//! The DICOM JSON Model (PS3.18 Annex F): elements to JSON.
+//! The DICOM JSON Model (PS3.18 Annex F): data sets to JSON.
 //!
-//! Neighbours: `elements` reads what is written here, `web` answers with it. Left out: reading JSON, and bulk data by
-//! reference, since reports hold nothing that is bulky.
+//! Neighbours: `dataset` and `text` read what is written here, `web` answers with it. Left out: reading JSON, and bulk
+//! data by reference, since reports hold nothing that is bulky.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use dicom_core::VR;
 use serde_json::{Map, Value, json};
 
-use super::{Element, ElementValue, Elements};
+use super::dataset::{self, DataSet, Element};
+use super::text::{CHARACTER_SET, Text};
 
-/// A data set as a JSON object, ordered by tag.
-pub fn to_json(elements: &Elements) -> Value {
-    let members = elements.iter().map(|(tag, element)| (format!("{tag:08X}"), member(element)));
+/// A data set as a JSON object, ordered by tag. JSON is UTF-8, and so says its Specific Character Set (F.2).
+pub fn to_json(set: &DataSet) -> Value {
+    object(set, &Text::of(set))
+}
+
+fn object(set: &DataSet, text: &Text) -> Value {
+    let members = set.iter().map(|(tag, element)| {
+        let member = match tag {
+            CHARACTER_SET => json!({"vr": "CS", "Value": ["ISO_IR 192"]}),
+            _ => member(element, text),
+        };
+        (format!("{tag:08X}"), member)
+    });
     Value::Object(members.collect())
 }
 
-fn member(element: &Element) -> Value {
+fn member(element: &Element, text: &Text) -> Value {
+    let vr = element.vr();
     let mut member = Map::new();
-    member.insert("vr".into(), element.vr.to_string().into());
+    member.insert("vr".into(), vr.to_string().into());
     match &element.value {
-        ElementValue::Texts(texts) if texts.iter().any(|t| !t.is_empty()) => {
-            let values = texts.iter().map(|text| value(element.vr, text)).collect();
-            member.insert("Value".into(), Value::Array(values));
+        dataset::Value::Items(items) if !items.is_empty() => {
+            member.insert("Value".into(), items.iter().map(|item| object(item, text)).collect());
         }
-        ElementValue::Items(items) if !items.is_empty() => {
-            member.insert("Value".into(), items.iter().map(to_json).collect());
-        }
-        ElementValue::Bytes(bytes) if !bytes.is_empty() => {
-            member.insert("InlineBinary".into(), STANDARD.encode(bytes).into());
-        }
-        ElementValue::Texts(_) | ElementValue::Items(_) | ElementValue::Bytes(_) => {}
+        dataset::Value::Bytes(bytes) if !bytes.is_empty() => match text.values(vr, bytes) {
+            None => drop(member.insert("InlineBinary".into(), STANDARD.encode(bytes).into())),
+            Some(texts) if texts.iter().any(|text| !text.is_empty()) => {
+                member.insert("Value".into(), texts.iter().map(|text| value(vr, text)).collect());
+            }
+            Some(_) => {}
+        },
+        dataset::Value::Items(_) | dataset::Value::Bytes(_) => {}
     }
     Value::Object(member)
 }
@@ -66,38 +78,44 @@ mod tests {
 
     #[test]
     fn values_are_written_by_their_representation() {
-        let rows: &[(VR, &[&str], Value)] = &[
-            (VR::CS, &["SR"], json!({"vr": "CS", "Value": ["SR"]})),
-            (VR::CS, &["SR", "", "CT"], json!({"vr": "CS", "Value": ["SR", null, "CT"]})),
-            (VR::LO, &[], json!({"vr": "LO"})),
-            (VR::LO, &[""], json!({"vr": "LO"})),
-            (VR::IS, &["0012"], json!({"vr": "IS", "Value": [12]})),
-            (VR::IS, &["many"], json!({"vr": "IS", "Value": ["many"]})),
-            (VR::UV, &["18446744073709551615"], json!({"vr": "UV", "Value": [u64::MAX]})),
-            (VR::DS, &["70.5", "1e3"], json!({"vr": "DS", "Value": [70.5, 1000.0]})),
-            (VR::FD, &["NaN"], json!({"vr": "FD", "Value": ["NaN"]})),
-            (VR::PN, &["DOE^JANE"], json!({"vr": "PN", "Value": [{"Alphabetic": "DOE^JANE"}]})),
-            (VR::PN, &["=山田"], json!({"vr": "PN", "Value": [{"Ideographic": "山田"}]})),
+        let rows: &[(&[u8; 2], &[u8], Value)] = &[
+            (b"CS", b"SR", json!({"vr": "CS", "Value": ["SR"]})),
+            (b"CS", b"SR\\\\CT", json!({"vr": "CS", "Value": ["SR", null, "CT"]})),
+            (b"LO", b"", json!({"vr": "LO"})),
+            (b"LO", b"  ", json!({"vr": "LO"})),
+            (b"IS", b"0012", json!({"vr": "IS", "Value": [12]})),
+            (b"IS", b"many", json!({"vr": "IS", "Value": ["many"]})),
+            (b"UV", &[0xff; 8], json!({"vr": "UV", "Value": [u64::MAX]})),
+            (b"DS", b"70.5\\1e3", json!({"vr": "DS", "Value": [70.5, 1000.0]})),
+            (b"FD", &[0, 0, 0, 0, 0, 0, 0xf8, 0x7f], json!({"vr": "FD", "Value": ["NaN"]})),
+            (b"PN", b"DOE^JANE", json!({"vr": "PN", "Value": [{"Alphabetic": "DOE^JANE"}]})),
+            (b"PN", b"=M\xfcller", json!({"vr": "PN", "Value": [{"Ideographic": "Müller"}]})),
+            (b"UN", b"ab", json!({"vr": "UN", "InlineBinary": "YWI="})),
+            (b"ZZ", b"ab", json!({"vr": "UN", "InlineBinary": "YWI="})),
         ];
-        for (vr, texts, expected) in rows {
-            let texts = texts.iter().map(|t| (*t).to_owned()).collect();
-            assert_eq!(member(&Element { vr: *vr, value: ElementValue::Texts(texts) }), *expected);
+        for (vr, bytes, expected) in rows {
+            let mut set = DataSet::default();
+            set.put(CHARACTER_SET, b"CS", "ISO_IR 100");
+            set.put(0x0009_0010, vr, *bytes);
+            let json = to_json(&set);
+            assert_eq!(json["00090010"], *expected);
+            assert_eq!(json["00080005"]["Value"], json!(["ISO_IR 192"]));
         }
     }
 
     #[test]
-    fn items_are_nested_and_bytes_are_base64() {
-        let item = Elements::from([(0x0008_0100, Element::text(VR::SH, "121071"))]);
-        let elements = Elements::from([
-            (0x0040_a043, Element { vr: VR::SQ, value: ElementValue::Items(vec![item]) }),
-            (0x0008_114a, Element { vr: VR::SQ, value: ElementValue::Items(vec![]) }),
-            (0x0009_0010, Element { vr: VR::UN, value: ElementValue::Bytes(b"ab".to_vec()) }),
-        ]);
+    fn items_are_nested_and_read_by_the_character_set_around_them() {
+        let mut item = DataSet::default();
+        item.put(0x0008_0104, b"LO", *b"Z\xfcrich");
+        let mut set = DataSet::default();
+        set.put(CHARACTER_SET, b"CS", "ISO_IR 100");
+        set.put_items(0x0040_a043, vec![item]);
+        set.put_items(0x0008_114a, vec![]);
         let expected = json!({
+            "00080005": {"vr": "CS", "Value": ["ISO_IR 192"]},
             "0008114A": {"vr": "SQ"},
-            "00090010": {"vr": "UN", "InlineBinary": "YWI="},
-            "0040A043": {"vr": "SQ", "Value": [{"00080100": {"vr": "SH", "Value": ["121071"]}}]},
+            "0040A043": {"vr": "SQ", "Value": [{"00080104": {"vr": "LO", "Value": ["Zürich"]}}]},
         });
-        assert_eq!(to_json(&elements), expected);
+        assert_eq!(to_json(&set), expected);
     }
 }

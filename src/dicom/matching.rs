@@ -1,19 +1,22 @@
 //! Attribute matching of queries (PS3.4 C.2.2.2): a key against the elements of an object. Pure.
 //!
-//! C-FIND and QIDO-RS differ in how keys are written, not in what they match, so both end here. Neighbours: `elements`
-//! for what is compared, `store` narrows by UID before. Left out: sequence matching, fuzzy matching of names and the
+//! C-FIND and QIDO-RS differ in how keys are written, not in what they match, so both end here. Neighbours: `text`
+//! reads what is compared, `store` narrows by UID before. Left out: sequence matching, fuzzy matching of names and the
 //! combined matching of a date with its time, none of which is promised to a peer.
 
 use dicom_core::VR;
 use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry, VirtualVr};
 use dicom_dictionary_std::StandardDataDictionary;
 
-use super::Elements;
+use crate::domain::Uid;
+
+use super::dataset::{DataSet, Tag};
 
 /// A key of a query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Key {
-    pub tag: u32,
+    pub tag: Tag,
+    pub vr: VR,
     rule: Rule,
 }
 
@@ -24,47 +27,49 @@ enum Rule {
     Any,
     /// Any of these, as they are (C.2.2.2.1, and C.2.2.2.2 for UIDs).
     OneOf(Vec<String>),
-    /// Any of these, with `*` and `?` (C.2.2.2.4); names in either case.
-    Like { patterns: Vec<Vec<char>>, fold: bool },
+    /// Any of these, with `*` and `?` (C.2.2.2.4).
+    Like(Vec<Vec<char>>),
+    /// Likewise, names in the form in which they are compared: as a whole or one of their component groups.
+    Name(Vec<Vec<char>>),
     /// Numbers, by value.
     Number(Vec<f64>),
     /// From and to, both included, either may be open (C.2.2.2.5); already stretched to full precision.
     Range { from: Option<String>, to: Option<String>, parts: &'static [usize] },
 }
 
-/// Why a key cannot be matched.
+/// Why a key cannot be matched. The texts fit into an Error Comment behind a tag: 51 characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    #[error("a key has at most {KEY_CHARS_MAX} characters and {KEY_VALUES_MAX} values")]
+    #[error("more than {KEY_CHARS_MAX} bytes or {KEY_VALUES_MAX} values")]
     TooLong,
-    #[error("a date is YYYYMMDD, or a range of two with a hyphen")]
+    #[error("a date is YYYYMMDD, a range two with a hyphen")]
     Date,
-    #[error("a time is HHMMSS.FFFFFF or its beginning, or a range of two with a hyphen")]
+    #[error("a time is HHMMSS or its beginning, a range two")]
     Time,
-    #[error("a UID is digits in components joined by dots, several with a backslash")]
+    #[error("a UID is digits and dots, several with a backslash")]
     Uid,
     #[error("a number is expected")]
     Number,
-    #[error("attributes of this value representation cannot be keys")]
+    #[error("attributes of this kind cannot be keys")]
     Unsupported,
 }
 
 /// Bounds of one key, so that matching costs little: of a list of UIDs that a viewer asks for, all have room.
 const KEY_CHARS_MAX: usize = 65_536;
-const KEY_VALUES_MAX: usize = 1_000;
+const KEY_VALUES_MAX: usize = 4_096;
 /// Longest pattern with wildcards, since comparing takes its length times that of the value.
 const PATTERN_CHARS_MAX: usize = 1_024;
 
 impl Key {
     /// A key from the text that a query gives, without padding; several values are joined by backslashes.
-    pub fn parse(tag: u32, vr: VR, text: &str) -> Result<Self, KeyError> {
+    pub fn parse(tag: Tag, vr: VR, text: &str) -> Result<Self, KeyError> {
         let text = text.trim_end_matches(['\0', ' ']);
         if text.len() > KEY_CHARS_MAX || text.split('\\').count() > KEY_VALUES_MAX {
             return Err(KeyError::TooLong);
         }
         let values = || text.split('\\').map(|v| v.trim_matches([' ', '\0'])).filter(|v| !v.is_empty());
         let rule = match vr {
-            _ if values().next().is_none() => Rule::Any,
+            _ if values().next().is_none() || values().any(|v| v.bytes().all(|b| b == b'*')) => Rule::Any,
             VR::UI => {
                 let valid = |v: &str| v.bytes().all(|b| b.is_ascii_digit() || b == b'.');
                 match values().all(valid) {
@@ -76,14 +81,12 @@ impl Key {
             VR::TM => range(text, TIME, KeyError::Time)?,
             VR::DT => range(text, DATE_TIME, KeyError::Date)?,
             VR::AE | VR::CS | VR::LO | VR::LT | VR::PN | VR::SH | VR::ST | VR::UC | VR::UR | VR::UT => {
-                let fold = vr == VR::PN;
                 if values().any(|v| v.chars().count() > PATTERN_CHARS_MAX) {
                     return Err(KeyError::TooLong);
                 }
-                if values().any(|v| v.bytes().all(|b| b == b'*')) {
-                    Rule::Any
-                } else {
-                    Rule::Like { patterns: values().map(|v| chars(v, fold)).collect(), fold }
+                match vr {
+                    VR::PN => Rule::Name(values().map(|v| name(v).chars().collect()).collect()),
+                    _ => Rule::Like(values().map(|v| v.chars().collect()).collect()),
                 }
             }
             VR::AS => Rule::OneOf(values().map(str::to_owned).collect()),
@@ -93,18 +96,27 @@ impl Key {
             }
             _ => return Err(KeyError::Unsupported),
         };
-        Ok(Self { tag, rule })
+        Ok(Self { tag, vr, rule })
+    }
+
+    /// A key of one UID.
+    pub fn of_uid(tag: Tag, uid: &Uid) -> Self {
+        Self { tag, vr: VR::UI, rule: Rule::OneOf(vec![uid.as_str().to_owned()]) }
     }
 
     /// Whether an object matches. An attribute that is absent or empty matches universally only.
-    pub fn matches(&self, elements: &Elements) -> bool {
-        let texts = elements.get(&self.tag).map_or(&[][..], |element| element.texts());
+    pub fn matches(&self, set: &DataSet) -> bool {
+        if self.is_universal() {
+            return true;
+        }
+        let texts = set.texts(self.tag);
         match &self.rule {
             Rule::Any => true,
             Rule::OneOf(values) => texts.iter().any(|t| values.contains(t)),
-            Rule::Like { patterns, fold } => texts.iter().any(|text| {
-                let text = chars(text, *fold);
-                patterns.iter().any(|pattern| is_like(pattern, &text))
+            Rule::Like(patterns) => texts.iter().any(|text| is_like_any(patterns, text)),
+            Rule::Name(patterns) => texts.iter().any(|text| {
+                let whole = name(text);
+                whole.split('=').chain([&whole[..]]).any(|form| !form.is_empty() && is_like_any(patterns, form))
             }),
             Rule::Number(numbers) => texts.iter().any(|t| t.parse::<f64>().is_ok_and(|t| numbers.contains(&t))),
             Rule::Range { from, to, parts } => texts.iter().any(|text| {
@@ -144,8 +156,16 @@ pub fn attribute_named(name: &str) -> Option<(u32, VR)> {
     Some((tag.unwrap_or(u32::from(found.0) << 16 | u32::from(found.1)), vr))
 }
 
-fn chars(text: &str, fold: bool) -> Vec<char> {
-    if fold { text.chars().flat_map(char::to_lowercase).collect() } else { text.chars().collect() }
+/// A name as it is compared: in lower case, without empty components and groups at its end (C.2.2.2.1).
+fn name(text: &str) -> String {
+    let folded = text.to_lowercase();
+    let groups: Vec<&str> = folded.split('=').map(|group| group.trim_end_matches(['^', ' '])).collect();
+    groups.join("=").trim_end_matches('=').to_owned()
+}
+
+fn is_like_any(patterns: &[Vec<char>], text: &str) -> bool {
+    let text: Vec<char> = text.chars().collect();
+    patterns.iter().any(|pattern| is_like(pattern, &text))
 }
 
 /// `*` stands for any characters or none, `?` for one.
@@ -181,18 +201,12 @@ const TIME: &[usize] = &[2, 4, 6, 12];
 const DATE_TIME: &[usize] = &[4, 6, 8, 10, 12, 14, 20];
 
 fn range(text: &str, parts: &'static [usize], error: KeyError) -> Result<Rule, KeyError> {
-    let end = |text: &str| stretch(text, parts).ok_or(error);
-    let (from, to) = match text.split_once('-') {
-        None => {
-            let (first, last) = end(text)?;
-            (Some(first), Some(last))
-        }
-        Some(("", "")) => return Err(error),
-        Some((from, "")) => (Some(end(from)?.0), None),
-        Some(("", to)) => (None, Some(end(to)?.1)),
-        Some((from, to)) => (Some(end(from)?.0), Some(end(to)?.1)),
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let end = |text: &str| match text.trim() {
+        "" => Ok(None),
+        text => stretch(text, parts).map(Some).ok_or(error),
     };
-    Ok(Rule::Range { from, to, parts })
+    Ok(Rule::Range { from: end(from)?.map(|(first, _)| first), to: end(to)?.map(|(_, last)| last), parts })
 }
 
 /// The first and the last moment that a date or time of less than full precision stands for, as digits. Separators of
@@ -222,14 +236,20 @@ fn stretch(text: &str, parts: &[usize]) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dicom::{Element, ElementValue};
     use proptest::prelude::*;
 
+    const TAG: Tag = 0x0009_0001;
+
+    fn of(vr: VR, value: impl Into<Vec<u8>>) -> DataSet {
+        let mut set = DataSet::default();
+        set.put(TAG, &vr.to_bytes(), value);
+        set
+    }
+
     fn check(vr: VR, key: &str, value: &str, expected: bool) {
-        let values = value.split('\\').filter(|v| !v.is_empty()).map(str::to_owned).collect();
-        let elements = Elements::from([(1, Element { vr, value: ElementValue::Texts(values) })]);
-        let parsed = Key::parse(1, vr, key).unwrap_or_else(|e| panic!("{vr:?} {key:?}: {e}"));
-        assert_eq!(parsed.matches(&elements), expected, "{vr:?} key {key:?} value {value:?}");
+        let parsed = Key::parse(TAG, vr, key).unwrap_or_else(|e| panic!("{vr:?} {key:?}: {e}"));
+        let value_bytes = if vr == VR::US { vec![value.parse().unwrap_or(0), 0] } else { value.into() };
+        assert_eq!(parsed.matches(&of(vr, value_bytes)), expected, "{vr:?} key {key:?} value {value:?}");
     }
 
     #[test]
@@ -240,6 +260,10 @@ mod tests {
             (VR::LO, "", "", true),
             (VR::LO, "*", "", true),
             (VR::PN, "**", "", true),
+            (VR::UI, "*", "1.2", true),
+            (VR::IS, "*", "", true),
+            (VR::DA, "*", "", true),
+            (VR::DA, "-", "20260115", true),
             // single value
             (VR::LO, "4711", "4711", true),
             (VR::LO, "4711 ", "4711", true),
@@ -263,6 +287,19 @@ mod tests {
             (VR::PN, "*j*n*e", "DOE^JANE", true),
             (VR::PN, "müller*", "MÜLLER^JÖRG", true),
             (VR::PN, "D?^*", "DOE^JANE", false),
+            (VR::LO, "ID-1?", "ID-1", false),
+            (VR::LO, "*X*", "ID-1", false),
+            // names: empty components at the end, component groups
+            (VR::PN, "Doe^Jane", "DOE^JANE^^^", true),
+            (VR::PN, "Doe^Jane^^ ", "DOE^JANE", true),
+            (VR::PN, "Jane", "DOE^JANE", false),
+            (VR::PN, "x^y", "Müller^Anna^=X^Y", true),
+            (VR::PN, "Müller^Anna=X^Y", "Müller^Anna^=X^Y^=", true),
+            (VR::PN, "M?ller*", "Müller^Anna=X^Y", true),
+            (VR::PN, "Muller^Anna", "Müller^Anna=X^Y", false),
+            (VR::PN, "^^", "=Y", false),
+            // not a wildcard here
+            (VR::AS, "0?2Y", "062Y", false),
             (VR::LO, "a*b*c", "aXXbYYbZZc", true),
             (VR::LO, "?", "", false),
             // dates
@@ -293,7 +330,8 @@ mod tests {
     fn what_is_no_key_is_an_error() {
         let rows = [
             (VR::DA, "2026-01-15", KeyError::Date),
-            (VR::DA, "-", KeyError::Date),
+            (VR::IS, "?", KeyError::Number),
+            (VR::TM, "--", KeyError::Time),
             (VR::DA, "today", KeyError::Date),
             (VR::TM, "1", KeyError::Time),
             (VR::TM, "10.5", KeyError::Time),
@@ -303,10 +341,11 @@ mod tests {
             (VR::OB, "x", KeyError::Unsupported),
         ];
         for (vr, text, expected) in rows {
-            assert_eq!(Key::parse(1, vr, text), Err(expected), "{vr:?} {text:?}");
+            assert_eq!(Key::parse(TAG, vr, text), Err(expected), "{vr:?} {text:?}");
+            assert!(expected.to_string().len() <= 51, "{expected} is too long for an Error Comment");
         }
-        assert_eq!(Key::parse(1, VR::LO, &"x".repeat(2_000)), Err(KeyError::TooLong));
-        assert_eq!(Key::parse(1, VR::UI, &"1\\".repeat(2_000)), Err(KeyError::TooLong));
+        assert_eq!(Key::parse(TAG, VR::LO, &"x".repeat(2_000)), Err(KeyError::TooLong));
+        assert_eq!(Key::parse(TAG, VR::UI, &"1\\".repeat(5_000)), Err(KeyError::TooLong));
     }
 
     #[test]
@@ -337,15 +376,15 @@ mod tests {
                     _ => false,
                 }
             }
-            let (p, t) = (chars(&pattern, false), chars(&text, false));
+            let (p, t): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
             prop_assert_eq!(is_like(&p, &t), plain(&p, &t));
         }
 
         #[test]
         fn any_text_is_a_key_or_an_error(text in ".{0,40}", value in ".{0,40}", which in 0..12_usize) {
             let vr = [VR::DA, VR::TM, VR::DT, VR::PN, VR::UI, VR::IS, VR::LO, VR::CS, VR::AS, VR::FD, VR::UT, VR::SQ][which];
-            if let Ok(key) = Key::parse(1, vr, &text) {
-                key.matches(&Elements::from([(1, Element::text(vr, &value))]));
+            if let Ok(key) = Key::parse(TAG, vr, &text) {
+                key.matches(&of(vr, value));
             }
         }
     }

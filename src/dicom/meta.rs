@@ -122,16 +122,6 @@ fn element(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((u16::from_le_bytes([header[2], header[3]]), value, rest))
 }
 
-/// The data set of a file that was begun by [`file_meta`], or in the same form; `None` for any other file.
-pub fn file_data_set(file: &[u8]) -> Option<&[u8]> {
-    let (head, rest) = file.split_at_checked(144)?;
-    if head[128..140] != *b"DICM\x02\x00\x00\x00UL\x04\x00" {
-        return None;
-    }
-    let length = u32::from_le_bytes(head[140..].try_into().ok()?);
-    rest.get(usize::try_from(length).ok()?..)
-}
-
 /// An element with a 16-bit length, padded to an even length: UIDs with NUL, text with a space (PS3.5 6.2).
 fn short(out: &mut Vec<u8>, element: u16, vr: &[u8; 2], value: &str) {
     let padded = value.len() + value.len() % 2;
@@ -173,8 +163,6 @@ mod tests {
                 source.map(|_| "CT_SCANNER".to_owned())
             );
             assert_eq!(table.information_group_length as usize, bytes.len() - 128 - 4 - 12);
-            assert_eq!(file_data_set(&[&bytes[..], b"data set"].concat()), Some(&b"data set"[..]));
-            assert_eq!((file_data_set(&bytes[..140]), file_data_set(&bytes[1..])), (None, None));
         }
     }
 

@@ -18,20 +18,21 @@ mod retrieve;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_ul::pdu::AbortRQSource::ServiceProvider;
 use dicom_ul::pdu::{AbortRQServiceProviderReason, AbortRQSource, PDataValue, PDataValueType, Pdu};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info};
 
-use crate::dicom::{COMMAND_BYTES_MAX, Command, CommandError, Response};
+use crate::dicom::{Command, CommandError, Response};
 use crate::domain::AeTitle;
 use crate::store::Store;
-use crate::wire::{Wire, WireError, pdu_name};
+use crate::wire::{FragmentError, Wire, WireError, pdu_name};
 
 use super::negotiate::Context;
 use commitment::Commitments;
@@ -71,6 +72,8 @@ pub(super) struct Association {
     /// Not yet sent, the oldest first.
     answers: VecDeque<(u8, Answer)>,
     commitments: Commitments,
+    /// Permits of all associations together.
+    searches: Arc<Semaphore>,
     /// Came within an operation that took long; it is the next to be read.
     held: Option<Pdu>,
     /// Of the last request that was sent.
@@ -116,10 +119,8 @@ enum Violation {
     Command(#[from] CommandError),
     #[error("presentation context {0} was not agreed")]
     UnknownContext(u8),
-    #[error("a message changed from presentation context {from} to {to}")]
-    ChangedContext { from: u8, to: u8 },
-    #[error("a data set fragment without a command")]
-    DataSetUnexpected,
+    #[error(transparent)]
+    Fragment(#[from] FragmentError),
     #[error("a command fragment within a data set")]
     CommandUnexpected,
     #[error("a release within a message")]
@@ -141,10 +142,16 @@ struct Counts {
 const LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Association {
-    pub(super) fn new(wire: Wire, peer: Peer, contexts: BTreeMap<u8, Context>, limits: Limits) -> Self {
+    pub(super) fn new(
+        wire: Wire,
+        peer: Peer,
+        contexts: BTreeMap<u8, Context>,
+        limits: Limits,
+        searches: Arc<Semaphore>,
+    ) -> Self {
         let (expecting, answers, commitments) = (Expecting::nothing(), VecDeque::new(), Commitments::default());
         let (held, message_id, counts) = (None, 0, Counts::default());
-        Self { wire, peer, contexts, limits, expecting, answers, commitments, held, message_id, counts }
+        Self { wire, peer, contexts, limits, expecting, answers, commitments, searches, held, message_id, counts }
     }
 
     /// Serves until the peer releases, something goes wrong, or `cancel` asks for an end: a message that has begun is
@@ -287,23 +294,10 @@ impl Association {
         if !self.contexts.contains_key(&id) {
             return Err(Violation::UnknownContext(id));
         }
-        match (&mut self.expecting, value.value_type) {
-            (Expecting::Command { context, bytes }, PDataValueType::Command) => {
-                let from = *context.get_or_insert(id);
-                if from != id {
-                    return Err(Violation::ChangedContext { from, to: id });
-                }
-                let total = bytes.len() + value.data.len();
-                if total > COMMAND_BYTES_MAX {
-                    return Err(CommandError::TooLong(total).into());
-                }
-                bytes.extend_from_slice(&value.data);
-                if !value.is_last {
-                    return Ok(None);
-                }
-                let command = Command::parse(bytes)?;
-                self.expecting = Expecting::nothing();
-                match command {
+        match (&mut self.expecting, &value.value_type) {
+            (Expecting::Command(fragments), _) => {
+                let Some(bytes) = fragments.take(&value)? else { return Ok(None) };
+                match Command::parse(&bytes)? {
                     Command::Request(request) => {
                         let response = self.request(id, request, store);
                         Ok(response.map(|response| Due::Answer(id, Answer::Ready(response))))
@@ -316,7 +310,7 @@ impl Association {
             }
             (Expecting::DataSet { context, message }, PDataValueType::Data) => {
                 if *context != id {
-                    return Err(Violation::ChangedContext { from: *context, to: id });
+                    return Err(FragmentError::ChangedContext { from: *context, to: id }.into());
                 }
                 match message.as_mut() {
                     Message::Store(transfer) => transfer.fragment(value.data).await,
@@ -332,7 +326,6 @@ impl Association {
                 };
                 Ok(Some(self.finish(id, *message, store)))
             }
-            (Expecting::Command { .. }, PDataValueType::Data) => Err(Violation::DataSetUnexpected),
             (Expecting::DataSet { .. }, PDataValueType::Command) => Err(Violation::CommandUnexpected),
         }
     }
@@ -385,11 +378,13 @@ impl Violation {
             // A release is never wrong for the provider: it is we, its user, who cannot confirm it (AR-2, then AA-1
             // of PS3.8 table 9-10).
             Violation::ReleaseWithinMessage => return AbortRQSource::ServiceUser,
-            Violation::Command(_) => AbortRQServiceProviderReason::ReasonNotSpecified,
-            Violation::UnknownContext(_) | Violation::ChangedContext { .. } => {
+            Violation::Command(_) | Violation::Fragment(FragmentError::Command(_)) => {
+                AbortRQServiceProviderReason::ReasonNotSpecified
+            }
+            Violation::UnknownContext(_) | Violation::Fragment(FragmentError::ChangedContext { .. }) => {
                 AbortRQServiceProviderReason::InvalidPduParameter
             }
-            Violation::DataSetUnexpected | Violation::CommandUnexpected => {
+            Violation::Fragment(FragmentError::DataSet) | Violation::CommandUnexpected => {
                 AbortRQServiceProviderReason::UnexpectedPduParameter
             }
             Violation::UnexpectedPdu(_) => AbortRQServiceProviderReason::UnexpectedPdu,

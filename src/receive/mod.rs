@@ -84,6 +84,7 @@ struct Door {
     node: config::Node,
     gate: Gate,
     associations: Arc<Semaphore>,
+    searches: Arc<Semaphore>,
     /// Numbers associations in logs.
     next_id: AtomicU64,
 }
@@ -94,6 +95,9 @@ const REQUEST_BYTES_MAX: u32 = 1 << 18;
 
 /// Connections beyond `node.associations_max`, for those that are negotiating, being turned away, or closing.
 const SPARE_CONNECTIONS: usize = 64;
+
+/// Queries of all associations at once, and retrievals that list what they will send. Further ones are refused.
+const SEARCHES_MAX: usize = 8;
 
 /// Wait before a wrong user or passcode is answered, so that guessing takes long.
 const USER_PAUSE: Duration = Duration::from_secs(1);
@@ -129,6 +133,7 @@ impl Receiver {
         let door = Door {
             gate: Gate(Arc::new(RwLock::new(Arc::new(Rules::new(node, sources, archives)?)))),
             associations: Arc::new(Semaphore::new(node.associations_max)),
+            searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
             next_id: AtomicU64::new(1),
             node: node.clone(),
         };
@@ -405,8 +410,8 @@ impl Door {
             idle_timeout: self.node.idle_timeout,
             window: usize::from(window),
         };
-        let peer = Peer { calling, called, address, archives };
-        Association::new(wire, peer, contexts, limits).serve(store, cancel, permit).await;
+        let (peer, searches) = (Peer { calling, called, address, archives }, Arc::clone(&self.searches));
+        Association::new(wire, peer, contexts, limits, searches).serve(store, cancel, permit).await;
     }
 }
 

@@ -1,8 +1,8 @@
 //! C-STORE as a provider (PS3.4 Annex B, PS3.7 9.1.1): an object from its command set to its status.
 //!
-//! The data set is never parsed here. A blocking task hashes, writes and syncs it: at once where the object is small, so
-//! that it changes threads once, else while it arrives, its fragments going through a bounded channel, so that an
-//! object of any size costs a few fragments of memory. Success is answered only after
+//! The data set is never parsed here. A blocking task makes a file while the object arrives, and hashes and writes its
+//! fragments, which wait in a queue: all objects together hold a bounded number of bytes. So the disk works while the
+//! network does, and an object of any size costs a few fragments of memory. Success is answered only after
 //! `Store::commit` said that the object is durable and indexed. Neighbours: `association` hands in the fragments;
 //! `store` keeps the object. Left out: whether the data set is what the command says, which the workers find out.
 
@@ -53,28 +53,19 @@ pub(super) struct Transfer {
     state: Result<Sink, Failure>,
 }
 
+/// Where the fragments go: the blocking task that writes them.
 #[derive(Debug)]
 struct Sink {
     store: Store,
     instance: Instance,
-    meta: Vec<u8>,
-    held: Vec<Vec<u8>>,
-    held_bytes: usize,
-    /// For the bytes that are held.
-    memory: Option<OwnedSemaphorePermit>,
-    writer: Option<Writer>,
-}
-
-/// The blocking task of an object that does not fit into memory.
-#[derive(Debug)]
-struct Writer {
-    pieces: mpsc::Sender<Piece>,
+    pieces: mpsc::UnboundedSender<Piece>,
     task: JoinHandle<Result<Option<Sealed>, StoreError>>,
 }
 
 #[derive(Debug)]
 enum Piece {
-    Data(Vec<u8>),
+    /// With its share of `MEMORY`.
+    Data(Vec<u8>, OwnedSemaphorePermit),
     /// The data set is complete.
     End,
 }
@@ -87,17 +78,13 @@ struct Instance {
     transfer_syntax: Uid,
 }
 
-/// Fragments between the socket and the writer of a large object.
-const FRAGMENTS_MAX: usize = 1;
-
 /// What a fragment costs beside its bytes, which a peer may send one by one.
 const FRAGMENT_OVERHEAD: usize = 128;
 
-/// Objects up to this size are held in memory until they are complete …
-const HELD_BYTES_MAX: usize = 1 << 20;
-
-/// … as long as all together hold no more than this.
-static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(8 << 20)));
+/// Bytes between the sockets and the disk, of all objects together: who finds no room waits. That ends, since each
+/// object that has fragments here has a thread that writes them.
+const MEMORY_BYTES: usize = 8 << 20;
+static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MEMORY_BYTES)));
 
 impl Failure {
     /// Cause → status, the only such table (PS3.4 table B.2-1, PS3.7 Annex C).
@@ -187,50 +174,27 @@ pub(super) fn without_data_set(request: &StoreRq) -> Response {
 
 impl Sink {
     fn open(store: &Store, peer: &Peer, instance: Instance) -> Self {
-        let meta =
-            file_meta(&instance.sop_class, &instance.sop_instance, &instance.transfer_syntax, Some(&peer.calling));
-        Self { store: store.clone(), instance, meta, held: Vec::new(), held_bytes: 0, memory: None, writer: None }
+        let Instance { sop_class, sop_instance, transfer_syntax } = &instance;
+        let meta = file_meta(sop_class, sop_instance, transfer_syntax, Some(&peer.calling));
+        let (pieces, queue) = mpsc::unbounded_channel();
+        let (writing, uid) = (store.clone(), sop_instance.clone());
+        let task = tokio::task::spawn_blocking(move || write(&writing, &uid, &meta, queue));
+        Self { store: store.clone(), instance, pieces, task }
     }
 
     async fn take(&mut self, bytes: Vec<u8>) -> Result<(), Failure> {
-        if self.writer.is_none() && self.hold(bytes.len()) {
-            self.held.push(bytes);
-            return Ok(());
-        }
-        if self.writer.is_none() {
-            self.writer = Some(Writer::start(&self.store, &self.instance, &self.meta));
-            for held in std::mem::take(&mut self.held) {
-                self.send(Piece::Data(held)).await?;
-            }
-            self.memory = None;
-        }
-        self.send(Piece::Data(bytes)).await
-    }
-
-    /// Whether a fragment of so many bytes may be held too.
-    fn hold(&mut self, bytes: usize) -> bool {
-        let bytes = bytes + FRAGMENT_OVERHEAD;
-        self.held_bytes += bytes;
-        if self.held_bytes > HELD_BYTES_MAX {
-            return false;
-        }
-        let Some(permit) = u32::try_from(bytes).ok().and_then(|n| MEMORY.clone().try_acquire_many_owned(n).ok()) else {
-            return false;
-        };
-        match &mut self.memory {
-            Some(memory) => memory.merge(permit),
-            None => self.memory = Some(permit),
-        }
-        true
+        let share = (bytes.len() + FRAGMENT_OVERHEAD).min(MEMORY_BYTES);
+        let share = u32::try_from(share).map_err(|_| Failure::WriterLost)?;
+        let share = MEMORY.clone().acquire_many_owned(share).await.map_err(|_| Failure::WriterLost)?;
+        self.send(Piece::Data(bytes, share)).await
     }
 
     async fn send(&mut self, piece: Piece) -> Result<(), Failure> {
-        let Some(writer) = &mut self.writer else { return Err(Failure::WriterLost) };
-        if writer.pieces.send(piece).await.is_ok() {
+        if self.pieces.send(piece).is_ok() {
             return Ok(());
         }
         // The writer has given up; its result says why.
-        match (&mut writer.task).await {
+        match (&mut self.task).await {
             Ok(Err(cause)) => Err(Failure::Store(cause)),
             Ok(Ok(_)) | Err(_) => Err(Failure::WriterLost),
         }
@@ -238,24 +202,8 @@ impl Sink {
 
     /// Ends the writing, then waits for the store. `Ok(true)` for an object that was there already.
     async fn commit(mut self, peer: &Peer) -> Result<bool, Failure> {
-        let sealed = match self.writer {
-            Some(_) => {
-                self.send(Piece::End).await?;
-                let writer = self.writer.take().ok_or(Failure::WriterLost)?;
-                writer.task.await.map_err(|_| Failure::WriterLost)?.map_err(Failure::Store)?
-            }
-            None => {
-                let (store, uid) = (self.store.clone(), self.instance.sop_instance.clone());
-                let (meta, held, memory) = (self.meta, self.held, self.memory);
-                let write = move || {
-                    let sealed = write_at_once(&store, &uid, &meta, held);
-                    drop(memory);
-                    sealed.map(Some)
-                };
-                let sealed = tokio::task::spawn_blocking(write).await;
-                sealed.map_err(|_| Failure::WriterLost)?.map_err(Failure::Store)?
-            }
-        };
+        self.send(Piece::End).await?;
+        let sealed = self.task.await.map_err(|_| Failure::WriterLost)?.map_err(Failure::Store)?;
         let sealed = sealed.ok_or(Failure::WriterLost)?;
         let received = ReceivedInstance {
             study: None,
@@ -275,40 +223,23 @@ impl Sink {
     }
 }
 
-impl Writer {
-    fn start(store: &Store, instance: &Instance, meta: &[u8]) -> Self {
-        let (pieces, queue) = mpsc::channel(FRAGMENTS_MAX);
-        let (store, uid, meta) = (store.clone(), instance.sop_instance.clone(), meta.to_vec());
-        Self { pieces, task: tokio::task::spawn_blocking(move || write(&store, &uid, &meta, queue)) }
-    }
-}
-
 /// The blocking half: ends with the data set, or without a result where the association is gone before, which deletes
 /// the file.
 fn write(
     store: &Store,
     uid: &Uid,
     meta: &[u8],
-    mut queue: mpsc::Receiver<Piece>,
+    mut queue: mpsc::UnboundedReceiver<Piece>,
 ) -> Result<Option<Sealed>, StoreError> {
     let mut upload = store.begin()?;
     upload.write_meta(meta)?;
     while let Some(piece) = queue.blocking_recv() {
         match piece {
-            Piece::Data(bytes) => upload.write_dataset(&bytes)?,
+            Piece::Data(bytes, _share) => upload.write_dataset(&bytes)?,
             Piece::End => return upload.seal(uid).map(Some),
         }
     }
     Ok(None)
-}
-
-fn write_at_once(store: &Store, uid: &Uid, meta: &[u8], pieces: Vec<Vec<u8>>) -> Result<Sealed, StoreError> {
-    let mut upload = store.begin()?;
-    upload.write_meta(meta)?;
-    for bytes in pieces {
-        upload.write_dataset(&bytes)?;
-    }
-    upload.seal(uid)
 }
 
 fn judge(request: &StoreRq, context: &Context) -> Result<Instance, Failure> {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use sqlx::sqlite::SqliteRow;
 use tracing::warn;
 
-use crate::dicom::{Element, Elements, Key, VR, read_elements};
+use crate::dicom::{DataSet, Encoding, Key, Tag, own_data_set, read_own, tag};
 use crate::domain::Uid;
 
 use super::index::Columns;
@@ -28,9 +28,9 @@ pub struct CatalogReport {
     pub sop_instance: Uid,
     /// The same report in each of its SOP classes, the preferred first, this one included.
     pub variants: Vec<ReportVariant>,
-    /// Its elements outside content tree and evidence, texts in UTF-8, and what a query may ask of study and series:
-    /// Modalities in Study, SOP Classes in Study, the numbers of series and instances, Instance Availability.
-    pub elements: Elements,
+    /// Its elements outside content tree and evidence, and what a query may ask of study and series: Modalities in
+    /// Study, SOP Classes in Study, the numbers of series and instances, Instance Availability.
+    pub elements: DataSet,
 }
 
 /// A report in one SOP class. Always Explicit VR Little Endian.
@@ -56,19 +56,16 @@ pub struct CatalogCursor(i64);
 /// Reports that one page looks at: bounds memory and the time between two looks at a cancellation.
 const PAGE: u32 = 100;
 
-const STUDY: u32 = 0x0020_000d;
-const SERIES: u32 = 0x0020_000e;
-const SOP_INSTANCE: u32 = 0x0008_0018;
-const CONTENT: u32 = 0x0040_a730;
+const CONTENT: Tag = 0x0040_a730;
 /// Current Requested Procedure Evidence: as long as the study has images.
-const EVIDENCE: u32 = 0x0040_a375;
+const EVIDENCE: Tag = 0x0040_a375;
 
 impl Store {
     /// The next reports that match every key, the newest first.
     pub async fn catalog(&self, keys: &[Key], after: Option<CatalogCursor>) -> Result<CatalogPage, StoreError> {
         let json = |set: BTreeSet<&str>| serde_json::to_string(&set).map_err(|e| StoreError::Contents(e.to_string()));
         let [studies, series, instances] =
-            [STUDY, SERIES, SOP_INSTANCE].map(|tag| wanted(keys, tag).map(json).transpose());
+            [tag::STUDY, tag::SERIES, tag::INSTANCE].map(|tag| wanted(keys, tag).map(json).transpose());
         let (studies, series, instances) = (studies?, series?, instances?);
         // Conditions that are not set are left out, so that those that are set find their index.
         let limited = |column: &str, parameter: &str, uids: &Option<String>| match uids {
@@ -110,7 +107,7 @@ impl Store {
                 sop_class: row.parsed("sop_class")?,
                 sop_instance: row.parsed("sop_instance")?,
                 variants: variants.iter().map(|row| self.variant(row)).collect::<Result<_, _>>()?,
-                elements: Elements::new(),
+                elements: DataSet::default(),
             });
         }
         drop(tx);
@@ -122,6 +119,20 @@ impl Store {
     /// The report as a file, complete; blocks are small, so it is read whole.
     pub async fn report_bytes(&self, variant: &ReportVariant) -> Result<Vec<u8>, StoreError> {
         tokio::fs::read(&variant.path).await.map_err(StoreError::file("read", &variant.path))
+    }
+
+    /// Its data set alone, as a peer takes it.
+    pub async fn report_data_set(&self, variant: &ReportVariant, encoding: Encoding) -> Result<Vec<u8>, StoreError> {
+        let path = variant.path.clone();
+        blocking(move || {
+            let file = std::fs::read(&path).map_err(StoreError::file("read", &path))?;
+            let data_set = match encoding {
+                Encoding::ExplicitLittleEndian => own_data_set(&file).map(<[u8]>::to_vec),
+                Encoding::ImplicitLittleEndian => read_own(&file, None).map(|set| set.encode(encoding)),
+            };
+            data_set.map_err(|e| StoreError::Contents(e.to_string()))
+        })
+        .await
     }
 
     fn variant(&self, row: &SqliteRow) -> Result<ReportVariant, StoreError> {
@@ -137,7 +148,7 @@ impl Store {
 const PULLABLE: &str = "r.current = 1 AND r.disclosure = 'withheld' AND r.path IS NOT NULL";
 
 /// The UIDs that a query is limited to; `None` where it is not.
-fn wanted(keys: &[Key], tag: u32) -> Option<BTreeSet<&str>> {
+fn wanted(keys: &[Key], tag: Tag) -> Option<BTreeSet<&str>> {
     let lists = keys.iter().filter(|key| key.tag == tag).filter_map(Key::one_of);
     let sets = lists.map(|list| list.iter().map(String::as_str).collect::<BTreeSet<_>>());
     sets.reduce(|a, b| a.intersection(&b).copied().collect())
@@ -147,7 +158,7 @@ fn wanted(keys: &[Key], tag: u32) -> Option<BTreeSet<&str>> {
 fn described(mut report: CatalogReport, keys: &[Key]) -> Option<CatalogReport> {
     let variant = report.variants.iter().find(|v| v.sop_instance == report.sop_instance)?;
     let file = std::fs::read(&variant.path).map_err(|e| e.to_string());
-    let elements = file.and_then(|file| read_elements(&file, CONTENT).map_err(|e| e.to_string()));
+    let elements = file.and_then(|file| read_own(&file, Some(CONTENT)).map_err(|e| e.to_string()));
     let mut elements = match elements {
         Ok(elements) => elements,
         Err(cause) => {
@@ -158,20 +169,18 @@ fn described(mut report: CatalogReport, keys: &[Key]) -> Option<CatalogReport> {
             return None;
         }
     };
-    elements.remove(&EVIDENCE);
-    elements.extend(of_study(&report.sop_class));
+    elements.retain(|tag| tag != EVIDENCE);
+    tell_of_study(&mut elements, &report.sop_class);
     report.elements = elements;
     keys.iter().all(|key| key.matches(&report.elements)).then_some(report)
 }
 
 /// What a study is here: one series with one report (PS3.4 C.3.4).
-fn of_study(sop_class: &Uid) -> [(u32, Element); 6] {
-    [
-        (0x0008_0056, Element::text(VR::CS, "ONLINE")),
-        (0x0008_0061, Element::text(VR::CS, "SR")),
-        (0x0008_0062, Element::text(VR::UI, sop_class.as_str())),
-        (0x0020_1206, Element::text(VR::IS, "1")),
-        (0x0020_1208, Element::text(VR::IS, "1")),
-        (0x0020_1209, Element::text(VR::IS, "1")),
-    ]
+fn tell_of_study(elements: &mut DataSet, sop_class: &Uid) {
+    elements.put(0x0008_0056, b"CS", "ONLINE");
+    elements.put(0x0008_0061, b"CS", "SR");
+    elements.put(0x0008_0062, b"UI", sop_class.as_str());
+    for number in [0x0020_1206, 0x0020_1208, 0x0020_1209] {
+        elements.put(number, b"IS", "1");
+    }
 }

@@ -8,6 +8,7 @@
 //! that failed.
 
 use std::collections::HashSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
@@ -22,9 +23,11 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection, Row, Sqlite, Transaction};
+use tracing::debug;
 
 use crate::domain::{Digest, Refusal, Timestamp, Uid};
 
+use super::spool::options;
 use super::trust::Trust;
 use super::{Recovered, StoreError};
 
@@ -40,6 +43,9 @@ const MIGRATIONS: [(i64, &str, &str); 6] = [
 
 /// How long a statement waits for another process's transaction. A sender waits as long for its answer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Length of the log from the start on; it is copied into the index before it is full.
+const LOG_BYTES: usize = 8 << 20;
 
 /// Connections that read.
 const READERS_MAX: u32 = 4;
@@ -143,6 +149,9 @@ impl Index {
             Access::Attach => compare_version(&mut first, path).await?,
         }
         first.close().await?;
+        if access == Access::Own {
+            make_log(path);
+        }
         let pool = || {
             let options = SqlitePoolOptions::new().idle_timeout(None).max_lifetime(None).test_before_acquire(false);
             // SQLite takes a transaction back by itself when the disk is full or fails. sqlx then believes for ever
@@ -382,6 +391,26 @@ async fn compare_version(connection: &mut SqliteConnection, path: &Path) -> Resu
 /// What the log of the last run holds is written into the index and synced, and the log is emptied. Parts of it may
 /// be in the page cache only, where a sync failed or none was asked for; what is appended to those would be lost with
 /// them in a power cut.
+/// Gives the log its length before anything is in it: to sync what was written within a file costs one journey to the
+/// disk, to sync a file that has grown a second one, for the file system's journal. SQLite takes zeros for an empty
+/// log. Where there is no room it grows as it is used.
+fn make_log(index: &Path) {
+    let mut log = index.as_os_str().to_owned();
+    log.push("-wal");
+    let made = (|| {
+        let mut file = options().create_new(true).open(&log)?;
+        let zeros = [0; 64 << 10];
+        for _ in 0..LOG_BYTES / zeros.len() {
+            file.write_all(&zeros)?;
+        }
+        file.sync_all()
+    })();
+    if let Err(error) = made {
+        debug!(%error, "the index's log begins empty");
+        let _ = std::fs::remove_file(&log);
+    }
+}
+
 async fn begin_log_anew(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     let row =
         sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(connection).await.map_err(|e| damaged(path, e))?;

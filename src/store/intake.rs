@@ -29,8 +29,8 @@ const BATCH_MAX: usize = 64;
 /// How often the index is asked whether another process wrote, and its log copied into it.
 const TIDY_PERIOD: Duration = Duration::from_secs(1);
 
-/// … or after so many objects: the log grows to some megabytes and stays so.
-const CHECKPOINT_OBJECTS: usize = 1024;
+/// … or after so many objects: with some 40 KB for each, the log stays within the length that it was given.
+const CHECKPOINT_OBJECTS: usize = 128;
 
 /// An upload that is on the disk, and where the answer goes.
 pub(super) struct CommitRequest {

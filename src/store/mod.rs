@@ -66,9 +66,8 @@ pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
 pub use records::{
     Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp, Inquiry,
-    InstanceDetail, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, PublishedFilter, PublishedReport,
-    Purged, Reading, Recovered, ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow,
-    Unreached,
+    InstanceDetail, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, Purged, Reading, Recovered,
+    ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow, Unreached,
 };
 pub use upload::{Sealed, Upload};
 

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sqlx::sqlite::SqliteRow;
 use sqlx::{Sqlite, Transaction};
 use tracing::{info, warn};
 
@@ -15,7 +14,7 @@ use crate::domain::{Disclosure, Report, Timestamp, Uid};
 
 use super::destinations::reached;
 use super::index::{Columns, json, micros, shifted};
-use super::{Delivery, PublishedFilter, PublishedReport, Resend, Store, StoreError};
+use super::{Delivery, Resend, Store, StoreError};
 
 impl Store {
     /// Leases up to `limit` deliveries that are due to the caller, in the order in which they fell due: those to
@@ -197,21 +196,9 @@ impl Store {
     /// A report as it is sent, in each of its SOP classes, the preferred first. Reading one that holds posteriors is
     /// logged.
     pub async fn report_files(&self, report: i64) -> Result<Vec<Report>, StoreError> {
-        self.files_of(report, "TRUE").await
-    }
-
-    /// As [`Store::report_files`], for a peer that pulls: only while it is current, and never a disclosed one, whatever
-    /// has become of the id since it was listed.
-    pub async fn published_report_files(&self, report: i64) -> Result<Vec<Report>, StoreError> {
-        self.files_of(report, "current = 1 AND disclosure = 'withheld'").await
-    }
-
-    async fn files_of(&self, report: i64, condition: &'static str) -> Result<Vec<Report>, StoreError> {
-        let sql = format!(
-            "SELECT study, sop_class, sop_instance, series, path, disclosure FROM reports
-             WHERE (id = ?1 OR variant_of = ?1) AND {condition} ORDER BY id"
-        );
-        let rows = sqlx::query(&sql).bind(report).fetch_all(self.index().read()).await?;
+        let sql = "SELECT study, sop_class, sop_instance, series, path, disclosure FROM reports
+                   WHERE id = ?1 OR variant_of = ?1 ORDER BY id";
+        let rows = sqlx::query(sql).bind(report).fetch_all(self.index().read()).await?;
         let mut variants = Vec::with_capacity(rows.len());
         for row in &rows {
             let path = row.opt_text("path")?.ok_or(StoreError::ReportGone(report))?;
@@ -229,39 +216,6 @@ impl Store {
             info!(report, "a disclosed report was read");
         }
         Ok(variants)
-    }
-
-    /// The reports that a peer may find and pull, in the order of their ids, those after `after` only: current ones, in
-    /// their withheld form, whose file is kept. Never a disclosed one.
-    pub async fn published_reports(
-        &self,
-        filter: &PublishedFilter,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<PublishedReport>, StoreError> {
-        let list = |uids: &[Uid]| match uids {
-            [] => Ok(None),
-            uids => serde_json::to_string(uids).map(Some).map_err(|e| StoreError::Contents(e.to_string())),
-        };
-        let sql = "SELECT id, study, series, sop_instance, path FROM reports r
-                   WHERE current = 1 AND disclosure = 'withheld' AND variant_of IS NULL AND path IS NOT NULL
-                       AND id > ?1 AND (?2 IS NULL OR study IN (SELECT value FROM json_each(?2)))
-                       AND (?3 IS NULL OR series IN (SELECT value FROM json_each(?3)))
-                       AND (?4 IS NULL OR EXISTS (SELECT 1 FROM reports v WHERE (v.id = r.id OR v.variant_of = r.id)
-                           AND v.sop_instance IN (SELECT value FROM json_each(?4))))
-                   ORDER BY id LIMIT ?5";
-        let query = sqlx::query(sql).bind(after).bind(list(&filter.studies)?).bind(list(&filter.series)?);
-        let rows = query.bind(list(&filter.instances)?).bind(limit).fetch_all(self.index().read()).await?;
-        let published = |row: &SqliteRow| {
-            Ok(PublishedReport {
-                id: row.int("id")?,
-                study: row.parsed("study")?,
-                series: row.parsed("series")?,
-                sop_instance: row.parsed("sop_instance")?,
-                path: self.spool().absolute(&row.text("path")?),
-            })
-        };
-        rows.iter().map(published).collect()
     }
 
     /// Whether an object is a report of this node, under its own UID or the one that a destination accepted; also long

@@ -196,26 +196,6 @@ pub struct DestinationState {
     pub delivered_at: Option<Timestamp>,
 }
 
-/// Which of the node's reports are asked for, by UID; empty: all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PublishedFilter {
-    pub studies: Vec<Uid>,
-    pub series: Vec<Uid>,
-    /// Of a report in any of its SOP classes.
-    pub instances: Vec<Uid>,
-}
-
-/// A current report in its withheld form and its preferred SOP class: what a peer may find and pull.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublishedReport {
-    /// For [`super::Store::report_files`].
-    pub id: i64,
-    pub study: Uid,
-    pub series: Uid,
-    pub sop_instance: Uid,
-    pub path: PathBuf,
-}
-
 /// A request for storage commitment whose result is due, leased to the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commitment {

@@ -372,7 +372,7 @@ impl Spool {
 }
 
 /// Files that only the node's own user may read.
-fn options() -> OpenOptions {
+pub(super) fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
     options

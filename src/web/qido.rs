@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tracing::info;
 
-use crate::dicom::{Element, Elements, Key, VR, attribute_named, to_json};
+use crate::dicom::{DataSet, Key, Tag, VR, attribute_named, tag, to_json};
 use crate::domain::Uid;
 use crate::store::{CatalogReport, Store};
 
@@ -43,7 +43,7 @@ enum Level {
 struct Asked {
     keys: Vec<Key>,
     /// Attributes beyond those of the level; all that the catalogue has where `None`.
-    include: Option<BTreeSet<u32>>,
+    include: Option<BTreeSet<Tag>>,
     limit: usize,
     offset: usize,
     fuzzy: bool,
@@ -54,14 +54,10 @@ const PARAMETERS_MAX: usize = 100;
 /// Longest search: a catalogue of any size is searched in pages, and somebody waits for the answer.
 const TIME_MAX: Duration = Duration::from_secs(60);
 
-const SPECIFIC_CHARACTER_SET: u32 = 0x0008_0005;
-const RETRIEVE_URL: u32 = 0x0008_1190;
-const STUDY: u32 = 0x0020_000d;
-const SERIES: u32 = 0x0020_000e;
-const INSTANCE: u32 = 0x0008_0018;
+const RETRIEVE_URL: Tag = 0x0008_1190;
 
 /// PS3.18 tables 10.6.3-3 to 10.6.3-5, as far as a report has these attributes.
-const OF_STUDY: [u32; 17] = [
+const OF_STUDY: [Tag; 17] = [
     0x0008_0005,
     0x0008_0020,
     0x0008_0030,
@@ -80,9 +76,9 @@ const OF_STUDY: [u32; 17] = [
     0x0020_1206,
     0x0020_1208,
 ];
-const OF_SERIES: [u32; 8] =
+const OF_SERIES: [Tag; 8] =
     [0x0008_0005, 0x0008_0021, 0x0008_0031, 0x0008_0060, 0x0008_0201, 0x0008_103e, 0x0020_0011, 0x0020_1209];
-const OF_INSTANCE: [u32; 10] = [
+const OF_INSTANCE: [Tag; 10] = [
     0x0008_0005,
     0x0008_0016,
     0x0008_0018,
@@ -197,11 +193,11 @@ async fn find(store: &Store, asked: &Asked) -> Result<(Vec<CatalogReport>, bool)
 
 /// The keys that a path sets.
 pub(super) fn keys_of(uids: &Uids) -> Result<Vec<Key>, Problem> {
-    let tags = [("study", STUDY), ("series", SERIES), ("instance", INSTANCE)];
+    let tags = [("study", tag::STUDY), ("series", tag::SERIES), ("instance", tag::INSTANCE)];
     let named = tags.iter().filter_map(|(name, tag)| Some((*tag, uids.get(*name)?)));
-    let key = |(tag, text): (u32, &String)| {
+    let key = |(tag, text): (Tag, &String)| {
         let uid = Uid::parse(text).map_err(|_| Problem::BadRequest("the path holds an invalid UID".into()))?;
-        Key::parse(tag, VR::UI, uid.as_str()).map_err(|e| Problem::BadRequest(e.to_string()))
+        Ok(Key::of_uid(tag, &uid))
     };
     named.map(key).collect()
 }
@@ -250,36 +246,28 @@ fn understand(parameters: &Parameters) -> Result<Asked, Problem> {
 
 /// The attributes of a match: those of its level, of the levels above where the path does not name them, and what was
 /// asked for besides.
-fn row(report: &CatalogReport, level: Level, whole: bool, include: Option<&BTreeSet<u32>>) -> Elements {
-    let wanted = |tag: &u32| {
-        let of_study = OF_STUDY.contains(tag) && (level == Level::Study || whole);
-        let of_series = OF_SERIES.contains(tag) && (level == Level::Series || (level == Level::Instance && whole));
-        let of_instance = OF_INSTANCE.contains(tag) && level == Level::Instance;
-        of_study || of_series || of_instance || include.is_none_or(|tags| tags.contains(tag))
+fn row(report: &CatalogReport, level: Level, whole: bool, include: Option<&BTreeSet<Tag>>) -> DataSet {
+    let wanted = |tag: Tag| {
+        let of_study = OF_STUDY.contains(&tag) && (level == Level::Study || whole);
+        let of_series = OF_SERIES.contains(&tag) && (level == Level::Series || (level == Level::Instance && whole));
+        let of_instance = OF_INSTANCE.contains(&tag) && level == Level::Instance;
+        of_study || of_series || of_instance || include.is_none_or(|tags| tags.contains(&tag))
     };
-    let elements = report.elements.iter().filter(|(tag, _)| wanted(tag));
-    let mut row: Elements = elements.map(|(tag, element)| (*tag, element.clone())).collect();
+    let mut row = report.elements.clone();
+    row.retain(wanted);
     let (study, series, instance) = (&report.study, &report.series, &report.sop_instance);
     let mut url = format!("/dicomweb/studies/{study}");
-    row.insert(STUDY, Element::text(VR::UI, study.as_str()));
+    row.put(tag::STUDY, b"UI", study.as_str());
     if level != Level::Study {
         url = format!("{url}/series/{series}");
-        row.insert(SERIES, Element::text(VR::UI, series.as_str()));
+        row.put(tag::SERIES, b"UI", series.as_str());
     }
     if level == Level::Instance {
         url = format!("{url}/instances/{instance}");
     }
     // A reference that is resolved against that of the request: proxies give the node other names.
-    row.insert(RETRIEVE_URL, Element::text(VR::UR, &url));
-    in_utf8(&mut row);
+    row.put(RETRIEVE_URL, b"UR", url);
     row
-}
-
-/// JSON is UTF-8, and so says the data set (PS3.18 F.2).
-pub(super) fn in_utf8(elements: &mut Elements) {
-    if let Some(set) = elements.get_mut(&SPECIFIC_CHARACTER_SET) {
-        *set = Element::text(VR::CS, "ISO_IR 192");
-    }
 }
 
 #[cfg(test)]
@@ -300,10 +288,10 @@ mod tests {
             ("includefield", "00081030,PatientAge"),
         ])
         .expect("a valid query");
-        let uids = Key::parse(STUDY, VR::UI, "1.2\\1.3").expect("a valid key");
+        let uids = Key::parse(tag::STUDY, VR::UI, "1.2\\1.3").expect("a valid key");
         assert_eq!(found.keys, [Key::parse(0x0010_0010, VR::PN, "DOE*").expect("a valid key"), uids]);
         assert_eq!((found.limit, found.offset), (5, 10));
-        assert_eq!(found.include, Some(BTreeSet::from([0x0008_1030, 0x0010_0010, 0x0010_1010, STUDY])));
+        assert_eq!(found.include, Some(BTreeSet::from([0x0008_1030, 0x0010_0010, 0x0010_1010, tag::STUDY])));
         assert_eq!(asked(&[("includefield", "all")]).expect("a valid query").include, None);
         assert_eq!(asked(&[("limit", "99999999")]).expect("a valid query").limit, LIMIT_MAX);
     }

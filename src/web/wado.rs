@@ -16,13 +16,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tracing::{error, info};
 
-use crate::dicom::{read_elements, to_json};
+use crate::dicom::{OwnFileError, read_own, to_json};
 use crate::store::CatalogReport;
 
 use super::Shared;
 use super::auth::Right;
 use super::media::accepts;
-use super::qido::{Uids, in_utf8, keys_of};
+use super::qido::{Uids, keys_of};
 use super::respond::{Problem, dicom_json};
 
 const FILES: &[(&str, Option<&str>)] = &[("multipart/related", Some("application/dicom"))];
@@ -53,12 +53,8 @@ pub(super) async fn metadata(
         Ok(files) => files,
         Err(problem) => return problem.into_response(),
     };
-    let read = |file: &Vec<u8>| {
-        let mut elements = read_elements(file, u32::MAX)?;
-        in_utf8(&mut elements);
-        Ok(to_json(&elements))
-    };
-    match files.iter().map(read).collect::<Result<Vec<Value>, crate::dicom::ElementsError>>() {
+    let read = |file: &Vec<u8>| Ok(to_json(&read_own(file, None)?));
+    match files.iter().map(read).collect::<Result<Vec<Value>, OwnFileError>>() {
         Ok(metadata) => dicom_json(StatusCode::OK, Value::Array(metadata)),
         Err(cause) => {
             error!(%cause, "a report cannot be read; restore it from a backup or analyse its study again");

@@ -5,6 +5,7 @@
 //! anything is allocated (one that claims 4 GiB costs six bytes) and reads the PDU, dicom-ul writes it. Left out: what
 //! an accepted association does, and deadlines for reading in [`Wire`], which its caller sets.
 
+mod fragments;
 mod frame;
 mod requestor;
 mod stream;
@@ -19,6 +20,7 @@ use dicom_ul::pdu::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+pub use fragments::{FragmentError, Fragments};
 pub use requestor::{Accepted, Call, Message, Proposal, RequestError, Requestor, Roles, Security, Step};
 pub use stream::Stream;
 pub use tls::Tls;

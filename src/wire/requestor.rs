@@ -12,17 +12,17 @@ use std::time::Duration;
 
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason, AbortRQSource, AssociationAC, AssociationRJ, AssociationRJResult, AssociationRQ,
-    DEFAULT_MAX_PDU, PDataValueType, Pdu, PresentationContextProposed, PresentationContextResultReason, RequestorRoles,
-    UserVariableItem,
+    DEFAULT_MAX_PDU, PDataValue, PDataValueType, Pdu, PresentationContextProposed, PresentationContextResultReason,
+    RequestorRoles, UserVariableItem,
 };
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::dicom::{COMMAND_BYTES_MAX, CommandSet, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
+use crate::dicom::{CommandSet, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 use crate::domain::AeTitle;
 
 use super::tls::{HandshakeError, ServerIdentity, Tls, tls_error};
-use super::{Stream, Wire, WireError, pdu_name};
+use super::{FragmentError, Fragments, Stream, Wire, WireError, pdu_name};
 
 /// Whom to call, and what is proposed.
 #[derive(Debug, Clone, Copy)]
@@ -295,9 +295,7 @@ impl Requestor {
                 if !self.contexts.iter().flatten().any(|c| c.id == id) {
                     return Err(RequestError::Violation(format!("presentation context {id} was not agreed")));
                 }
-                let is_command = value.value_type == PDataValueType::Command;
-                let whole = partial.take(id, is_command, &value.data, value.is_last);
-                if let Some(message) = whole.map_err(RequestError::Violation)? {
+                if let Some(message) = partial.take(&value).map_err(RequestError::Violation)? {
                     // One operation at a time: nothing can follow a message in its PDU.
                     if index + 1 < count {
                         return Err(RequestError::Violation("two messages in one PDU".into()));
@@ -312,47 +310,37 @@ impl Requestor {
 /// A message that is arriving (PS3.7 6.3).
 #[derive(Debug, Default)]
 struct Partial {
-    context: Option<u8>,
-    command: Vec<u8>,
-    data_set: Option<Vec<u8>>,
+    command: Fragments,
+    /// Once its command set is complete, and a data set belongs to it.
+    begun: Option<Message>,
 }
 
 impl Partial {
     /// Takes one fragment; the message where it is the last one.
-    fn take(&mut self, id: u8, is_command: bool, data: &[u8], is_last: bool) -> Result<Option<Message>, String> {
-        let from = *self.context.get_or_insert(id);
-        if from != id {
-            return Err(format!("a message changed from presentation context {from} to {id}"));
-        }
-        match &mut self.data_set {
-            None if !is_command => return Err("a data set without a command".into()),
-            Some(_) if is_command => return Err("a command within a data set".into()),
-            None => {
-                if self.command.len() + data.len() > COMMAND_BYTES_MAX {
-                    return Err(format!("a command set of more than {COMMAND_BYTES_MAX} bytes"));
-                }
-                self.command.extend_from_slice(data);
-                if !is_last {
-                    return Ok(None);
-                }
-                let command = CommandSet::parse(&self.command).map_err(|e| e.to_string())?;
-                if command.has_data_set().map_err(|e| e.to_string())? {
-                    self.data_set = Some(Vec::new());
-                    return Ok(None);
-                }
+    fn take(&mut self, value: &PDataValue) -> Result<Option<Message>, String> {
+        let context = value.presentation_context_id;
+        let Some(message) = &mut self.begun else {
+            let Some(command) = self.command.take(value).map_err(|e| e.to_string())? else { return Ok(None) };
+            let set = CommandSet::parse(&command).map_err(|e| e.to_string())?;
+            let message = Message { context, command, data_set: None };
+            if !set.has_data_set().map_err(|e| e.to_string())? {
+                return Ok(Some(message));
             }
-            Some(data_set) => {
-                if data_set.len() + data.len() > DATA_SET_BYTES_MAX {
-                    return Err(format!("a data set of more than {DATA_SET_BYTES_MAX} bytes"));
-                }
-                data_set.extend_from_slice(data);
-                if !is_last {
-                    return Ok(None);
-                }
-            }
+            self.begun = Some(message);
+            return Ok(None);
+        };
+        if message.context != context {
+            return Err(FragmentError::ChangedContext { from: message.context, to: context }.to_string());
         }
-        let Self { command, data_set, .. } = std::mem::take(self);
-        Ok(Some(Message { context: id, command, data_set }))
+        if value.value_type == PDataValueType::Command {
+            return Err("a command within a data set".into());
+        }
+        let data_set = message.data_set.get_or_insert_default();
+        if data_set.len() + value.data.len() > DATA_SET_BYTES_MAX {
+            return Err(format!("a data set of more than {DATA_SET_BYTES_MAX} bytes"));
+        }
+        data_set.extend_from_slice(&value.data);
+        Ok(if value.is_last { self.begun.take() } else { None })
     }
 }
 

@@ -249,7 +249,7 @@ async fn what_is_no_message_is_refused() {
         ),
         (values(&[(1, Command, true, &response), (1, Command, true, &response)]), "two messages"),
         (values(&[(1, Command, true, &[0, 0, 0, 0, 255, 255, 255, 255])]), "claims 4294967295 bytes"),
-        (values(&[(1, Command, false, &[0; 64_000]), (1, Command, false, &[0; 64_000])]), "more than 65536 bytes"),
+        (values(&[(1, Command, false, &[0; 64_000]), (1, Command, false, &[0; 64_000])]), "at most 65536 are read"),
         (Pdu::ReleaseRQ, "A-RELEASE-RQ within a message"),
         (Pdu::AbortRQ { source: AbortRQSource::ServiceUser }, "aborted"),
     ];

@@ -230,6 +230,7 @@ print(pull([CTImageStorage], both))
 print(pull([Comprehensive3DSRStorage], both, statuses=0xA700))
 print(pull([Comprehensive3DSRStorage], both, statuses=0xB000))
 print(pull([Comprehensive3DSRStorage], asked('IMAGE', SOPInstanceUID=sys.argv[4])))
+print(pull([EnhancedSRStorage], asked('IMAGE', SOPInstanceUID=sys.argv[4])))
 print(pull([Comprehensive3DSRStorage], asked('STUDY', StudyInstanceUID='1.2.3')))
 print(pull([Comprehensive3DSRStorage], asked('STUDY', StudyInstanceUID='')))
 ";
@@ -241,6 +242,7 @@ print(pull([Comprehensive3DSRStorage], asked('STUDY', StudyInstanceUID='')))
         "(['0xa702', None, 0, 2, 0, 2], [('Comprehensive 3D SR Storage', True)])",
         "(['0xb000', None, 0, 0, 2], [('Comprehensive 3D SR Storage', True)])",
         "(['0x0', None, 1, 0, 0], [('Comprehensive 3D SR Storage', True)])",
+        "(['0xa702', None, 0, 1, 0, 1], [])",
         "(['0x0', None, 0, 0, 0], [])",
         "(['0xa900', None, 0, 0, 0], [])",
     ];
@@ -248,7 +250,7 @@ print(pull([Comprehensive3DSRStorage], asked('STUDY', StudyInstanceUID='')))
 }
 
 #[test]
-fn a_cancel_ends_a_query_and_a_retrieval() {
+fn a_cancel_ends_a_retrieval_that_is_under_way() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let reported = Reported::new(folder.path(), 3);
     let script = "

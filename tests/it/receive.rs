@@ -3,6 +3,7 @@
 
 mod commitment;
 mod hostile;
+mod query;
 pub mod scu;
 mod services;
 

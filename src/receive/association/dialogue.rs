@@ -9,8 +9,8 @@ use dicom_ul::pdu::{PDataValueType, Pdu};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Association, End, Violation};
-use crate::dicom::{COMMAND_BYTES_MAX, Command, CommandError, Request};
-use crate::wire::pdu_name;
+use crate::dicom::{Command, Request};
+use crate::wire::{Fragments, pdu_name};
 
 impl Association {
     /// Sends a message.
@@ -43,7 +43,7 @@ impl Association {
 
     /// The next command that arrives, which no data set may follow: all of it within `node.idle_timeout`.
     pub(super) async fn next_command(&mut self) -> Result<(u8, Command), End> {
-        let (mut context, mut bytes) = (None, Vec::new());
+        let mut fragments = Fragments::default();
         let idle_timeout = self.limits.idle_timeout;
         let deadline = Instant::now() + idle_timeout;
         loop {
@@ -57,29 +57,16 @@ impl Association {
             let count = values.len();
             for (index, value) in values.into_iter().enumerate() {
                 let id = value.presentation_context_id;
-                let from = *context.get_or_insert(id);
-                let violation = if !self.contexts.contains_key(&id) {
-                    Some(Violation::UnknownContext(id))
-                } else if from != id {
-                    Some(Violation::ChangedContext { from, to: id })
-                } else if value.value_type == PDataValueType::Data {
-                    Some(Violation::DataSetUnexpected)
-                } else if bytes.len() + value.data.len() > COMMAND_BYTES_MAX {
-                    Some(CommandError::TooLong(bytes.len() + value.data.len()).into())
-                } else if value.is_last && index + 1 < count {
-                    // Whatever follows, it is not an answer to the one operation that is under way.
-                    Some(Violation::CommandUnexpected)
-                } else {
-                    None
+                let whole = match self.contexts.contains_key(&id) {
+                    true => fragments.take(&value).map_err(Violation::from),
+                    false => Err(Violation::UnknownContext(id)),
                 };
-                if let Some(violation) = violation {
-                    return Err(End::Violation(violation));
+                let Some(bytes) = whole.map_err(End::Violation)? else { continue };
+                // Whatever follows, it is not an answer to the one operation that is under way.
+                if index + 1 < count {
+                    return Err(End::Violation(Violation::CommandUnexpected));
                 }
-                bytes.extend_from_slice(&value.data);
-                if value.is_last {
-                    let command = Command::parse(&bytes).map_err(|error| End::Violation(error.into()))?;
-                    return Ok((id, command));
-                }
+                return Ok((id, Command::parse(&bytes).map_err(|error| End::Violation(error.into()))?));
             }
         }
     }

@@ -14,11 +14,12 @@ use crate::dicom::{
 };
 use crate::domain::Uid;
 use crate::store::Store;
+use crate::wire::Fragments;
 
 /// The place in a message (PS3.7 6.3): a command set, then perhaps a data set, both on one presentation context.
 #[derive(Debug)]
 pub(super) enum Expecting {
-    Command { context: Option<u8>, bytes: Vec<u8> },
+    Command(Fragments),
     DataSet { context: u8, message: Box<Message> },
 }
 
@@ -117,12 +118,12 @@ impl Gathered {
 
 impl Expecting {
     pub(super) fn nothing() -> Self {
-        Self::Command { context: None, bytes: Vec::new() }
+        Self::Command(Fragments::default())
     }
 
     /// Whether no message has begun.
     pub(super) fn is_nothing(&self) -> bool {
-        matches!(self, Self::Command { context: None, .. })
+        matches!(self, Self::Command(fragments) if fragments.is_empty())
     }
 }
 

@@ -1,29 +1,54 @@
-//! C-FIND as a provider, on the node's own reports (PS3.4 C.4.1).
+//! C-FIND as a provider, on the node's own reports (PS3.4 C.4.1), and the search with which C-GET begins too.
 //!
-//! Only current reports in their withheld form are found. Reports are read a page at a time and matched one by one:
-//! a query without a UID costs a file for each report that there is, and no memory. Neighbours: `dicom` matches,
-//! `store` lists. What is asked for and found never reaches the log.
+//! A query without a UID costs a file for each report that there is. So searches are bounded in number and time, hold a
+//! page of reports in memory, and look between pages and between answers whether the peer has cancelled. Neighbours:
+//! `store` lists and reads, `dicom` understands and matches. What is asked for and found never reaches the log.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
 use super::{Association, End};
 use crate::dicom::{
-    Bounds, CommandField, DataSet, DataSetError, Encoding, Query, QueryRq, Reply, Response, STUDY_ROOT_FIND, Status,
-    file_data_set, query_record,
+    Bounds, CommandField, DataSet, DataSetError, Encoding, Query, QueryFault, QueryRq, Reply, Response, Status,
 };
-use crate::store::{PublishedFilter, PublishedReport, Store};
+use crate::store::{CatalogCursor, CatalogReport, Store, StoreError};
 
 /// What an identifier may cost.
 pub(super) const IDENTIFIER_BOUNDS: Bounds = Bounds { bytes_max: 64 << 10, elements_max: 1000, depth_max: 3 };
 
-/// What a report of our own costs at most; its content tree is deep.
-pub(super) const REPORT_BOUNDS: Bounds = Bounds { bytes_max: 64 << 20, elements_max: 2_000_000, depth_max: 32 };
-
 /// Most matches that are told; a peer that wants more than this narrows its query.
 const MATCHES_MAX: u32 = 5000;
 
-/// Reports of one page.
-pub(super) const PAGE: u32 = 100;
+/// Longest search, with the answers to it: reports are looked at by the page, and somebody waits.
+const TIME_MAX: Duration = Duration::from_secs(60);
+
+/// A search of the catalogue that a peer asked for.
+#[derive(Debug)]
+pub(super) struct Search {
+    pub(super) query: Query,
+    pub(super) encoding: Encoding,
+    message_id: u16,
+    deadline: Instant,
+    after: Option<CatalogCursor>,
+    is_over: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Why a query or a retrieval ends before it is done.
+#[derive(Debug)]
+pub(super) enum Stop {
+    Association(End),
+    Cancelled,
+    /// What is wrong with the identifier.
+    Mismatch(String),
+    /// What the peer wants is more than it gets.
+    TooMuch(String),
+    Store(StoreError),
+}
 
 impl Association {
     pub(super) async fn find(
@@ -33,89 +58,171 @@ impl Association {
         identifier: Result<Vec<u8>, DataSetError>,
         store: &Store,
     ) -> Result<(), End> {
-        let Some(encoding) = self.contexts.get(&id).and_then(|context| Encoding::of(&context.transfer_syntax)) else {
-            return Ok(());
+        let (status, comment) = match self.tell_matches(id, request, identifier, store).await {
+            Ok(()) => (Status::SUCCESS, None),
+            Err(stop) => stop.told(Status::OUT_OF_RESOURCES)?,
         };
-        let read = identifier.and_then(|bytes| DataSet::parse(&bytes, encoding, IDENTIFIER_BOUNDS));
-        let read = read.map_err(|fault| fault.to_string());
-        let query = match read.and_then(|identifier| Query::parse(&identifier).map_err(|fault| fault.to_string())) {
-            Ok(query) => query,
-            Err(fault) => {
-                warn!(%fault, "a query was not understood");
-                return self.found(id, request, Status::DATA_SET_MISMATCH, Some(fault)).await;
-            }
+        self.tell(id, &reply(CommandField::C_FIND_RQ, request, status, comment).encode(), None).await
+    }
+
+    async fn tell_matches(
+        &mut self,
+        id: u8,
+        request: &QueryRq,
+        identifier: Result<Vec<u8>, DataSetError>,
+        store: &Store,
+    ) -> Result<(), Stop> {
+        let mut search = self.search(id, request, identifier, Query::to_find)?;
+        let status = match search.query.has_unsupported {
+            true => Status::PENDING_WITHOUT_KEYS,
+            false => Status::PENDING,
         };
-        let (mut told, mut after) = (0, 0);
-        loop {
-            let page = match store.published_reports(&filter(&query), after, PAGE).await {
-                Ok(page) => page,
-                Err(cause) => {
-                    error!(%cause, "the reports could not be listed");
-                    let comment = Some("the reports could not be listed".to_owned());
-                    return self.found(id, request, Status::CANNOT_UNDERSTAND, comment).await;
-                }
-            };
-            let Some(last) = page.last() else { break };
-            after = last.id;
-            for report in &page {
-                if self.is_cancelled(request.message_id).await? {
-                    info!(told, "a query was cancelled");
-                    return self.found(id, request, Status::CANCEL, None).await;
-                }
-                let Some(record) = read_record(report).await.filter(|record| query.matches(record)) else { continue };
+        let pending = reply(CommandField::C_FIND_RQ, request, status, None);
+        let pending = Reply { has_data_set: true, ..pending }.encode();
+        let mut told = 0;
+        while let Some(page) = self.page(&mut search, store).await? {
+            for report in page {
+                self.go_on(&search).await?;
                 if told == MATCHES_MAX {
-                    let comment = Some(format!("more than {MATCHES_MAX} matches: narrow the query"));
-                    return self.found(id, request, Status::OUT_OF_RESOURCES, comment).await;
+                    return Err(Stop::TooMuch(format!("more than {MATCHES_MAX} matches: narrow the query")));
                 }
                 told += 1;
-                let status = if query.has_unsupported { Status::PENDING_WITHOUT_KEYS } else { Status::PENDING };
-                let answer = query.answer(&record, &self.peer.called).encode(encoding);
-                let reply = reply(request, status, None, true);
-                self.tell(id, &reply.encode(), Some(&answer)).await?;
+                let answer = search.query.answer(&report.elements, &self.peer.called).encode(search.encoding);
+                self.tell(id, &pending, Some(&answer)).await?;
             }
         }
-        info!(told, level = ?query.level, "a query was answered");
-        self.found(id, request, Status::SUCCESS, None).await
+        info!(told, level = ?search.query.level, "a query was answered");
+        Ok(())
     }
 
-    /// The last response of a query.
-    async fn found(&mut self, id: u8, request: &QueryRq, status: Status, comment: Option<String>) -> Result<(), End> {
-        self.tell(id, &reply(request, status, comment, false).encode(), None).await
+    /// Begins a search, if the identifier is one that `understand` takes.
+    pub(super) fn search(
+        &self,
+        id: u8,
+        request: &QueryRq,
+        identifier: Result<Vec<u8>, DataSetError>,
+        understand: fn(&DataSet) -> Result<Query, QueryFault>,
+    ) -> Result<Search, Stop> {
+        let encoding = self.contexts.get(&id).and_then(|context| Encoding::of(&context.transfer_syntax));
+        let encoding = encoding.ok_or_else(|| Stop::Mismatch("not an encoding that is read".into()))?;
+        let set = identifier.and_then(|bytes| DataSet::parse(&bytes, encoding, IDENTIFIER_BOUNDS));
+        let set = set.map_err(|fault| Stop::Mismatch(fault.to_string()))?;
+        let query = understand(&set).map_err(|fault| Stop::Mismatch(fault.to_string()))?;
+        Search::begin(query, encoding, request.message_id, &self.searches)
+    }
+
+    /// The next matches, which may be none; `None` after the last.
+    pub(super) async fn page(
+        &mut self,
+        search: &mut Search,
+        store: &Store,
+    ) -> Result<Option<Vec<CatalogReport>>, Stop> {
+        if search.is_over {
+            return Ok(None);
+        }
+        self.go_on(search).await?;
+        let page = timeout_at(search.deadline, store.catalog(&search.query.keys, search.after)).await;
+        let page = page.map_err(|_| Stop::late())?.map_err(Stop::Store)?;
+        (search.after, search.is_over) = (page.next, page.next.is_none());
+        Ok(Some(page.reports))
+    }
+
+    /// Whether the search may go on.
+    async fn go_on(&mut self, search: &Search) -> Result<(), Stop> {
+        match self.is_cancelled(search.message_id).await? {
+            true => Err(Stop::Cancelled),
+            false => search.check_time(),
+        }
     }
 }
 
-/// What the index can tell apart.
-pub(super) fn filter(query: &Query) -> PublishedFilter {
-    PublishedFilter { studies: query.studies.clone(), series: query.series.clone(), instances: query.instances.clone() }
+impl Search {
+    fn begin(query: Query, encoding: Encoding, message_id: u16, searches: &Arc<Semaphore>) -> Result<Self, Stop> {
+        let permit = Arc::clone(searches).try_acquire_owned();
+        let permit = permit.map_err(|_| Stop::TooMuch("too many queries at once: ask again later".into()))?;
+        let deadline = Instant::now() + TIME_MAX;
+        Ok(Self { query, encoding, message_id, deadline, after: None, is_over: false, _permit: permit })
+    }
+
+    fn check_time(&self) -> Result<(), Stop> {
+        if Instant::now() < self.deadline { Ok(()) } else { Err(Stop::late()) }
+    }
 }
 
-fn reply(request: &QueryRq, status: Status, comment: Option<String>, has_data_set: bool) -> Reply {
+impl From<End> for Stop {
+    fn from(end: End) -> Self {
+        Self::Association(end)
+    }
+}
+
+impl Stop {
+    fn late() -> Self {
+        Self::TooMuch(format!("the search took longer than {TIME_MAX:?}: ask for less"))
+    }
+
+    /// What the last response says, where `too_much` is the service's status for that. It is logged here.
+    pub(super) fn told(self, too_much: Status) -> Result<(Status, Option<String>), End> {
+        match self {
+            Stop::Association(end) => Err(end),
+            Stop::Cancelled => {
+                info!("a query or retrieval was cancelled");
+                Ok((Status::CANCEL, None))
+            }
+            Stop::Mismatch(fault) => {
+                warn!(%fault, "a query or retrieval was not understood");
+                Ok((Status::DATA_SET_MISMATCH, Some(fault)))
+            }
+            Stop::TooMuch(cause) => {
+                warn!(cause, "a query or retrieval was given up");
+                Ok((too_much, Some(cause)))
+            }
+            Stop::Store(cause) => {
+                error!(%cause, "the reports could not be listed");
+                Ok((Status::CANNOT_UNDERSTAND, Some("the reports could not be listed".into())))
+            }
+        }
+    }
+}
+
+/// A response without counts and data set; the class of the request was judged.
+pub(super) fn reply(field: CommandField, request: &QueryRq, status: Status, comment: Option<String>) -> Reply {
     let response = Response {
-        field: CommandField::C_FIND_RQ.response(),
+        field: field.response(),
         responded_to: request.message_id,
-        sop_class: crate::domain::Uid::parse(STUDY_ROOT_FIND.uid).ok(),
+        sop_class: request.sop_class.clone(),
         sop_instance: None,
         status,
         comment,
     };
-    Reply { response, sub_operations: None, has_data_set }
+    Reply { response, sub_operations: None, has_data_set: false }
 }
 
-/// A report of our own, as it can be asked for. One whose file is gone is not found; `fsck` and the start tell of it.
-async fn read_record(report: &PublishedReport) -> Option<DataSet> {
-    let file = match tokio::fs::read(&report.path).await {
-        Ok(file) => file,
-        Err(cause) => {
-            warn!(file = %report.path.display(), %cause, "a report cannot be read");
-            return None;
-        }
-    };
-    let data_set = file_data_set(&file)?;
-    match DataSet::parse(data_set, Encoding::ExplicitLittleEndian, REPORT_BOUNDS) {
-        Ok(set) => Some(query_record(set)),
-        Err(fault) => {
-            warn!(file = %report.path.display(), %fault, "a report cannot be read");
-            None
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dicom::QueryLevel;
+
+    fn begin(searches: &Arc<Semaphore>) -> Result<Search, Stop> {
+        let query = Query { level: QueryLevel::Study, keys: Vec::new(), has_unsupported: false };
+        Search::begin(query, Encoding::ExplicitLittleEndian, 1, searches)
+    }
+
+    fn told(stop: Stop) -> (u16, String) {
+        let (status, comment) = stop.told(Status::OUT_OF_RESOURCES).expect("the association goes on");
+        (status.0, comment.expect("a comment"))
+    }
+
+    #[test]
+    fn searches_are_bounded_in_number_and_in_time() {
+        let searches = Arc::new(Semaphore::new(1));
+        let mut first = begin(&searches).expect("room for one");
+        let (status, comment) = told(begin(&searches).expect_err("no room for a second"));
+        assert!(status == 0xA700 && comment.contains("at once") && comment.len() <= 64, "{comment}");
+        assert!(first.check_time().is_ok());
+        first.deadline -= TIME_MAX;
+        let (status, comment) = told(first.check_time().expect_err("too late"));
+        assert!(status == 0xA700 && comment.contains("took longer") && comment.len() <= 64, "{comment}");
+        drop(first);
+        assert!(begin(&searches).is_ok());
     }
 }

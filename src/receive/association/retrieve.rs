@@ -1,18 +1,18 @@
 //! C-GET as a provider, of the node's own reports (PS3.4 C.4.3): each is sent by C-STORE on the peer's association.
 //!
 //! A report exists in up to three SOP classes; the first that the peer takes as a storage provider (role selection) is
-//! sent, in its withheld form only. Neighbours: `query` has the matching, `dialogue` listens meanwhile.
+//! sent, in its withheld form only. Neighbours: `query` has the search, `dialogue` listens meanwhile.
 
 use tracing::{error, info, warn};
 
-use super::query::{IDENTIFIER_BOUNDS, PAGE, REPORT_BOUNDS, filter};
+use super::query::{Search, Stop, reply};
 use super::{Association, End, Violation};
 use crate::dicom::{
-    Command, CommandField, DataSet, DataSetError, Encoding, Query, QueryRq, Reply, Request, Response, STUDY_ROOT_GET,
-    Status, StatusCategory, StoreRq, SubOperations, file_data_set,
+    Command, CommandField, DataSet, DataSetError, Encoding, Key, Query, QueryLevel, QueryRq, Reply, Request, Status,
+    StatusCategory, StoreRq, SubOperations, tag,
 };
-use crate::domain::{Report, Uid};
-use crate::store::{Store, StoreError};
+use crate::domain::Uid;
+use crate::store::{ReportVariant, Store, StoreError};
 
 /// Most reports of one retrieval.
 const REPORTS_MAX: usize = 1000;
@@ -24,6 +24,8 @@ const FAILED_LIST: u32 = 0x0008_0058;
 struct Retrieval<'a> {
     id: u8,
     request: &'a QueryRq,
+    /// Whether instances are named: each goes as itself, and in no other class.
+    by_instance: bool,
     counts: SubOperations,
     failed: Vec<Uid>,
     cancelled: bool,
@@ -37,45 +39,50 @@ impl Association {
         identifier: Result<Vec<u8>, DataSetError>,
         store: &Store,
     ) -> Result<(), End> {
-        let Some(encoding) = self.contexts.get(&id).and_then(|context| Encoding::of(&context.transfer_syntax)) else {
-            return Ok(());
-        };
-        let read = identifier.and_then(|bytes| DataSet::parse(&bytes, encoding, IDENTIFIER_BOUNDS));
-        let read = read.map_err(|fault| fault.to_string());
-        let query =
-            match read.and_then(|identifier| Query::parse_retrieval(&identifier).map_err(|fault| fault.to_string())) {
-                Ok(query) => query,
-                Err(fault) => {
-                    warn!(%fault, "a retrieval was not understood");
-                    return self.refuse(id, request, Status::DATA_SET_MISMATCH, fault).await;
-                }
-            };
-        let reports = match listed(store, &query).await {
-            Ok(Some(reports)) => reports,
-            Ok(None) => {
-                let comment = format!("more than {REPORTS_MAX} reports: ask for fewer at once");
-                return self.refuse(id, request, Status::TOO_MANY_MATCHES, comment).await;
-            }
-            Err(cause) => {
-                error!(%cause, "the reports could not be listed");
-                let comment = "the reports could not be listed".to_owned();
-                return self.refuse(id, request, Status::CANNOT_UNDERSTAND, comment).await;
+        let (level, encoding, reports) = match self.listed(id, request, identifier, store).await {
+            Ok(listed) => listed,
+            Err(stop) => {
+                let (status, comment) = stop.told(Status::TOO_MANY_MATCHES)?;
+                let last = reply(CommandField::C_GET_RQ, request, status, comment);
+                let last = Reply { sub_operations: Some(SubOperations::default()), ..last };
+                return self.tell(id, &last.encode(), None).await;
             }
         };
         let counts = SubOperations { remaining: u16::try_from(reports.len()).ok(), ..SubOperations::default() };
-        let mut retrieval = Retrieval { id, request, counts, failed: Vec::new(), cancelled: false };
+        let by_instance = level == QueryLevel::Image;
+        let mut retrieval = Retrieval { id, request, by_instance, counts, failed: Vec::new(), cancelled: false };
         for report in reports {
             if retrieval.cancelled || self.is_cancelled(request.message_id).await? {
                 retrieval.cancelled = true;
                 break;
             }
-            self.send_report(&mut retrieval, store, report, &query.instances).await?;
+            self.send_report(&mut retrieval, store, report).await?;
             if retrieval.counts.remaining > Some(0) {
-                let pending = retrieval.reply(Status::PENDING, None, false);
+                let pending = retrieval.reply(Status::PENDING, false);
                 self.tell(id, &pending.encode(), None).await?;
             }
         }
         self.conclude(retrieval, encoding).await
+    }
+
+    /// The reports that are asked for, by UID: they are read when their turn comes.
+    async fn listed(
+        &mut self,
+        id: u8,
+        request: &QueryRq,
+        identifier: Result<Vec<u8>, DataSetError>,
+        store: &Store,
+    ) -> Result<(QueryLevel, Encoding, Vec<Uid>), Stop> {
+        let mut search = self.search(id, request, identifier, Query::to_get)?;
+        let mut listed = Vec::new();
+        while let Some(page) = self.page(&mut search, store).await? {
+            listed.extend(page.into_iter().map(|report| report.sop_instance));
+            if listed.len() > REPORTS_MAX {
+                return Err(Stop::TooMuch(format!("more than {REPORTS_MAX} reports: ask for fewer at once")));
+            }
+        }
+        let Search { query, encoding, .. } = search;
+        Ok((query.level, encoding, listed))
     }
 
     async fn conclude(&mut self, mut retrieval: Retrieval<'_>, encoding: Encoding) -> Result<(), End> {
@@ -95,36 +102,23 @@ impl Association {
             set.put(FAILED_LIST, b"UI", uids.join("\\"));
             set.encode(encoding)
         });
-        let reply = retrieval.reply(status, None, list.is_some());
+        let reply = retrieval.reply(status, list.is_some());
         self.tell(retrieval.id, &reply.encode(), list.as_deref()).await
     }
 
-    /// One sub-operation, in the first class that the peer takes; `named` instances only, where there are any.
-    async fn send_report(
-        &mut self,
-        retrieval: &mut Retrieval<'_>,
-        store: &Store,
-        report: i64,
-        named: &[Uid],
-    ) -> Result<(), End> {
+    /// One sub-operation.
+    async fn send_report(&mut self, retrieval: &mut Retrieval<'_>, store: &Store, report: Uid) -> Result<(), End> {
         retrieval.counts.remaining = retrieval.counts.remaining.map(|remaining| remaining.saturating_sub(1));
-        let variants = match store.published_report_files(report).await {
-            Ok(variants) => variants,
-            Err(cause) => {
-                error!(report, %cause, "a report that was asked for cannot be read");
-                retrieval.counts.failed += 1;
+        let sendable = self.sendable(store, &report, retrieval.by_instance).await;
+        let (context, variant, data_set) = match sendable {
+            Ok(Some(sendable)) => sendable,
+            nothing => {
+                if let Err(cause) = nothing {
+                    error!(%cause, "a report that was asked for cannot be read");
+                }
+                retrieval.fail(report);
                 return Ok(());
             }
-        };
-        let wanted: Vec<&Report> =
-            variants.iter().filter(|v| named.is_empty() || named.contains(&v.sop_instance)).collect();
-        let Some((context, data_set, variant)) = wanted.iter().find_map(|variant| {
-            let (context, encoding) = self.report_context(&variant.sop_class)?;
-            Some((context, encoded(&variant.file, encoding)?, *variant))
-        }) else {
-            retrieval.counts.failed += 1;
-            retrieval.failed.extend(wanted.first().map(|variant| variant.sop_instance.clone()));
-            return Ok(());
         };
         self.message_id = self.message_id.wrapping_add(1);
         let message_id = self.message_id;
@@ -150,9 +144,8 @@ impl Association {
             StatusCategory::Success => retrieval.counts.completed += 1,
             StatusCategory::Warning => retrieval.counts.warning += 1,
             _ => {
-                warn!(report, %status, "a peer did not take the report that it asked for");
-                retrieval.counts.failed += 1;
-                retrieval.failed.push(variant.sop_instance.clone());
+                warn!(%status, "a peer did not take the report that it asked for");
+                retrieval.fail(variant.sop_instance);
             }
         }
         Ok(())
@@ -166,50 +159,35 @@ impl Association {
         })
     }
 
-    /// Ends a retrieval before its first sub-operation.
-    async fn refuse(&mut self, id: u8, request: &QueryRq, status: Status, comment: String) -> Result<(), End> {
-        let counts = SubOperations::default();
-        let retrieval = Retrieval { id, request, counts, failed: Vec::new(), cancelled: false };
-        self.tell(id, &retrieval.reply(status, Some(comment), false).encode(), None).await
+    /// A report in the first class that the peer takes, with the context for it. It is looked up again: what was
+    /// replaced since it was listed is not sent.
+    async fn sendable(
+        &self,
+        store: &Store,
+        report: &Uid,
+        by_instance: bool,
+    ) -> Result<Option<(u8, ReportVariant, Vec<u8>)>, StoreError> {
+        let page = store.catalog(&[Key::of_uid(tag::INSTANCE, report)], None).await?;
+        let mut variants = page.reports.into_iter().flat_map(|report| report.variants);
+        let sendable = variants.find_map(|variant| {
+            let fits = !by_instance || variant.sop_instance == *report;
+            let (context, encoding) = self.report_context(&variant.sop_class).filter(|_| fits)?;
+            Some((context, encoding, variant))
+        });
+        let Some((context, encoding, variant)) = sendable else { return Ok(None) };
+        let data_set = store.report_data_set(&variant, encoding).await?;
+        Ok(Some((context, variant, data_set)))
     }
 }
 
 impl Retrieval<'_> {
-    fn reply(&self, status: Status, comment: Option<String>, has_data_set: bool) -> Reply {
-        let response = Response {
-            field: CommandField::C_GET_RQ.response(),
-            responded_to: self.request.message_id,
-            sop_class: Uid::parse(STUDY_ROOT_GET.uid).ok(),
-            sop_instance: None,
-            status,
-            comment,
-        };
-        Reply { response, sub_operations: Some(self.counts), has_data_set }
+    fn fail(&mut self, report: Uid) {
+        self.counts.failed += 1;
+        self.failed.push(report);
     }
-}
 
-/// The reports that are asked for; `None`: too many.
-async fn listed(store: &Store, query: &Query) -> Result<Option<Vec<i64>>, StoreError> {
-    let (mut ids, mut after) = (Vec::new(), 0);
-    loop {
-        let page = store.published_reports(&filter(query), after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(Some(ids)) };
-        after = last.id;
-        ids.extend(page.iter().map(|report| report.id));
-        if ids.len() > REPORTS_MAX {
-            return Ok(None);
-        }
-    }
-}
-
-/// The data set of a report's file; ours are in Explicit VR Little Endian.
-fn encoded(file: &[u8], encoding: Encoding) -> Option<Vec<u8>> {
-    let data_set = file_data_set(file)?;
-    match encoding {
-        Encoding::ExplicitLittleEndian => Some(data_set.to_vec()),
-        Encoding::ImplicitLittleEndian => {
-            let set = DataSet::parse(data_set, Encoding::ExplicitLittleEndian, REPORT_BOUNDS).ok()?;
-            Some(set.encode(encoding))
-        }
+    fn reply(&self, status: Status, has_data_set: bool) -> Reply {
+        let reply = reply(CommandField::C_GET_RQ, self.request, status, None);
+        Reply { sub_operations: Some(self.counts), has_data_set, ..reply }
     }
 }

@@ -1,7 +1,7 @@
 //! The catalogue of own reports: who is in it, and how it is asked.
 
 use super::*;
-use crate::dicom::{Key, VR, file_meta};
+use crate::dicom::{Bounds, DataSet, Encoding, Key, VR, file_meta};
 
 /// A report file: meta, then a few elements of its header.
 fn file(report: &Report, patient: &str) -> Vec<u8> {
@@ -116,6 +116,20 @@ async fn pages_join_without_gap_or_repetition() {
     assert_eq!(all(&store, &[]).await, expected);
     let first = store.catalog(&[], None).await.unwrap();
     assert!(first.next.is_some() && first.reports.len() < 230);
+}
+
+#[tokio::test]
+async fn a_data_set_goes_out_in_either_encoding() {
+    let (_dir, store) = fresh().await;
+    reported(&store, "1.1", "2.1", "DOE^JANE", 0).await;
+    let page = store.catalog(&[key(SOP_INSTANCE, VR::UI, "2.1")], None).await.unwrap();
+    let variant = &page.reports[0].variants[0];
+    let bounds = Bounds { bytes_max: 1000, elements_max: 10, depth_max: 1 };
+    for encoding in [Encoding::ExplicitLittleEndian, Encoding::ImplicitLittleEndian] {
+        let bytes = store.report_data_set(variant, encoding).await.unwrap();
+        let set = DataSet::parse(&bytes, encoding, bounds).unwrap();
+        assert_eq!((set.text(0x0010_0010), set.text(SOP_INSTANCE)), (Some("DOE^JANE"), Some("2.1")), "{encoding:?}");
+    }
 }
 
 #[tokio::test]

@@ -155,51 +155,6 @@ async fn a_committed_object_stays_for_its_whole_retention_from_then_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_current_withheld_reports_are_published() {
-    let (_dir, store) = fresh().await;
-    for (study, instance, report) in [("1.2", "1.2.3", "2.25.1"), ("7.7", "7.7.3", "2.25.7")] {
-        put(&store, instance, 0).await;
-        score_all(&store, study, 1).await;
-        let claim = claim(&store, study, 60).await;
-        let reports = [
-            outgoing(study, report, Disclosure::Withheld, &[]),
-            outgoing(study, &format!("{report}.9"), Disclosure::Probabilities, &["AUDIT"]),
-        ];
-        close_with(&store, &claim, &reports, 60).await;
-    }
-    let published = async |filter: PublishedFilter| {
-        let reports = store.published_reports(&filter, 0, 10).await.unwrap();
-        reports.into_iter().map(|r| r.sop_instance.to_string()).collect::<Vec<_>>()
-    };
-    let of = |text: &str| vec![uid(text)];
-    let all = PublishedFilter::default;
-    assert_eq!(published(all()).await, ["2.25.1", "2.25.7"]);
-    assert_eq!(published(PublishedFilter { studies: of("7.7"), ..all() }).await, ["2.25.7"]);
-    assert_eq!(published(PublishedFilter { series: of("2.25.1.1"), ..all() }).await, ["2.25.1"]);
-    assert_eq!(published(PublishedFilter { instances: of("2.25.1.2"), ..all() }).await, ["2.25.1"], "in another class");
-    for unknown in ["2.25.1.9", "2.25.1.9.2", "1.2"] {
-        let asked = PublishedFilter { instances: of(unknown), ..all() };
-        assert_eq!(published(asked).await, Vec::<String>::new(), "{unknown}: a disclosed report, or none");
-    }
-    let first = store.published_reports(&all(), 0, 1).await.unwrap();
-    assert_eq!(first.len(), 1);
-    assert_eq!(store.published_report_files(first[0].id).await.unwrap()[0].sop_instance, uid("2.25.1"));
-    let sql = "SELECT id FROM reports WHERE sop_instance = '2.25.1.9'";
-    let disclosed: i64 = sqlx::query_scalar(sql).fetch_one(store.index().read()).await.unwrap();
-    assert!(store.report_files(disclosed).await.is_ok(), "its destination gets it");
-    let pulled = store.published_report_files(disclosed).await;
-    assert!(matches!(pulled, Err(StoreError::ReportGone(_))), "{pulled:?}");
-    assert_eq!(store.published_reports(&all(), first[0].id, 9).await.unwrap()[0].study, uid("7.7"));
-
-    // A late image leads to a new report, which takes the place of the first.
-    put(&store, "1.2.4", 100).await;
-    score_all(&store, "1.2", 101).await;
-    report(&store, "1.2", "2.25.2", &[], 200).await;
-    assert_eq!(published(all()).await, ["2.25.7", "2.25.2"]);
-    assert!(store.published_report_files(first[0].id).await.is_err(), "it was replaced since it was listed");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_study_keeps_the_title_that_its_first_object_was_sent_to() {
     let (_dir, store) = fresh().await;
     for (instance, called, second) in [("1.2.3", "CHEST", 0), ("1.2.4", "OTHER", 5)] {

@@ -11,12 +11,12 @@ use super::scu::{CT, Door, EXPLICIT, Scu, source, uid};
 
 const MR: &str = "1.2.840.10008.5.1.4.1.1.4";
 
-fn element(element: u16, value: &[u8]) -> Vec<u8> {
+pub fn element(element: u16, value: &[u8]) -> Vec<u8> {
     let length = u32::try_from(value.len()).expect("short");
     [&[0, 0], &element.to_le_bytes()[..], &length.to_le_bytes(), value].concat()
 }
 
-fn padded(text: &str) -> Vec<u8> {
+pub fn padded(text: &str) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();
     bytes.resize(bytes.len().next_multiple_of(2), 0);
     bytes
