@@ -47,7 +47,7 @@ fn main() {
     runtime.block_on(async {
         let store = Store::open(&config.store).await.expect("a data folder");
         let tls = wire::Tls::load(&config.tls, &config.sources).expect("no files");
-        let receiver = Receiver::bind(&config.node, &config.sources, &tls).await.expect("a free port");
+        let receiver = Receiver::bind(&config.node, &config.sources, &[], &tls).await.expect("a free port");
         receiver.run(store, CancellationToken::new()).await;
     });
 }

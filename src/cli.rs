@@ -415,7 +415,8 @@ pub struct Normalise {
     /// DICOM file with an image
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Input contract: imagenet-rgb, xrv-1024, minmax-unit, ct-window, mammo, or the name of a model package for its own
+    /// Input contract: imagenet-rgb, xrv-1024, minmax-unit, ct-window, mammo, or the name of a model package for its
+    /// own
     #[arg(long, value_name = "NAME")]
     pub contract: String,
     /// Side of the square input in pixels, for a contract that is not a package's own

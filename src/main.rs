@@ -26,6 +26,11 @@ use commands::{analyse, check, cohort, folder, models, studies, tools};
 /// Wrong use: arguments or configuration.
 const WRONG_USE: u8 = 2;
 
+/// Threads that may block beside one for each association …
+const SPARE_THREADS: usize = 128;
+/// … and the least of both together, tokio's default. They are started when they are needed.
+const BLOCKING_THREADS_MIN: usize = 512;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
@@ -46,11 +51,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Version(table) => version(table.json),
         Command::Serve => {
             let (config, filter_logs) = load_and_log(&settings, true)?;
-            runtime()?.block_on(serve_until_signal(config, settings, filter_logs))
+            let runtime = runtime(config.node.associations_max)?;
+            runtime.block_on(serve_until_signal(config, settings, filter_logs))
         }
         Command::Check(options) => {
             let config = load(&settings, false)?;
-            runtime()?.block_on(check::run(&config, options.network, options.table.json))
+            runtime(0)?.block_on(check::run(&config, options.network, options.table.json))
         }
         Command::Analyse(options) => {
             let config = load(&settings, true)?;
@@ -61,11 +67,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 disclose: options.disclose,
                 json: options.table.json,
             };
-            runtime()?.block_on(analyse::run(config, options))
+            runtime(0)?.block_on(analyse::run(config, options))
         }
         Command::Studies(command) => {
             let config = load(&settings, false)?;
-            runtime()?.block_on(async {
+            runtime(0)?.block_on(async {
                 match command {
                     Studies::List { state, limit, table } => studies::list(&config, state, limit, table.json).await,
                     Studies::Show { study, table } => studies::show(&config, &study, table.json).await,
@@ -86,12 +92,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Backup(options) => {
             let config = load(&settings, false)?;
             let files = if options.copy { Files::Copied } else { Files::Linked };
-            runtime()?.block_on(folder::backup(&config, &options.dir, files, options.table.json))
+            runtime(0)?.block_on(folder::backup(&config, &options.dir, files, options.table.json))
         }
         Command::Fsck(options) => {
             let config = load(&settings, false)?;
             let wanted = Fsck { repair: options.repair, digests: options.digests };
-            runtime()?.block_on(folder::fsck(&config, wanted, options.table.json))
+            runtime(0)?.block_on(folder::fsck(&config, wanted, options.table.json))
         }
         Command::Model(command) => {
             let config = load(&settings, false)?;
@@ -125,7 +131,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = load(&settings, false)?;
             let peer = Peer { ae_title: options.peer.ae_title, host: options.peer.host, port: options.peer.port };
             let calling = options.calling.unwrap_or_else(|| config.node.ae_title.clone());
-            runtime()?.block_on(tools::echo(&config, &peer, &calling, options.tls))
+            runtime(0)?.block_on(tools::echo(&config, &peer, &calling, options.tls))
         }
         Command::Normalise(options) => {
             let config = load(&settings, false)?;
@@ -136,7 +142,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 npy: options.npy,
                 png: options.png,
             };
-            runtime()?.block_on(tools::normalise(&config, &normalise, options.table.json))
+            runtime(0)?.block_on(tools::normalise(&config, &normalise, options.table.json))
         }
     }
 }
@@ -185,8 +191,11 @@ fn log_by(log: &config::Log) -> SetFilter {
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot be started")
+/// Each association may hold a thread that blocks, the writer of its object; others sync, read back and look up names.
+fn runtime(associations: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let builder = builder.enable_all().max_blocking_threads((associations + SPARE_THREADS).max(BLOCKING_THREADS_MIN));
+    builder.build().context("the runtime cannot be started")
 }
 
 /// Runs the node until SIGTERM or Ctrl-C; SIGHUP has it load its configuration again.
@@ -253,4 +262,36 @@ fn version(json: bool) -> anyhow::Result<ExitCode> {
         commands::print(&commands::table(&["", ""], facts.map(|(k, v)| vec![k.to_owned(), v])))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::{Arc, Barrier};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_association_may_hold_a_blocking_thread_at_once() {
+        let associations = BLOCKING_THREADS_MIN + 1;
+        let runtime = runtime(associations).unwrap();
+        let all = Arc::new(Barrier::new(associations));
+        let met = runtime.block_on(async {
+            let waiting: Vec<_> = (0..associations)
+                .map(|_| {
+                    let all = Arc::clone(&all);
+                    tokio::task::spawn_blocking(move || all.wait().is_leader())
+                })
+                .collect();
+            let ended = async {
+                for one in waiting {
+                    one.await.unwrap();
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), ended).await
+        });
+        runtime.shutdown_background();
+        assert!(met.is_ok(), "some waited for a thread that others held");
+    }
 }

@@ -1,5 +1,6 @@
 //! One input is a DICOM object: walked from its first byte to its last, and its header read, as a worker does before
-//! it decodes. The header travels to the node as JSON, so it must come out of it unchanged. Left out: pixels (`../pixels`).
+//! it decodes. The header travels to the node as JSON, so it must come out of it unchanged. Left out: pixels
+//! (`../pixels`).
 #![no_main]
 #![allow(dead_code, unused_imports)]
 

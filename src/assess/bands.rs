@@ -5,10 +5,9 @@
 //! - error: logit e_g of every admitted group (on the logit scale, so that bands stay within 0..1);
 //! - spread: e_g − e_h of every pair, from which the bounds of R follow;
 //! - excess: D at the vertices π = one group. D is linear in π, so between vertices its deviation is a weighted
-//!   mean of the vertices' deviations and stays inside the weighted mean of their half widths, which is what `risk` takes;
-//! - expected: the logit of the expected error.
-//!
-//! Errors are 1 − c_g above the threshold and c_g below, which only flips signs: all of this is computed on c_g.
+//!   mean of the vertices' deviations and stays inside the weighted mean of their half widths, which is what `risk`
+//takes; ! - expected: the logit of the expected error. ! ! Errors are 1 − c_g above the threshold and c_g below, which
+//only flips signs: all of this is computed on c_g.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};

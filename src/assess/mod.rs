@@ -1,9 +1,9 @@
 //! Scores → Assessment: how far a clinical result's error risk depends on race (method.md §1, §2 and §6).
 //!
 //! A site fits a [`Profile`] once from a labelled [`Cohort`] ([`fit`]); the node then compares every study with it
-//! ([`assess`]). The road: `cohort` → `fit` (`estimate`, `gate`, `quality` with `reach`, `bands`) → `profile` → `risk`; `curves`
-//! says what the parameters mean, `show` prints a profile. Pure: no clock, files or sockets; seeds and `now` are
-//! arguments. Left out: detectors of unsuitable images and drift, whose reasons arrive from outside.
+//! ([`assess`]). The road: `cohort` → `fit` (`estimate`, `gate`, `quality` with `reach`, `bands`) → `profile` → `risk`;
+//! `curves` says what the parameters mean, `show` prints a profile. Pure: no clock, files or sockets; seeds and `now`
+//! are arguments. Left out: detectors of unsuitable images and drift, whose reasons arrive from outside.
 //!
 //! R and D measure calibration by group. They are no gaps of false negative rates, which base rates alone can cause.
 

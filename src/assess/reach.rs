@@ -1,4 +1,5 @@
-//! Which race posteriors the cohort knows. Beyond its 99.5th percentile nothing is said of an individual (method.md §2).
+//! Which race posteriors the cohort knows. Beyond its 99.5th percentile nothing is said of an individual (method.md
+//! §2).
 //!
 //! The distance of a posterior is that of its log-ratios from the nearest group's mean, by Mahalanobis with the
 //! covariance pooled within groups: an image that the race model places where it placed no reference patient, however

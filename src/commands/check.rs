@@ -9,7 +9,7 @@ use chrono::Utc;
 use serde_json::json;
 use sidelight::analyse::read_profile;
 use sidelight::assess::Profile;
-use sidelight::config::Config;
+use sidelight::config::{Config, open_to_others};
 use sidelight::deliver;
 use sidelight::domain::{Finding, ModelOutputs, Purpose};
 use sidelight::infer::{self, Package};
@@ -32,8 +32,8 @@ impl Item {
     }
 }
 
-/// Checks models, profile, folders and ports; with `network` each destination by C-ECHO or QIDO-RS. Exit code 1 if something
-/// is not in place.
+/// Checks models, profile, folders and ports; with `network` each destination by C-ECHO or QIDO-RS. Exit code 1 if
+/// something is not in place.
 pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<ExitCode> {
     let mut items = vec![Item::new("configuration", Ok("valid".into()))];
     items.extend(models(config));
@@ -54,10 +54,17 @@ pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<E
     if config.sources.is_empty() {
         items.push(Item::new("sources", Err("nobody may send: list the PACS under [[sources]]".into())));
     }
+    for source in config.sources.iter().filter(|source| source.commitment && source.commitment_to.is_none()) {
+        let remark = "without commitment_to: it hears the result only if its association is still open by then";
+        items.push(Item::new(format!("commitment of source {}", source.ae_title), Ok(remark.into())));
+    }
     for source in &config.sources {
         let Some(user) = &source.user else { continue };
         let outcome = receive::check_user(user).map(|()| "can be used".to_owned()).map_err(|e| e.to_string());
         items.push(Item::new(format!("user of source {}", source.ae_title), outcome));
+    }
+    for (key, path) in config.secret_files() {
+        items.extend(open_to_others(&path).map(|remark| Item::new(key, Ok(remark))));
     }
     for destination in config.destinations.iter().filter(|_| network) {
         let outcome = match Tls::load(&config.tls, &config.sources) {

@@ -61,6 +61,12 @@ pub async fn fsck(config: &Config, options: Fsck, json: bool) -> anyhow::Result<
         (false, false) => "everything is put right",
         (false, true) => "something is wrong",
     };
+    if examined.damaged_files > 0 {
+        let (files, bytes) = (examined.damaged_files, examined.damaged_bytes);
+        print(&format!(
+            "{files} files, {bytes} bytes are set aside in damaged/; look at them, and delete what nobody needs"
+        ))?;
+    }
     print(&format!("{} objects, {} reports{read}: {verdict}", examined.objects, examined.reports))?;
     Ok(code)
 }

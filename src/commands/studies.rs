@@ -61,12 +61,22 @@ fn destination_table(states: &[DestinationState]) -> String {
             if d.up { "up".to_owned() } else { format!("down since {}", time(d.down_since)) },
             d.pending.to_string(),
             d.failed.to_string(),
+            d.unconfirmed.to_string(),
             time(d.delivered_at),
             time(d.next_at),
             d.last_error.clone().unwrap_or_default(),
         ]
     });
-    let header = ["destination", "state", "waiting", "given up", "last report (UTC)", "next attempt", "last error"];
+    let header = [
+        "destination",
+        "state",
+        "waiting",
+        "given up",
+        "uncommitted",
+        "last report (UTC)",
+        "next attempt",
+        "last error",
+    ];
     table(&header, lines)
 }
 
@@ -185,10 +195,12 @@ fn describe(detail: &StudyDetail) -> String {
                 d.report.to_string(),
                 format!("{:?}", d.state).to_lowercase(),
                 d.attempts.to_string(),
-                d.last_error.clone().unwrap_or_default(),
+                d.commitment.map_or_else(String::new, |c| format!("{c:?}").to_lowercase()),
+                d.last_error.clone().or(d.commitment_error.clone()).unwrap_or_default(),
             ]
         });
-        text.push_str(&table(&["destination", "report", "state", "attempts", "last error"], lines));
+        let header = ["destination", "report", "state", "attempts", "commitment", "last error"];
+        text.push_str(&table(&header, lines));
     }
     text
 }

@@ -2,9 +2,11 @@
 //!
 //! [`load`] brings the layers together (`walk` reads TOML along the known keys) into a raw serde mirror (`raw`) that
 //! knows every key; `parse` and `validate` turn it into this module's [`Config`], whose values are proven. Every
-//! fault is returned at once, each with its key, the value, where it comes from and the remedy (`fault`). Neighbours: `domain` below; every stage takes its own section. Left out: anything that
-//! needs the outside world (ports, folders, peers) is asked by `sidelight check`.
+//! fault is returned at once, each with its key, the value, where it comes from and the remedy (`fault`). Neighbours:
+//! `domain` below; every stage takes its own section. Left out: anything that needs the outside world (ports, folders,
+//! peers) is asked by `sidelight check`.
 
+mod archives;
 mod fault;
 mod fingerprint;
 mod load;
@@ -12,6 +14,7 @@ mod parse;
 mod peers;
 mod raw;
 mod rules;
+mod secret;
 mod tls;
 mod validate;
 mod walk;
@@ -27,10 +30,12 @@ use std::time::Duration;
 
 use crate::domain::{AeTitle, Disclosure, Required};
 
+pub use archives::{Archive, callers};
 pub use fault::{ConfigError, FAULTS_MAX, Fault};
 pub use fingerprint::Fingerprint;
 pub use load::{environment, load, load_to_serve};
 pub(crate) use parse::host_fault;
+pub use secret::{SecretFault, open_to_others, read_secret, read_secret_text};
 pub use walk::FILE_BYTES_MAX;
 
 /// The whole configuration, valid.
@@ -270,6 +275,9 @@ pub struct Destination {
     pub associations_max: usize,
     /// Reports per minute; `None`: as fast as it takes them.
     pub per_minute_max: Option<u32>,
+    /// Whether it is asked for storage commitment of what it took: how long the association that asks waits for the
+    /// answer, which may come later on one of its own.
+    pub commitment: Option<Duration>,
 }
 
 /// How a destination is reached.

@@ -1,4 +1,5 @@
-//! What is checked of `[[aliases]]`, and of what a source may do besides sending objects.
+//! What is checked of `[[aliases]]`, of what a source may do besides sending objects, and of what is asked of a
+//! destination besides taking reports.
 //!
 //! `validate` calls this and has the tools. Left out: reading a passcode file, which `receive` does at start.
 
@@ -99,6 +100,18 @@ impl Check<'_> {
             self.contradiction(&key("query"), &source.query, what, remedy);
         }
         Some((commitment?, to?, query?, audit?))
+    }
+
+    /// `Some(None)`: a destination is not asked for storage commitment.
+    pub(super) fn commitment(
+        &mut self,
+        key: &impl Fn(&str) -> String,
+        destination: &raw::Destination,
+    ) -> Option<Option<Duration>> {
+        let asked = self.get(&key("commitment"), &destination.commitment, parse::switch);
+        let bounds = parse::duration(Duration::ZERO..=Duration::from_secs(600));
+        let wait = self.get(&key("commitment_wait"), &destination.commitment_wait, bounds);
+        Some(asked?.then_some(wait?))
     }
 }
 

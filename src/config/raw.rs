@@ -191,6 +191,8 @@ section! {
         tls_server_name = "",
         associations_max = 1,
         per_minute_max = 0,
+        commitment = false,
+        commitment_wait = "5s",
     }
 }
 

@@ -11,6 +11,7 @@ use crate::domain::{AeTitle, Disclosure, Required};
 use super::fault::{Faults, Problem};
 use super::parse::{self, Parsed};
 use super::raw::{self, Entry, Raw};
+use super::web;
 use super::{
     Alias, Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, Risk, Source, Store, StudyRules,
     load::Origins,
@@ -264,6 +265,7 @@ impl Check<'_> {
                 self.get(&key("associations_max"), &destination.associations_max, parse::count(1..=64));
             let per_minute_max =
                 self.get(&key("per_minute_max"), &destination.per_minute_max, parse::integer(0..=60_000));
+            let commitment = self.commitment(&key, destination);
             Some(Destination {
                 name: name?,
                 endpoint: endpoint?,
@@ -272,6 +274,7 @@ impl Check<'_> {
                 timeout: timeout?,
                 associations_max: associations_max?,
                 per_minute_max: u32::try_from(per_minute_max?).ok().filter(|rate| *rate > 0),
+                commitment: commitment?,
             })
         }))
     }
@@ -367,7 +370,16 @@ impl Check<'_> {
         let ports: Vec<u16> = listeners.into_iter().flatten().flatten().map(|address| address.port()).collect();
         let titles = raw.aliases.iter().take(PEERS_MAX).map(|alias| &alias.ae_title).chain([&raw.node.ae_title]);
         let own: Vec<AeTitle> = titles.filter_map(|title| parse::ae_title(title).ok()).collect();
+        let web = parse::listen_if_given(&raw.web.listen).ok().flatten();
         for (i, destination) in raw.destinations.iter().take(PEERS_MAX).enumerate() {
+            if let Some(listen) = web
+                && parse::text(&destination.kind) == Ok("stow")
+                && web::is_at(&destination.url, listen)
+            {
+                let what = format!("is this node's own web.listen ({listen}): reports would come back");
+                let remedy = "name the archive that is to receive the reports";
+                self.contradiction(&format!("destinations[{i}].url"), &destination.url, what, remedy);
+            }
             let (Ok(title), Ok(port)) = (parse::ae_title(&destination.ae_title), parse::port(&destination.port)) else {
                 continue;
             };

@@ -4,7 +4,7 @@
 //! which the services read when they start.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::fault::Problem;
 use super::parse::{self, Parsed, choice, missing};
@@ -92,6 +92,7 @@ impl Check<'_> {
                 ("tls", &raw.tls),
                 ("certificates", &raw.certificates),
                 ("tls_server_name", &raw.tls_server_name),
+                ("commitment", &raw.commitment),
             ],
         };
         let unset = [Entry::from(""), Entry::from(false), Entry::List(vec![])];
@@ -133,6 +134,15 @@ impl Check<'_> {
 }
 
 /// Whether what is sent there stays on this machine.
+/// Whether a service is at this address of this machine, as far as a name or an address tells.
+pub(super) fn is_at(url: &Entry, listen: SocketAddr) -> bool {
+    service_url(url).is_ok_and(|url| {
+        let same = url.host.parse::<IpAddr>().is_ok_and(|host| host.to_canonical() == listen.ip().to_canonical());
+        let on_loopback = listen.ip().is_unspecified() || listen.ip().to_canonical().is_loopback();
+        url.port == listen.port() && (same || (on_loopback && is_this_machine(&url.host)))
+    })
+}
+
 fn is_this_machine(host: &str) -> bool {
     host.parse::<IpAddr>().map_or(host.eq_ignore_ascii_case("localhost"), |ip| ip.to_canonical().is_loopback())
 }
@@ -263,6 +273,19 @@ mod tests {
         }
         for open in ["http://h", "http://192.0.2.20:8042", "http://localhost.example.org"] {
             check(&token(open), &["destinations[0].url"]);
+        }
+        check(&format!("{STOW}commitment = true"), &["destinations[0].commitment"]);
+        let own = |listen: &str, url: &str| format!("web.listen = \"{listen}\"\n{}", STOW.replace("http://h", url));
+        for (listen, url, comes_back) in [
+            ("127.0.0.1:8104", "http://localhost:8104/dicomweb", true),
+            ("0.0.0.0:8104", "http://127.0.0.1:8104/dicomweb", true),
+            ("192.0.2.1:8104", "http://192.0.2.1:8104", true),
+            ("192.0.2.1:8104", "http://192.0.2.2:8104", false),
+            ("127.0.0.1:8104", "http://localhost:8105/dicomweb", false),
+            ("192.0.2.1:8104", "http://localhost:8104", false),
+        ] {
+            let keys: &[&str] = if comes_back { &["destinations[0].url"] } else { &[] };
+            check(&own(listen, url), keys);
         }
         check(&format!("{DIMSE}kind = \"stow\"\nurl = \"http://h\""), &[title, host, port]);
         check(

@@ -2,7 +2,7 @@
 //! the provider of the service (role selection; PS3.4 J.3.3, PS3.7 D.3.3.4).
 //!
 //! Neighbours: `serve` asks for it when the association that asked for commitment is gone, and says how the peer is
-//! called. Left out: judging what is committed.
+//! called; `confirmation` is the other side, which asks. Left out: judging what is committed.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub async fn report_commitment(
         }
     };
     let (event_type, information) = commitment_report(transaction, outcomes);
-    let command = EventReportRq { message_id: MESSAGE_ID, event_type }.encode();
+    let command = EventReportRq::commitment(MESSAGE_ID, event_type).encode();
     let sent = association.send(context, &command, Some(&information.encode(encoding))).await;
     let answer = match sent {
         Ok(()) => association.receive().await,

@@ -1,8 +1,8 @@
 //! One HTTP request and its answer, as a client: every wait is limited, and so is the answer.
 //!
 //! A connection is for one request, as an association is for one report. Redirections are not followed: a report goes
-//! where the configuration says and nowhere else. Neighbours: `stow` says what is asked and judges the answer. Left out:
-//! proxies, compression and connections that are kept.
+//! where the configuration says and nowhere else. Neighbours: `stow` says what is asked and judges the answer. Left
+//! out: proxies, compression and connections that are kept.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,14 +1,15 @@
 //! Reports to their destinations: C-STORE SCU with a fall-back over SOP classes and transfer syntaxes, C-ECHO SCU, and
 //! STOW-RS.
 //!
-//! A [`Session`] carries one report after the other, each an attempt. The alternatives of a report (one per SOP class, each with its own SOP Instance UID)
-//! were fixed when the result was, so that every attempt sends the same bytes. Whether and when to try again is
-//! judged by [`DeliverError::retry`] and [`backoff`]; the outbox itself lives in `store`, its clock in `serve`.
-//! Neighbours: `peer` holds the association, `transcode` the encoding, `stow` the other road over `http`. Left out:
-//! folders.
+//! A [`Session`] carries one report after the other, each an attempt. The alternatives of a report (one per SOP class,
+//! each with its own SOP Instance UID) were fixed when the result was, so that every attempt sends the same bytes.
+//! Whether and when to try again is judged by [`DeliverError::retry`] and [`backoff`]; the outbox itself lives in
+//! `store`, its clock in `serve`. Neighbours: `peer` holds the association, `transcode` the encoding, `stow` the other
+//! road over `http`. Left out: folders.
 
 mod backoff;
 mod commitment;
+mod confirmation;
 mod error;
 mod http;
 mod peer;
@@ -27,6 +28,7 @@ use crate::wire::{Security, Tls};
 pub use crate::wire::Step;
 pub use backoff::backoff;
 pub use commitment::report_commitment;
+pub use confirmation::{AcceptedInquiry, HeardCommitment, ask_commitment};
 pub use error::{DeliverError, Retry};
 pub use peer::Peer;
 pub use session::Session;
@@ -164,6 +166,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             associations_max: 1,
             per_minute_max: None,
+            commitment: None,
         }
     }
 

@@ -4,14 +4,13 @@
 //! since 200 and 202 are sent with failures too by some. Neighbours: `http` asks, `error` says when to try again. Left
 //! out: several reports in one request, since each attempt is for one.
 
-use std::io::Read as _;
 use std::path::Path;
 
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::config::{Destination, ServiceUrl};
+use crate::config::{Destination, ServiceUrl, read_secret_text};
 use crate::dicom::Status;
 use crate::domain::Uid;
 
@@ -76,9 +75,7 @@ pub(super) async fn probe(
 
 fn token(file: &Path) -> Result<String, DeliverError> {
     let fault = |cause: String| DeliverError::Token { file: file.display().to_string(), cause };
-    let mut text = String::new();
-    let opened = std::fs::File::open(file).map_err(|e| fault(e.to_string()))?;
-    opened.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text).map_err(|e| fault(e.to_string()))?;
+    let text = read_secret_text(file, TOKEN_FILE_BYTES_MAX).map_err(|e| fault(format!("it {e}")))?;
     let token = text.trim();
     if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(fault("it holds no token of visible ASCII characters".into()));

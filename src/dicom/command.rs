@@ -11,7 +11,7 @@ use std::fmt;
 
 use crate::domain::Uid;
 
-use super::services::{ActionRq, QueryRq};
+use super::services::{ActionRq, EventReportRq, QueryRq};
 use super::{Status, VERIFICATION};
 
 /// Longest command set that is read, bytes. A C-STORE-RQ has about 300.
@@ -129,6 +129,7 @@ pub enum Request {
     Find(QueryRq),
     Get(QueryRq),
     Action(ActionRq),
+    Event(EventReportRq),
     /// C-CANCEL-RQ: never answered itself (PS3.7 9.3.2.3). The message that is to end.
     Cancel {
         responded_to: Option<u16>,
@@ -225,7 +226,7 @@ impl CommandSet {
         self.elements.insert(element, value.to_le_bytes().to_vec());
     }
 
-    fn set_uid(&mut self, element: u16, uid: Option<&Uid>) {
+    pub(super) fn set_uid(&mut self, element: u16, uid: Option<&Uid>) {
         let Some(uid) = uid else { return };
         self.set_text(element, uid.as_str(), 0);
     }
@@ -295,6 +296,7 @@ impl Request {
             CommandField::C_FIND_RQ => Self::Find(QueryRq { message_id, sop_class, has_data_set }),
             CommandField::C_GET_RQ => Self::Get(QueryRq { message_id, sop_class, has_data_set }),
             CommandField::N_ACTION_RQ => Self::Action(ActionRq::of(set, message_id, has_data_set)),
+            CommandField::N_EVENT_REPORT_RQ => Self::Event(EventReportRq::of(set, message_id, sop_class, has_data_set)),
             _ => Self::Other { field, message_id, sop_class, has_data_set },
         })
     }

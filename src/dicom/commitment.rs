@@ -1,12 +1,14 @@
 //! The data sets of storage commitment (PS3.4 Annex J): what is asked, and what is reported.
 //!
-//! Neighbours: `receive` reads the request, `receive` and `deliver` send the report. Left out: the judgement, which is
-//! the store's.
+//! Both are read and written, since the node is asked and asks. Neighbours: `receive` and `deliver`, on either side.
+//! Left out: the judgement, which is the store's.
 
 use crate::domain::Uid;
 
 use super::Status;
-use super::dataset::{Bounds, DataSet, Tag};
+use super::dataset::{Bounds, DataSet, DataSetError, Encoding, Tag};
+use super::services::EventReportRq;
+use super::sop_classes::STORAGE_COMMITMENT_INSTANCE;
 
 /// The action of a request for commitment (PS3.4 J.3.2.1).
 pub const REQUEST_COMMITMENT: u16 = 1;
@@ -32,14 +34,22 @@ pub struct SopReference {
 /// A reference and its outcome: success, or the Failure Reason (0008,1197).
 pub type CommitmentOutcome = (SopReference, Status);
 
-/// Why information is no request for commitment; the texts go to the peer as Error Comment.
+/// The information of an N-EVENT-REPORT-RQ: what became of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitmentRs {
+    pub transaction: Uid,
+    /// At least one.
+    pub outcomes: Vec<CommitmentOutcome>,
+}
+
+/// Why information is no request for commitment, or no report of one; the texts go to the peer as Error Comment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommitmentFault {
     #[error("Transaction UID missing or invalid")]
     Transaction,
     #[error("Referenced SOP Sequence missing or empty")]
     NoReferences,
-    #[error("item {0} of Referenced SOP Sequence lacks a valid UID")]
+    #[error("item {0} of a sequence of references lacks a valid UID")]
     Reference(usize),
 }
 
@@ -54,14 +64,77 @@ impl CommitmentRq {
     pub fn parse(information: &DataSet) -> Result<Self, CommitmentFault> {
         let transaction = information.uid(TRANSACTION_UID).ok_or(CommitmentFault::Transaction)?;
         let items = information.items(REFERENCED_SOP_SEQUENCE).filter(|items| !items.is_empty());
-        let reference = |(index, item): (usize, &DataSet)| {
-            let uids = item.uid(REFERENCED_SOP_CLASS).zip(item.uid(REFERENCED_SOP_INSTANCE));
-            let (sop_class, sop_instance) = uids.ok_or(CommitmentFault::Reference(index + 1))?;
-            Ok(SopReference { sop_class, sop_instance })
-        };
-        let references = items.ok_or(CommitmentFault::NoReferences)?.iter().enumerate().map(reference);
-        Ok(Self { transaction, references: references.collect::<Result<_, _>>()? })
+        let references = references(items.ok_or(CommitmentFault::NoReferences)?).collect::<Result<_, _>>()?;
+        Ok(Self { transaction, references })
     }
+
+    /// What a report of successes says is what a request asks: the same attributes (PS3.4 tables J.3-1 and J.3-2).
+    pub fn information(&self) -> DataSet {
+        let outcomes: Vec<_> = self.references.iter().map(|r| (r.clone(), Status::SUCCESS)).collect();
+        commitment_report(&self.transaction, &outcomes).1
+    }
+}
+
+impl CommitmentRs {
+    /// Reads a whole message, whose information has arrived as far as it was taken.
+    ///
+    /// # Errors
+    /// The status of the answer, and its Error Comment.
+    pub fn read(
+        event: &EventReportRq,
+        information: Result<Vec<u8>, DataSetError>,
+        encoding: Encoding,
+    ) -> Result<Self, (Status, String)> {
+        if event.sop_instance.as_ref().map(Uid::as_str) != Some(STORAGE_COMMITMENT_INSTANCE) {
+            return Err((Status::NO_SUCH_SOP_INSTANCE, "not the well-known instance of storage commitment".into()));
+        }
+        if !matches!(event.event_type, Some(1 | 2)) {
+            return Err((Status::NO_SUCH_EVENT, "event types 1 and 2 report storage commitment".into()));
+        }
+        let read = information.and_then(|bytes| DataSet::parse(&bytes, encoding, COMMITMENT_BOUNDS));
+        let set = read.map_err(|fault| (fault_status(&fault), fault.to_string()))?;
+        Self::parse(&set).map_err(|fault| (Status::INVALID_ARGUMENT, fault.to_string()))
+    }
+
+    /// Parses what [`commitment_report`] writes. The event type is not asked: the sequences say the same. A failure
+    /// without a reason is a processing failure.
+    pub fn parse(information: &DataSet) -> Result<Self, CommitmentFault> {
+        let transaction = information.uid(TRANSACTION_UID).ok_or(CommitmentFault::Transaction)?;
+        let committed = information.items(REFERENCED_SOP_SEQUENCE).unwrap_or_default();
+        let failed = information.items(FAILED_SOP_SEQUENCE).unwrap_or_default();
+        let mut outcomes = Vec::with_capacity(committed.len() + failed.len());
+        for reference in references(committed) {
+            outcomes.push((reference?, Status::SUCCESS));
+        }
+        for (reference, item) in references(failed).zip(failed) {
+            let reason = match item.bytes(FAILURE_REASON) {
+                // A reason that says success contradicts where it stands.
+                Some(&[low, high]) if (low, high) != (0, 0) => Status(u16::from_le_bytes([low, high])),
+                _ => Status::PROCESSING_FAILURE,
+            };
+            outcomes.push((reference?, reason));
+        }
+        match outcomes.is_empty() {
+            true => Err(CommitmentFault::NoReferences),
+            false => Ok(Self { transaction, outcomes }),
+        }
+    }
+}
+
+/// What is answered to information that cannot be read.
+pub fn fault_status(fault: &DataSetError) -> Status {
+    match fault {
+        DataSetError::TooLong(_) | DataSetError::TooMany(_) => Status::RESOURCE_LIMITATION,
+        _ => Status::INVALID_ARGUMENT,
+    }
+}
+
+fn references(items: &[DataSet]) -> impl Iterator<Item = Result<SopReference, CommitmentFault>> {
+    items.iter().enumerate().map(|(index, item)| {
+        let uids = item.uid(REFERENCED_SOP_CLASS).zip(item.uid(REFERENCED_SOP_INSTANCE));
+        let (sop_class, sop_instance) = uids.ok_or(CommitmentFault::Reference(index + 1))?;
+        Ok(SopReference { sop_class, sop_instance })
+    })
 }
 
 /// Event Type ID and information of an N-EVENT-REPORT (PS3.4 J.3.3.1): 1 where all were committed, else 2.
@@ -106,10 +179,9 @@ mod tests {
         SopReference { sop_class: uid("1.2.840.10008.5.1.4.1.1.2"), sop_instance: uid(instance) }
     }
 
-    /// What a report of successes says is what a request asks: the same attributes.
     fn request(instances: &[&str]) -> DataSet {
-        let outcomes: Vec<_> = instances.iter().map(|i| (reference(i), Status::SUCCESS)).collect();
-        commitment_report(&Uid::parse("1.2.3").unwrap(), &outcomes).1
+        let references = instances.iter().map(|i| reference(i)).collect();
+        CommitmentRq { transaction: Uid::parse("1.2.3").unwrap(), references }.information()
     }
 
     #[test]
@@ -140,6 +212,39 @@ mod tests {
         assert_eq!(failed[0].text(REFERENCED_SOP_INSTANCE), Some("1.2"));
         assert_eq!(information.items(REFERENCED_SOP_SEQUENCE).unwrap().len(), 1);
         assert_eq!(commitment_report(&Uid::parse("1.2.3").unwrap(), &outcomes[..1]).0, 1);
+    }
+
+    #[test]
+    fn a_report_is_read_as_it_was_written_or_its_fault_is_named() {
+        let (encoding, uid) = (Encoding::ImplicitLittleEndian, Uid::parse("1.2.3").unwrap());
+        let outcomes = vec![
+            (reference("1.1"), Status::SUCCESS),
+            (reference("1.2"), Status::NO_SUCH_SOP_INSTANCE),
+            (reference("1.3"), Status::CLASS_INSTANCE_CONFLICT),
+        ];
+        let (event_type, information) = commitment_report(&uid, &outcomes);
+        let event = EventReportRq::commitment(1, event_type);
+        let read = CommitmentRs::read(&event, Ok(information.encode(encoding)), encoding);
+        assert_eq!(read, Ok(CommitmentRs { transaction: uid, outcomes }));
+
+        let status = |event: &EventReportRq, bytes| CommitmentRs::read(event, bytes, encoding).unwrap_err().0;
+        let whole = || Ok(information.encode(encoding));
+        let foreign = EventReportRq { sop_instance: None, ..event.clone() };
+        assert_eq!(status(&foreign, whole()), Status::NO_SUCH_SOP_INSTANCE);
+        assert_eq!(status(&EventReportRq { event_type: Some(3), ..event.clone() }, whole()), Status::NO_SUCH_EVENT);
+        assert_eq!(status(&event, Ok(b"no data set".to_vec())), Status::INVALID_ARGUMENT);
+        assert_eq!(status(&event, Err(DataSetError::TooLong(1))), Status::RESOURCE_LIMITATION);
+        assert_eq!(status(&event, Ok(request(&[]).encode(encoding))), Status::INVALID_ARGUMENT, "no references");
+
+        // A failure without a reason, or with one that says success, is none the less a failure.
+        for reason in [&[][..], &[0, 0], &[1, 2, 3, 4]] {
+            let mut item = information.items(FAILED_SOP_SEQUENCE).unwrap()[0].clone();
+            item.put(FAILURE_REASON, b"US", reason);
+            let mut odd = request(&[]);
+            odd.put_items(FAILED_SOP_SEQUENCE, vec![item]);
+            let read = CommitmentRs::parse(&odd).unwrap();
+            assert_eq!(read.outcomes, [(reference("1.2"), Status::PROCESSING_FAILURE)], "{reason:?}");
+        }
     }
 
     #[test]

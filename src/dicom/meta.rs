@@ -2,8 +2,8 @@
 //!
 //! Neighbours: `receive` puts it before the data set of an arriving object, `report` before its own. It is written
 //! by hand because the data set behind it is never parsed here, and eight short elements cannot fail. It is read where
-//! an object arrives as a file ([`read_meta`], for STOW-RS), or the index has lost one: bounded, and not a byte beyond it. Left out: the data set,
-//! which is the workers' job.
+//! an object arrives as a file ([`read_meta`], for STOW-RS), or the index has lost one: bounded, and not a byte beyond
+//! it. Left out: the data set, which is the workers' job.
 
 use crate::domain::{AeTitle, Uid};
 

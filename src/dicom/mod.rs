@@ -22,8 +22,8 @@ mod transfer_syntaxes;
 
 pub use command::{COMMAND_BYTES_MAX, CommandError, CommandField, CommandSet, EchoRq, Request, Response, StoreRq};
 pub use commitment::{
-    COMMITMENT_BOUNDS, CommitmentFault, CommitmentOutcome, CommitmentRq, REQUEST_COMMITMENT, SopReference,
-    commitment_report,
+    COMMITMENT_BOUNDS, CommitmentFault, CommitmentOutcome, CommitmentRq, CommitmentRs, REQUEST_COMMITMENT,
+    SopReference, commitment_report, fault_status,
 };
 pub use dataset::{Bounds, DataSet, DataSetError, Encoding, Tag};
 /// Value representations (PS3.5 6.2).

@@ -1,12 +1,12 @@
-//! The messages of query, retrieval and storage commitment: requests that are read, responses with counts and data
-//! sets, and N-EVENT-REPORT-RQ (PS3.7 9.1.2, 9.1.3, 10.1.1, 10.1.4).
+//! The messages of query, retrieval and storage commitment: requests that are read or sent, and responses with counts
+//! and data sets (PS3.7 9.1.2, 9.1.3, 10.1.1, 10.1.4).
 //!
 //! Neighbours: `command` has the elements and the shorter messages. Left out: their data sets (`dataset`).
 
 use crate::domain::Uid;
 
 use super::command::{CommandError, CommandField, CommandSet, Request, Response, data_set_type, element};
-use super::{STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE};
+use super::{REQUEST_COMMITMENT, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE};
 
 /// A command set, whichever way it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,12 +36,16 @@ pub struct ActionRq {
     pub has_data_set: bool,
 }
 
-/// An N-EVENT-REPORT-RQ of storage commitment (PS3.7 10.3.1.1), with a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// An N-EVENT-REPORT-RQ (PS3.7 10.3.1.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventReportRq {
     pub message_id: u16,
-    /// 1: all committed, 2: failures exist (PS3.4 J.3.3.1).
-    pub event_type: u16,
+    /// Affected SOP Class and Instance UID; `None` where the peer sent none or none that is valid.
+    pub sop_class: Option<Uid>,
+    pub sop_instance: Option<Uid>,
+    /// Event Type ID, of storage commitment 1: all committed, 2: failures exist (PS3.4 J.3.3.1).
+    pub event_type: Option<u16>,
+    pub has_data_set: bool,
 }
 
 /// What became of the C-STORE sub-operations of a C-GET.
@@ -74,6 +78,17 @@ impl Command {
 }
 
 impl ActionRq {
+    /// For the well-known instance of storage commitment (PS3.4 J.3.2.1), with a data set.
+    pub fn commitment(message_id: u16) -> Self {
+        Self {
+            message_id,
+            sop_class: Uid::parse(STORAGE_COMMITMENT.uid).ok(),
+            sop_instance: Uid::parse(STORAGE_COMMITMENT_INSTANCE).ok(),
+            action_type: Some(REQUEST_COMMITMENT),
+            has_data_set: true,
+        }
+    }
+
     pub(super) fn of(set: &CommandSet, message_id: u16, has_data_set: bool) -> Self {
         Self {
             message_id,
@@ -83,17 +98,49 @@ impl ActionRq {
             has_data_set,
         }
     }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut set = CommandSet::default();
+        set.set_uid(element::REQUESTED_SOP_CLASS, self.sop_class.as_ref());
+        set.set_unsigned_short(element::COMMAND_FIELD, CommandField::N_ACTION_RQ.0);
+        set.set_unsigned_short(element::MESSAGE_ID, self.message_id);
+        set.set_unsigned_short(element::DATA_SET_TYPE, data_set_type(self.has_data_set));
+        set.set_uid(element::REQUESTED_SOP_INSTANCE, self.sop_instance.as_ref());
+        if let Some(action_type) = self.action_type {
+            set.set_unsigned_short(element::ACTION_TYPE, action_type);
+        }
+        set.encode()
+    }
 }
 
 impl EventReportRq {
+    /// Of the well-known instance of storage commitment, with a data set.
+    pub fn commitment(message_id: u16, event_type: u16) -> Self {
+        Self {
+            message_id,
+            sop_class: Uid::parse(STORAGE_COMMITMENT.uid).ok(),
+            sop_instance: Uid::parse(STORAGE_COMMITMENT_INSTANCE).ok(),
+            event_type: Some(event_type),
+            has_data_set: true,
+        }
+    }
+
+    pub(super) fn of(set: &CommandSet, message_id: u16, sop_class: Option<Uid>, has_data_set: bool) -> Self {
+        let sop_instance = set.uid(element::AFFECTED_SOP_INSTANCE);
+        let event_type = set.unsigned_short(element::EVENT_TYPE).ok();
+        Self { message_id, sop_class, sop_instance, event_type, has_data_set }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut set = CommandSet::default();
-        set.set_text(element::AFFECTED_SOP_CLASS, STORAGE_COMMITMENT.uid, 0);
+        set.set_uid(element::AFFECTED_SOP_CLASS, self.sop_class.as_ref());
         set.set_unsigned_short(element::COMMAND_FIELD, CommandField::N_EVENT_REPORT_RQ.0);
         set.set_unsigned_short(element::MESSAGE_ID, self.message_id);
-        set.set_unsigned_short(element::DATA_SET_TYPE, data_set_type(true));
-        set.set_text(element::AFFECTED_SOP_INSTANCE, STORAGE_COMMITMENT_INSTANCE, 0);
-        set.set_unsigned_short(element::EVENT_TYPE, self.event_type);
+        set.set_unsigned_short(element::DATA_SET_TYPE, data_set_type(self.has_data_set));
+        set.set_uid(element::AFFECTED_SOP_INSTANCE, self.sop_instance.as_ref());
+        if let Some(event_type) = self.event_type {
+            set.set_unsigned_short(element::EVENT_TYPE, event_type);
+        }
         set.encode()
     }
 }
@@ -159,7 +206,7 @@ mod tests {
 
     #[test]
     fn an_event_report_names_the_well_known_instance() {
-        let object = read(&EventReportRq { message_id: 5, event_type: 2 }.encode());
+        let object = read(&EventReportRq::commitment(5, 2).encode());
         let text = |element| object.element(Tag(0, element)).unwrap().to_str().unwrap().into_owned();
         assert_eq!(text(0x0002).trim_end_matches('\0'), "1.2.840.10008.1.20.1");
         assert_eq!(text(0x1000).trim_end_matches('\0'), "1.2.840.10008.1.20.1.1");
@@ -167,6 +214,17 @@ mod tests {
         for (element, expected) in rows {
             assert_eq!(number(&object, element), Some(expected), "{element:04X}");
         }
+    }
+
+    #[test]
+    fn requests_of_commitment_are_read_as_they_are_written() {
+        let action = ActionRq::commitment(7);
+        assert_eq!(Request::parse(&action.encode()), Ok(Request::Action(action)));
+        let event = EventReportRq::commitment(8, 2);
+        assert_eq!(Request::parse(&event.encode()), Ok(Request::Event(event)));
+        let bare =
+            EventReportRq { sop_class: None, sop_instance: None, event_type: None, ..EventReportRq::commitment(9, 1) };
+        assert_eq!(Request::parse(&bare.encode()), Ok(Request::Event(bare)));
     }
 
     #[test]

@@ -28,6 +28,7 @@ impl Status {
     pub const INVALID_SOP_INSTANCE: Self = Self(0x0117);
     pub const SOP_CLASS_NOT_SUPPORTED: Self = Self(0x0122);
     pub const CLASS_INSTANCE_CONFLICT: Self = Self(0x0119);
+    pub const NO_SUCH_EVENT: Self = Self(0x0113);
     pub const NO_SUCH_ACTION: Self = Self(0x0123);
     pub const DUPLICATE_TRANSACTION: Self = Self(0x0131);
     pub const RESOURCE_LIMITATION: Self = Self(0x0213);

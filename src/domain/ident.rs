@@ -78,7 +78,8 @@ impl AeTitle {
     }
 }
 
-/// A SHA-256 digest, 64 lower-case hexadecimal digits.
+/// A digest of 256 bits, 64 lower-case hexadecimal digits: BLAKE3 of objects and pixels, SHA-256 of all that others
+/// compute too (model weights, passcodes) and of what [`Digest::of`] hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(String);
@@ -89,7 +90,7 @@ impl Digest {
         if lower.len() == 64 && lower.bytes().all(|b| b.is_ascii_hexdigit()) {
             Ok(Self(lower))
         } else {
-            Err(ParseError::new("SHA-256 digest", text, "a digest is 64 hexadecimal digits"))
+            Err(ParseError::new("digest", text, "a digest is 64 hexadecimal digits"))
         }
     }
 

@@ -27,5 +27,6 @@ pub use model::{Finding, Group, ImageScore, ModelIdentity, ModelOutputs, Purpose
 pub use orientation::{Orientation, Turn};
 pub use refusal::{Refusal, RefusalCode};
 pub use study::{
-    Accepted, DeliveryState, InstanceState, ReadyStudy, ReceivedInstance, Report, ScoredInstance, StudyState, Timestamp,
+    Accepted, CommitmentState, DeliveryState, InstanceState, ReadyStudy, ReceivedInstance, Report, ScoredInstance,
+    StudyState, Timestamp,
 };

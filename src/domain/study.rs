@@ -72,8 +72,20 @@ pub enum DeliveryState {
     Delivered,
     /// Given up after the configured time; `studies resend` starts it again.
     Failed,
-    /// A newer report of the study took its place before it was sent.
+    /// A newer report of the study took its place before it was sent, or after it was given up.
     Superseded,
+}
+
+/// Where the storage commitment stands that a destination is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CommitmentState {
+    /// No answer yet.
+    Asked,
+    /// It keeps the report.
+    Confirmed,
+    /// It does not keep the report, or never said.
+    Failed,
 }
 
 /// An instance of a study that is being closed.

@@ -1,8 +1,8 @@
 //! Scope: which instances a model may see, as rules over an instance's header.
 //!
 //! Pure. A rule that the header cannot answer (no view, no body part) refuses: a model is never applied on a
-//! guess. Neighbours: `card` (the rules' home), `analyse` (asks per instance and model). Left out: pixel content; a view
-//! that the header does not state is not guessed from the picture.
+//! guess. Neighbours: `card` (the rules' home), `analyse` (asks per instance and model). Left out: pixel content; a
+//! view that the header does not state is not guessed from the picture.
 
 use serde::{Deserialize, Serialize};
 

@@ -7,8 +7,8 @@
 //!
 //! A process is replaced after [`REQUESTS_PER_PROCESS`] requests; after most of the processor time of its life; at once
 //! after an answer that makes no sense or a word that nobody asked for; and after an answer that says that a decoder
-//! gave up, since its memory may be spoiled. The last not within [`AGE_MIN`] of its start: a flood of broken images must
-//! not become a flood of process starts. Refusals of the pre-scan, which no decoder saw, replace nothing.
+//! gave up, since its memory may be spoiled. The last not within [`AGE_MIN`] of its start: a flood of broken images
+//! must not become a flood of process starts. Refusals of the pre-scan, which no decoder saw, replace nothing.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -70,8 +70,8 @@ impl Process {
         socket.set_write_timeout(Some(timeout))?;
         let handover = Handover::create()?;
         let mut command = Command::new(exe);
-        // the allocator's thresholds stay as they are: set to keep 64 MiB blocks they gained at most 3 % of processor time
-        // on images of 2500 × 2048 pixels, 11 % on 5200 × 4000, and every idle worker kept 42 MB in place of 2
+        // the allocator's thresholds stay as they are: set to keep 64 MiB blocks they gained at most 3 % of processor
+        // time on images of 2500 × 2048 pixels, 11 % on 5200 × 4000, and every idle worker kept 42 MB in place of 2
         command.arg("__worker").env_clear().current_dir("/");
         // what a codec prints is nobody's
         command.stdin(OwnedFd::from(other)).stdout(Stdio::null()).stderr(Stdio::null());

@@ -1,8 +1,8 @@
 //! What an encapsulated frame says of itself, read before a decoder sees it.
 //!
 //! Decoders trust their codestream; the image trusts the data set. Both must agree on size, components and
-//! precision, or the decoder writes out of bounds or the pixels are wrong. Neighbours: `decode`. Left out: decoding, and
-//! the header of JPEG XL (`jpegxl`).
+//! precision, or the decoder writes out of bounds or the pixels are wrong. Neighbours: `decode`. Left out: decoding,
+//! and the header of JPEG XL (`jpegxl`).
 
 use crate::domain::{Refusal, RefusalCode};
 
@@ -48,7 +48,8 @@ pub struct Codestream {
     pub named_rgb: bool,
     /// JPEG-LS: components follow one another plane by plane.
     pub by_plane: bool,
-    /// JPEG 2000: a multiple component transform is used, so the decoder returns RGB. JPEG XL: samples are coded in XYB.
+    /// JPEG 2000: a multiple component transform is used, so the decoder returns RGB. JPEG XL: samples are coded in
+    /// XYB.
     pub transformed: bool,
     /// Where the codestream itself starts (behind the boxes of a JP2 file).
     pub start: usize,
@@ -66,7 +67,8 @@ pub fn inspect(frame: &[u8], jpeg2000: bool) -> Result<Codestream, Refusal> {
     if jpeg2000 { inspect_jpeg2000(frame) } else { inspect_jpeg(frame) }
 }
 
-/// Whether a frame of JPEG or JPEG-LS ends in its end-of-image marker, which coded data cannot hold; padding may follow.
+/// Whether a frame of JPEG or JPEG-LS ends in its end-of-image marker, which coded data cannot hold; padding may
+/// follow.
 pub fn is_ended(frame: &[u8]) -> bool {
     let end = frame.len() - frame.iter().rev().take_while(|b| **b == 0).count();
     frame[end.saturating_sub(PADDING_MAX)..end].windows(2).any(|pair| pair == [0xFF, 0xD9])
@@ -280,8 +282,8 @@ fn coding_style(stream: &[u8], components: u16, tiles: u32) -> Result<CodingStyl
 
 const PART_LOST: &str = "a tile of the JPEG 2000 frame, or a part of one, is missing";
 
-/// Of the header that starts at `at`: where the marker `end` ends it, whether its COD segment, if there is one, uses the
-/// multiple component transform, and whether a COD or COC segment has another wavelet than the reversible one.
+/// Of the header that starts at `at`: where the marker `end` ends it, whether its COD segment, if there is one, uses
+/// the multiple component transform, and whether a COD or COC segment has another wavelet than the reversible one.
 fn header_style(stream: &[u8], mut at: usize, wide: usize, end: u16) -> Result<(usize, Option<bool>, bool), Refusal> {
     let broken = || failed("the JPEG 2000 header breaks off");
     let (mut transformed, mut irreversible) = (None, false);
@@ -361,8 +363,8 @@ mod tests {
         }
     }
 
-    /// Two tiles of 7 × 5 of an image of 7 × 9, 16 bits signed; each tile-part is index, number of the part, parts of the
-    /// tile, and a header of its own.
+    /// Two tiles of 7 × 5 of an image of 7 × 9, 16 bits signed; each tile-part is index, number of the part, parts of
+    /// the tile, and a header of its own.
     fn j2k(wavelet: u8, parts: &[(u8, u8, u8, &[u8])]) -> Vec<u8> {
         let mut j2k = vec![0xFF, 0x4F, 0xFF, 0x51, 0, 41, 0, 0];
         j2k.extend([0, 0, 0, 7, 0, 0, 0, 9]);

@@ -4,10 +4,10 @@
 //! A VOI LUT Sequence is used before a window, as PS3.4 N.2.4 leaves it to the application; of several tables or
 //! windows the first: the Standard says that they are alternatives, and the first is what every viewer opens with.
 //! Attributes of VR UN are read as what the data dictionary says they are (PS3.5 6.2.2); what is then no finite number
-//! is refused by name. MONOCHROME1 and Presentation LUT Shape INVERSE are two names of one fact (PS3.3 C.8.11.3.1.2): the
-//! image is inverted once; where they contradict each other it is refused, because readers differ on which to believe.
-//! Colour becomes luminance (ITU-R BT.601, as Y of YBR_FULL, PS3.3 C.7.6.3.1.2), without modality or VOI transforms.
-//! Neighbours: `decode` below, `normalise` above.
+//! is refused by name. MONOCHROME1 and Presentation LUT Shape INVERSE are two names of one fact (PS3.3 C.8.11.3.1.2):
+//! the image is inverted once; where they contradict each other it is refused, because readers differ on which to
+//! believe. Colour becomes luminance (ITU-R BT.601, as Y of YBR_FULL, PS3.3 C.7.6.3.1.2), without modality or VOI
+//! transforms. Neighbours: `decode` below, `normalise` above.
 
 use super::dataset::{Item, Scan, Tag, tag_text};
 use super::decode::{ColourSpace, Frame, Samples};

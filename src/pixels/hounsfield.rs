@@ -12,8 +12,8 @@ const MODALITY_LUT_TYPE: Tag = 0x0028_3004;
 const PIXEL_VALUE_TRANSFORMATION: Tag = 0x0028_9145;
 
 /// Whether the modality values of the frame with this index are Hounsfield units: the type of the modality table or
-/// rescale says HU, or says nothing and a CT image has both slope and intercept (PS3.3 C.8.2.1: Rescale Type may be left
-/// out where it is HU).
+/// rescale says HU, or says nothing and a CT image has both slope and intercept (PS3.3 C.8.2.1: Rescale Type may be
+/// left out where it is HU).
 pub fn is_hounsfield(root: &Item, index: usize) -> bool {
     let of_group = |group: Option<&'_ Item>| group.and_then(|g| g.items(PIXEL_VALUE_TRANSFORMATION).first().cloned());
     let group = of_group(root.items(0x5200_9230).get(index)).or_else(|| of_group(root.items(0x5200_9229).first()));

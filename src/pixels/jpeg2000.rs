@@ -1,10 +1,10 @@
 //! JPEG 2000 and HTJ2K (ISO/IEC 15444-1, -15) through OpenJPEG, on the calling thread.
 //!
-//! Strict: what breaks off within a packet is a refusal, not an image that fades to grey, and so is every warning of the
-//! library. It cannot notice packets that are missing at the end of a tile-part, as the tile-part's length leaves them out
-//! in an orderly way: that is how quality layers are cut off, and the image has fewer bit planes then. Neighbours:
-//! `codestream` read the headers of the frame and its tile-parts, `decode` compared it with the data set. Left out: the
-//! boxes of JP2 files, subsampled components.
+//! Strict: what breaks off within a packet is a refusal, not an image that fades to grey, and so is every warning of
+//! the library. It cannot notice packets that are missing at the end of a tile-part, as the tile-part's length leaves
+//! them out in an orderly way: that is how quality layers are cut off, and the image has fewer bit planes then.
+//! Neighbours: `codestream` read the headers of the frame and its tile-parts, `decode` compared it with the data set.
+//! Left out: the boxes of JP2 files, subsampled components.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_void};

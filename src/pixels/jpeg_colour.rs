@@ -7,9 +7,9 @@
 
 use crate::domain::{Refusal, RefusalCode};
 
-/// The frame with JFIF and Adobe segments turned into comments, and three components renamed R, G, B in the frame header
-/// and in every scan header; a single component keeps its name. Sequential scans get the parameters that they must have.
-/// Each of three components must be coded in exactly one scan: one that is missing would come out grey.
+/// The frame with JFIF and Adobe segments turned into comments, and three components renamed R, G, B in the frame
+/// header and in every scan header; a single component keeps its name. Sequential scans get the parameters that they
+/// must have. Each of three components must be coded in exactly one scan: one that is missing would come out grey.
 pub fn without_transform(mut frame: Vec<u8>) -> Result<Vec<u8>, Refusal> {
     let mut ids = [0u8; 3];
     let mut sequential = false;

@@ -45,8 +45,8 @@ fn run(frame: &[u8], codestream: &Codestream) -> Result<Vec<u8>, Refusal> {
 }
 
 /// The scans of a frame: one of all components, or one for each component in the order of the frame header, and all
-/// with the same parameters (ISO/IEC 14495-1 C.2.3). Between them only comments and application data may lie. Coded data
-/// holds no byte over 7F behind FF, so that no scan is missed.
+/// with the same parameters (ISO/IEC 14495-1 C.2.3). Between them only comments and application data may lie. Coded
+/// data holds no byte over 7F behind FF, so that no scan is missed.
 fn check_scans(frame: &[u8]) -> Result<(), Refusal> {
     let contradiction = || failed("the scans of the frame contradict its header or one another".into());
     let mut names: Vec<u8> = Vec::new();
@@ -85,8 +85,8 @@ fn check_scans(frame: &[u8]) -> Result<(), Refusal> {
     if scans == all { Ok(()) } else { Err(contradiction()) }
 }
 
-/// Code and content of the next marker segment, and where it ends. Coded data, fill bytes and restart markers are passed
-/// over.
+/// Code and content of the next marker segment, and where it ends. Coded data, fill bytes and restart markers are
+/// passed over.
 fn next_segment(frame: &[u8], mut at: usize) -> Option<(u8, &[u8], usize)> {
     loop {
         at += frame.get(at..)?.iter().position(|byte| *byte == 0xFF)?;

@@ -1,7 +1,7 @@
 //! What one object may cost: samples, inflated bytes, memory for one frame, bytes of model inputs.
 //!
-//! Neighbours: `layout` and `decode` refuse before they allocate, `sandbox` enforces what is left. Left out: time, and the
-//! structure of a data set (`prescan`).
+//! Neighbours: `layout` and `decode` refuse before they allocate, `sandbox` enforces what is left. Left out: time, and
+//! the structure of a data set (`prescan`).
 
 use serde::{Deserialize, Serialize};
 
@@ -86,8 +86,8 @@ fn frame_bytes(layout: &Layout, contracts: &[Contract]) -> u64 {
             let largest = fragments.iter().map(|f| f.bytes).max().unwrap_or(0);
             let per_frame = (fragments.len() as u64).div_ceil(frames);
             let all = fragments.iter().map(|f| f.bytes).fold(0, u64::saturating_add);
-            // JPEG 2000: a component and a tile of it in 32 bits; JPEG XL: channels in 32 bits, as they are coded, reversed
-            // and filtered; others: coefficients, byte planes or bytes
+            // JPEG 2000: a component and a tile of it in 32 bits; JPEG XL: channels in 32 bits, as they are coded,
+            // reversed and filtered; others: coefficients, byte planes or bytes
             let working = match layout.transfer_syntax.rsplit('.').next() {
                 Some("90" | "91" | "201" | "202" | "203") => 8,
                 Some("110" | "111" | "112") => 12,

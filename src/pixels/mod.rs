@@ -191,8 +191,8 @@ struct Seen {
 /// one another, contract by contract.
 type Take<'a> = dyn FnMut(usize, u64, ModelInput) -> Result<(), Refusal> + 'a;
 
-/// Decodes and normalises the part of an open object that begins with the chosen frame of index `from`. Inputs are given
-/// away as they come, frame by frame, so that those of one frame and contract exist here at a time.
+/// Decodes and normalises the part of an open object that begins with the chosen frame of index `from`. Inputs are
+/// given away as they come, frame by frame, so that those of one frame and contract exist here at a time.
 fn normalise_object(
     object: Box<dyn dataset::Source>,
     contracts: &[Contract],

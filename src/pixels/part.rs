@@ -41,8 +41,8 @@ pub fn frames_per_part(contracts: &[Contract]) -> usize {
     usize::try_from(PART_BYTES / frame).unwrap_or(FRAMES_MAX).clamp(1, FRAMES_MAX)
 }
 
-/// The same for the same image in whatever lossless encoding: BLAKE3 over number (32 bits, little endian) and digest (its
-/// hexadecimal digits) of each frame.
+/// The same for the same image in whatever lossless encoding: BLAKE3 over number (32 bits, little endian) and digest
+/// (its hexadecimal digits) of each frame.
 pub fn pixel_digest(frames: &[SeenFrame]) -> Digest {
     let mut hash = blake3::Hasher::new();
     for frame in frames {

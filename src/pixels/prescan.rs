@@ -225,7 +225,8 @@ impl Walker {
         }
     }
 
-    /// Whether nothing but zeros is left, and not many; the walk has then reached the end. No element starts with zeros.
+    /// Whether nothing but zeros is left, and not many; the walk has then reached the end. No element starts with
+    /// zeros.
     fn is_padding(&mut self, end: u64) -> Result<bool, Refusal> {
         let (start, rest) = (self.at, end - self.at);
         let first = self.bytes(rest.min(4))?;

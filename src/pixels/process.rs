@@ -1,9 +1,9 @@
 //! The decode worker: `sidelight __worker`, a process whose standard input is a socket to the node.
 //!
-//! It closes what it inherited, locks itself down ([`sandbox`](super::sandbox)) and says so, then parses and decodes one object after another on
-//! a thread with a deep stack. Objects come as open files, values of model inputs go into the hand-over memory: it
-//! knows no path and opens nothing. A panic of a decoder is a refusal; what the sandbox kills, the node reports.
-//! Neighbours: `wire` (messages), `handover` (values), `child` (the other end).
+//! It closes what it inherited, locks itself down ([`sandbox`](super::sandbox)) and says so, then parses and decodes
+//! one object after another on a thread with a deep stack. Objects come as open files, values of model inputs go into
+//! the hand-over memory: it knows no path and opens nothing. A panic of a decoder is a refusal; what the sandbox kills,
+//! the node reports. Neighbours: `wire` (messages), `handover` (values), `child` (the other end).
 
 use std::fs::File;
 use std::io;

@@ -21,7 +21,8 @@ pub struct Window {
 }
 
 /// Resizes the window of an image of `rows` × `columns` to `size` × `size`. `line` writes the values of a row; it is
-/// asked for every row that matters once, from the first to the last, so that no more of the image need exist at a time.
+/// asked for every row that matters once, from the first to the last, so that no more of the image need exist at a
+/// time.
 pub fn resize(
     rows: usize,
     columns: usize,

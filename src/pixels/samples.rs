@@ -45,8 +45,8 @@ impl Samples {
         }
     }
 
-    /// The least and the greatest value that does not lie in the range `without` (both ends belong to it); none if there is
-    /// no such value. What is not finite is left out.
+    /// The least and the greatest value that does not lie in the range `without` (both ends belong to it); none if
+    /// there is no such value. What is not finite is left out.
     pub fn extent(&self, without: Option<(f64, f64)>) -> Option<(f64, f64)> {
         match self {
             Samples::U8(v) => integer_extent(v, without),
@@ -128,8 +128,8 @@ impl Codes {
         }
     }
 
-    /// Codes of `precision` bits cut off at the ends of the range that `stored` bits have; nothing if one lies beyond by
-    /// more than a sixteenth of that range. Signed ones are two's complement of `precision` bits.
+    /// Codes of `precision` bits cut off at the ends of the range that `stored` bits have; nothing if one lies beyond
+    /// by more than a sixteenth of that range. Signed ones are two's complement of `precision` bits.
     pub fn clamped(self, precision: u16, stored: u16, signed: bool) -> Option<Self> {
         let low = if signed { -(1i64 << (stored - 1)) } else { 0 };
         let high = low + (1i64 << stored) - 1;

@@ -2,15 +2,15 @@
 //!
 //! [`close_inherited`]: files that its parent left open; [`renounce`]: life beyond its parent, core dumps, capabilities
 //! and new privileges, all files by path and all network by Landlock; [`enter`]: memory, time, and by seccomp
-//! (`system_calls`) every system call that decoding does not need. Memory and time are limited on every kernel; Landlock
-//! and seccomp where the kernel has them and lets a process use them. [`Protections`] says what is in force,
+//! (`system_calls`) every system call that decoding does not need. Memory and time are limited on every kernel;
+//! Landlock and seccomp where the kernel has them and lets a process use them. [`Protections`] says what is in force,
 //! [`attempt`] tries it out. What remains is three open files: the socket to the node, the hand-over memory, and, for
 //! one request each, the object.
 //!
 //! What a worker can take at most: `memory_max` of private memory beyond the program itself (RLIMIT_AS), the hand-over
-//! memory's fixed size (`limits::OUTPUT_BYTES_MAX`), the processor time granted per request, and [`LIFE_REQUESTS`] times
-//! that in its life. The first of these limits on time is soft: code that has taken the worker over could lift it up to
-//! the second, which is hard, and which the node never lets an honest worker reach.
+//! memory's fixed size (`limits::OUTPUT_BYTES_MAX`), the processor time granted per request, and [`LIFE_REQUESTS`]
+//! times that in its life. The first of these limits on time is soft: code that has taken the worker over could lift it
+//! up to the second, which is hard, and which the node never lets an honest worker reach.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
@@ -80,8 +80,8 @@ pub enum Outcome {
 /// starts. Only for the beginning of a process.
 #[allow(unsafe_code)]
 pub fn close_inherited() -> io::Result<()> {
-    // SAFETY: called first of all in a worker, on its only thread: nothing in this process owns a descriptor yet but the
-    // standard library its standard streams, which stay open. Plain numbers go in, no memory is touched.
+    // SAFETY: called first of all in a worker, on its only thread: nothing in this process owns a descriptor yet but
+    // the standard library its standard streams, which stay open. Plain numbers go in, no memory is touched.
     if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } == 0 {
         return Ok(());
     }

@@ -2,10 +2,10 @@
 //!
 //! Shutter and collimator (PS3.3 C.7.6.11, C.8.7.3) name what is visible: rectangles and circles with their edge,
 //! polygons by pixel centres; a pixel is hidden if any shape leaves it out. Positions count from 1. A border is found
-//! from each side inwards, line by line: rows or columns in which every pixel lies within 1/64 of the image's range from
-//! its lowest value, or every pixel within that of its highest. Shutter Presentation Value is not used: hidden pixels
-//! take the lowest output. Neighbours: `grey` (reads the shapes), `normalise`. Left out: BITMAP shutters of presentation
-//! states, and collimation that the header does not state and that is not a plain border.
+//! from each side inwards, line by line: rows or columns in which every pixel lies within 1/64 of the image's range
+//! from its lowest value, or every pixel within that of its highest. Shutter Presentation Value is not used: hidden
+//! pixels take the lowest output. Neighbours: `grey` (reads the shapes), `normalise`. Left out: BITMAP shutters of
+//! presentation states, and collimation that the header does not state and that is not a plain border.
 
 use super::dataset::{Item, Tag, tag_text};
 use super::grey::Grey;

@@ -1,8 +1,9 @@
 //! The order of the slices of a volume, by where they lie and not by how they are numbered.
 //!
 //! Headers of single-frame images or the functional groups of one multi-frame image in, order out. Image Position
-//! (Patient) is projected on the normal of Image Orientation (Patient) (PS3.3 C.7.6.2.1.1), so that a tilted gantry, whose positions also move within the plane, is ordered right. Left out:
-//! which instances belong together (the study's business), and whether slices are missing in between.
+//! (Patient) is projected on the normal of Image Orientation (Patient) (PS3.3 C.7.6.2.1.1), so that a tilted gantry,
+//! whose positions also move within the plane, is ordered right. Left out: which instances belong together (the study's
+//! business), and whether slices are missing in between.
 
 use super::dataset::{Item, Tag};
 use crate::domain::{InstanceHeader, Refusal, RefusalCode};

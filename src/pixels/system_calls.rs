@@ -214,8 +214,8 @@ mod tests {
     #[test]
     #[allow(unsafe_code)]
     fn a_filtered_thread_ignores_no_signal_of_a_limit_and_masks_none() {
-        // SAFETY: plain numbers go in; the first call of a row is denied, or else changes nothing that a test relies on:
-        // nobody sends these signals, and the mask is that of a thread that ends.
+        // SAFETY: plain numbers go in; the first call of a row is denied, or else changes nothing that a test relies
+        // on: nobody sends these signals, and the mask is that of a thread that ends.
         let changes = |signal: libc::c_int| unsafe {
             let ignored = libc::signal(signal, libc::SIG_DFL) != libc::SIG_ERR;
             let mut set: libc::sigset_t = std::mem::zeroed();

@@ -3,7 +3,8 @@
 //! Each attribute is read once, here, for scope rules and contracts. The view comes from View Position, else from the
 //! View Code Sequence, else, in projection radiography, from Patient Orientation, which tells frontal from lateral
 //! but not PA from AP. Where two of them contradict each other it is `Other`: nobody knows which is right. Neighbours:
-//! `header` (calls this), `geometry` (the same per frame). Left out: what the pixels look like, whether a model wants the image (`infer::scope`).
+//! `header` (calls this), `geometry` (the same per frame). Left out: what the pixels look like, whether a model wants
+//! the image (`infer::scope`).
 
 use super::dataset::{Item, Tag};
 use super::hounsfield::is_hounsfield;

@@ -1,8 +1,8 @@
 //! Which attributes leave the pre-scan: those that decoding and scope rules need, and those that a report copies.
 //!
 //! Copied are the Patient, Patient Study, General Study and Clinical Trial modules (PS3.3 C.7.1.1, C.7.1.3, C.7.2.1,
-//! C.7.2.2, C.7.2.3), their issuers and the de-identification attributes. Never copied, at no depth: Ethnic Group and its
-//! code sequence, comments and other free text about the patient, private elements, the modality's equipment.
+//! C.7.2.2, C.7.2.3), their issuers and the de-identification attributes. Never copied, at no depth: Ethnic Group and
+//! its code sequence, comments and other free text about the patient, private elements, the modality's equipment.
 
 use super::dataset::Tag;
 

@@ -1,9 +1,9 @@
 //! The pool of decode workers: sandboxed processes of this binary, one request at a time each.
 //!
 //! One thread per worker owns its process: it starts it, opens the object and passes it on, waits for the answer until
-//! a deadline, kills and replaces what is late, dead or talks nonsense, or may not be used on (`child`). A request whose
-//! future was dropped is finished by its worker and thrown away. A process that does not come so far as to greet has
-//! seen no object: that is trouble of the node. Neighbours: `child` is one process, `process` what runs in it.
+//! a deadline, kills and replaces what is late, dead or talks nonsense, or may not be used on (`child`). A request
+//! whose future was dropped is finished by its worker and thrown away. A process that does not come so far as to greet
+//! has seen no object: that is trouble of the node. Neighbours: `child` is one process, `process` what runs in it.
 
 use std::collections::VecDeque;
 use std::fs::File;

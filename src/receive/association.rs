@@ -8,6 +8,7 @@
 //! one is being made durable; without one, nothing is read until the answer is out.
 
 mod commitment;
+mod confirmation;
 mod dialogue;
 mod message;
 mod pace;
@@ -44,6 +45,8 @@ pub(super) struct Peer {
     pub(super) calling: AeTitle,
     pub(super) called: AeTitle,
     pub(super) address: IpAddr,
+    /// The destinations that it is, where those were asked for storage commitment.
+    pub(super) archives: Vec<String>,
 }
 
 /// Bounds of one association.
@@ -281,6 +284,7 @@ impl Association {
             Operation::Find(request) => self.find(context, &request, data_set, store).await,
             Operation::Get(request) => self.get(context, &request, data_set, store).await,
             Operation::Action(request) => self.act(context, &request, data_set, store).await,
+            Operation::Event(request) => self.confirmed(context, &request, data_set, store).await,
         }
     }
 

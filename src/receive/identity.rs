@@ -4,8 +4,7 @@
 //! asks for a user. The passcode never leaves this file: it is compared by its hash. Neighbours: `negotiate` asks.
 //! Left out: TLS, which is what keeps a passcode from being read on its way.
 
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 
 use dicom_ul::pdu::{UserIdentity, UserIdentityType};
 
@@ -47,9 +46,7 @@ impl Credentials {
         let told = |cause: &dyn std::fmt::Display| {
             io::Error::other(format!("sources: passcode_file {} cannot be used: {cause}", path.display()))
         };
-        let mut text = String::new();
-        let read = fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
-        read.map_err(|cause| told(&cause))?;
+        let text = config::read_secret_text(path, FILE_BYTES_MAX).map_err(|cause| told(&cause))?;
         let passcode = Self::passcode(text.lines().next().unwrap_or_default()).map_err(|cause| told(&cause))?;
         Ok(Self { username: user.username.clone(), passcode: Some(passcode) })
     }

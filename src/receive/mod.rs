@@ -28,7 +28,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use dicom_ul::pdu::{AbortRQSource, Pdu};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -71,7 +71,9 @@ pub struct Gate(Arc<RwLock<Arc<Rules>>>);
 #[derive(Debug)]
 struct Rules {
     policy: Policy,
-    sources: Vec<config::Source>,
+    archives: Vec<config::Archive>,
+    /// Sources and archives, with the way that they have to come.
+    callers: Vec<config::Source>,
 }
 
 /// What all connections share.
@@ -118,15 +120,20 @@ pub fn check_user(user: &config::User) -> io::Result<()> {
 
 impl Receiver {
     /// Binds `node.listen` and `node.listen_tls`, as far as they are given, where port 0 takes any free port, and reads
-    /// the passcode files of the sources.
+    /// the passcode files of the sources. `archives` may report storage commitment.
     ///
     /// # Errors
     /// With the key that is at fault.
-    pub async fn bind(node: &config::Node, sources: &[config::Source], tls: &Arc<Tls>) -> io::Result<Self> {
+    pub async fn bind(
+        node: &config::Node,
+        sources: &[config::Source],
+        archives: &[config::Archive],
+        tls: &Arc<Tls>,
+    ) -> io::Result<Self> {
         let listener = listen("node.listen", node.listen).await?;
         let listener_tls = listen("node.listen_tls", node.listen_tls).await?;
         let door = Door {
-            gate: Gate(Arc::new(RwLock::new(Arc::new(Rules::new(node, sources)?)))),
+            gate: Gate(Arc::new(RwLock::new(Arc::new(Rules::new(node, sources, archives)?)))),
             associations: Arc::new(Semaphore::new(node.associations_max)),
             searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
             next_id: AtomicU64::new(1),
@@ -215,24 +222,38 @@ impl Receiver {
 }
 
 impl Rules {
-    fn new(node: &config::Node, sources: &[config::Source]) -> io::Result<Self> {
-        Ok(Self { policy: Policy::new(node, sources)?, sources: sources.to_vec() })
+    fn new(node: &config::Node, sources: &[config::Source], archives: &[config::Archive]) -> io::Result<Self> {
+        let (policy, callers) = (Policy::new(node, sources)?, config::callers(sources, archives));
+        Ok(Self { policy, archives: archives.to_vec(), callers })
     }
 
     /// Whether there could be a source at this canonical address. Without sources anybody may try C-ECHO.
     fn may_come_from(&self, address: IpAddr) -> bool {
         let listed = |hosts: &[IpAddr]| hosts.is_empty() || hosts.iter().any(|host| host.to_canonical() == address);
-        self.sources.is_empty() || self.sources.iter().any(|source| listed(&source.hosts))
+        self.policy.is_open() || self.callers.iter().any(|caller| listed(&caller.hosts))
+    }
+
+    /// The destinations that were asked for storage commitment and are this caller. A source of that title comes from
+    /// where the source may, which the policy judges; any other from the destination's host.
+    async fn archives_of(&self, title: &AeTitle, address: IpAddr) -> Vec<String> {
+        let is_source = self.policy.has_source(title);
+        let mut names = Vec::new();
+        for archive in self.archives.iter().filter(|archive| archive.ae_title == *title) {
+            if is_source || is_at(&archive.host, address).await {
+                names.push(archive.name.clone());
+            }
+        }
+        names
     }
 }
 
 impl Gate {
-    /// Replaces the rules: titles of `node`, and `sources` with their passcode files.
+    /// Replaces the rules: titles of `node`, `sources` with their passcode files, and `archives`.
     ///
     /// # Errors
     /// With the key that is at fault; the old rules stay.
-    pub fn set(&self, node: &config::Node, sources: &[config::Source]) -> io::Result<()> {
-        let rules = Arc::new(Rules::new(node, sources)?);
+    pub fn set(&self, node: &config::Node, sources: &[config::Source], archives: &[config::Archive]) -> io::Result<()> {
+        let rules = Arc::new(Rules::new(node, sources, archives)?);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules;
         Ok(())
     }
@@ -328,13 +349,16 @@ impl Door {
         let calling: String = request.calling_ae_title.escape_default().take(32).collect();
         let rules = self.gate.current();
         // Before the user is looked at, so that the wrong way says nothing of a passcode.
-        if let Ok(title) = AeTitle::parse(&request.calling_ae_title)
-            && let Err(cause) = channel::judge(&rules.sources, &title, channel)
-        {
-            warn!(%cause, "the peer came the wrong way");
-            return reject(wire, &calling, Rejection::CallingAe).await;
+        let mut archives = Vec::new();
+        if let Ok(title) = AeTitle::parse(&request.calling_ae_title) {
+            if let Err(cause) = channel::judge(&rules.callers, &title, channel) {
+                warn!(%cause, "the peer came the wrong way");
+                return reject(wire, &calling, Rejection::CallingAe).await;
+            }
+            // A name that is not found in time is nobody's.
+            archives = timeout_at(deadline, rules.archives_of(&title, address)).await.unwrap_or_default();
         }
-        let agreement = match rules.policy.negotiate(&request, address) {
+        let agreement = match rules.policy.negotiate(&request, address, !archives.is_empty()) {
             Ok(agreement) => agreement,
             Err(Refusal::Reject(Rejection::User)) => {
                 tokio::select! {
@@ -357,14 +381,14 @@ impl Door {
             return reject(wire, &calling, Rejection::Congestion).await;
         }
         drop(newcomer);
-        self.associate(wire, agreement, address, store, cancel, permit).await;
+        self.associate(wire, agreement, (address, archives), store, cancel, permit).await;
     }
 
     async fn associate(
         &self,
         mut wire: Wire,
         agreement: Agreement,
-        address: IpAddr,
+        (address, archives): (IpAddr, Vec<String>),
         store: &Store,
         cancel: &CancellationToken,
         permit: OwnedSemaphorePermit,
@@ -388,7 +412,7 @@ impl Door {
             idle_timeout: self.node.idle_timeout,
             window: usize::from(window),
         };
-        let (peer, searches) = (Peer { calling, called, address }, Arc::clone(&self.searches));
+        let (peer, searches) = (Peer { calling, called, address, archives }, Arc::clone(&self.searches));
         Association::new(wire, peer, contexts, limits, searches).serve(store, cancel, permit).await;
     }
 }
@@ -405,6 +429,20 @@ async fn listen(key: &str, address: Option<SocketAddr>) -> io::Result<Option<Tcp
     let Some(address) = address else { return Ok(None) };
     let named = |cause: io::Error| io::Error::new(cause.kind(), format!("{key}: cannot listen on {address}: {cause}"));
     TcpListener::bind(address).await.map(Some).map_err(named)
+}
+
+/// Whether a host, by address or name, has this canonical address.
+async fn is_at(host: &str, address: IpAddr) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(literal) => literal.to_canonical() == address,
+        Err(_) => match lookup_host((host, 0)).await {
+            Ok(found) => found.map(|found| found.ip().to_canonical()).any(|found| found == address),
+            Err(error) => {
+                warn!(host, %error, "the host of a destination that was asked for storage commitment is not found");
+                false
+            }
+        },
+    }
 }
 
 async fn has_room(store: &Store) -> bool {

@@ -122,8 +122,9 @@ impl Policy {
         })
     }
 
-    /// Judges a request from `peer`. The transfer syntax of a context is the first proposed one that is accepted.
-    pub(super) fn negotiate(&self, request: &AssociationRQ, peer: IpAddr) -> Result<Agreement, Refusal> {
+    /// Judges a request from `peer`, who may be an archive that was asked for storage commitment. The transfer syntax
+    /// of a context is the first proposed one that is accepted.
+    pub(super) fn negotiate(&self, request: &AssociationRQ, peer: IpAddr, archive: bool) -> Result<Agreement, Refusal> {
         if request.protocol_version & 1 == 0 {
             return Err(Refusal::Reject(Rejection::ProtocolVersion));
         }
@@ -132,7 +133,7 @@ impl Policy {
         }
         let called = self.called(&request.called_ae_title).ok_or(Refusal::Reject(Rejection::CalledAe))?;
         let (calling, source) =
-            self.calling(&request.calling_ae_title, peer).ok_or(Refusal::Reject(Rejection::CallingAe))?;
+            self.calling(&request.calling_ae_title, peer, archive).ok_or(Refusal::Reject(Rejection::CallingAe))?;
         let proposed = Proposed::read(&request.user_variables);
         let user = identity::check(proposed.identity.as_ref(), source.and_then(|source| source.user.as_ref()))
             .map_err(|_| Refusal::Reject(Rejection::User))?;
@@ -149,7 +150,7 @@ impl Policy {
         let mut results = Vec::with_capacity(request.presentation_contexts.len());
         let mut agreed = BTreeMap::new();
         for context in &request.presentation_contexts {
-            let judged = judge(context, source, &proposed);
+            let judged = judge(context, source, archive, &proposed);
             let (reason, transfer_syntax) = match &judged {
                 Ok(context) => (PresentationContextResultReason::Acceptance, context.transfer_syntax.as_str()),
                 // Not significant for a refused context, but the item has to be there (PS3.8 9.3.3.2).
@@ -180,25 +181,37 @@ impl Policy {
         Ok(Agreement { calling, called, contexts, peer_pdu_bytes_max, window, user, answer })
     }
 
+    /// Whether anybody may try C-ECHO, since there is no source yet.
+    pub(super) fn is_open(&self) -> bool {
+        self.sources.is_empty()
+    }
+
+    pub(super) fn has_source(&self, title: &AeTitle) -> bool {
+        self.sources.iter().any(|source| source.ae_title == *title)
+    }
+
     fn called(&self, title: &str) -> Option<AeTitle> {
         AeTitle::parse(title).ok().filter(|title| self.titles.contains(title))
     }
 
     /// A caller is known by its title and, where the source lists hosts, by its address too. A node without any
     /// source takes no objects, but answers C-ECHO, so that the network can be tried before the sources are listed.
-    fn calling(&self, title: &str, peer: IpAddr) -> Option<(AeTitle, Option<&Source>)> {
+    fn calling(&self, title: &str, peer: IpAddr, archive: bool) -> Option<(AeTitle, Option<&Source>)> {
         let title = AeTitle::parse(title).ok()?;
         let peer = peer.to_canonical();
         let from_here = |hosts: &[IpAddr]| hosts.is_empty() || hosts.iter().any(|host| host.to_canonical() == peer);
         let source = self.sources.iter().find(|source| source.ae_title == title && from_here(&source.hosts));
-        (source.is_some() || self.sources.is_empty()).then_some((title, source))
+        // An archive that is listed as a source comes from where that may come.
+        let archive = archive && !self.has_source(&title);
+        (source.is_some() || archive || self.sources.is_empty()).then_some((title, source))
     }
 }
 
-/// Judges one presentation context for a source; none: a node that has no sources.
+/// Judges one presentation context for a source; none: a node that has no sources, or an archive that is none.
 fn judge(
     context: &PresentationContextProposed,
     source: Option<&Source>,
+    archive: bool,
     proposed: &Proposed,
 ) -> Result<Context, PresentationContextResultReason> {
     use PresentationContextResultReason::{AbstractSyntaxNotSupported, TransferSyntaxesNotSupported, UserRejection};
@@ -208,19 +221,25 @@ fn judge(
     let allowed = match class {
         _ if storage => source.is_some(),
         _ if class == VERIFICATION.uid => true,
-        _ if class == STORAGE_COMMITMENT.uid => source.is_some_and(|source| source.commitment),
+        _ if class == STORAGE_COMMITMENT.uid => archive || source.is_some_and(|source| source.commitment),
         _ if class == STUDY_ROOT_FIND.uid || class == STUDY_ROOT_GET.uid => source.is_some_and(|source| source.query),
         _ => return Err(AbstractSyntaxNotSupported),
     };
     if !allowed {
         return Err(UserRejection);
     }
-    // The node is the provider of every class. It is a user too of the classes of its own reports, towards peers that
-    // may pull them: it sends them on the peer's association.
-    let user = REPORT_STORAGE.contains(&class) && source.is_some_and(|source| source.query);
+    // The node is the provider of every class, of storage commitment to those who may ask for it. It is a user too of
+    // the classes of its own reports, towards peers that may pull them: it sends them on the peer's association; and of
+    // storage commitment, towards an archive that was asked for it and reports it now (PS3.4 J.3.3).
+    let commitment = class == STORAGE_COMMITMENT.uid;
+    let provider = !commitment || source.is_some_and(|source| source.commitment);
+    let user = match commitment {
+        true => archive,
+        false => REPORT_STORAGE.contains(&class) && source.is_some_and(|source| source.query),
+    };
     let roles = match proposed.roles(&abstract_syntax) {
-        None => RequestorRoles { scu: true, scp: false },
-        Some(wished) => RequestorRoles { scu: wished.scu, scp: wished.scp && user },
+        None => RequestorRoles { scu: provider, scp: false },
+        Some(wished) => RequestorRoles { scu: wished.scu && provider, scp: wished.scp && user },
     };
     if !roles.scu && !roles.scp {
         return Err(UserRejection);

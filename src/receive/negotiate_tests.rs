@@ -57,7 +57,7 @@ fn callers_are_known_by_title_and_address() {
         ("NOBODY", "SIDELIGHT", "10.0.0.1", vec![], None),
     ];
     for (calling, called, peer, sources, expected) in rows {
-        let got = policy(sources).negotiate(&request(calling, called, &[]), peer.parse().unwrap());
+        let got = policy(sources).negotiate(&request(calling, called, &[]), peer.parse().unwrap(), false);
         assert_eq!(got.err(), expected, "{calling} to {called} from {peer}");
     }
 }
@@ -75,8 +75,9 @@ fn presentation_contexts_are_judged_one_by_one() {
         (255, "1.2.840.10008.5.1.4.1.1.88.33\0", &["1.2.840.10008.1.2.1\0"]),
     ];
     let check = |sources: Vec<Source>, expected: &[(u8, PresentationContextResultReason)]| {
-        let agreement =
-            policy(sources).negotiate(&request("PACS", "SIDELIGHT", proposals), "10.0.0.1".parse().unwrap()).unwrap();
+        let agreement = policy(sources)
+            .negotiate(&request("PACS", "SIDELIGHT", proposals), "10.0.0.1".parse().unwrap(), false)
+            .unwrap();
         let got: Vec<_> = agreement.answer.presentation_contexts.iter().map(|c| (c.id, c.reason.clone())).collect();
         assert_eq!(got, expected);
         let accepted: Vec<_> = agreement.contexts.into_keys().collect();
@@ -114,7 +115,7 @@ fn the_first_accepted_syntax_of_a_proposal_is_taken() {
     let proposals: &[(u8, &str, &[&str])] = &[(3, CT, &["1.2.840.10008.1.2.4.100", EXPLICIT, "1.2.840.10008.1.2"])];
     let mut request = request("PACS", "SIDELIGHT", proposals);
     request.user_variables = vec![UserVariableItem::MaxLength(16384)];
-    let got = policy(vec![source("PACS", &[])]).negotiate(&request, "10.0.0.1".parse().unwrap()).unwrap();
+    let got = policy(vec![source("PACS", &[])]).negotiate(&request, "10.0.0.1".parse().unwrap(), false).unwrap();
     let uid = |text| Uid::parse(text).unwrap();
     let roles = RequestorRoles { scu: true, scp: false };
     assert_eq!(got.contexts[&3], Context { abstract_syntax: uid(CT), transfer_syntax: uid(EXPLICIT), roles });
@@ -129,7 +130,7 @@ fn requests_that_contradict_themselves_are_not_answered_with_an_association() {
     let fault = |edit: fn(&mut AssociationRQ)| {
         let mut request = request("PACS", "SIDELIGHT", &[(1, CT, &[EXPLICIT]), (3, CT, &[EXPLICIT])]);
         edit(&mut request);
-        policy(vec![source("PACS", &[])]).negotiate(&request, "10.0.0.1".parse().unwrap()).err()
+        policy(vec![source("PACS", &[])]).negotiate(&request, "10.0.0.1".parse().unwrap(), false).err()
     };
     assert_eq!(fault(|_| ()), None);
     assert_eq!(fault(|r| r.protocol_version = 3), None);
@@ -176,7 +177,7 @@ fn commitment_and_query_are_offered_to_the_sources_that_have_them() {
     ];
     let check = |source: Source, expected: [PresentationContextResultReason; 6]| {
         let request = request("PACS", "SIDELIGHT", &proposals);
-        let agreement = policy(vec![source]).negotiate(&request, "10.0.0.1".parse().unwrap()).unwrap();
+        let agreement = policy(vec![source]).negotiate(&request, "10.0.0.1".parse().unwrap(), false).unwrap();
         let got: Vec<_> = agreement.answer.presentation_contexts.into_iter().map(|c| c.reason).collect();
         assert_eq!(got, expected);
     };
@@ -212,7 +213,7 @@ fn roles_are_granted_as_far_as_there_is_somebody_to_play_the_other() {
         let mut request = request("PACS", "SIDELIGHT", &[(1, class, &[EXPLICIT])]);
         let item = |(scu, scp)| UserVariableItem::ScuScpRoleSelectionSubItem(class.into(), RequestorRoles { scu, scp });
         request.user_variables = wished.map(item).into_iter().collect();
-        let got = policy(vec![source]).negotiate(&request, "10.0.0.1".parse().unwrap()).unwrap();
+        let got = policy(vec![source]).negotiate(&request, "10.0.0.1".parse().unwrap(), false).unwrap();
         let roles = got.contexts.get(&1).map(|context| (context.roles.scu, context.roles.scp));
         assert_eq!(roles, expected, "{class} {wished:?}");
         let answered = got.answer.user_variables.iter().any(|answer| expected.map(item).as_ref() == Some(answer));
@@ -238,7 +239,7 @@ fn what_the_node_sends_itself_is_agreed_on_in_an_encoding_that_it_writes() {
     let check = |syntaxes: &[&str], roles: Vec<UserVariableItem>, expected: Option<&str>| {
         let mut request = request("PACS", "SIDELIGHT", &[(1, sr, syntaxes)]);
         request.user_variables = roles;
-        let got = policy(vec![trusted()]).negotiate(&request, "10.0.0.1".parse().unwrap()).unwrap();
+        let got = policy(vec![trusted()]).negotiate(&request, "10.0.0.1".parse().unwrap(), false).unwrap();
         assert_eq!(got.contexts.get(&1).map(|context| context.transfer_syntax.as_str()), expected, "{syntaxes:?}");
     };
     let deflated = "1.2.840.10008.1.2.1.99";
@@ -256,7 +257,7 @@ fn a_source_with_a_user_takes_nobody_else() {
         let identity = |name: &str| UserIdentity::new(true, UserIdentityType::Username, name.into(), vec![]);
         request.user_variables =
             name.map(|name| UserVariableItem::UserIdentityItem(identity(name))).into_iter().collect();
-        let got = policy(vec![pacs()]).negotiate(&request, "10.0.0.1".parse().unwrap());
+        let got = policy(vec![pacs()]).negotiate(&request, "10.0.0.1".parse().unwrap(), false);
         let positive = UserVariableItem::Unknown(0x59, vec![0, 0]);
         let heard = got.as_ref().is_ok_and(|agreement| agreement.answer.user_variables.contains(&positive));
         assert_eq!(heard, expected.is_ok());
@@ -265,4 +266,39 @@ fn a_source_with_a_user_takes_nobody_else() {
     check(Some("anna"), Ok(User::Checked("anna".into())));
     check(Some("bert"), Err(Refusal::Reject(Rejection::User)));
     check(None, Err(Refusal::Reject(Rejection::User)));
+}
+
+#[test]
+fn an_archive_that_was_asked_may_report_commitment_as_its_provider_and_nothing_else() {
+    use RequestorRoles as Roles;
+    let (scu, scp) = (Roles { scu: true, scp: false }, Roles { scu: false, scp: true });
+    let negotiate = |sources: Vec<Source>, archive: bool, class: &str, roles: Option<Roles>| {
+        let mut request = request("ARCHIVE", "SIDELIGHT", &[(1, class, &[IMPLICIT])]);
+        request.user_variables.extend(roles.map(|r| UserVariableItem::ScuScpRoleSelectionSubItem(class.into(), r)));
+        policy(sources).negotiate(&request, "10.0.0.1".parse().unwrap(), archive)
+    };
+    let agreed = |sources, archive, class, roles| {
+        negotiate(sources, archive, class, roles).unwrap().contexts.remove(&1).map(|context| context.roles)
+    };
+    let listed = |commitment| {
+        let archive = Source { commitment, ..source("ARCHIVE", &[]) };
+        vec![archive, source("PACS", &[])]
+    };
+    let others = || vec![source("PACS", &[])];
+    let commitment = STORAGE_COMMITMENT.uid;
+    assert_eq!(negotiate(others(), false, commitment, Some(scp)), Err(Refusal::Reject(Rejection::CallingAe)));
+    assert_eq!(agreed(others(), true, commitment, Some(scp)), Some(scp));
+    assert_eq!(agreed(others(), true, commitment, None), None, "a user of the service it may not be");
+    assert_eq!(agreed(others(), true, CT, None), None, "it is no source");
+    assert_eq!(agreed(others(), true, VERIFICATION.uid, None), Some(scu));
+    assert_eq!(agreed(listed(false), true, commitment, Some(scp)), Some(scp));
+    assert_eq!(agreed(listed(false), true, commitment, Some(scu)), None);
+    assert_eq!(
+        agreed(listed(true), true, commitment, Some(Roles { scu: true, scp: true })),
+        Some(Roles { scu: true, scp: true })
+    );
+    assert_eq!(agreed(listed(true), false, commitment, Some(scp)), None, "a source that was not asked");
+    let elsewhere = vec![source("ARCHIVE", &["10.0.0.2"])];
+    let rejected = negotiate(elsewhere, true, commitment, Some(scp));
+    assert_eq!(rejected, Err(Refusal::Reject(Rejection::CallingAe)), "not from where the source may come");
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use chrono::Utc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::watchdog::Loop;
 use super::{IDLE, LEASE, Node};
@@ -25,6 +25,9 @@ const ASSOCIATIONS_MAX: usize = 32;
 /// The longest that an association is kept open for the next report's turn; peers end idle ones.
 const PACE_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Waits of one attempt that each take at most the destination's timeout, and a few to spare.
+const STEPS_MAX: u32 = 16;
+
 /// Associations under way, and when the next report may go where the rate is limited.
 #[derive(Debug, Default)]
 struct Desk(Mutex<HashMap<String, Lane>>);
@@ -32,13 +35,18 @@ struct Desk(Mutex<HashMap<String, Lane>>);
 #[derive(Debug, Default)]
 struct Lane {
     associations: usize,
+    /// Those among them that delivered and are open.
+    working: usize,
     next: Option<Instant>,
+    /// The peer took no further association beside one that works: none is tried until then.
+    enough_until: Option<Instant>,
 }
 
 /// A place for one association, given back when dropped.
 struct Slot {
     desk: Arc<Desk>,
     destination: String,
+    works: bool,
 }
 
 /// What is left to do after an attempt.
@@ -85,7 +93,7 @@ impl Node {
                 continue;
             }
             let Some(slot) = Desk::slot(desk, &due.name, most) else { continue };
-            let Some(delivery) = self.claim_delivery(&due.name).await? else { continue };
+            let Some(delivery) = self.claim_delivery(&due.name, destination.as_ref()).await? else { continue };
             began = true;
             tasks.spawn(Arc::clone(self).deliver_all(destination, due, delivery, slot));
         }
@@ -97,8 +105,12 @@ impl Node {
         self.config().destinations.iter().find(|d| d.name == name).cloned()
     }
 
-    async fn claim_delivery(&self, destination: &str) -> Result<Option<Delivery>, StoreError> {
-        let due = self.store.due_deliveries(1, Some(destination), LEASE, Utc::now()).await?;
+    async fn claim_delivery(
+        &self,
+        name: &str,
+        destination: Option<&Destination>,
+    ) -> Result<Option<Delivery>, StoreError> {
+        let due = self.store.due_deliveries(1, Some(name), lease(destination), Utc::now()).await?;
         Ok(due.into_iter().next())
     }
 
@@ -108,7 +120,7 @@ impl Node {
         destination: Option<Destination>,
         mut due: DueDestination,
         first: Delivery,
-        slot: Slot,
+        mut slot: Slot,
     ) {
         let (mut session, mut next) = (None, Some(first));
         while let Some(delivery) = next.take() {
@@ -119,7 +131,8 @@ impl Node {
                     () = tokio::time::sleep(turn) => {}
                 }
             }
-            let after = self.deliver(destination.as_ref(), &due, &delivery, &mut session).await;
+            let after = self.deliver(destination.as_ref(), &due, &delivery, &mut session, &slot).await;
+            slot.set_works(session.is_some());
             if matches!(after, After::Stop) || self.cancel.is_cancelled() {
                 break;
             }
@@ -131,7 +144,7 @@ impl Node {
                 break;
             }
             tokio::time::sleep(pace).await;
-            next = self.claim_delivery(&due.name).await.unwrap_or_else(|error| {
+            next = self.claim_delivery(&due.name, destination.as_ref()).await.unwrap_or_else(|error| {
                 error!(%error, "looking for the next delivery failed; it will be tried again");
                 None
             });
@@ -149,6 +162,7 @@ impl Node {
         due: &DueDestination,
         delivery: &Delivery,
         session: &mut Option<Session>,
+        slot: &Slot,
     ) -> After {
         // What a reload changed, who may see probabilities above all, holds for this report already: it goes on the
         // next association, as the destination stands now.
@@ -176,12 +190,14 @@ impl Node {
             Err(error @ (DeliverError::NotAllowed(_) | DeliverError::File(_))) => {
                 return self.failed(delivery, &error.to_string(), Retry::Never).await;
             }
-            Err(error) => return self.unreached(due, delivery, &error).await,
+            Err(error) => return self.unreached(due, delivery, &error, slot).await,
         };
         let sent = open.send(&files).await;
         let reached = sent.as_ref().err().is_none_or(|error| !error.unreached());
-        if due.failures > 0
-            && reached
+        // A report that was taken says so by itself. Another association may have failed to reach the destination
+        // since.
+        if reached
+            && sent.is_err()
             && let Err(error) = self.store.destination_reached(&due.name).await
         {
             error!(%error, "it could not be recorded that a destination is back");
@@ -189,11 +205,10 @@ impl Node {
         match sent {
             Ok(sent) => {
                 *session = Some(open);
-                let now = Utc::now();
-                self.recorded(
-                    delivery,
-                    self.store.delivery_succeeded(delivery.id, &sent.sop_class, &sent.sop_instance, now).await,
-                )
+                let (now, commitment) = (Utc::now(), destination.commitment.is_some());
+                let (class, instance) = (&sent.sop_class, &sent.sop_instance);
+                let recorded = self.store.delivery_succeeded(delivery.id, class, instance, commitment, now);
+                self.recorded(delivery, recorded.await)
             }
             // A peer may end an association after each report: that says nothing of this one, which begins the next.
             Err(error @ DeliverError::Broken { .. }) if open.used() => {
@@ -202,7 +217,7 @@ impl Node {
             }
             Err(error) if !reached => {
                 open.end(Some(&error)).await;
-                self.unreached(due, delivery, &error).await
+                self.unreached(due, delivery, &error, slot).await
             }
             Err(error @ (DeliverError::Status { .. } | DeliverError::File(_))) => {
                 *session = Some(open);
@@ -237,8 +252,9 @@ impl Node {
         Ok((destination, variants))
     }
 
-    /// The destination could not be reached, which says nothing of the report.
-    async fn unreached(&self, due: &DueDestination, delivery: &Delivery, cause: &DeliverError) -> After {
+    /// The destination could not be reached, which says nothing of the report; nor of the destination while another
+    /// association with it works.
+    async fn unreached(&self, due: &DueDestination, delivery: &Delivery, cause: &DeliverError, slot: &Slot) -> After {
         let rules = self.config().delivery.clone();
         let wait = match cause.retry() {
             Retry::Soon => {
@@ -249,6 +265,11 @@ impl Node {
             Retry::Later | Retry::Never => rules.retry_max,
         };
         let (now, error) = (Utc::now(), cause.to_string());
+        if slot.enough(wait) {
+            warn!(destination = due.name, error, "no further association now; one that works goes on");
+            self.recorded(delivery, self.store.release_delivery(delivery.id).await);
+            return After::Stop;
+        }
         let queued_before = now - chrono::TimeDelta::from_std(rules.give_up_after).unwrap_or(chrono::TimeDelta::MAX);
         let attempt =
             Unreached { delivery: delivery.id, destination: &due.name, error: &error, now, next_at: now + wait };
@@ -287,17 +308,28 @@ impl Node {
     }
 }
 
+/// How long a report is claimed for: longer than the slowest attempt, which opens an association, asks four times for
+/// each of three SOP classes (`Session::send`) and ends it, and waits for its turn behind every other association
+/// before.
+fn lease(destination: Option<&Destination>) -> Duration {
+    let Some(destination) = destination else { return LEASE };
+    let lanes = u32::try_from(destination.associations_max).unwrap_or(u32::MAX);
+    let turns = destination.per_minute_max.map_or(Duration::ZERO, |rate| Duration::from_secs(60) * lanes / rate);
+    LEASE.max(destination.timeout * STEPS_MAX + turns + PACE_WAIT_MAX)
+}
+
 impl Desk {
     /// A place with a destination of which at most `most` are used.
     fn slot(desk: &Arc<Self>, destination: &str, most: usize) -> Option<Slot> {
         let mut lanes = desk.lanes();
         let running: usize = lanes.values().map(|lane| lane.associations).sum();
         let lane = lanes.entry(destination.to_owned()).or_default();
-        if lane.associations >= most || running >= ASSOCIATIONS_MAX {
+        let enough = lane.associations > 0 && lane.enough_until.is_some_and(|until| until > Instant::now());
+        if lane.associations >= most || running >= ASSOCIATIONS_MAX || enough {
             return None;
         }
         lane.associations += 1;
-        Some(Slot { desk: Arc::clone(desk), destination: destination.to_owned() })
+        Some(Slot { desk: Arc::clone(desk), destination: destination.to_owned(), works: false })
     }
 
     /// How long until the next report may go there.
@@ -322,8 +354,30 @@ impl Desk {
     }
 }
 
+impl Slot {
+    /// Notes whether its association delivered and is open.
+    fn set_works(&mut self, works: bool) {
+        let before = std::mem::replace(&mut self.works, works);
+        if let Some(lane) = self.desk.lanes().get_mut(&self.destination) {
+            lane.working = lane.working + usize::from(works) - usize::from(before);
+        }
+    }
+
+    /// Whether another association works; then no further one is tried for so long.
+    fn enough(&self, wait: Duration) -> bool {
+        let mut lanes = self.desk.lanes();
+        let Some(lane) = lanes.get_mut(&self.destination) else { return false };
+        let others = lane.working > usize::from(self.works);
+        if others {
+            lane.enough_until = Some(Instant::now() + wait);
+        }
+        others
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.set_works(false);
         if let Some(lane) = self.desk.lanes().get_mut(&self.destination) {
             lane.associations = lane.associations.saturating_sub(1);
         }
@@ -345,6 +399,44 @@ mod tests {
         drop(first);
         assert!(Desk::slot(&desk, "pacs", 1).is_none(), "one is still used");
         assert!(Desk::slot(&desk, "pacs", 2).is_some());
+    }
+
+    #[test]
+    fn a_peer_that_takes_no_further_association_is_not_asked_for_one_while_another_works() {
+        let (desk, wait) = (Arc::new(Desk::default()), Duration::from_secs(60));
+        let place = || Desk::slot(&desk, "pacs", 2);
+        let (mut first, second) = (place().expect("free"), place().expect("free"));
+        assert!(!second.enough(wait), "none works: the destination is down");
+        first.set_works(true);
+        assert!(!first.enough(wait), "its own failure is no other's success");
+        assert!(second.enough(wait));
+        drop(second);
+        assert!(place().is_none());
+        drop(first);
+        assert!(place().is_some(), "none is left: one may ask");
+    }
+
+    #[test]
+    fn a_claim_outlasts_the_slowest_attempt() {
+        let slow = |timeout, associations_max, per_minute_max| Destination {
+            name: "pacs".into(),
+            endpoint: crate::config::Endpoint::Dimse {
+                ae_title: crate::domain::AeTitle::parse("PACS").expect("a title"),
+                host: "h".into(),
+                port: 1,
+                tls: None,
+            },
+            audit: true,
+            disclose: Disclosure::Withheld,
+            timeout: Duration::from_secs(timeout),
+            associations_max,
+            per_minute_max,
+            commitment: None,
+        };
+        assert_eq!(lease(None), LEASE);
+        assert_eq!(lease(Some(&slow(30, 1, None))), LEASE);
+        assert!(lease(Some(&slow(3600, 1, None))) > Duration::from_secs(14 * 3600));
+        assert!(lease(Some(&slow(30, 64, Some(1)))) > Duration::from_secs(64 * 60));
     }
 
     #[test]

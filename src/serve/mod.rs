@@ -1,12 +1,13 @@
 //! The node: wires the stages, their wake-ups, reload and shutdown. Holds no logic of any stage.
 //!
-//! Four loops look into the index and act on what they find: `read` what arrived, `close` what is complete, `deliver`
-//! what is due, delete what is past its `retention`. Wake-ups only shorten the wait, so a restart is the ordinary
-//! path. `reload` changes what can change while they run, `watchdog` tells the service manager that they do.
-//! Neighbours: every stage below. Left out: arguments, signals and exit codes (`main`).
+//! Loops look into the index and act on what they find: `read` what arrived, `close` what is complete, `deliver` what
+//! is due, report `commitments` and ask for `confirmations`, delete what is past its `retention`. Wake-ups only shorten
+//! the wait, so a restart is the ordinary path. `reload` changes what can change while they run, `watchdog` tells the
+//! service manager that they do. Neighbours: every stage below. Left out: arguments, signals and exit codes (`main`).
 
 mod close;
 mod commitments;
+mod confirmations;
 mod deliver;
 mod read;
 mod reload;
@@ -26,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::analyse::Analyser;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, callers, open_to_others};
 use crate::receive::Receiver;
 use crate::store::Store;
 use crate::web;
@@ -37,7 +38,7 @@ use watchdog::{Loop, Manager, Pulse};
 
 /// How long the loops wait without a wake-up: what another process changed is seen within this.
 const IDLE: Duration = Duration::from_secs(1);
-/// Claims of work; lifted early by whoever finishes it, and at every start.
+/// Claims of work; lifted early by whoever finishes it, prolonged by whoever takes longer, and lifted at every start.
 const LEASE: Duration = Duration::from_secs(600);
 /// An instance or study that was tried this often without an end is given up with a visible outcome.
 const ATTEMPTS_MAX: u32 = 3;
@@ -73,10 +74,16 @@ struct Node {
 pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyhow::Result<()> {
     let Control { cancel, reloads, load, filter_logs } = control;
     let manager = Arc::new(Manager::from_environment());
+    for (key, path) in config.secret_files() {
+        if let Some(remark) = open_to_others(&path) {
+            warn!(key, "a file with a secret: {remark}");
+        }
+    }
     let store = Store::open(&config.store).await?;
-    let (tls_settings, sources) = (config.tls.clone(), config.sources.clone());
-    let tls = tokio::task::spawn_blocking(move || Tls::load(&tls_settings, &sources)).await??;
-    let receiver = Receiver::bind(&config.node, &config.sources, &tls).await?;
+    let archives = config.archives();
+    let (tls_settings, callers) = (config.tls.clone(), callers(&config.sources, &archives));
+    let tls = tokio::task::spawn_blocking(move || Tls::load(&tls_settings, &callers)).await??;
+    let receiver = Receiver::bind(&config.node, &config.sources, &archives, &tls).await?;
     let (dicom, dicom_tls) = (receiver.local_addr()?, receiver.local_addr_tls()?);
     let ready = Arc::new(AtomicBool::new(false));
     let web = web::bind(&config, &tls, store.clone(), Arc::clone(&ready)).await?;
@@ -109,6 +116,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
     tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
     tasks.spawn(Arc::clone(&node).supervise("reporting commitments", Arc::clone(&node).commitment_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("asking for commitments", Arc::clone(&node).confirmation_loop()));
     tasks.spawn(Arc::clone(&node).supervise("retention", Arc::clone(&node).retention_loop()));
     tasks.spawn(Arc::clone(&node).supervise("reloading", Arc::clone(&node).reload_loop(reload)));
     tasks.spawn(Arc::clone(&node).supervise("the watchdog", Arc::clone(&node).watch(Arc::clone(&manager))));

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::watchdog::Loop;
 use super::{ATTEMPTS_MAX, IDLE, INTERRUPTIONS_MAX, LEASE, Node};
+use crate::analyse::Read;
 use crate::domain::{Purpose, Refusal, RefusalCode, Timestamp, Uid};
 use crate::store::{PendingInstance, Reading};
 
@@ -52,7 +53,7 @@ impl Node {
         }
         let config = self.config();
         let clinical = config.clinical(Some(&pending.called));
-        let mut read = match self.analyser.read(&pending.path, clinical).await {
+        let mut read = match self.read_claimed(&pending, clinical).await {
             Ok(read) => read,
             // The claim stays: the next start lifts it, and does not count it as an attempt.
             Err(error) => return self.give_up(&format!("inference ended: {error:#}")),
@@ -119,6 +120,22 @@ impl Node {
             }
         };
         self.save(sop_instance, reading).await;
+    }
+
+    /// Prolongs the claim for as long as reading takes: the time limit of a worker holds for each part of a long image.
+    async fn read_claimed(&self, pending: &PendingInstance, clinical: &[String]) -> anyhow::Result<Read> {
+        let reading = self.analyser.read(&pending.path, clinical);
+        tokio::pin!(reading);
+        loop {
+            tokio::select! {
+                read = &mut reading => return read,
+                () = tokio::time::sleep(LEASE / 4) => {
+                    if let Err(error) = self.store.prolong_instance(&pending.sop_instance, LEASE, Utc::now()).await {
+                        warn!(%error, "the claim of an object that is being read was not prolonged");
+                    }
+                }
+            }
+        }
     }
 
     async fn save(&self, sop_instance: &Uid, reading: Reading<'_>) {

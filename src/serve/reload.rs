@@ -1,4 +1,5 @@
-//! Loads the configuration again without dropping an association: what can change does, for work that begins from now on.
+//! Loads the configuration again without dropping an association: what can change does, for work that begins from now
+//! on.
 //!
 //! A configuration with a fault changes nothing; all its faults are in the log. Neighbours: `main` turns SIGHUP into
 //! requests, `receive` and `web` take the new rules at their gates. Left out: what a key means.
@@ -10,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Node;
 use super::watchdog::Manager;
-use crate::config::{Config, ConfigError, Log, Node as NodeSection, Store, Web};
+use crate::config::{Config, ConfigError, Log, Node as NodeSection, Store, Web, callers};
 use crate::{receive, web};
 
 /// What a reload needs.
@@ -75,7 +76,7 @@ async fn open_gates(reload: &Reload, config: &Config) -> anyhow::Result<()> {
     let (gate, web_gate, config) = (reload.gate.clone(), reload.web_gate.clone(), config.clone());
     let opened = tokio::task::spawn_blocking(move || {
         let clients = web_gate.as_ref().map(|_| web::Clients::of(&config.web)).transpose()?;
-        gate.set(&config.node, &config.sources)?;
+        gate.set(&config.node, &config.sources, &config.archives())?;
         if let (Some(gate), Some(clients)) = (web_gate, clients) {
             gate.set(clients);
         }
@@ -87,8 +88,8 @@ async fn open_gates(reload: &Reload, config: &Config) -> anyhow::Result<()> {
 impl Node {
     /// Certificates and pins; those that were read before stay in use where that fails.
     async fn reload_certificates(&self, config: &Config) {
-        let (tls, sources) = (Arc::clone(&self.tls), config.sources.clone());
-        let reloaded = tokio::task::spawn_blocking(move || tls.reload(&sources)).await;
+        let (tls, callers) = (Arc::clone(&self.tls), callers(&config.sources, &config.archives()));
+        let reloaded = tokio::task::spawn_blocking(move || tls.reload(&callers)).await;
         if let Ok(Err(error)) = reloaded {
             error!(%error, "the certificates were not loaded again; the old ones stay in use");
         }

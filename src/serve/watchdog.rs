@@ -25,16 +25,17 @@ pub(super) enum Loop {
     Closing,
     Delivering,
     Committing,
+    Confirming,
 }
 
-const LOOPS: [Loop; 4] = [Loop::Reading, Loop::Closing, Loop::Delivering, Loop::Committing];
+const LOOPS: [Loop; 5] = [Loop::Reading, Loop::Closing, Loop::Delivering, Loop::Committing, Loop::Confirming];
 
 /// When each loop last came by.
 #[derive(Debug)]
 pub(super) struct Pulse {
     began: Instant,
     /// Milliseconds after `began`, in the order of [`Loop`].
-    beats: [AtomicU64; 4],
+    beats: [AtomicU64; 5],
 }
 
 /// The service manager's socket, where there is one.

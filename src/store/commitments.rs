@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +18,9 @@ use tracing::{error, info, warn};
 use crate::dicom::{CommitmentOutcome, CommitmentRq, SopReference, Status};
 use crate::domain::{AeTitle, Digest, Timestamp, Uid};
 
+use super::hashing::digest_from;
 use super::index::{Columns, micros, shifted};
-use super::{Commitment, Store, StoreError, blocking};
+use super::{Commitment, Store, StoreError, blocking, confirmations};
 
 /// How long requests are remembered after their end, so that a Transaction UID that is used again is told.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -237,22 +238,26 @@ impl Store {
         }
         let (path, bytes, expected): (PathBuf, u64, Digest) =
             (self.spool().absolute(&path), row.count("bytes")?, row.parsed("digest")?);
-        let file = path.clone();
         let permit = Arc::clone(&self.inner.judging).acquire_owned().await.map_err(|_| StoreError::Closing)?;
         let found = blocking(move || {
             // Held until the file is read, also where nobody waits for that any more.
             let _permit = permit;
-            Ok(digest_of_tail(&file, bytes))
+            Ok(digest_of_tail(&path, bytes))
         });
         let found = found.await?;
+        // The file's name holds the UID.
+        let object = self.log_id(reference.sop_instance.as_str());
         match found {
             Ok(digest) if digest == expected => Ok(Status::SUCCESS),
             Ok(_) => {
-                error!(file = %path.display(), "an object is not what it was when it arrived; restore it from a backup");
+                error!(
+                    object,
+                    "an object is not what it was when it arrived; `fsck --digests` names it: restore it from a backup"
+                );
                 Ok(Status::PROCESSING_FAILURE)
             }
             Err(cause) => {
-                error!(file = %path.display(), %cause, "an indexed object cannot be read; restore it from a backup");
+                error!(object, cause = %cause.kind(), "an indexed object cannot be read: find it by `fsck`, restore it");
                 Ok(Status::PROCESSING_FAILURE)
             }
         }
@@ -285,21 +290,14 @@ impl Store {
 
 /// Forgets requests that ended long ago.
 pub(super) async fn forget(tx: &mut Transaction<'_, Sqlite>, now: Timestamp) -> Result<(), StoreError> {
-    let sql = "DELETE FROM commitments WHERE ended_at < ?";
-    sqlx::query(sql).bind(shifted(now, REMEMBERED, -1)).execute(&mut **tx).await?;
-    Ok(())
+    let before = shifted(now, REMEMBERED, -1);
+    sqlx::query("DELETE FROM commitments WHERE ended_at < ?").bind(before).execute(&mut **tx).await?;
+    confirmations::forget(tx, before).await
 }
 
-/// BLAKE3 over the last `bytes` of a file: the data set behind preamble and meta group.
+/// The digest of the last `bytes` of a file: the data set behind preamble and meta group.
 fn digest_of_tail(path: &Path, bytes: u64) -> io::Result<Digest> {
     let mut file = File::open(path)?;
     let head = file.metadata()?.len().checked_sub(bytes).ok_or(io::ErrorKind::UnexpectedEof)?;
-    file.seek(SeekFrom::Start(head))?;
-    let (mut hash, mut buffer) = (blake3::Hasher::new(), vec![0; 256 << 10]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Digest::from_hash(hash.finalize().as_bytes())),
-            count => hash.update(&buffer[..count]),
-        };
-    }
+    digest_from(&mut file, head)
 }

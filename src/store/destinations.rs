@@ -5,6 +5,7 @@
 //! between two attempts, which the caller decides.
 
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Sqlite, Transaction};
 use tracing::{info, warn};
 
 use crate::domain::{Timestamp, Uid};
@@ -36,9 +37,7 @@ impl Store {
     /// A destination answered that was down: its queue flows again.
     pub async fn destination_reached(&self, name: &str) -> Result<(), StoreError> {
         let mut tx = self.index().write().await?;
-        let sql = "UPDATE destinations SET failures = 0, down_since = NULL, next_at = NULL, last_error = NULL
-                   WHERE name = ? AND failures > 0";
-        let back = sqlx::query(sql).bind(name).execute(&mut *tx).await?.rows_affected() > 0;
+        let back = reached(&mut tx, name).await?;
         self.index().commit(tx).await?;
         if back {
             info!(destination = name, "the destination is back; what waited for it is sent");
@@ -47,8 +46,8 @@ impl Store {
         Ok(())
     }
 
-    /// An attempt did not reach its destination. All that is for it waits until `next_at`; what waited too long is given
-    /// up, and fails its study.
+    /// An attempt did not reach its destination. All that is for it waits until `next_at`; what waited too long is
+    /// given up, and fails its study.
     pub async fn destination_unreached(&self, attempt: Unreached<'_>, give_up: GiveUp) -> Result<(), StoreError> {
         let Unreached { delivery, destination, error, now, next_at } = attempt;
         let mut tx = self.index().write().await?;
@@ -79,7 +78,8 @@ impl Store {
             fail(&mut tx, &study, &format!("delivery to {destination} was given up: {error}")).await?;
         }
         self.index().commit(tx).await?;
-        warn!(destination, failures, error, next_at = ?next_at, given_up = given_up.len(), "delivery failed: the destination is down");
+        let given_up = given_up.len();
+        warn!(destination, failures, error, ?next_at, given_up, "delivery failed: the destination is down");
         self.wake().delivery_due.notify_one();
         Ok(())
     }
@@ -98,6 +98,7 @@ impl Store {
         let sql = "SELECT d.destination, count(*) FILTER (WHERE d.state = 'pending') AS pending,
                        count(*) FILTER (WHERE d.state = 'failed') AS failed,
                        count(*) FILTER (WHERE d.state = 'delivered') AS delivered,
+                       count(*) FILTER (WHERE d.commitment = 'asked') AS unconfirmed,
                        max(d.delivered_at) AS delivered_at, ifnull(s.failures, 0) AS failures, s.down_since, s.next_at,
                        s.last_error
                    FROM deliveries d LEFT JOIN destinations s ON s.name = d.destination
@@ -116,9 +117,17 @@ impl Store {
                 pending: row.count("pending")?,
                 delivered: row.count("delivered")?,
                 failed: row.count("failed")?,
+                unconfirmed: row.count("unconfirmed")?,
                 delivered_at: row.opt_time("delivered_at")?,
             });
         }
         Ok(states)
     }
+}
+
+/// Notes that a destination is up; whether it was down.
+pub(super) async fn reached(tx: &mut Transaction<'_, Sqlite>, name: &str) -> Result<bool, StoreError> {
+    let sql = "UPDATE destinations SET failures = 0, down_since = NULL, next_at = NULL, last_error = NULL
+               WHERE name = ? AND failures > 0";
+    Ok(sqlx::query(sql).bind(name).execute(&mut **tx).await?.rows_affected() > 0)
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read, Seek};
 use std::path::Path;
 
 use serde::Serialize;
@@ -17,6 +17,7 @@ use crate::config;
 use crate::dicom::{FileMeta, META_BYTES_MAX, read_meta};
 use crate::domain::{AeTitle, Digest, RefusalCode, Timestamp, Uid};
 
+use super::hashing::digest_from;
 use super::index::{Access, Columns, Index, micros};
 use super::outbox::report_lost;
 use super::salvage;
@@ -70,6 +71,9 @@ pub struct Examined {
     pub reports: u64,
     /// Bytes that were read for their digests.
     pub bytes_read: u64,
+    /// What lies in `damaged/`, until it is past its retention or somebody empties it: files, and their bytes.
+    pub damaged_files: u64,
+    pub damaged_bytes: u64,
     pub faults: Vec<FolderFault>,
 }
 
@@ -91,8 +95,8 @@ pub async fn fsck(
         return Err(StoreError::NoIndex(config.data_dir.clone()));
     }
     if !had_index && !options.repair {
-        let note = "restore it from a backup together with its folder, or --repair makes an empty one and receives every \
-                    object of spool/ anew";
+        let note = "restore it from a backup together with its folder, or --repair makes an empty one and receives \
+                    every object of spool/ anew";
         examined.note(FaultKind::Index, "index.sqlite: it is gone", false, note);
         return Ok(examined);
     }
@@ -163,6 +167,11 @@ impl Examination<'_> {
         if self.options.digests {
             self.conflicts(&files).await?;
         }
+        // After the repairs, which may set more aside.
+        let spool = self.spool.clone();
+        let aside = blocking(move || spool.damaged()).await?;
+        self.examined.damaged_files = aside.iter().map(|a| a.files).sum();
+        self.examined.damaged_bytes = aside.iter().map(|a| a.bytes).sum();
         Ok(())
     }
 
@@ -450,14 +459,13 @@ struct Object {
 
 impl Object {
     fn read(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let mut file = File::open(path)?;
         let written_at = fs::metadata(path).and_then(|m| m.modified()).ok().map(Timestamp::from);
-        let mut reader = BufReader::with_capacity(1 << 18, file);
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let mut head = Vec::new();
         let meta = loop {
             let before = head.len();
-            (&mut reader).take(HEAD_STEP_BYTES).read_to_end(&mut head)?;
+            (&mut file).take(HEAD_STEP_BYTES).read_to_end(&mut head)?;
             match read_meta(&head).map_err(|e| invalid(e.to_string()))? {
                 Some(meta) => break meta,
                 None if head.len() == before || head.len() > META_BYTES_MAX => {
@@ -466,20 +474,10 @@ impl Object {
                 None => {}
             }
         };
-        let (mut hash, mut bytes, mut buffer) = (blake3::Hasher::new(), 0, vec![0; 1 << 18]);
-        let mut file_bytes = head.len() as u64;
-        hash.update(&head[meta.length..]);
-        bytes += (head.len() - meta.length) as u64;
-        loop {
-            let read = reader.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            hash.update(&buffer[..read]);
-            bytes += read as u64;
-            file_bytes += read as u64;
-        }
-        Ok(Self { meta, digest: Digest::from_hash(hash.finalize().as_bytes()), bytes, file_bytes, written_at })
+        let start = meta.length as u64;
+        let digest = digest_from(&mut file, start)?;
+        let file_bytes = file.stream_position()?;
+        Ok(Self { meta, digest, bytes: file_bytes - start, file_bytes, written_at })
     }
 }
 

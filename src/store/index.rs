@@ -32,12 +32,13 @@ use super::trust::Trust;
 use super::{Recovered, StoreError};
 
 /// Version, name and statements of each migration. Those that were released never change.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "index", include_str!("migrations/0001_index.sql")),
     (2, "services", include_str!("migrations/0002_services.sql")),
     (3, "lifecycle", include_str!("migrations/0003_lifecycle.sql")),
     (4, "announced study", include_str!("migrations/0004_announced_study.sql")),
     (5, "intake", include_str!("migrations/0005_intake.sql")),
+    (6, "confirmations", include_str!("migrations/0006_confirmations.sql")),
 ];
 
 /// How long a statement waits for another process's transaction. A sender waits as long for its answer.
@@ -263,6 +264,10 @@ impl Index {
             let sql = format!("UPDATE {table} SET lease_until = NULL WHERE lease_until IS NOT NULL");
             sqlx::query(&sql).execute(&mut *tx).await?;
         }
+        // An answer may have found nobody here: every destination that owes one is asked again.
+        let sql =
+            "UPDATE deliveries SET commitment_next_at = ?1 WHERE commitment = 'asked' AND commitment_next_at > ?1";
+        sqlx::query(sql).bind(micros(now)).execute(&mut *tx).await?;
         sqlx::query("UPDATE studies SET first_at = ? WHERE state = 'open'").bind(micros(now)).execute(&mut *tx).await?;
         self.commit(tx).await?;
         Ok(Recovered { interrupted, ..Recovered::default() })

@@ -11,20 +11,23 @@
 //! ```
 //! An object is acknowledged after: file renamed into `spool/` → file and folder synced → index transaction
 //! committed. A kill before the last step leaves at most a file that the index does not know; [`Store::open`]
-//! sets it aside, though nobody was told that it arrived: the index may be an older one. A sync that fails is never tried again (`trust`): the store
-//! then answers nothing with Success, and the start that follows reads back what it acknowledged last (`verify`).
-//! Claims of work are leases in the index, lifted by `open`, so
-//! a restart continues where the node stopped. [`Wake`] only says that looking into the index is worth while.
+//! sets it aside, though nobody was told that it arrived: the index may be an older one. A sync that fails is never
+//! tried again (`trust`): the store then answers nothing with Success, and the start that follows reads back what it
+//! acknowledged last (`verify`). Claims of work are leases in the index, lifted by `open`, so a restart continues where
+//! the node stopped. [`Wake`] only says that looking into the index is worth while.
 //!
-//! Neighbours: `domain`, `config`, `dicom` and `assemble` below; the stages, `serve`, `web` and the commands above. All SQL
-//! of the project is in this folder. Left out: reading a data set of others (`pixels`) and every decision about a study.
+//! Neighbours: `domain`, `config`, `dicom` and `assemble` below; the stages, `serve`, `web` and the commands above. All
+//! SQL of the project is in this folder. Left out: reading a data set of others (`pixels`) and every decision about a
+//! study.
 
 mod arrival;
 mod backup;
 mod catalog;
 mod commitments;
+mod confirmations;
 mod destinations;
 mod fsck;
+mod hashing;
 mod index;
 mod intake;
 mod outbox;
@@ -65,7 +68,7 @@ pub use backup::{BackedUp, Files};
 pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
 pub use records::{
-    Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp,
+    Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp, Inquiry,
     InstanceDetail, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, Purged, Reading, Recovered,
     ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow, Unreached,
 };
@@ -88,6 +91,8 @@ pub struct Wake {
     pub delivery_due: Arc<Notify>,
     /// A request for storage commitment waits for its report.
     pub commitment_due: Arc<Notify>,
+    /// A destination is to be asked for storage commitment.
+    pub confirmation_due: Arc<Notify>,
 }
 
 /// Why the store did not do what was asked.
@@ -115,11 +120,15 @@ pub enum StoreError {
          `sidelight fsck --repair` make a new one from the objects", path.display()
     )]
     Damaged { path: PathBuf, cause: String },
-    #[error("the index {} is not of this version of sidelight ({cause}); use the version that wrote it", path.display())]
+    #[error(
+        "the index {} is not of this version of sidelight ({cause}); use the version that wrote it",
+        path.display()
+    )]
     Version { path: PathBuf, cause: String },
     #[error(
-        "{files} files in {} are not in its index, more than a crash leaves behind: is the index an older or a new one? \
-         restore the one that belongs here, move the folder away, or have `sidelight fsck --repair` receive them anew",
+        "{files} files in {} are not in its index, more than a crash leaves behind: is the index an older or a new \
+         one? restore the one that belongs here, move the folder away, or have `sidelight fsck --repair` receive them \
+         anew",
         dir.display()
     )]
     Strangers { dir: PathBuf, files: usize },
@@ -148,6 +157,11 @@ pub enum StoreError {
          deletes them all the same"
     )]
     Committed(Uid),
+    #[error(
+        "a destination that was asked has not committed to keep a report of study {0} (`studies show`); --force \
+         deletes it all the same"
+    )]
+    Unconfirmed(Uid),
     #[error("study {0} is not open; `sidelight studies show` tells what became of it")]
     NotOpen(Uid),
     #[error("objects of study {0} are past store.objects_kept; send the study again")]
@@ -200,6 +214,7 @@ impl Store {
                 return Err(StoreError::Strangers { dir: config.data_dir.clone(), files });
             }
         }
+        spool.show_by(&index.identity().await?.1);
         let mut recovered = index.lift_leases(chrono::Utc::now()).await?;
         recovered.damaged = verify::look(&spool, &index).await?;
         let indexed = index.paths().await?;
@@ -303,10 +318,7 @@ impl Store {
     /// A stand-in for an identifier of a patient or study in logs: 16 hexadecimal digits of an HMAC-SHA-256 under a
     /// key of this data folder.
     pub fn log_id(&self, identifier: &str) -> String {
-        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(self.inner.log_key.as_str().as_bytes())
-            .expect("HMAC takes keys of any length");
-        mac.update(identifier.as_bytes());
-        mac.finalize().into_bytes().iter().take(8).map(|b| format!("{b:02x}")).collect()
+        keyed_hash(&self.inner.log_key, identifier)
     }
 
     /// What [`Store::open`] had to put right.
@@ -322,6 +334,7 @@ impl Store {
         intake: Option<Intake>,
     ) -> Result<Self, StoreError> {
         let (device_uid, log_key) = index.identity().await?;
+        spool.show_by(&log_key);
         let judging = Arc::new(Semaphore::new(commitments::JUDGING_MAX));
         Ok(Self { inner: Arc::new(Inner { spool, index, wake, device_uid, log_key, recovered, judging, intake }) })
     }
@@ -347,6 +360,7 @@ impl Wake {
         self.study_changed.notify_one();
         self.delivery_due.notify_one();
         self.commitment_due.notify_one();
+        self.confirmation_due.notify_one();
     }
 }
 
@@ -374,7 +388,7 @@ impl StoreError {
 
     /// A failed file operation; a full disk or quota is told apart.
     fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
+        let path = spool::without_uid(path);
         move |source| match source.kind() {
             io::ErrorKind::ReadOnlyFilesystem => {
                 Self::ReadOnly(path.parent().map_or_else(PathBuf::new, Path::to_owned))
@@ -399,6 +413,12 @@ impl From<sqlx::Error> for StoreError {
             (_, e) => Self::Index(e),
         }
     }
+}
+
+fn keyed_hash(key: &Digest, identifier: &str) -> String {
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key.as_str().as_bytes()).expect("HMAC takes keys of any length");
+    mac.update(identifier.as_bytes());
+    mac.finalize().into_bytes().iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
 /// Runs file work off the runtime's threads.

@@ -1,8 +1,8 @@
 //! The outbox: which reports are due where, and what came of each attempt.
 //!
 //! To one destination the reports of one study go one after the other, so that the newest arrives last. Neighbours:
-//! `studies` fills it, `deliver` empties it, `destinations` knows which of them are down. Left out: how long to wait between attempts and when to give up, which
-//! the caller decides.
+//! `studies` fills it, `deliver` empties it, `destinations` knows which of them are down. Left out: how long to wait
+//! between attempts and when to give up, which the caller decides.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use tracing::{info, warn};
 
 use crate::domain::{Disclosure, Report, Timestamp, Uid};
 
-use super::index::{Columns, micros, shifted};
+use super::destinations::reached;
+use super::index::{Columns, json, micros, shifted};
 use super::{Delivery, Resend, Store, StoreError};
 
 impl Store {
@@ -66,22 +67,25 @@ impl Store {
     }
 
     /// The destination accepted the report, as this SOP class and instance. When all current deliveries of the study
-    /// came that far, the study is delivered.
+    /// came that far, the study is delivered. `commitment`: the destination is to be asked whether it keeps the report.
     pub async fn delivery_succeeded(
         &self,
         id: i64,
         sent_sop_class: &Uid,
         sent_sop_instance: &Uid,
+        commitment: bool,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.index().write().await?;
         let sql = "UPDATE deliveries SET state = 'delivered', lease_until = NULL, attempts = attempts + 1,
-                   last_error = NULL, delivered_at = ?, sent_sop_class = ?, sent_sop_instance = ? WHERE id = ?
-                   RETURNING study, destination, attempts";
+                   last_error = NULL, delivered_at = ?1, sent_sop_class = ?2, sent_sop_instance = ?3,
+                   commitment = iif(?4, 'asked', NULL), commitment_next_at = iif(?4, ?1, NULL), commitment_attempts = 0,
+                   commitment_error = NULL WHERE id = ?5 RETURNING study, destination, attempts";
         let row = sqlx::query(sql)
             .bind(micros(now))
             .bind(sent_sop_class.as_str())
             .bind(sent_sop_instance.as_str())
+            .bind(commitment)
             .bind(id)
             .fetch_optional(&mut *tx)
             .await?;
@@ -95,9 +99,18 @@ impl Store {
                  WHERE r.study = ?1 AND r.current = 1 AND d.state <> 'delivered')"
         );
         sqlx::query(&sql).bind(study.as_str()).execute(&mut *tx).await?;
+        // Another association may have failed to reach it since this one was opened.
+        let destination = row.text("destination")?;
+        let back = reached(&mut tx, &destination).await?;
         self.index().commit(tx).await?;
-        info!(delivery = id, destination = row.text("destination")?, attempts = row.int("attempts")?, "delivered");
+        if back {
+            info!(destination, "the destination is back; what waited for it is sent");
+        }
+        info!(delivery = id, destination, attempts = row.int("attempts")?, "delivered");
         self.wake().delivery_due.notify_one();
+        if commitment {
+            self.wake().confirmation_due.notify_one();
+        }
         Ok(())
     }
 
@@ -127,8 +140,12 @@ impl Store {
         self.resend_matching(Resend { study: Some(study), ..Resend::default() }, now).await
     }
 
-    /// Makes every delivery of a current report that matches due at once, as if it had never been tried; gives their
-    /// number. A destination that is down is tried at once too.
+    /// Makes every delivery that matches due at once, as if it had never been tried; gives their number. A destination
+    /// that is down is tried at once too.
+    ///
+    /// Of all deliveries those of current reports; of failed ones also those of older reports that were not withdrawn
+    /// (`study.late = "always"`), and after such a one whatever of its study the destination has taken since, once
+    /// more, so that the newest report is still the last to arrive.
     pub async fn resend_matching(&self, which: Resend<'_>, now: Timestamp) -> Result<u64, StoreError> {
         let mut tx = self.index().write().await?;
         if let Some(study) = which.study {
@@ -137,19 +154,18 @@ impl Store {
                 return Err(StoreError::UnknownStudy(study.clone()));
             }
         }
+        let sql = "SELECT d.id FROM deliveries d JOIN reports r ON r.id = d.report
+                   WHERE (?1 IS NULL OR d.study = ?1) AND (?2 IS NULL OR d.destination = ?2) AND r.path IS NOT NULL
+                       AND iif(?3, d.state = 'failed' OR (d.state = 'delivered' AND EXISTS (
+                           SELECT 1 FROM deliveries o JOIN reports q ON q.id = o.report WHERE o.study = d.study
+                               AND o.destination = d.destination AND o.id < d.id AND o.state = 'failed'
+                               AND q.path IS NOT NULL)), r.current = 1)";
+        let query = sqlx::query_scalar(sql).bind(which.study.map(Uid::as_str)).bind(which.destination);
+        let ids: Vec<i64> = query.bind(which.failed_only).fetch_all(&mut *tx).await?;
         let sql = "UPDATE deliveries SET state = 'pending', attempts = 0, queued_at = ?1, next_at = ?1,
-                   last_error = NULL, delivered_at = NULL
-                   WHERE (?2 IS NULL OR study = ?2) AND (?3 IS NULL OR destination = ?3)
-                       AND (?4 = 0 OR state = 'failed') AND EXISTS (SELECT 1 FROM reports r
-                           WHERE r.id = deliveries.report AND r.current = 1 AND r.path IS NOT NULL)
-                   RETURNING study, destination";
-        let rows = sqlx::query(sql)
-            .bind(micros(now))
-            .bind(which.study.map(Uid::as_str))
-            .bind(which.destination)
-            .bind(which.failed_only)
-            .fetch_all(&mut *tx)
-            .await?;
+                   last_error = NULL, delivered_at = NULL, commitment = NULL, commitment_next_at = NULL,
+                   commitment_error = NULL WHERE id IN (SELECT value FROM json_each(?2)) RETURNING study, destination";
+        let rows = sqlx::query(sql).bind(micros(now)).bind(json(&ids)?).fetch_all(&mut *tx).await?;
         let (mut studies, mut destinations) = (BTreeSet::new(), BTreeSet::new());
         for row in &rows {
             studies.insert(row.text("study")?);

@@ -29,8 +29,8 @@ impl Store {
                        SELECT sop_instance FROM instances
                        WHERE state = 'received' AND path IS NOT NULL AND (lease_until IS NULL OR lease_until <= ?2)
                        ORDER BY received_at, sop_instance LIMIT ?3)
-                   RETURNING sop_instance, sop_class, transfer_syntax, path, calling, called, received_at, announced_study,
-                       attempts, interrupted";
+                   RETURNING sop_instance, sop_class, transfer_syntax, path, calling, called, received_at,
+                       announced_study, attempts, interrupted";
         let rows =
             sqlx::query(sql).bind(shifted(now, lease, 1)).bind(micros(now)).bind(limit).fetch_all(&mut *tx).await?;
         let mut claimed = Vec::with_capacity(rows.len());
@@ -70,6 +70,20 @@ impl Store {
         self.index().commit(tx).await?;
         self.wake().instance_arrived.notify_one();
         Ok(())
+    }
+
+    /// Prolongs a claim; one that was given back stays so.
+    pub async fn prolong_instance(
+        &self,
+        sop_instance: &Uid,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.index().write_lazily().await?;
+        let sql = "UPDATE instances SET lease_until = max(lease_until, ?)
+                   WHERE sop_instance = ? AND state = 'received' AND lease_until IS NOT NULL";
+        sqlx::query(sql).bind(shifted(now, lease, 1)).bind(sop_instance.as_str()).execute(&mut *tx).await?;
+        self.index().commit(tx).await
     }
 
     /// Records what reading an instance came to, in one transaction: the instance, its scores, and its study, which
@@ -263,7 +277,8 @@ async fn write_reading(
         }
         Reading::Refused { header, refusal } => ("refused", header, None, &[][..], Some(refusal)),
     };
-    let sql = "UPDATE instances SET state = ?, study = ?, series = ifnull(?, series), header = ifnull(?, header), pixel_digest = ?, refusal_code = ?,
+    let sql = "UPDATE instances SET state = ?, study = ?, series = ifnull(?, series), header = ifnull(?, header),
+                   pixel_digest = ?, refusal_code = ?,
                refusal_detail = ?, read_at = ?, lease_until = NULL, scores_expired = 0 WHERE sop_instance = ?";
     sqlx::query(sql)
         .bind(state)

@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::assemble::Closing;
+use crate::dicom::CommitmentRq;
 use crate::domain::{
-    AeTitle, Assessment, ClosedBy, DeliveryState, Digest, Disclosure, ImageScore, InstanceHeader, InstanceState, Level,
-    Purpose, Refusal, Report, StudyState, Timestamp, Uid,
+    AeTitle, Assessment, ClosedBy, CommitmentState, DeliveryState, Digest, Disclosure, ImageScore, InstanceHeader,
+    InstanceState, Level, Purpose, Refusal, Report, StudyState, Timestamp, Uid,
 };
 
 /// A durable object that waits to be read, leased to the caller.
@@ -189,6 +190,8 @@ pub struct DestinationState {
     pub delivered: u64,
     /// Given up; `studies resend --failed` starts them again.
     pub failed: u64,
+    /// Taken, and storage commitment is asked for and not given yet.
+    pub unconfirmed: u64,
     /// When it last took a report.
     pub delivered_at: Option<Timestamp>,
 }
@@ -204,6 +207,14 @@ pub struct Commitment {
     /// Attempts before this one.
     pub attempts: u32,
     pub requested_at: Timestamp,
+}
+
+/// A request for storage commitment that the node makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inquiry {
+    pub request: CommitmentRq,
+    /// Requests for the same reports so far, with this one.
+    pub attempts: u32,
 }
 
 /// Which studies to list.
@@ -306,6 +317,10 @@ pub struct DeliveryDetail {
     pub delivered_at: Option<Timestamp>,
     pub sent_sop_class: Option<Uid>,
     pub sent_sop_instance: Option<Uid>,
+    /// Where the destination is asked whether it keeps the report.
+    pub commitment: Option<CommitmentState>,
+    /// Why there is no commitment (yet).
+    pub commitment_error: Option<String>,
 }
 
 /// How long things of finished studies are kept; `None`: for ever. Counted from the study's end.
@@ -326,6 +341,8 @@ pub struct Expired {
     pub posteriors: u64,
     /// Disclosed reports, which hold posteriors.
     pub disclosed_reports: u64,
+    /// Files that were set aside.
+    pub damaged: u64,
 }
 
 /// What [`super::Store::purge`] deleted.

@@ -10,11 +10,18 @@ use tracing::info;
 
 use crate::domain::{Timestamp, Uid};
 
-use super::index::{Columns, shifted};
+use super::index::{Columns, from_micros, shifted};
 use super::{Expired, Purged, Retention, Store, StoreError, blocking, commitments};
 
-/// Studies that ended before `?1` and have nothing left to deliver.
+/// Studies that ended before `?1` and have nothing left to deliver, and no report that a destination was asked to keep
+/// and has not committed to. One that a newer report has taken the place of is waited for as long as it is asked for.
 const FINISHED: &str = "SELECT s.study FROM studies s WHERE s.state IN ('delivered', 'refused', 'failed')
+    AND s.closed_at < ?1 AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
+        WHERE d.study = s.study AND (d.state = 'pending' OR d.commitment = 'asked'
+            OR (d.commitment = 'failed' AND r.current = 1)))";
+
+/// The same for race scores, which no destination is to keep: their retention waits for deliveries alone.
+const FINISHED_SCORES: &str = "SELECT s.study FROM studies s WHERE s.state IN ('delivered', 'refused', 'failed')
     AND s.closed_at < ?1 AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.study = s.study AND d.state = 'pending')";
 
 /// Files whose rows go in one transaction: receiving never waits longer than for so many deletions.
@@ -22,8 +29,8 @@ const BATCH: u32 = 200;
 
 impl Store {
     /// Deletes what is past its retention: objects (conflicting ones by their arrival; none within its span of a
-    /// commitment); race scores, and the files of
-    /// disclosed reports, which hold them; rows and reports of studies whose objects are gone too.
+    /// commitment; damaged ones and what else was set aside, from then on); race scores, and the files of disclosed
+    /// reports, which hold them; rows and reports of studies whose objects are gone too.
     pub async fn expire(&self, now: Timestamp, retention: Retention) -> Result<Expired, StoreError> {
         let mut expired = Expired::default();
         let mut tx = self.index().write().await?;
@@ -33,6 +40,8 @@ impl Store {
         if let Some(before) = before(retention.objects_kept) {
             expired.objects =
                 self.in_batches(before, Due::Objects).await? + self.in_batches(before, Due::Conflicts).await?;
+            let (spool, since) = (self.spool().clone(), from_micros(before)?);
+            expired.damaged = blocking(move || spool.forget_damaged(since.into())).await?;
         }
         if let Some(before) = before(retention.posteriors_kept) {
             let mut tx = self.index().write().await?;
@@ -49,6 +58,7 @@ impl Store {
                 studies = expired.studies,
                 posteriors = expired.posteriors,
                 disclosed_reports = expired.disclosed_reports,
+                damaged = expired.damaged,
                 "deleted what is past its retention"
             );
         }
@@ -56,13 +66,17 @@ impl Store {
     }
 
     /// Deletes a study with its objects, scores and reports; how many objects and reports there were. Not one that is
-    /// open or being delivered, or whose objects a sender may have deleted on the node's word, unless `force`d. Its reports are known as the node's own still.
+    /// open or being delivered, whose objects a sender may have deleted on the node's word, or whose reports a
+    /// destination has not committed to keep, unless `force`d. Its reports are known as the node's own still.
     pub async fn purge(&self, study: &Uid, force: bool) -> Result<Purged, StoreError> {
         let mut tx = self.index().write().await?;
         let sql = "SELECT state = 'open' OR EXISTS (SELECT 1 FROM deliveries d WHERE d.study = s.study
                        AND d.state = 'pending') AS in_work,
                        EXISTS (SELECT 1 FROM instances i WHERE i.study = s.study AND i.path IS NOT NULL
-                           AND i.committed_at IS NOT NULL) AS committed FROM studies s WHERE study = ?";
+                           AND i.committed_at IS NOT NULL) AS committed,
+                       EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report WHERE d.study = s.study
+                           AND (d.commitment = 'asked' OR (d.commitment = 'failed' AND r.current = 1))) AS unconfirmed
+                   FROM studies s WHERE study = ?";
         let row = sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut *tx).await?;
         let row = row.ok_or_else(|| StoreError::UnknownStudy(study.clone()))?;
         if row.int("in_work")? != 0 && !force {
@@ -70,6 +84,9 @@ impl Store {
         }
         if row.int("committed")? != 0 && !force {
             return Err(StoreError::Committed(study.clone()));
+        }
+        if row.int("unconfirmed")? != 0 && !force {
+            return Err(StoreError::Unconfirmed(study.clone()));
         }
         let own = "SELECT sop_instance FROM instances WHERE study = ?1";
         let mut files = Vec::new();
@@ -171,7 +188,7 @@ async fn forget_conflicts(
 
 async fn forget_posteriors(tx: &mut Transaction<'_, Sqlite>, before: i64) -> Result<u64, StoreError> {
     let due = format!(
-        "purpose = 'race' AND sop_instance IN (SELECT sop_instance FROM instances WHERE study IN ({FINISHED}))"
+        "purpose = 'race' AND sop_instance IN (SELECT sop_instance FROM instances WHERE study IN ({FINISHED_SCORES}))"
     );
     let sql = format!(
         "UPDATE instances SET scores_expired = 1 WHERE sop_instance IN (SELECT sop_instance FROM scores WHERE {due})"

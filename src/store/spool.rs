@@ -5,10 +5,13 @@
 //! Left out: what the index knows.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use rustix::fs::StatVfsMountFlags;
 use tracing::{debug, warn};
@@ -18,7 +21,7 @@ use crate::domain::{Digest, Uid};
 
 use super::trust::Trust;
 use super::upload::{Temporary, Upload};
-use super::{Recovered, StoreError};
+use super::{Recovered, StoreError, keyed_hash};
 
 const INCOMING: &str = "incoming";
 const SPOOL: &str = "spool";
@@ -32,6 +35,11 @@ const LOCK: &str = "lock";
 /// index is not the one that belongs to the folder, and nothing is touched.
 const ORPHANS_MAX: usize = 512;
 
+/// The index file and its companions, in the order in which they are set aside. The index last: without it, a start
+/// after a kill in between would make an empty one beside the log of the old one, and SQLite would play that back into
+/// it.
+pub(super) const ASIDE: [&str; 3] = ["-shm", "-wal", ""];
+
 /// A data folder.
 #[derive(Debug, Clone)]
 pub(super) struct Spool {
@@ -39,6 +47,18 @@ pub(super) struct Spool {
     free_bytes_min: u64,
     free_percent_min: u8,
     trust: Trust,
+    /// Of identifiers in logs; known once the index is open.
+    log_key: Arc<OnceLock<Digest>>,
+}
+
+/// An entry of `damaged/`: a file, or the folder of an index.
+#[derive(Debug)]
+pub(super) struct SetAside {
+    path: PathBuf,
+    /// When it was set aside.
+    since: Option<SystemTime>,
+    pub(super) files: u64,
+    pub(super) bytes: u64,
 }
 
 impl Spool {
@@ -83,7 +103,28 @@ impl Spool {
             free_bytes_min: config.free_bytes_min,
             free_percent_min: config.free_percent_min,
             trust: Trust::default(),
+            log_key: Arc::default(),
         }
+    }
+
+    /// From now on logs name files by keyed identifiers.
+    pub(super) fn show_by(&self, log_key: &Digest) {
+        self.log_key.get_or_init(|| log_key.clone());
+    }
+
+    /// A file (relative) for logs: in place of the UID that its name begins with stands its keyed hash.
+    pub(super) fn shown(&self, relative: &str) -> String {
+        let (dir, name) = relative.rsplit_once('/').unwrap_or(("", relative));
+        let uid = match relative.starts_with(SPOOL) {
+            // UID, arrival and extension, as `object_path` has them.
+            true => name.rsplitn(3, '.').nth(2).unwrap_or(name),
+            false => {
+                let end = name.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(name.len());
+                name[..end].rsplit_once('.').map_or("", |(uid, _)| uid)
+            }
+        };
+        let hidden = self.log_key.get().map_or_else(|| "-".to_owned(), |key| keyed_hash(key, uid));
+        format!("{dir}/{hidden}{}", &name[uid.len()..])
     }
 
     pub(super) fn index_path(&self) -> PathBuf {
@@ -188,7 +229,8 @@ impl Spool {
         if let Err(e) = fs::remove_file(&path)
             && e.kind() != io::ErrorKind::NotFound
         {
-            warn!(file = %path.display(), error = %e, "a file could not be removed and stays until the next start");
+            let file = self.shown(relative);
+            warn!(file, error = %e, "a file could not be removed and stays until the next start");
         }
     }
 
@@ -215,7 +257,11 @@ impl Spool {
                 self.remove(path);
             } else {
                 let to = self.set_aside(path)?;
-                warn!(file = path, to, "an object that the index does not know was set aside");
+                warn!(
+                    file = self.shown(path),
+                    to = self.shown(&to),
+                    "an object that the index does not know was set aside"
+                );
             }
         }
         found.orphans = strangers.len() as u64;
@@ -253,9 +299,48 @@ impl Spool {
             to = format!("{DAMAGED}/{name}.{number}");
         }
         fs::rename(&from, self.absolute(&to)).map_err(StoreError::file("set aside", &from))?;
+        // Its retention there counts from now. Where that cannot be noted, it counts from when it was written.
+        if let Err(e) = File::open(self.absolute(&to)).and_then(|file| file.set_modified(SystemTime::now())) {
+            debug!(error = %e, "the time at which a file was set aside was not noted");
+        }
         sync_dir(&self.root.join(DAMAGED))?;
         from.parent().map_or(Ok(()), sync_dir)?;
         Ok(to)
+    }
+
+    /// What lies in `damaged/`.
+    pub(super) fn damaged(&self) -> Result<Vec<SetAside>, StoreError> {
+        let dir = self.root.join(DAMAGED);
+        if !dir.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for name in names(&dir)? {
+            let path = dir.join(name);
+            // One that somebody takes away meanwhile is gone.
+            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+            let (mut files, mut bytes) = (1, meta.len());
+            if meta.is_dir() {
+                let within = names(&path)?.into_iter().filter_map(|name| fs::symlink_metadata(path.join(name)).ok());
+                (files, bytes) = within.fold((0, 0), |(files, bytes), m| (files + 1, bytes + m.len()));
+            }
+            found.push(SetAside { path, since: meta.modified().ok(), files, bytes });
+        }
+        Ok(found)
+    }
+
+    /// Deletes what was set aside before; how many files that were.
+    pub(super) fn forget_damaged(&self, before: SystemTime) -> Result<u64, StoreError> {
+        let mut forgotten = 0;
+        for SetAside { path, since, files, .. } in self.damaged()? {
+            if since.is_none_or(|since| since >= before) {
+                continue;
+            }
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(StoreError::file("remove", &path))?;
+            forgotten += files;
+        }
+        Ok(forgotten)
     }
 
     /// Moves the index and its companions to a folder of `damaged/`.
@@ -265,7 +350,7 @@ impl Spool {
             to.push('+');
         }
         create_dir(&self.absolute(&to))?;
-        for companion in ["", "-wal", "-shm"] {
+        for companion in ASIDE {
             let from = self.root.join(format!("{INDEX}{companion}"));
             match fs::rename(&from, self.absolute(&to).join(format!("{INDEX}{companion}"))) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -322,4 +407,19 @@ fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
         }
     }
     Ok(names)
+}
+
+/// The path of an object as an error may tell it, which logs and senders see: what tells arrivals apart stays in its
+/// name, the UID does not. Other paths hold none but those of the node's own reports.
+pub(super) fn without_uid(path: &Path) -> PathBuf {
+    let of_objects = |part: &OsStr| [SPOOL, CONFLICTS, DAMAGED].iter().any(|dir| part == *dir);
+    let name = path.file_name().and_then(OsStr::to_str).filter(|_| path.iter().any(of_objects));
+    let head = name.and_then(|name| Some((name, name.find(".dcm")?)));
+    let parts = head.and_then(|(name, end)| Some((name[..end].rfind('.')?, name)));
+    match parts {
+        Some((uid, name)) if name[..uid].bytes().all(|b| b.is_ascii_digit() || b == b'.') => {
+            path.with_file_name(format!("*{}", &name[uid..]))
+        }
+        _ => path.to_owned(),
+    }
 }

@@ -23,15 +23,21 @@ use super::{Closed, Older, Outcome, OutgoingReport, PreviousReport, Store, Store
 impl Store {
     /// The activity of every open study that nobody is closing, for `assemble::decide`.
     pub async fn activities(&self, now: Timestamp) -> Result<Vec<StudyActivity>, StoreError> {
-        // Unread and possibly of this study: known to be (analysed again), or study unknown and from one of its senders.
-        // EXISTS ends at the first object of that sender; IN would list the study again for each unread object.
-        let sql = "SELECT s.study, s.source, s.called, s.version, s.revision, s.first_at, s.last_at, s.hand_at,
+        // Unread and possibly of this study: known to be (analysed again), or study unknown and from one of its
+        // senders. What is unread is looked through once, by study and by sender, and not for each study again. EXISTS
+        // ends at the first object of that sender; IN would list the study again for each of them.
+        let sql = "WITH known AS MATERIALIZED (
+                       SELECT study, min(received_at) AS since FROM instances
+                       WHERE state = 'received' AND path IS NOT NULL AND study IS NOT NULL GROUP BY study),
+                   unknown AS MATERIALIZED (
+                       SELECT calling, min(received_at) AS since FROM instances
+                       WHERE state = 'received' AND path IS NOT NULL AND study IS NULL GROUP BY calling)
+                   SELECT s.study, s.source, s.called, s.version, s.revision, s.first_at, s.last_at, s.hand_at,
                        s.hand_complete,
-                       (SELECT min(u.received_at) FROM instances u
-                           WHERE u.state = 'received' AND u.path IS NOT NULL AND (u.study = s.study
-                               OR (u.study IS NULL AND EXISTS (SELECT 1 FROM instances i
-                               WHERE i.study = s.study AND i.calling = u.calling)))) AS unread_since
-                   FROM studies s
+                       (SELECT min(since) FROM (SELECT k.since UNION ALL SELECT u.since FROM unknown u
+                           WHERE EXISTS (SELECT 1 FROM instances i WHERE i.study = s.study AND i.calling = u.calling)))
+                           AS unread_since
+                   FROM studies s LEFT JOIN known k ON k.study = s.study
                    WHERE s.state = 'open' AND (s.lease_until IS NULL OR s.lease_until <= ?)
                    ORDER BY s.last_at, s.study";
         let rows = sqlx::query(sql).bind(micros(now)).fetch_all(self.index().read()).await?;
@@ -355,8 +361,9 @@ async fn replace_reports(
 ) -> Result<u64, StoreError> {
     let study = claim.study.as_str();
     // A delivery that is under way keeps its lease: the new report waits for its end, so that it arrives last.
+    // What was given up is withdrawn too, so that nobody sends it again in place of the new one.
     if older == Older::Withdrawn {
-        let sql = "UPDATE deliveries SET state = 'superseded' WHERE study = ? AND state = 'pending'";
+        let sql = "UPDATE deliveries SET state = 'superseded' WHERE study = ? AND state IN ('pending', 'failed')";
         sqlx::query(sql).bind(study).execute(&mut **tx).await?;
     }
     let mut queued = 0;

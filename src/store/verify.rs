@@ -6,7 +6,7 @@
 //! objects, which takes as long as reading the disk, and repairing: only the sender has the bytes.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::Path;
 
 use chrono::Utc;
@@ -16,6 +16,7 @@ use tracing::{error, info};
 use crate::config::Late;
 use crate::domain::{Digest, Refusal, RefusalCode, Uid};
 
+use super::hashing::digest_from;
 use super::index::{Columns, Index};
 use super::spool::Spool;
 use super::{Reading, Store, StoreError, blocking};
@@ -99,12 +100,16 @@ fn damaged(spool: &Spool, objects: Vec<Object>) -> Result<Vec<Uid>, StoreError> 
             Err(e) if e.kind() == io::ErrorKind::InvalidData => (e.to_string(), true),
             Err(e) if e.kind() == io::ErrorKind::NotFound => (e.to_string(), false),
             Err(e) => {
-                error!(path, error = %e, "an acknowledged object cannot be read; make it readable, or, if the disk lost \
-                    it, move it away: its sender can send it again then");
+                error!(
+                    file = spool.shown(&path),
+                    error = %e,
+                    "an acknowledged object cannot be read; make it readable, or, if the disk lost it, move it away: its \
+                     sender can send it again then"
+                );
                 return Err(StoreError::file("read back", &file)(e));
             }
         };
-        error!(path, cause, "an acknowledged object is damaged; its sender has to send it again");
+        error!(file = spool.shown(&path), cause, "an acknowledged object is damaged; its sender has to send it again");
         // Before its path is cleared: whatever was wrong with it, nothing takes the file away.
         if there {
             spool.set_aside(&path)?;
@@ -123,13 +128,5 @@ fn digest_on_disk(path: &Path, bytes: u64, file_bytes: u64) -> io::Result<Digest
     }
     // Pages that are clean leave the cache: what is read comes from the disk. A hint, so a refusal is no fault.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
-    file.seek(SeekFrom::Start(length - bytes))?;
-    let mut hash = blake3::Hasher::new();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Digest::from_hash(hash.finalize().as_bytes())),
-            count => hash.update(&buffer[..count]),
-        };
-    }
+    digest_from(&mut file, length - bytes)
 }

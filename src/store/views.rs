@@ -163,6 +163,8 @@ async fn deliveries(tx: &mut Transaction<'_, Sqlite>, study: &Uid) -> Result<Vec
             delivered_at: row.opt_time("delivered_at")?,
             sent_sop_class: row.opt_parsed("sent_sop_class")?,
             sent_sop_instance: row.opt_parsed("sent_sop_instance")?,
+            commitment: row.opt_word("commitment")?,
+            commitment_error: row.opt_text("commitment_error")?,
         })
     };
     rows.iter().map(detail).collect()

@@ -1,4 +1,5 @@
-//! Who may use DICOMweb: a bearer token (RFC 6750) that belongs to a client, from one of its addresses, for what it may.
+//! Who may use DICOMweb: a bearer token (RFC 6750) that belongs to a client, from one of its addresses, for what it
+//! may.
 //!
 //! Only digests of tokens are held, and digests are compared, in constant time, so that neither memory nor time tells a
 //! token. Neighbours: the services ask before they look at anything else. Left out: TLS, without which a token can be
@@ -7,14 +8,14 @@
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 use tracing::warn;
 
-use crate::config::{Web, WebClient};
+use crate::config::{Web, WebClient, read_secret_text};
 
 use super::respond::Problem;
 
@@ -115,7 +116,7 @@ impl Gate {
 /// SHA-256 of the token that a file holds, itself or as `sha256:` and the digest in hexadecimal.
 fn digest(file: &std::path::Path) -> anyhow::Result<[u8; 32]> {
     let shown = file.display();
-    let text = read_limited(file).with_context(|| format!("{shown} cannot be read"))?;
+    let text = read_secret_text(file, FILE_BYTES_MAX).map_err(|fault| anyhow!("{shown} {fault}"))?;
     let text = text.trim();
     if let Some(hex) = text.strip_prefix("sha256:") {
         let bytes: Option<Vec<u8>> = (0..hex.len())
@@ -131,13 +132,6 @@ fn digest(file: &std::path::Path) -> anyhow::Result<[u8; 32]> {
          e.g. of `openssl rand -hex 32`"
     );
     Ok(Sha256::digest(text).into())
-}
-
-fn read_limited(file: &std::path::Path) -> std::io::Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    std::fs::File::open(file)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 #[cfg(test)]

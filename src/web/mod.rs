@@ -1,12 +1,13 @@
-//! HTTP: health, readiness and metrics for orchestrators, and the DICOMweb services (PS3.18) for peers that have a token.
+//! HTTP: health, readiness and metrics for orchestrators, and the DICOMweb services (PS3.18) for peers that have a
+//! token.
 //!
 //! ```text
 //! `door`: connection (bounded) ─▶ TLS? ─▶ router ─┬─▶ probes
 //!                                                 └─▶ auth ─▶ stow (in) · qido, wado (own reports, out)
 //! ```
-//! DICOMweb is off unless `web.dicomweb` says otherwise, and then open to `[[web_clients]]` only. The network side parses
-//! no data set here either: `stow` reads the head of a file, `wado` answers with what `report` wrote. Neighbours: `store`
-//! keeps and finds, `dicom` reads heads and matches, `serve` starts it. Left out: pages for people.
+//! DICOMweb is off unless `web.dicomweb` says otherwise, and then open to `[[web_clients]]` only. The network side
+//! parses no data set here either: `stow` reads the head of a file, `wado` answers with what `report` wrote.
+//! Neighbours: `store` keeps and finds, `dicom` reads heads and matches, `serve` starts it. Left out: pages for people.
 
 mod auth;
 mod door;

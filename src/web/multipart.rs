@@ -1,7 +1,7 @@
 //! multipart bodies (RFC 2046 5.1), read as they arrive: bytes in, parts out, nothing kept of a part but a window.
 //!
-//! Pure, so that it can be fuzzed and split anywhere: the same body gives the same parts however it is cut. Strict where
-//! leniency could cut an object short: what looks like a delimiter and is none ends the reading. What it holds is
+//! Pure, so that it can be fuzzed and split anywhere: the same body gives the same parts however it is cut. Strict
+//! where leniency could cut an object short: what looks like a delimiter and is none ends the reading. What it holds is
 //! bounded by what was fed last and the limit of a header; lengths that a part claims are not looked at. Neighbours:
 //! `stow` feeds it. Left out: nested multiparts, transfer encodings, and what the parts mean.
 

@@ -66,10 +66,11 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
 /// By the names of the configuration, which are letters, digits and hyphens.
 fn destination_metrics(text: &mut String, destinations: &[DestinationState]) {
     type Value = fn(&DestinationState) -> u64;
-    let gauges: [(&str, &str, Value); 3] = [
+    let gauges: [(&str, &str, Value); 4] = [
         ("sidelight_destination_up", "1: the last attempt reached it.", |d| u64::from(d.up)),
         ("sidelight_destination_waiting", "Reports that wait for it.", |d| d.pending),
         ("sidelight_destination_given_up", "Reports that were given up.", |d| d.failed),
+        ("sidelight_destination_uncommitted", "Reports that it took and has not committed to keep.", |d| d.unconfirmed),
     ];
     for (name, help, value) in gauges {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");

@@ -1,11 +1,12 @@
 //! STOW-RS as a server (PS3.18 10.5): objects from a multipart body to the disk, part by part, and what became of each.
 //!
 //! As with C-STORE, the data set is never parsed: of each part the file meta information is read, bounded, to know what
-//! it is; the rest is written under a meta group of our own, so that an object has the same digest by either road. Success is answered after `Arrival::commit` said that the
-//! object is durable and indexed, in the order of the parts, several of which may be on their way to the disk while the
-//! next ones arrive. Where the path names a study, the store keeps that with the object, and whoever reads it refuses an
-//! object of another study by name: only then is known what it says of itself. Neighbours: `multipart` reads the body,
-//! `store` keeps objects. Left out: metadata with bulk data (PS3.18 8.6.1.2.2), which no sender of images uses.
+//! it is; the rest is written under a meta group of our own, so that an object has the same digest by either road.
+//! Success is answered after `Arrival::commit` said that the object is durable and indexed, in the order of the parts,
+//! several of which may be on their way to the disk while the next ones arrive. Where the path names a study, the store
+//! keeps that with the object, and whoever reads it refuses an object of another study by name: only then is known what
+//! it says of itself. Neighbours: `multipart` reads the body, `store` keeps objects. Left out: metadata with bulk data
+//! (PS3.18 8.6.1.2.2), which no sender of images uses.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -240,6 +240,12 @@ impl Requestor {
         }
     }
 
+    /// As [`Requestor::receive`], where none may come: `None` if none did within `limit`. All that is left to do then
+    /// is to end the association, since one may have begun.
+    pub async fn receive_within(&mut self, limit: Duration) -> Result<Option<Message>, RequestError> {
+        timeout(limit, self.next_message()).await.ok().transpose()
+    }
+
     /// Releases the association (PS3.8 7.2). The result is known by then, so that a peer that does not release well is
     /// ignored.
     pub async fn release(mut self) {

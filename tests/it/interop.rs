@@ -189,6 +189,7 @@ async fn send_report(title: &str, port: u16, tls: &Arc<Tls>, peer: Option<PeerTl
         timeout: Duration::from_secs(30),
         associations_max: 1,
         per_minute_max: None,
+        commitment: None,
     };
     let calling = AeTitle::parse("SIDELIGHT").expect("a valid title");
     deliver::probe(&destination, tls, &calling).await.expect("an answer to C-ECHO");

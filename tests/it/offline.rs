@@ -1,6 +1,7 @@
 //! The commands, as a person at a terminal uses them: exit codes, tables, JSON, files.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,6 +59,21 @@ fn check_names_what_is_not_ready() {
     write(pacs.port, &format!("127.0.0.1:{}", free_port()));
     let items = json(sidelight(&["check", "--network", "--json", "--config"]).arg(&config));
     assert!(items.as_array().expect("a list").iter().all(|i| i["ok"] == true), "{items}");
+
+    // What is no fault and worth a remark.
+    let (passcode, text) = (folder.path().join("passcode"), fs::read_to_string(&config).expect("written"));
+    fs::write(&passcode, "secret").expect("writable");
+    fs::set_permissions(&passcode, fs::Permissions::from_mode(0o644)).expect("our own");
+    let source = format!("username = \"u\"\npasscode_file = \"{}\"\ncommitment = true\n", passcode.display());
+    fs::write(&config, text.replace("[[destinations]]", &format!("{source}[[destinations]]"))).expect("writable");
+    let items = json(sidelight(&["check", "--json", "--config"]).arg(&config));
+    let remark = |what: &str| {
+        let of = items.as_array().expect("a list").iter().find(|i| i["what"] == what);
+        of.and_then(|i| i["note"].as_str().filter(|_| i["ok"] == true)).unwrap_or_default().to_owned()
+    };
+    assert!(remark("commitment of source PACS").contains("commitment_to"), "{items}");
+    let note = remark("sources[0].passcode_file");
+    assert!(note.starts_with("everybody on this machine may read or change it (mode 644)"), "{items}");
 
     // A port that is taken, a peer that is gone.
     write(free_port(), &format!("127.0.0.1:{}", pacs.port));

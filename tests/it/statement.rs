@@ -1,6 +1,6 @@
-//! The Conformance Statement against the node: the tables of `docs/conformance.md` that lie between `<!-- observed: NAME -->`
-//! and `<!-- end -->` are what a running door answered to every SOP class and transfer syntax of the Standard, and what
-//! a peer saw that the node called. `SIDELIGHT_BLESS=1` writes them anew.
+//! The Conformance Statement against the node: the tables of `docs/conformance.md` that lie between `<!-- observed:
+//! NAME -->` and `<!-- end -->` are what a running door answered to every SOP class and transfer syntax of the
+//! Standard, and what a peer saw that the node called. `SIDELIGHT_BLESS=1` writes them anew.
 //!
 //! The classes and syntaxes are proposed from pydicom's dictionary, so that the list is not our own. Left out: the
 //! statuses of the statement, which unit tests hold (`receive::store_scp`).
@@ -286,6 +286,7 @@ async fn initiation(registry: &Registry) -> Block {
         timeout: PATIENCE,
         associations_max: 1,
         per_minute_max: None,
+        commitment: None,
     };
     let reports = alternatives();
     let files: Vec<ReportFile> = reports.iter().map(ReportFile::from).collect();

@@ -1,10 +1,10 @@
 //! Normalised tensors against an independent reference, and MONOCHROME1 images against their MONOCHROME2 twins.
 //!
-//! The reference is `tests/reference/normalise.py`: pydicom decodes with its plugins (dcmtk where they are wrong or lack
-//! a format), numpy applies the Standard, Pillow resizes as torchvision does to PIL images; libtorch's own antialiased
-//! bilinear, which torchvision applies to tensors, is compared with in the unit tests of `src/pixels/resize.rs`. The
-//! images are those of the shared corpus and of `tests/reference/make.py`, three frames of each; the contracts all
-//! presets, and two more for what no preset asks for. Where one side refuses so must the other.
+//! The reference is `tests/reference/normalise.py`: pydicom decodes with its plugins (dcmtk where they are wrong or
+//! lack a format), numpy applies the Standard, Pillow resizes as torchvision does to PIL images; libtorch's own
+//! antialiased bilinear, which torchvision applies to tensors, is compared with in the unit tests of
+//! `src/pixels/resize.rs`. The images are those of the shared corpus and of `tests/reference/make.py`, three frames of
+//! each; the contracts all presets, and two more for what no preset asks for. Where one side refuses so must the other.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,8 +22,8 @@ use crate::support::{dicom_files, reference_python, root, run_ok, shared};
 /// Largest difference, as a part of the range that the contract gives to 0..1.
 const TOLERANCE: f32 = 1e-4;
 
-/// Lossy JPEG XL is computed in floating point: our decoder and libjxl may differ by one stored value of 8 bits, which is
-/// up to 1/95 of the range of these images; the conformance test shows that it is never more than one.
+/// Lossy JPEG XL is computed in floating point: our decoder and libjxl may differ by one stored value of 8 bits, which
+/// is up to 1/95 of the range of these images; the conformance test shows that it is never more than one.
 const TOLERANCE_LOSSY_JPEG_XL: f32 = 1.1e-2;
 
 /// Decoded by the reference and refused here: the end of the file's path, and of the refusal's detail.
@@ -249,7 +249,8 @@ fn an_image_and_its_twin_of_the_other_photometric_interpretation_give_one_tensor
     }
 }
 
-/// The presets as models have them (xrv-1024 smaller, for the time it takes), and contracts for what no preset asks for.
+/// The presets as models have them (xrv-1024 smaller, for the time it takes), and contracts for what no preset asks
+/// for.
 fn contracts() -> Vec<Contract> {
     let preset = |name: &str| Contract::preset(name, 224).expect("a preset");
     let mut all: Vec<Contract> = Contract::PRESETS.map(preset).into();

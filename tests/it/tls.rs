@@ -316,6 +316,7 @@ impl Pacs {
             timeout: Duration::from_secs(20),
             associations_max: 1,
             per_minute_max: None,
+            commitment: None,
         }
     }
 }

@@ -66,7 +66,7 @@ pub fn converse(mut stream: &[u8]) {
 
 /// The answer can be written, says the same when it is read, and agrees to nothing that was not proposed.
 fn negotiate(request: &dicom_ul::pdu::AssociationRQ) {
-    let answer = match POLICY.negotiate(request, IpAddr::V4(Ipv4Addr::LOCALHOST)) {
+    let answer = match POLICY.negotiate(request, IpAddr::V4(Ipv4Addr::LOCALHOST), false) {
         Ok(agreement) => {
             for (id, context) in &agreement.contexts {
                 let proposed = request.presentation_contexts.iter().find(|proposed| proposed.id == *id);

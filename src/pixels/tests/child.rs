@@ -1,5 +1,5 @@
-//! The node's end of a worker: what is believed of an answer, and how long a process is used. Scripts stand in for workers
-//! that misbehave.
+//! The node's end of a worker: what is believed of an answer, and how long a process is used. Scripts stand in for
+//! workers that misbehave.
 
 use std::os::unix::fs::PermissionsExt;
 

@@ -2,9 +2,9 @@
 //!
 //! `codestreams.csv` holds frames of one pattern, 32 × 33 pixels, written by dcmtk 3.6.7 (JPEG Lossless), CharLS
 //! (JPEG-LS), OpenJPEG 2.5 (JPEG 2000), OpenJPH .26 (HTJ2K) and libjxl 0.7 and 0.11 (JPEG XL); each was read back by
-//! pydicom's plugins (GDCM, pylibjpeg, pyjpegls) or libjxl. JPEG Lossless with restart intervals, which none of them writes, is encoded here.
-//! `overshoot.csv` holds lossy frames of 32 × 32 pixels in 16 bits by OpenJPEG and CharLS, and what these decode, cut off
-//! at 12 bits, or nothing where it exceeds them by more than a sixteenth of their range.
+//! pydicom's plugins (GDCM, pylibjpeg, pyjpegls) or libjxl. JPEG Lossless with restart intervals, which none of them
+//! writes, is encoded here. `overshoot.csv` holds lossy frames of 32 × 32 pixels in 16 bits by OpenJPEG and CharLS, and
+//! what these decode, cut off at 12 bits, or nothing where it exceeds them by more than a sixteenth of their range.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;

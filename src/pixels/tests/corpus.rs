@@ -1,10 +1,11 @@
 //! Real objects of many vendors and codecs, against values computed by independent readers.
 //!
 //! `corpus.csv` holds per file the outcome of header and pixels (`ok` or a refusal code), the pixel digest computed
-//! from pydicom 3.0.2 (pylibjpeg 2, pyjpegls) with BLAKE3's own Python module, the number of frames, the mean of the first frame's samples, and the
-//! mean of the windowed image by pydicom's `apply_modality_lut` and `apply_voi_lut`. Means of 12-bit JPEG come from
-//! dcmtk 3.6.7. Files of a lossy DCT have no digest: decoders may differ by one in the last place. The corpus is not
-//! part of this repository: the test looks in `SIDELIGHT_SHARED` (set by `scripts/test`) or beside the checkout.
+//! from pydicom 3.0.2 (pylibjpeg 2, pyjpegls) with BLAKE3's own Python module, the number of frames, the mean of the
+//! first frame's samples, and the mean of the windowed image by pydicom's `apply_modality_lut` and `apply_voi_lut`.
+//! Means of 12-bit JPEG come from dcmtk 3.6.7. Files of a lossy DCT have no digest: decoders may differ by one in the
+//! last place. The corpus is not part of this repository: the test looks in `SIDELIGHT_SHARED` (set by `scripts/test`)
+//! or beside the checkout.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! Tests that cross the room's files: structures, pixel formats, value transforms, contracts, and the corpus of real objects.
+//! Tests that cross the room's files: structures, pixel formats, value transforms, contracts, and the corpus of real
+//! objects.
 
 mod codestreams;
 mod contract;

@@ -15,7 +15,7 @@ use super::{Association, End};
 use crate::dicom::{
     ActionRq, COMMITMENT_BOUNDS, CommandField, CommitmentOutcome, CommitmentRq, DataSet, DataSetError, Encoding,
     EventReportRq, REQUEST_COMMITMENT, Response, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, Status,
-    commitment_report,
+    commitment_report, fault_status,
 };
 use crate::domain::Uid;
 use crate::store::{Store, StoreError};
@@ -141,10 +141,7 @@ impl Association {
         let encoding = self.contexts.get(&id).and_then(|context| Encoding::of(&context.transfer_syntax));
         let encoding = encoding.ok_or((Status::PROCESSING_FAILURE, "not an encoding that is read".to_owned()))?;
         let read = information.and_then(|bytes| DataSet::parse(&bytes, encoding, COMMITMENT_BOUNDS));
-        let set = read.map_err(|fault| match fault {
-            DataSetError::TooLong(_) | DataSetError::TooMany(_) => (Status::RESOURCE_LIMITATION, fault.to_string()),
-            fault => (Status::INVALID_ARGUMENT, fault.to_string()),
-        })?;
+        let set = read.map_err(|fault| (fault_status(&fault), fault.to_string()))?;
         CommitmentRq::parse(&set).map_err(|fault| (Status::INVALID_ARGUMENT, fault.to_string()))
     }
 
@@ -159,7 +156,8 @@ impl Association {
         let Some(Judging { context, id, .. }) = self.commitments.judging.pop_front() else { return Ok(()) };
         let encoding = self.contexts.get(&context).and_then(|context| Encoding::of(&context.transfer_syntax));
         let (Ok((transaction, outcomes)), Some(encoding)) = (&judged, encoding) else {
-            error!(commitment = id, cause = ?judged.err(), "a storage commitment could not be judged; it will be tried again");
+            let cause = judged.err().map(|cause| cause.to_string());
+            error!(commitment = id, cause, "a storage commitment could not be judged; it will be tried again");
             let later = Utc::now() + LEASE;
             if let Err(cause) = store.commitment_failed(id, "it could not be judged", Some(later), Utc::now()).await {
                 warn!(commitment = id, %cause, "the failure could not be recorded");
@@ -171,7 +169,7 @@ impl Association {
         let message_id = self.message_id;
         // Known as reported before it is sent: if the sending fails, the end of the association releases it.
         self.commitments.reported = Some(Reported { message_id, id });
-        let command = EventReportRq { message_id, event_type }.encode();
+        let command = EventReportRq::commitment(message_id, event_type).encode();
         self.tell(context, &command, Some(&information.encode(encoding))).await
     }
 

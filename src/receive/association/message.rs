@@ -9,8 +9,8 @@ use super::super::store_scp::{Transfer, without_data_set};
 use super::Association;
 use super::query::IDENTIFIER_BOUNDS;
 use crate::dicom::{
-    ActionRq, COMMITMENT_BOUNDS, CommandField, DataSetError, EchoRq, QueryRq, Request, Response, STORAGE_COMMITMENT,
-    STUDY_ROOT_FIND, STUDY_ROOT_GET, Status, VERIFICATION,
+    ActionRq, COMMITMENT_BOUNDS, CommandField, DataSetError, EchoRq, EventReportRq, QueryRq, Request, Response,
+    STORAGE_COMMITMENT, STUDY_ROOT_FIND, STUDY_ROOT_GET, Status, VERIFICATION,
 };
 use crate::domain::Uid;
 use crate::store::Store;
@@ -44,6 +44,7 @@ pub(super) enum Operation {
     Find(QueryRq),
     Get(QueryRq),
     Action(ActionRq),
+    Event(EventReportRq),
 }
 
 impl Association {
@@ -79,6 +80,10 @@ impl Association {
                 let asked = Asked::new(CommandField::N_ACTION_RQ, rq.message_id, &rq.sop_class, rq.has_data_set);
                 (asked.judge(STORAGE_COMMITMENT.uid, context, Operation::Action(rq)), asked.has_data_set)
             }
+            Request::Event(rq) => {
+                let asked = Asked::new(CommandField::N_EVENT_REPORT_RQ, rq.message_id, &rq.sop_class, rq.has_data_set);
+                (asked.judge(STORAGE_COMMITMENT.uid, context, Operation::Event(rq)), asked.has_data_set)
+            }
             Request::Other { field, message_id, sop_class, has_data_set } => {
                 debug!(%field, "operation not offered");
                 let comment = format!("{field} is not offered here");
@@ -99,7 +104,7 @@ impl Association {
 impl Gathered {
     pub(super) fn fragment(&mut self, bytes: &[u8]) {
         let most = match self.operation {
-            Operation::Action(_) => COMMITMENT_BOUNDS.bytes_max,
+            Operation::Action(_) | Operation::Event(_) => COMMITMENT_BOUNDS.bytes_max,
             Operation::Find(_) | Operation::Get(_) => IDENTIFIER_BOUNDS.bytes_max,
         };
         let Ok(data_set) = &mut self.data_set else { return };
@@ -138,9 +143,16 @@ impl Asked {
     /// An operation needs its class, on a context of that class, and a data set.
     fn judge(&self, expected: &str, context: &Context, operation: Operation) -> Message {
         let on_class = |class: &Uid| class.as_str() == expected;
+        // Only a provider reports events; everything else is a user's to ask (PS3.7 D.3.3.4).
+        let may = match operation {
+            Operation::Event(_) => context.roles.scp,
+            Operation::Find(_) | Operation::Get(_) | Operation::Action(_) => context.roles.scu,
+        };
         let (status, comment) = if !self.sop_class.as_ref().is_some_and(on_class) || !on_class(&context.abstract_syntax)
         {
             (Status::SOP_CLASS_NOT_SUPPORTED, "not the SOP class of this operation and its context")
+        } else if !may {
+            (Status::UNRECOGNISED_OPERATION, "not in the role that was agreed for the requestor")
         } else if !self.has_data_set {
             (Status::MISTYPED_ARGUMENT, "the request announces no data set")
         } else {

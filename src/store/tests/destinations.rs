@@ -129,3 +129,16 @@ async fn a_resend_can_name_a_destination() {
     assert_eq!(state(&store, "1.1").await, StudyState::Delivered);
     assert_eq!(store.resend_matching(failed, at(100)).await.unwrap(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_is_up_as_soon_as_any_association_delivers_to_it() {
+    let (_dir, store) = reported(3, &["PACS"]).await;
+    // Two associations at once: the second cannot be opened while the first works.
+    let (first, second) = (claim_one(&store, "PACS", 70).await, claim_one(&store, "PACS", 70).await);
+    unreached(&store, &second, 71, 1000, NEVER).await;
+    assert!(due_names(&store, 72).await.is_empty());
+    delivered(&store, &first, 72).await;
+    assert_eq!(due_names(&store, 72).await, [("PACS".into(), 0)]);
+    let state = store.destinations().await.unwrap().remove(0);
+    assert_eq!((state.up, state.down_since, state.last_error), (true, None, None));
+}

@@ -302,3 +302,44 @@ async fn a_file_that_goes_while_a_backup_is_taken_is_noted_as_gone() {
     assert!(!shown.instances[0].kept);
     assert_eq!(shown.study.state, StudyState::Failed, "a report that was to be sent is not there");
 }
+
+#[test]
+fn a_kill_while_an_index_is_set_aside_leaves_no_log_without_its_index() {
+    let order = crate::store::spool::ASIDE;
+    for moved in 0..=order.len() {
+        let left = &order[moved..];
+        assert!(left.is_empty() || left.contains(&""), "{left:?} would meet an empty index");
+    }
+    assert!(order.contains(&"-wal") && order.contains(&"-shm"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_name_a_file_without_the_uid_that_its_name_holds() {
+    let (_dir, store) = fresh().await;
+    let (spool, id) = (store.spool(), store.log_id("1.2.840.3"));
+    let rows = [
+        ("spool/ab/1.2.840.3.0123456789ab.dcm", format!("spool/ab/{id}.0123456789ab.dcm")),
+        ("spool/ab/1.2.840.3.ffffffffffff.dcm", format!("spool/ab/{id}.ffffffffffff.dcm")),
+        ("spool/ab/1.2.840.3.012345678901.dcm", format!("spool/ab/{id}.012345678901.dcm")),
+        ("reports/1.2.840.3.dcm", format!("reports/{id}.dcm")),
+        ("damaged/1.2.840.3.0123456789ab.dcm.2", format!("damaged/{id}.0123456789ab.dcm.2")),
+    ];
+    for (path, expected) in rows {
+        assert_eq!(spool.shown(path), expected);
+    }
+}
+
+#[test]
+fn an_error_names_an_object_without_its_uid() {
+    let rows = [
+        ("/data/spool/ab/1.2.840.3.0123456789ab.dcm", "/data/spool/ab/*.0123456789ab.dcm"),
+        ("/data/damaged/1.2.840.3.0123456789ab.dcm.2", "/data/damaged/*.0123456789ab.dcm.2"),
+        ("/data/conflicts/1.2.840.3.89abcdef.dcm", "/data/conflicts/*.89abcdef.dcm"),
+        ("/data/reports/2.25.7.dcm", "/data/reports/2.25.7.dcm"),
+        ("/data/spool/ab", "/data/spool/ab"),
+        ("/data/incoming/8d9f", "/data/incoming/8d9f"),
+    ];
+    for (path, expected) in rows {
+        assert_eq!(crate::store::spool::without_uid(Path::new(path)), Path::new(expected));
+    }
+}

@@ -219,7 +219,7 @@ async fn own_reports_are_known_after_their_retention() {
     score_all(&store, "1.2", 1).await;
     report(&store, "1.2", "2.25.1", &["PACS"], 60).await;
     let delivery = due(&store, 60).await.remove(0);
-    store.delivery_succeeded(delivery.id, &uid(FALLBACK_SR), &uid("2.25.77"), at(61)).await.unwrap();
+    store.delivery_succeeded(delivery.id, &uid(FALLBACK_SR), &uid("2.25.77"), false, at(61)).await.unwrap();
     let day = Some(Duration::from_secs(86_400));
     let retention = Retention { objects_kept: day, reports_kept: day, posteriors_kept: day };
     assert_eq!(store.expire(at(3 * 86_400), retention).await.unwrap().studies, 1);
@@ -228,4 +228,41 @@ async fn own_reports_are_known_after_their_retention() {
         assert!(store.is_own_report(&uid(own)).await.unwrap(), "{own}");
     }
     assert!(!store.is_own_report(&uid("2.25.17")).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_report_that_is_sent_again_is_followed_by_the_newest() {
+    use DeliveryState::{Delivered, Failed, Pending, Superseded};
+    for (late, older, before, resent) in [
+        (Late::Always, Older::Sent, [Failed, Delivered], 2),
+        // What was withdrawn is not sent in place of what took its place.
+        (Late::Replace, Older::Withdrawn, [Superseded, Delivered], 0),
+    ] {
+        let (_dir, store) = fresh().await;
+        put(&store, "1.2.3", 0).await;
+        score_all(&store, "1.2", 1).await;
+        report_with(&store, "2.25.1", older, 60).await;
+        let first = due(&store, 60).await.remove(0);
+        store.delivery_failed(first.id, "no room", None).await.unwrap();
+        put(&store, "1.2.4", 100).await;
+        score_late(&store, "1.2", late, 101).await;
+        report_with(&store, "2.25.2", older, 200).await;
+        let second = due(&store, 200).await.remove(0);
+        assert_eq!(second.sop_instance.as_str(), "2.25.2");
+        delivered(&store, &second, 201).await;
+        assert_eq!(deliveries(&store).await, before, "{late:?}");
+
+        let which = Resend { failed_only: true, ..Resend::default() };
+        assert_eq!(store.resend_matching(which, at(300)).await.unwrap(), resent, "{late:?}");
+        let mut sent = Vec::new();
+        while let Some(delivery) = due(&store, 300).await.pop() {
+            delivered(&store, &delivery, 301).await;
+            sent.push(delivery.sop_instance.to_string());
+        }
+        let expected: &[&str] = if resent == 0 { &[] } else { &["2.25.1", "2.25.2"] };
+        assert_eq!(sent, expected, "{late:?}");
+        assert_eq!(deliveries(&store).await[1], Delivered);
+        assert!(!deliveries(&store).await.contains(&Pending));
+        assert_eq!(state(&store, "1.2").await, StudyState::Delivered, "{late:?}");
+    }
 }

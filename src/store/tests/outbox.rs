@@ -149,7 +149,10 @@ async fn a_report_is_known_under_the_uid_that_the_destination_accepted() {
     let fallback = uid("2.25.77");
     assert!(store.is_own_report(&uid("2.25.1.2")).await.unwrap(), "a variant is one's own too");
     assert!(!store.is_own_report(&fallback).await.unwrap());
-    store.delivery_succeeded(delivery.id, &uid("1.2.840.10008.5.1.4.1.1.88.22"), &fallback, at(61)).await.unwrap();
+    store
+        .delivery_succeeded(delivery.id, &uid("1.2.840.10008.5.1.4.1.1.88.22"), &fallback, false, at(61))
+        .await
+        .unwrap();
     assert!(store.is_own_report(&fallback).await.unwrap());
     let shown = show(&store, "1.2").await.deliveries.remove(0);
     assert_eq!((shown.report, shown.sent_sop_instance), (uid("2.25.1"), Some(fallback)));

@@ -146,3 +146,29 @@ async fn more_than_one_batch_goes_in_one_run() {
     assert_eq!((expired.objects, expired.studies), (450, 1));
     assert!(files(&dir.path().join("spool")).is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_set_aside_goes_with_the_retention_of_objects_from_then_on() {
+    let (dir, store) = fresh().await;
+    let spool = dir.path().join("spool/ab");
+    fs::write(spool.join("1.2.3.aaaaaaaaaaaa.dcm"), b"old bytes").unwrap();
+    let before = std::time::SystemTime::now() - Duration::from_secs(100 * DAY as u64);
+    let file = fs::File::open(spool.join("1.2.3.aaaaaaaaaaaa.dcm")).unwrap();
+    file.set_modified(before).unwrap();
+    let to = store.spool().set_aside("spool/ab/1.2.3.aaaaaaaaaaaa.dcm").unwrap();
+    fs::create_dir_all(dir.path().join("damaged/index-old")).unwrap();
+    fs::write(dir.path().join("damaged/index-old/index.sqlite"), b"index").unwrap();
+    fs::File::open(dir.path().join("damaged/index-old")).unwrap().set_modified(before).unwrap();
+    let sizes = || {
+        let aside = store.spool().damaged().unwrap();
+        (aside.iter().map(|a| a.files).sum::<u64>(), aside.iter().map(|a| a.bytes).sum::<u64>())
+    };
+    assert_eq!(sizes(), (2, 14));
+    let now = chrono::Utc::now();
+    let expire = async |objects| store.expire(now, kept(objects, None, None)).await.unwrap().damaged;
+    assert_eq!(expire(None).await, 0);
+    assert_eq!(expire(Some(30)).await, 1, "the index; the file was set aside just now, whenever it was written");
+    assert!(dir.path().join(&to).is_file() && !dir.path().join("damaged/index-old").exists());
+    assert_eq!(store.expire(now + chrono::TimeDelta::days(31), kept(Some(30), None, None)).await.unwrap().damaged, 1);
+    assert_eq!(sizes(), (0, 0));
+}

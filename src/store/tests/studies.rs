@@ -121,7 +121,10 @@ async fn a_late_instance_yields_a_new_report_with_its_predecessor() {
     assert_eq!(store.previous_reports(&uid("1.2"), Disclosure::Withheld).await.unwrap(), []);
     report(&store, "1.2", "2.25.1", &["PACS"], 60).await;
     let first = due(&store, 61).await.remove(0);
-    store.delivery_succeeded(first.id, &uid("1.2.840.10008.5.1.4.1.1.88.22"), &uid("2.25.11"), at(62)).await.unwrap();
+    store
+        .delivery_succeeded(first.id, &uid("1.2.840.10008.5.1.4.1.1.88.22"), &uid("2.25.11"), false, at(62))
+        .await
+        .unwrap();
     assert_eq!(state(&store, "1.2").await, StudyState::Delivered);
 
     put(&store, "1.2.4", 100).await;
@@ -270,4 +273,48 @@ async fn the_list_is_filtered_and_the_newest_comes_first() {
     assert_eq!(list(None, None, 1).await, ["1.3"]);
     assert_eq!(list(Some(StudyState::Open), None, 10).await, ["1.3", "1.1"]);
     assert_eq!(list(None, Some(at(20)), 10).await, ["1.3", "1.2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_backlog_of_many_open_studies_is_looked_through_once() {
+    let (_dir, store) = fresh().await;
+    let mut tx = store.index().write().await.unwrap();
+    // Open studies of one image, half of which are to be read again, and as many objects of the same sender that are
+    // not read yet.
+    for sql in [
+        "CREATE TEMP TABLE n AS WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 20000)
+         SELECT n FROM n",
+        "INSERT INTO studies (study, kind, state, source, revision, version, first_at, last_at)
+         SELECT '1.2.' || n, 'study', 'open', 'PACS', 1, 1, 0, 0 FROM n",
+        "INSERT INTO instances (sop_instance, study, sop_class, transfer_syntax, digest, bytes, path, calling, called,
+             peer, received_at, state)
+         SELECT '1.3.' || n, '1.2.' || n, '1', '1', 'd', 1, 'p', 'PACS', 'X', 'p', n, iif(n % 2, 'received', 'scored')
+         FROM n UNION ALL
+         SELECT '1.4.' || n, NULL, '1', '1', 'd', 1, 'p', 'PACS', 'X', 'p', 10000 + n, 'received' FROM n",
+        "DROP TABLE n",
+    ] {
+        sqlx::query(sql).execute(&mut *tx).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let looked = tokio::time::timeout(Duration::from_secs(20), store.activities(at(0))).await;
+    let activities = looked.expect("no minutes: one look at each object").unwrap();
+    assert_eq!(activities.len(), 20_000);
+    for (study, since) in [("1.2.7", 7), ("1.2.8", 10_001), ("1.2.19999", 10_001)] {
+        let of = activities.iter().find(|a| a.study == uid(study)).unwrap();
+        assert_eq!(of.unread_since.map(|at| at.timestamp_micros()), Some(since), "{study}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_read_for_long_is_claimed_for_as_long() {
+    let (_dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    let claimed = async |second| store.claim_received(1, LEASE, at(second)).await.unwrap().len();
+    let lease = LEASE.as_secs() as i64;
+    assert_eq!(claimed(0).await, 1);
+    store.prolong_instance(&uid("1.2.3"), LEASE, at(lease - 1)).await.unwrap();
+    assert_eq!(claimed(lease).await, 0, "still being read");
+    store.release_instance(&uid("1.2.3"), true, None).await.unwrap();
+    store.prolong_instance(&uid("1.2.3"), LEASE, at(lease)).await.unwrap();
+    assert_eq!(claimed(lease).await, 1, "given back");
 }

@@ -1,16 +1,13 @@
 //! The files named in `[tls]`: read within bounds, parsed, and known again by their stamps.
 //!
-//! A file system may hang or hold something else than a file under a name, so that a path is opened without waiting
-//! and only a regular file of a sane size is read. What is in a file never reaches an error. Neighbours: [`super::Tls`]
-//! decides when to look and keeps a hanging look from being repeated. Left out: whether a certificate is still valid.
+//! A file system may hang, or hold something else than a file under a name (`config::read_secret`). What is in a file
+//! never reaches an error. Neighbours: [`super::Tls`] decides when to look and keeps a hanging look from being
+//! repeated. Left out: whether a certificate is still valid.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject as _};
@@ -18,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::fault::{FileProblem, TlsFault};
-use crate::config;
+use crate::config::{self, SecretFault};
 
 /// Largest file, bytes: the authorities of a whole operating system have some 200 kB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -118,23 +115,20 @@ fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, FileProblem> {
     }
 }
 
-/// The bytes of a regular file. A FIFO or a device is opened without waiting, and refused.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, FileProblem> {
-    let unreadable = |e: std::io::Error| FileProblem::Unreadable(e.kind());
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file: File = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| unreadable(e.into()))?.into();
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(FileProblem::NotAFile);
-    }
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX { Err(FileProblem::TooLarge(FILE_BYTES_MAX)) } else { Ok(bytes) }
+    config::read_secret(path, FILE_BYTES_MAX).map_err(|fault| match fault {
+        SecretFault::Unreadable(kind) => FileProblem::Unreadable(kind),
+        SecretFault::TooLarge(most) => FileProblem::TooLarge(most),
+        SecretFault::NotAFile | SecretFault::NotText => FileProblem::NotAFile,
+    })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs;
+
+    use rustix::fs::Mode;
 
     use super::*;
 

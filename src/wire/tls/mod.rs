@@ -3,13 +3,13 @@
 //! `files` reads what `[tls]` names, `verify` says whom to believe, `fault` words what is wrong, `examine` tells a
 //! person about certificates. New handshakes use changed files: one look at a time, at most one in a second, in a
 //! thread of its own, so that a file system that hangs stops nothing but the looking. Neighbours: `receive` and `web`
-//! accept with it, [`super::Requestor`] connects with it. Left out: revocation lists, resumption of sessions (a handshake costs
-//! little beside an association, and a resumed one would not ask for the certificate again).
+//! accept with it, [`super::Requestor`] connects with it. Left out: revocation lists, resumption of sessions (a
+//! handshake costs little beside an association, and a resumed one would not ask for the certificate again).
 //!
-//! Profiles: `bcp195` is PS3.15 B.12, BCP 195 as RFC 8996 and RFC 9325 make it: TLS 1.2 with the four cipher suites that
-//! RFC 9325 4.2 recommends, and TLS 1.3. It is what B.9 has become, and never goes below what B.10 (retired) demands,
-//! whose DHE suites rustls lacks as RFC 9325 advises against them. B.11 (retired) and B.13 demand DHE, or Camellia and
-//! CCM, and are not offered.
+//! Profiles: `bcp195` is PS3.15 B.12, BCP 195 as RFC 8996 and RFC 9325 make it: TLS 1.2 with the four cipher suites
+//! that RFC 9325 4.2 recommends, and TLS 1.3. It is what B.9 has become, and never goes below what B.10 (retired)
+//! demands, whose DHE suites rustls lacks as RFC 9325 advises against them. B.11 (retired) and B.13 demand DHE, or
+//! Camellia and CCM, and are not offered.
 
 mod examine;
 mod fault;

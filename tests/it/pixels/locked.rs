@@ -74,7 +74,8 @@ async fn a_worker_reads_no_file_creates_none_opens_no_socket_starts_nothing_and_
         (Attempt::ExhaustMemory, true, out_of_memory),
         (Attempt::OpenSocket, protections.seccomp, killed),
         (Attempt::StartProcess, protections.seccomp, killed),
-        // the standard library begins with the handling of signals, which is refused before the program would be replaced
+        // the standard library begins with the handling of signals, which is refused before the program would be
+        // replaced
         (Attempt::ReplaceProgram, protections.seccomp, None),
     ];
     for (attempt, denied, deadly) in rows {

@@ -1,4 +1,5 @@
-//! Mutations of every corpus file, and of an image in each of seven encodings, through real workers: each costs an answer or a refusal, in time and in memory.
+//! Mutations of every corpus file, and of an image in each of seven encodings, through real workers: each costs an
+//! answer or a refusal, in time and in memory.
 //!
 //! A copy of the file is changed in place and changed back, so that megabytes are not written thousands of times.
 //! Faults go where parsers and decoders decide something: the data set before the pixels, length fields, and the

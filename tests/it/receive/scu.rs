@@ -120,7 +120,7 @@ impl Door {
         };
         let store = Store::open(&folder_config).await.expect("a store");
         let tls = Tls::load(&setup.tls, &setup.sources).expect("usable files");
-        let receiver = Receiver::bind(&setup.node, &setup.sources, &tls).await.expect("a free port");
+        let receiver = Receiver::bind(&setup.node, &setup.sources, &[], &tls).await.expect("a free port");
         let port = receiver.local_addr().expect("bound").map_or(0, |a| a.port());
         let port_tls = receiver.local_addr_tls().expect("bound").map_or(0, |a| a.port());
         let cancel = CancellationToken::new();

@@ -86,6 +86,7 @@ fn destination(port: u16, timeout: Duration) -> Destination {
         timeout,
         associations_max: 1,
         per_minute_max: None,
+        commitment: None,
     }
 }
 

@@ -41,7 +41,8 @@ impl Object {
         }
     }
 
-    /// Those of the files that the demo models take, of one SOP class and transfer syntax, so that one association does.
+    /// Those of the files that the demo models take, of one SOP class and transfer syntax, so that one association
+    /// does.
     pub fn in_scope(files: &[PathBuf]) -> Vec<Self> {
         let frontal = files.iter().filter(|file| ["PA", "AP"].contains(&element(file, "ViewPosition").as_str()));
         let mut objects: Vec<Self> = frontal.map(|file| Self::read(file)).collect();
