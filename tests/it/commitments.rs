@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::orthanc::Orthanc;
+use crate::support::orthanc::Orthanc;
 use crate::support::{
     Node, NodeOptions, configuration, element, free_port, phantoms, reference_python, run, run_ok, sidelight, storescu,
     wait_for,
@@ -292,7 +292,10 @@ fn orthanc_commits_to_keep_a_report_on_an_association_of_its_own() {
         quiet_period: "300ms",
         extra: &destination,
     });
-    let _orthanc = Orthanc::start(&folder.path().join("orthanc"), node.dicom_port, port);
+    let settings = serde_json::json!({
+        "DicomPort": port, "DicomModalities": {"sidelight": ["SIDELIGHT", "127.0.0.1", node.dicom_port]},
+    });
+    let _orthanc = Orthanc::start(&folder.path().join("orthanc"), &settings, &[]);
     assert!(storescu(node.dicom_port, &[], &files[..1]).status.success());
     wait_for("Orthanc keeps it", LIMIT, || delivery(&node, &study) == ("delivered".to_owned(), "confirmed".to_owned()));
     assert!(node.log().contains("storage commitment was given"));

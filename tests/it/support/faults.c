@@ -4,7 +4,7 @@
  *     CALL PATH EFFECT COUNT
  * CALL is open (for writing), write, sync or rename; PATH a part of the file's path; EFFECT an errno, or "short" for a
  * write of half the bytes; COUNT how many calls it fails, -1 for all. The first rule that fits and has calls left acts.
- * When the file changes, counting begins anew. Only a process that was started as "sidelight serve" is touched: its
+ * When the file changes, counting begins anew. Each call that is failed adds a byte to the file's sibling $FAULTS.hits. Only a process that was started as "sidelight serve" is touched: its
  * workers may make no system call of this kind.
  */
 #define _GNU_SOURCE
@@ -38,6 +38,15 @@ __attribute__((constructor)) static void start(void) {
     if ((long)first < n && !strcmp(line + first, "serve")) control = getenv("FAULTS");
 }
 
+static void hit(void) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s.hits", control);
+    int fd = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0) return;
+    if (syscall(SYS_write, fd, "x", 1) < 0) perror(path);
+    syscall(SYS_close, fd);
+}
+
 /* 0: nothing; SHORT; else an errno. */
 static int fault(const char *call, const char *path) {
     if (!control) return 0;
@@ -62,6 +71,7 @@ static int fault(const char *call, const char *path) {
         if (strcmp(what, call) || !strstr(path, part) || (count >= 0 && used[i] >= count)) continue;
         used[i]++;
         effect = strcmp(how, "short") ? atoi(how) : SHORT;
+        hit();
         break;
     }
     pthread_mutex_unlock(&lock);

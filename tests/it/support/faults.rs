@@ -36,6 +36,11 @@ impl Faults {
         fs::rename(next, &self.control).expect("the test folder is writable");
     }
 
+    /// Calls that failed so far.
+    pub fn hits(&self) -> u64 {
+        fs::metadata(self.control.with_extension("hits")).map_or(0, |file| file.len())
+    }
+
     pub fn clear(&self) {
         self.set("");
     }
