@@ -75,7 +75,7 @@ impl Node {
 async fn open_gates(reload: &Reload, config: &Config) -> anyhow::Result<()> {
     let (gate, web_gate, config) = (reload.gate.clone(), reload.web_gate.clone(), config.clone());
     let opened = tokio::task::spawn_blocking(move || {
-        let clients = web_gate.as_ref().map(|_| web::Clients::of(&config.web)).transpose()?;
+        let clients = web_gate.as_ref().map(|_| web::Clients::of(&config)).transpose()?;
         gate.set(&config.node, &config.sources, &config.archives())?;
         if let (Some(gate), Some(clients)) = (web_gate, clients) {
             gate.set(clients);
@@ -106,7 +106,12 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
             posteriors_kept: new.store.posteriors_kept,
             ..old.store.clone()
         },
-        web: Web { clients: new.web.clients.clone(), ..old.web.clone() },
+        web: Web {
+            // Off acts at once, since that is how a site shuts the door; what was off has no routes to be opened.
+            dicomweb: old.web.dicomweb && new.web.dicomweb,
+            clients: new.web.clients.clone(),
+            ..old.web.clone()
+        },
         study: new.study.clone(),
         sources: new.sources.clone(),
         destinations: new.destinations.clone(),
@@ -168,6 +173,7 @@ mod tests {
             ("node.mode", "active", "node"),
             ("store.data_dir", "elsewhere", "store (all but retention)"),
             ("web.listen", "127.0.0.1:1", "web"),
+            ("web.dicomweb", "true", "web"),
             ("models.batch_max", "9", "models"),
             ("pixels.workers", "9", "pixels"),
             ("risk.delta", "0.2", "risk"),
@@ -178,5 +184,11 @@ mod tests {
             assert_eq!(fixed, [named], "{key}");
             assert_eq!(merged, loaded(&[("study.cap", "30m")]), "{key}: the rest is taken over");
         }
+        // Off at once, and on again by a restart alone.
+        let on = loaded(&[("web.dicomweb", "true")]);
+        let (off, fixed) = merge(&on, loaded(&[]));
+        assert_eq!((off.web.dicomweb, fixed), (false, vec![]));
+        let (still, fixed) = merge(&off, on);
+        assert_eq!((still.web.dicomweb, fixed), (false, vec!["web"]));
     }
 }

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 use tracing::warn;
 
-use crate::config::{Web, WebClient, read_secret_text};
+use crate::config::{Config, Mode, WebClient, read_secret_text};
 
 use super::respond::Problem;
 
@@ -39,12 +39,20 @@ const TOKEN_CHARS_MIN: usize = 24;
 const FILE_BYTES_MAX: u64 = 4_096;
 
 impl Clients {
-    /// Reads the token files, as far as DICOMweb is offered. Blocking.
+    /// Reads the token files, as far as DICOMweb is offered. Blocking. In shadow mode only the audit's clients may query,
+    /// whatever the configuration says: a reload takes the clients of a file, and not its mode.
     ///
     /// # Errors
     /// With the key that is at fault.
-    pub fn of(web: &Web) -> anyhow::Result<Self> {
-        if web.dicomweb { Self::read(&web.clients) } else { Ok(Self::default()) }
+    pub fn of(config: &Config) -> anyhow::Result<Self> {
+        if !config.web.dicomweb {
+            return Ok(Self::default());
+        }
+        let mut clients = Self::read(&config.web.clients)?;
+        for (client, _) in &mut clients.0 {
+            client.query = client.query && (client.audit || config.node.mode == Mode::Active);
+        }
+        Ok(clients)
     }
 
     /// Reads the token files.
@@ -204,11 +212,39 @@ mod tests {
         assert_eq!(ask(TOKEN), Ok(listed.clone()));
         let newer = "a-newer-token-of-some-length";
         std::fs::write(&listed.token_file, newer).unwrap();
-        let web = |dicomweb| Web { listen: None, listen_tls: None, dicomweb, clients: vec![listed.clone()] };
-        gate.set(Clients::of(&web(true)).unwrap());
+        let config = |dicomweb| configured(Mode::Shadow, dicomweb, &listed);
+        gate.set(Clients::of(&config(true)).unwrap());
         assert_eq!((ask(TOKEN), ask(newer)), (Err(401), Ok(listed.clone())));
-        gate.set(Clients::of(&web(false)).unwrap());
+        gate.set(Clients::of(&config(false)).unwrap());
         assert_eq!(ask(newer), Err(401));
+    }
+
+    /// The defaults with this mode and this client.
+    fn configured(mode: Mode, dicomweb: bool, client: &WebClient) -> Config {
+        let mut config = crate::config::load(None, [], &[]).unwrap();
+        config.node.mode = mode;
+        (config.web.dicomweb, config.web.clients) = (dicomweb, vec![client.clone()]);
+        config
+    }
+
+    #[test]
+    fn in_shadow_mode_the_audit_alone_may_query() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {TOKEN}")).unwrap());
+        for (mode, audit, expected) in [
+            (Mode::Shadow, false, Err(403)),
+            (Mode::Shadow, true, Ok(())),
+            (Mode::Active, false, Ok(())),
+            (Mode::Active, true, Ok(())),
+        ] {
+            let listed = WebClient { query: true, audit, ..client(dir.path(), "a", TOKEN, &[]) };
+            let clients = Clients::of(&configured(mode, true, &listed)).unwrap();
+            let ask = |right| clients.authorize(&headers, "192.0.2.9".parse().unwrap(), right);
+            let seen = ask(Right::Query).map(drop).map_err(|p| p.status().as_u16());
+            assert_eq!(seen, expected, "{mode:?} {audit}");
+            assert!(ask(Right::Store).is_ok(), "{mode:?} {audit}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::config::{self, Config};
+use crate::config::{self, ClientCertificates, Config};
 use crate::store::Store;
 use crate::wire::Tls;
 
@@ -43,9 +43,8 @@ use door::{Port, Service};
 /// Bound listeners that do not serve yet.
 #[derive(Debug)]
 pub struct Server {
-    plain: Option<Port>,
-    tls: Option<Port>,
-    service: Service,
+    plain: Option<(Port, Service)>,
+    tls: Option<(Port, Service)>,
     clients: Gate,
 }
 
@@ -86,7 +85,7 @@ pub async fn bind(
     if plain.is_none() && secure.is_none() {
         return Ok(None);
     }
-    let clients = Gate::new(Clients::of(&config.web)?);
+    let clients = Gate::new(Clients::of(config)?);
     if let Some(warning) = in_the_clear(config) {
         warn!("{warning}");
     }
@@ -98,24 +97,41 @@ pub async fn bind(
         uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
     };
-    let mut router = Router::new()
-        .route("/health", get(|| async { "ok\n" }))
-        .route("/ready", get(probes::is_ready))
-        .route("/metrics", get(probes::metrics));
-    if config.web.dicomweb {
-        router = router.nest("/dicomweb", dicomweb());
-    }
-    let service = Service {
-        router: router.with_state(shared),
-        header_timeout: config.node.negotiation_timeout,
-        silence_max: config.node.idle_timeout,
+    let service = |dicomweb_too: bool| {
+        let mut router = Router::new()
+            .route("/health", get(|| async { "ok\n" }))
+            .route("/ready", get(probes::is_ready))
+            .route("/metrics", get(probes::metrics));
+        if dicomweb_too {
+            router = router.nest("/dicomweb", dicomweb());
+        }
+        Service {
+            router: router.with_state(shared.clone()),
+            header_timeout: config.node.negotiation_timeout,
+            silence_max: config.node.idle_timeout,
+        }
     };
-    Ok(Some(Server { plain, tls: secure, service, clients }))
+    Ok(Some(Server {
+        plain: plain.map(|port| (port, service(offered_in_the_clear(config)))),
+        tls: secure.map(|port| (port, service(config.web.dicomweb))),
+        clients,
+    }))
+}
+
+/// Whether DICOMweb is on `web.listen` too: not for the network where clients have to show certificates, which nobody
+/// could there. A proxy on this machine is trusted to ask for them itself.
+fn offered_in_the_clear(config: &Config) -> bool {
+    let loopback = config.web.listen.is_some_and(|address| address.ip().is_loopback());
+    let certificates = config.tls.web_client_certificates == ClientCertificates::Required;
+    config.web.dicomweb && (loopback || !certificates)
 }
 
 /// What a person should know of tokens that cross the network unprotected.
 pub fn in_the_clear(config: &Config) -> Option<String> {
     let address = config.web.listen.filter(|address| config.web.dicomweb && !address.ip().is_loopback())?;
+    if !offered_in_the_clear(config) {
+        return Some(format!("no DICOMweb on {address}, where no client can show the certificate that [tls] requires"));
+    }
     Some(format!(
         "DICOMweb without TLS on {address}: tokens and objects can be read on the way; offer it on web.listen_tls, or put \
          a proxy with TLS before it"
@@ -153,12 +169,12 @@ fn dicomweb() -> Router<Shared> {
 impl Server {
     /// The address that was bound without TLS.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.plain.as_ref().map(|port| port.address)
+        self.plain.as_ref().map(|(port, _)| port.address)
     }
 
     /// The address that was bound for TLS.
     pub fn address_tls(&self) -> Option<SocketAddr> {
-        self.tls.as_ref().map(|port| port.address)
+        self.tls.as_ref().map(|(port, _)| port.address)
     }
 
     /// To change who may use DICOMweb while the server runs.
@@ -169,8 +185,8 @@ impl Server {
     /// Serves until `cancel`; requests that have begun are answered.
     pub async fn run(self, cancel: CancellationToken) {
         let tasks = TaskTracker::new();
-        for port in [self.plain, self.tls].into_iter().flatten() {
-            tasks.spawn(port.accept(self.service.clone(), tasks.clone(), cancel.clone()));
+        for (port, service) in [self.plain, self.tls].into_iter().flatten() {
+            tasks.spawn(port.accept(service, tasks.clone(), cancel.clone()));
         }
         tasks.close();
         tasks.wait().await;

@@ -109,6 +109,31 @@ fn stow(port: u16, path: &str, files: &[Vec<u8>]) -> Answer {
     exchange(port, &post(path, &stow_lines(), &multipart(files))).expect("an answer")
 }
 
+#[test]
+fn a_reload_shuts_dicomweb_and_shows_nothing_that_the_mode_withholds() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let node = start(folder.path(), "", |c| c);
+    let asked = |token: &str| get(node.web_port, "/dicomweb/studies", token, "*/*").status;
+    let reload = |change: &dyn Fn(String) -> String| {
+        let text = fs::read_to_string(&node.config).expect("readable");
+        fs::write(&node.config, change(text)).expect("writable");
+        let loaded = || node.log().matches("the configuration was loaded again").count();
+        let before = loaded();
+        node.signal("HUP");
+        wait_for("the configuration is loaded again", Duration::from_secs(30), || loaded() > before);
+    };
+    assert_eq!((asked(TOKEN), asked(QUERY_TOKEN)), (200, 200));
+    // In the file the node is active and the viewer no part of the audit; the node stays in shadow mode.
+    let viewer = "ae_title = \"VIEWER\"\naudit = true";
+    reload(&|text| text.replace(viewer, "ae_title = \"VIEWER\"").replace("[node]", "[node]\nmode = \"active\""));
+    assert!(node.log().contains("changes here need a restart"));
+    assert_eq!((asked(TOKEN), asked(QUERY_TOKEN)), (200, 403));
+    reload(&|text| text.replace("dicomweb = true", "dicomweb = false"));
+    assert_eq!((asked(TOKEN), asked(QUERY_TOKEN)), (401, 401));
+    assert_eq!(get(node.web_port, "/ready", TOKEN, "*/*").status, 200);
+    assert!(node.stop().success());
+}
+
 fn client(node: &Node, arguments: &[&str]) -> Value {
     let text = run_ok(
         Command::new(reference_python())

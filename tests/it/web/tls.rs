@@ -155,8 +155,27 @@ fn clients_show_a_certificate_where_the_configuration_says_so() {
         let got = scene.curl("/health", &arguments.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(got.status.success(), works, "{arguments:?}: {}", said(&got));
     }
+    // On the port of this machine alone DICOMweb is there as before.
+    assert_eq!(get(scene.node.web_port, "/dicomweb/studies", QUERY_TOKEN, "*/*").status, 200);
     let log = scene.node.log();
     assert!(log.contains("the peer shows no certificate") && log.contains("neither pinned nor issued"), "{log}");
+}
+
+#[test]
+fn where_certificates_are_required_the_port_without_tls_serves_the_network_probes_alone() {
+    let anywhere =
+        |config: String| config.replace("listen = \"127.0.0.1:0\"\ndicomweb", "listen = \"0.0.0.0:0\"\ndicomweb");
+    for (required, dicomweb) in [("web_client_certificates = \"required\"\n", 404), ("", 200)] {
+        let scene = Scene::new(required, anywhere);
+        let port = scene.node.web_port;
+        let asked = |path: &str| get(port, path, QUERY_TOKEN, "*/*").status;
+        let paths = ["/health", "/ready", "/metrics", "/dicomweb/studies"];
+        assert_eq!(paths.map(asked), [200, 200, 200, dicomweb], "{required}");
+        let store = exchange(port, &post("/dicomweb/studies", "", b"")).expect("an answer");
+        assert_eq!(store.status, if dicomweb == 200 { 401 } else { 404 }, "{required}");
+        assert_eq!(scene.node.log().contains("no DICOMweb on 0.0.0.0"), dicomweb == 404, "{}", scene.node.log());
+        assert!(scene.node.stop().success());
+    }
 }
 
 #[test]
