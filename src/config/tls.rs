@@ -115,6 +115,7 @@ impl Check<'_> {
         }
         self.tls_clients(raw);
         self.tls_sources(raw);
+        self.tls_archives(raw);
         for (i, destination) in raw.destinations.iter().take(PEERS_MAX).enumerate() {
             if is_on(&destination.tls) && !has_elements(&destination.certificates) && !is_given(&own.authorities) {
                 let what = "asks for TLS, and nothing says which certificate to believe".to_owned();
@@ -174,6 +175,27 @@ impl Check<'_> {
             }
         }
     }
+
+    /// An archive that was asked for storage commitment calls back, as its source if there is one.
+    fn tls_archives(&mut self, raw: &Raw) {
+        let nobody_asked = parse::client_certificates(&raw.tls.client_certificates) == Ok(ClientCertificates::None);
+        for (i, archive) in raw.destinations.iter().take(PEERS_MAX).enumerate() {
+            let Ok(title) = parse::ae_title(&archive.ae_title) else { continue };
+            let has_title = |source: &raw::Source| parse::ae_title(&source.ae_title).is_ok_and(|other| other == title);
+            let is_pinned = is_on(&archive.tls) && has_elements(&archive.certificates);
+            if nobody_asked
+                && is_pinned
+                && is_on(&archive.commitment)
+                && !raw.sources.iter().take(PEERS_MAX).any(has_title)
+            {
+                let key = format!("destinations[{i}].certificates");
+                let what = "are pinned to an archive that may call back to commit, and tls.client_certificates is \
+                            \"none\": they are not asked for";
+                let remedy = "set tls.client_certificates = \"required\" or \"optional\"";
+                self.contradiction(&key, &archive.certificates, what.to_owned(), remedy);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -225,6 +247,10 @@ mod tests {
             ),
             (format!("{DESTINATION}tls = true"), &["destinations[0].tls"]),
             (
+                format!("tls.client_certificates = \"none\"\n{DESTINATION}commitment = true\ntls = true\n{pin}"),
+                &["destinations[0].certificates"],
+            ),
+            (
                 format!("{DESTINATION}{pin}tls_server_name = \"p\""),
                 &["destinations[0].certificates", "destinations[0].tls_server_name"],
             ),
@@ -251,6 +277,13 @@ mod tests {
             format!("node.listen = \"\"\nnode.listen_tls = \"[::]:2762\"\n{FILES}{SOURCE}tls = true\n"),
             format!("node.listen_tls = \"[::]:2762\"\ntls.certificate = \"c\"\ntls.key = \"k\"\n{SOURCE}{pin}"),
             format!("{DESTINATION}{pin}"),
+            format!("{DESTINATION}commitment = true\n{pin}"),
+            format!("tls.client_certificates = \"none\"\n{DESTINATION}{pin}"),
+            // It calls as a source that pins nothing.
+            format!(
+                "tls.client_certificates = \"none\"\n{DESTINATION}commitment = true\n{pin}{}",
+                SOURCE.replace("\"S\"", "\"D\"")
+            ),
             "web.listen = \"\"\nweb.listen_tls = \"[::]:8443\"\nweb.dicomweb = true\ntls.certificate = \"c\"\ntls.key = \"k\""
                 .into(),
             format!("{FILES}web.listen_tls = \"[::]:8443\"\ntls.web_client_certificates = \"required\""),
