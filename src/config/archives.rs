@@ -37,8 +37,8 @@ impl Config {
 }
 
 /// Everybody who may call, with the way that they have to come: the sources, then archives whose titles are no
-/// source's, which may do nothing that a source may. The addresses of one that is known by a host name are looked up
-/// when it calls.
+/// source's, which may do nothing that a source may. One that is known by a host name has no `hosts` here, which says
+/// nothing of where it may come from: `receive` looks its addresses up.
 pub fn callers(sources: &[Source], archives: &[Archive]) -> Vec<Source> {
     let mut callers = sources.to_vec();
     for archive in archives {

@@ -12,10 +12,12 @@
 //! that a sender tries again. A second one bounds the connections of each port, so that peers that connect and say
 //! nothing, or never end a TLS handshake, cannot use up the associations: they hold a connection for
 //! `node.negotiation_timeout` and nothing else. The third bounds those of one host (`wire`). Where every source
-//! lists hosts, connections from elsewhere are closed at once.
+//! lists hosts, connections from elsewhere are closed at once; archives that may call (`hosts`) open it to their own
+//! addresses alone.
 
 mod association;
 mod channel;
+mod hosts;
 mod identity;
 mod negotiate;
 mod store_scp;
@@ -28,7 +30,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use dicom_ul::pdu::{AbortRQSource, Pdu};
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +44,7 @@ use crate::wire::{FrameError, Newcomer, Newcomers, Stream, Tls, Wire, WireError}
 
 use association::{Association, Limits, Peer};
 use channel::Channel;
+use hosts::Hosts;
 use identity::User;
 use negotiate::{Agreement, Policy, Refusal, Rejection};
 
@@ -65,7 +68,10 @@ pub enum Drained {
 
 /// Who may send, for associations that begin from now on; those that run keep what they agreed on.
 #[derive(Debug, Clone)]
-pub struct Gate(Arc<RwLock<Arc<Rules>>>);
+pub struct Gate {
+    rules: Arc<RwLock<Arc<Rules>>>,
+    hosts: Arc<Hosts>,
+}
 
 /// Who may send.
 #[derive(Debug)]
@@ -132,8 +138,10 @@ impl Receiver {
     ) -> io::Result<Self> {
         let listener = listen("node.listen", node.listen).await?;
         let listener_tls = listen("node.listen_tls", node.listen_tls).await?;
+        let gate = Gate::new(Rules::new(node, sources, archives)?);
+        gate.hosts.begin(&gate).await;
         let door = Door {
-            gate: Gate(Arc::new(RwLock::new(Arc::new(Rules::new(node, sources, archives)?)))),
+            gate,
             associations: Arc::new(Semaphore::new(node.associations_max)),
             searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
             next_id: AtomicU64::new(1),
@@ -174,7 +182,7 @@ impl Receiver {
                     door.next_connection(&listener, &connections, cancel).await
                 {
                     let address = address.ip().to_canonical();
-                    if !door.gate.current().may_come_from(address) {
+                    if !door.gate.may_come_from(address) {
                         debug!(%address, "a connection from an address that no source lists (sources.hosts)");
                         continue;
                     }
@@ -198,6 +206,7 @@ impl Receiver {
         let plain = listener.map(|listener| accepting(listener, None));
         let secure = tls.map(|(listener, tls)| accepting(listener, Some(tls)));
         tokio::join!(
+            door.gate.hosts.watch(&door.gate, &cancel),
             async {
                 if let Some(plain) = plain {
                     plain.await
@@ -227,39 +236,48 @@ impl Rules {
         Ok(Self { policy, archives: archives.to_vec(), callers })
     }
 
-    /// Whether there could be a source at this canonical address. Without sources anybody may try C-ECHO.
-    fn may_come_from(&self, address: IpAddr) -> bool {
-        let listed = |hosts: &[IpAddr]| hosts.is_empty() || hosts.iter().any(|host| host.to_canonical() == address);
-        self.policy.is_open() || self.callers.iter().any(|caller| listed(&caller.hosts))
-    }
-
-    /// The destinations that were asked for storage commitment and are this caller. A source of that title comes from
-    /// where the source may, which the policy judges; any other from the destination's host.
-    async fn archives_of(&self, title: &AeTitle, address: IpAddr) -> Vec<String> {
-        let is_source = self.policy.has_source(title);
-        let mut names = Vec::new();
-        for archive in self.archives.iter().filter(|archive| archive.ae_title == *title) {
-            if is_source || is_at(&archive.host, address).await {
-                names.push(archive.name.clone());
-            }
-        }
-        names
+    fn archive_hosts(&self) -> Vec<String> {
+        self.archives.iter().map(|archive| archive.host.clone()).collect()
     }
 }
 
 impl Gate {
+    fn new(rules: Rules) -> Self {
+        Self { rules: Arc::new(RwLock::new(Arc::new(rules))), hosts: Arc::default() }
+    }
+
     /// Replaces the rules: titles of `node`, `sources` with their passcode files, and `archives`.
     ///
     /// # Errors
     /// With the key that is at fault; the old rules stay.
     pub fn set(&self, node: &config::Node, sources: &[config::Source], archives: &[config::Archive]) -> io::Result<()> {
         let rules = Arc::new(Rules::new(node, sources, archives)?);
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        self.hosts.changed.notify_one();
         Ok(())
     }
 
     fn current(&self) -> Arc<Rules> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a source or an archive could be at this canonical address. Without sources anybody may try C-ECHO.
+    fn may_come_from(&self, address: IpAddr) -> bool {
+        let rules = self.current();
+        let is_source = |caller: &&config::Source| rules.policy.has_source(&caller.ae_title);
+        let listed = |hosts: &[IpAddr]| hosts.is_empty() || hosts.iter().any(|host| host.to_canonical() == address);
+        rules.policy.is_open()
+            || rules.callers.iter().filter(is_source).any(|source| listed(&source.hosts))
+            || rules.archives.iter().any(|archive| self.hosts.is_at(&archive.host, address))
+    }
+
+    /// The destinations that were asked for storage commitment and are this caller. A source of that title comes from
+    /// where the source may, which the policy judges; any other from the destination's host.
+    fn archives_of(&self, rules: &Rules, title: &AeTitle, address: IpAddr) -> Vec<String> {
+        let is_source = rules.policy.has_source(title);
+        let of_title = rules.archives.iter().filter(|archive| archive.ae_title == *title);
+        let calling = of_title.filter(|archive| is_source || self.hosts.is_at(&archive.host, address));
+        calling.map(|archive| archive.name.clone()).collect()
     }
 }
 
@@ -355,8 +373,7 @@ impl Door {
                 warn!(%cause, "the peer came the wrong way");
                 return reject(wire, &calling, Rejection::CallingAe).await;
             }
-            // A name that is not found in time is nobody's.
-            archives = timeout_at(deadline, rules.archives_of(&title, address)).await.unwrap_or_default();
+            archives = self.gate.archives_of(&rules, &title, address);
         }
         let agreement = match rules.policy.negotiate(&request, address, !archives.is_empty()) {
             Ok(agreement) => agreement,
@@ -429,20 +446,6 @@ async fn listen(key: &str, address: Option<SocketAddr>) -> io::Result<Option<Tcp
     let Some(address) = address else { return Ok(None) };
     let named = |cause: io::Error| io::Error::new(cause.kind(), format!("{key}: cannot listen on {address}: {cause}"));
     TcpListener::bind(address).await.map(Some).map_err(named)
-}
-
-/// Whether a host, by address or name, has this canonical address.
-async fn is_at(host: &str, address: IpAddr) -> bool {
-    match host.parse::<IpAddr>() {
-        Ok(literal) => literal.to_canonical() == address,
-        Err(_) => match lookup_host((host, 0)).await {
-            Ok(found) => found.map(|found| found.ip().to_canonical()).any(|found| found == address),
-            Err(error) => {
-                warn!(host, %error, "the host of a destination that was asked for storage commitment is not found");
-                false
-            }
-        },
-    }
 }
 
 async fn has_room(store: &Store) -> bool {
