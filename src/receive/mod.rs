@@ -40,7 +40,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::config;
 use crate::domain::AeTitle;
 use crate::store::Store;
-use crate::wire::{FrameError, Newcomer, Newcomers, Stream, Tls, Wire, WireError};
+use crate::wire::{FrameError, Newcomer, Newcomers, Stream, ThisMachine, Tls, Wire, WireError};
 
 use association::{Association, Limits, Peer};
 use channel::Channel;
@@ -176,7 +176,7 @@ impl Receiver {
             let (door, store, cancel, cut, tasks) = (&door, &store, &cancel, &cut, &tasks);
             // Each port has connections of its own, so that a flood of handshakes leaves the other one usable.
             let connections = Arc::new(Semaphore::new(door.node.associations_max + SPARE_CONNECTIONS));
-            let newcomers = Newcomers::new(OF_ONE_HOST_MAX);
+            let newcomers = Newcomers::new(OF_ONE_HOST_MAX, ThisMachine::Unbounded);
             async move {
                 while let Some((stream, address, connection)) =
                     door.next_connection(&listener, &connections, cancel).await

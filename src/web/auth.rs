@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::config::{Config, Mode, WebClient, read_secret_text};
 
+use super::door::Caller;
 use super::respond::Problem;
 
 /// The clients with the digests of their tokens. By default there are none.
@@ -114,10 +115,12 @@ impl Gate {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(clients);
     }
 
-    /// As [`Clients::authorize`], of the clients as they stand.
-    pub(super) fn authorize(&self, headers: &HeaderMap, peer: IpAddr, right: Right) -> Result<WebClient, Problem> {
+    /// As [`Clients::authorize`], of the clients as they stand; the caller is known from then on.
+    pub(super) fn authorize(&self, headers: &HeaderMap, caller: &Caller, right: Right) -> Result<WebClient, Problem> {
         let clients = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
-        clients.authorize(headers, peer, right).cloned()
+        let client = clients.authorize(headers, caller.address.ip(), right)?;
+        caller.is_known();
+        Ok(client.clone())
     }
 }
 
@@ -147,8 +150,11 @@ fn digest(file: &std::path::Path) -> anyhow::Result<[u8; 32]> {
 mod tests {
     use axum::http::HeaderValue;
 
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::domain::AeTitle;
+    use crate::wire::{Newcomers, ThisMachine};
 
     const TOKEN: &str = "0123456789abcdef01234567";
 
@@ -207,7 +213,13 @@ mod tests {
         let ask = |token: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
-            gate.authorize(&headers, "192.0.2.9".parse().unwrap(), Right::Store).map_err(|p| p.status().as_u16())
+            // The only place of its host, which it keeps where it is not known.
+            let newcomers = Newcomers::new(1, ThisMachine::Bounded);
+            let address: SocketAddr = "192.0.2.9:1".parse().unwrap();
+            let caller = Caller::new(address, newcomers.admit(address.ip()).unwrap());
+            let answer = gate.authorize(&headers, &caller, Right::Store).map_err(|p| p.status().as_u16());
+            assert_eq!(newcomers.admit(address.ip()).is_some(), answer.is_ok());
+            answer
         };
         assert_eq!(ask(TOKEN), Ok(listed.clone()));
         let newer = "a-newer-token-of-some-length";

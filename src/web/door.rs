@@ -1,16 +1,16 @@
 //! The ports of HTTP: connections come in, are secured where the port is one for TLS, and are served until they end.
 //!
-//! Each port has connections of its own, so that a flood of handshakes leaves the other one usable, and a host that
-//! begins handshakes and never ends them leaves room for the others. Every wait has an end. Neighbours: `mod` says what
-//! is served, `wire` speaks TLS. Left out: who may ask for what, which hangs by the token of each request.
+//! Each port has connections of its own, so that a flood of handshakes leaves the other one usable, and a host leaves
+//! room for the others until a request of it was authorised, whether it says nothing or asks for /health for ever.
+//! Every wait has an end. Neighbours: `mod` says what is served, `auth` who is known, `wire` speaks TLS. Left out: who
+//! may ask for what, which hangs by the token of each request.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::connect_info::ConnectInfo;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::AsyncWriteExt as _;
@@ -42,10 +42,29 @@ pub(super) struct Service {
     pub(super) silence_max: Duration,
 }
 
+/// Who asks; an extension of every request.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) address: SocketAddr,
+    /// The place of the connection among those of which nothing is known.
+    place: Arc<Mutex<Option<Newcomer>>>,
+}
+
+impl Caller {
+    pub(super) fn new(address: SocketAddr, newcomer: Newcomer) -> Self {
+        Self { address, place: Arc::new(Mutex::new(Some(newcomer))) }
+    }
+
+    /// A request was authorised: the connection is bounded by those of the port alone.
+    pub(super) fn is_known(&self) {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
 /// Connections of a port at once; further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 128;
-/// Handshakes of one host at once: a quarter of a port.
-const HANDSHAKES_OF_ONE_HOST_MAX: usize = CONNECTIONS_MAX / 4;
+/// Connections of one host at once on which no request was authorised: a quarter of a port.
+pub(super) const OF_ONE_HOST_MAX: usize = CONNECTIONS_MAX / 4;
 /// Longest request line with all header fields, bytes; hyper may have read twice as much before it counts.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Wait after an accept that failed for want of descriptors or memory.
@@ -67,20 +86,20 @@ impl Port {
     }
 
     /// Takes connections until `cancel`; each is one of `tasks`.
-    pub(super) async fn accept(self, service: Service, tasks: TaskTracker, cancel: CancellationToken) {
+    pub(super) async fn accept(
+        self,
+        service: Service,
+        newcomers: Newcomers,
+        tasks: TaskTracker,
+        cancel: CancellationToken,
+    ) {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let newcomers = Newcomers::new(HANDSHAKES_OF_ONE_HOST_MAX);
         while let Some((tcp, peer, permit)) = next(&self.listener, &connections, &cancel).await {
-            let newcomer = match &self.tls {
-                None => None,
-                Some(_) => {
-                    let Some(newcomer) = newcomers.admit(peer.ip().to_canonical()) else { continue };
-                    Some(newcomer)
-                }
-            };
+            let Some(newcomer) = newcomers.admit(peer.ip().to_canonical()) else { continue };
+            let caller = Caller::new(peer, newcomer);
             let (service, tls, cancel) = (service.clone(), self.tls.clone(), cancel.clone());
             tasks.spawn(async move {
-                service.serve(tcp, peer, tls.as_ref().zip(newcomer), &cancel).await;
+                service.serve(tcp, caller, tls.as_ref(), &cancel).await;
                 drop(permit);
             });
         }
@@ -115,13 +134,7 @@ async fn next(
 impl Service {
     /// One connection: its handshake, where there is one, and its requests, one after the other. A head that does not
     /// come in time ends it, also the next one on a connection that is kept alive; a body is timed by whoever reads it.
-    async fn serve(
-        self,
-        tcp: TcpStream,
-        peer: SocketAddr,
-        tls: Option<(&Arc<Tls>, Newcomer)>,
-        cancel: &CancellationToken,
-    ) {
+    async fn serve(self, tcp: TcpStream, caller: Caller, tls: Option<&Arc<Tls>>, cancel: &CancellationToken) {
         // A peer that takes no answer must not hold its place for ever.
         let silence = u32::try_from(self.silence_max.as_millis()).unwrap_or(u32::MAX);
         if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&tcp, silence) {
@@ -130,18 +143,17 @@ impl Service {
         let _ = tcp.set_nodelay(true);
         let stream = match tls {
             None => Stream::Plain(tcp),
-            Some((tls, newcomer)) => {
+            Some(tls) => {
                 let secured = tokio::select! {
                     biased;
                     () = cancel.cancelled() => return,
-                    secured = secure(tls, tcp, peer, Instant::now() + self.header_timeout) => secured,
+                    secured = secure(tls, tcp, caller.address, Instant::now() + self.header_timeout) => secured,
                 };
-                drop(newcomer);
                 let Some(stream) = secured else { return };
                 stream
             }
         };
-        let service = TowerToHyperService::new(self.router.layer(axum::Extension(ConnectInfo(peer))));
+        let service = TowerToHyperService::new(self.router.layer(axum::Extension(caller)));
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(self.header_timeout).max_buf_size(HEAD_BYTES_MAX);
         let connection = http.serve_connection(TokioIo::new(stream), service);
@@ -200,5 +212,72 @@ async fn end(mut tcp: TcpStream, deadline: Instant) {
     let _ = tcp.shutdown().await;
     if let Ok(wire) = Wire::new(tcp, deadline.saturating_duration_since(Instant::now())) {
         wire.drain().await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::Extension;
+    use axum::routing::get;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::wire::ThisMachine;
+
+    /// Asks on a connection that stays open; whether there was an answer.
+    async fn ask(stream: &mut TcpStream, path: &str) -> bool {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let (mut answer, mut bytes) = (Vec::new(), [0; 256]);
+        let _ = stream.write_all(request.as_bytes()).await;
+        while !answer.ends_with(b"answered") {
+            match stream.read(&mut bytes).await {
+                Ok(read @ 1..) => answer.extend_from_slice(&bytes[..read]),
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    #[tokio::test]
+    async fn a_host_has_so_many_connections_until_a_request_is_authorised() {
+        const OF_ONE_HOST_MAX: usize = 3;
+        let port = Port::bind("web.listen", "127.0.0.1:0".parse().unwrap(), None).await.unwrap();
+        let address = port.address;
+        let authorised = |Extension(caller): Extension<Caller>| async move {
+            caller.is_known();
+            "answered"
+        };
+        let service = Service {
+            router: Router::new().route("/health", get(|| async { "answered" })).route("/studies", get(authorised)),
+            header_timeout: Duration::from_secs(60),
+            silence_max: Duration::from_secs(60),
+        };
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let newcomers = Newcomers::new(OF_ONE_HOST_MAX, ThisMachine::Bounded);
+        tasks.spawn(port.accept(service, newcomers, tasks.clone(), cancel.clone()));
+        let open = async || {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            ask(&mut stream, "/health").await.then_some(stream)
+        };
+        let run = async {
+            let mut held = Vec::new();
+            for _ in 0..OF_ONE_HOST_MAX {
+                held.push(open().await.unwrap());
+            }
+            assert!(open().await.is_none(), "answers make nobody known");
+            assert!(ask(&mut held[0], "/studies").await);
+            held.push(open().await.unwrap());
+            assert!(open().await.is_none(), "one was authorised, the others were not");
+            assert!(ask(&mut held[0], "/health").await && ask(&mut held[1], "/health").await);
+            drop(held.pop());
+            while open().await.is_none() {
+                tokio::task::yield_now().await;
+            }
+            cancel.cancel();
+            tasks.close();
+            tasks.wait().await;
+        };
+        tokio::time::timeout(Duration::from_secs(50), run).await.unwrap();
     }
 }

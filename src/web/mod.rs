@@ -33,7 +33,7 @@ use tracing::warn;
 
 use crate::config::{self, ClientCertificates, Config};
 use crate::store::Store;
-use crate::wire::Tls;
+use crate::wire::{Newcomers, ThisMachine, Tls};
 
 pub use auth::{Clients, Gate};
 pub use multipart::{HEADER_BYTES_MAX, Multipart, MultipartError, Next, PartHeader};
@@ -126,7 +126,7 @@ fn offered_in_the_clear(config: &Config) -> bool {
     config.web.dicomweb && (loopback || !certificates)
 }
 
-/// What a person should know of tokens that cross the network unprotected.
+/// What a person should know of DICOMweb where the network reaches the port without TLS.
 pub fn in_the_clear(config: &Config) -> Option<String> {
     let address = config.web.listen.filter(|address| config.web.dicomweb && !address.ip().is_loopback())?;
     if !offered_in_the_clear(config) {
@@ -186,7 +186,8 @@ impl Server {
     pub async fn run(self, cancel: CancellationToken) {
         let tasks = TaskTracker::new();
         for (port, service) in [self.plain, self.tls].into_iter().flatten() {
-            tasks.spawn(port.accept(service, tasks.clone(), cancel.clone()));
+            let newcomers = Newcomers::new(door::OF_ONE_HOST_MAX, ThisMachine::Unbounded);
+            tasks.spawn(port.accept(service, newcomers, tasks.clone(), cancel.clone()));
         }
         tasks.close();
         tasks.wait().await;

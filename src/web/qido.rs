@@ -5,11 +5,9 @@
 //! JSON. Left out: fuzzy matching and keys within sequences; who asks for them is told.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, Query, State};
 use axum::http::header::{ACCEPT, WARNING};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -23,6 +21,7 @@ use crate::store::{CatalogReport, Store};
 
 use super::Shared;
 use super::auth::Right;
+use super::door::Caller;
 use super::media::accepts;
 use super::respond::{Problem, dicom_json};
 
@@ -93,53 +92,53 @@ const OF_INSTANCE: [Tag; 10] = [
 
 pub(super) async fn studies(
     State(shared): State<Shared>,
-    Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    Extension(caller): Extension<Caller>,
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
 ) -> Response {
-    respond(&shared, peer, &headers, Level::Study, &Uids::new(), &parameters).await
+    respond(&shared, &caller, &headers, Level::Study, &Uids::new(), &parameters).await
 }
 
 pub(super) async fn series(
     State(shared): State<Shared>,
-    Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    Extension(caller): Extension<Caller>,
     Path(uids): Path<Uids>,
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
 ) -> Response {
-    respond(&shared, peer, &headers, Level::Series, &uids, &parameters).await
+    respond(&shared, &caller, &headers, Level::Series, &uids, &parameters).await
 }
 
 pub(super) async fn instances(
     State(shared): State<Shared>,
-    Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    Extension(caller): Extension<Caller>,
     Path(uids): Path<Uids>,
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
 ) -> Response {
-    respond(&shared, peer, &headers, Level::Instance, &uids, &parameters).await
+    respond(&shared, &caller, &headers, Level::Instance, &uids, &parameters).await
 }
 
 async fn respond(
     shared: &Shared,
-    peer: SocketAddr,
+    caller: &Caller,
     headers: &HeaderMap,
     level: Level,
     uids: &Uids,
     parameters: &Parameters,
 ) -> Response {
-    search(shared, peer, headers, level, uids, parameters).await.unwrap_or_else(IntoResponse::into_response)
+    search(shared, caller, headers, level, uids, parameters).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn search(
     shared: &Shared,
-    peer: SocketAddr,
+    caller: &Caller,
     headers: &HeaderMap,
     level: Level,
     uids: &Uids,
     parameters: &Parameters,
 ) -> Result<Response, Problem> {
-    let client = shared.clients.authorize(headers, peer.ip(), Right::Query)?;
+    let client = shared.clients.authorize(headers, caller, Right::Query)?;
     let accept = headers.get(ACCEPT).map(|value| value.to_str().unwrap_or_default());
     if !accepts(accept, &[("application/dicom+json", None), ("application/json", None)]) {
         return Err(Problem::NotAcceptable("application/dicom+json"));
@@ -149,7 +148,7 @@ async fn search(
     let _permit = shared.queries.try_acquire().map_err(|_| Problem::Busy("too many queries at once"))?;
     let found = tokio::time::timeout(TIME_MAX, find(&shared.store, &asked)).await;
     let (reports, more) = found.map_err(|_| Problem::Busy("the search took too long: ask for less"))??;
-    info!(client = client.name, peer = %peer.ip(), ?level, found = reports.len(), "QIDO-RS");
+    info!(client = client.name, peer = %caller.address.ip(), ?level, found = reports.len(), "QIDO-RS");
     // A path that names the study has told what is of the study.
     let whole = !uids.contains_key("study");
     let rows: Vec<Value> = reports.iter().map(|r| to_json(&row(r, level, whole, asked.include.as_ref()))).collect();

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, State};
 use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
@@ -30,6 +29,7 @@ use crate::store::{Arrival, StoreError};
 
 use super::Shared;
 use super::auth::Right;
+use super::door::Caller;
 use super::media::{MediaType, accepts};
 use super::multipart::{Multipart, Next, PartHeader};
 use super::outcome::{Failure, Outcome, answer};
@@ -44,12 +44,12 @@ const BYTES_PER_SECOND_MIN: u64 = 4 << 10;
 /// `POST /studies` and `POST /studies/{study}`.
 pub(super) async fn store(
     State(shared): State<Shared>,
-    Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    Extension(caller): Extension<Caller>,
     study: Option<Path<String>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    match Request::admit(&shared, peer, study.map(|Path(s)| s), &headers).await {
+    match Request::admit(&shared, &caller, study.map(|Path(s)| s), &headers).await {
         Ok(request) => request.run(body).await,
         Err(problem) => problem.into_response(),
     }
@@ -89,11 +89,11 @@ impl<'a> Request<'a> {
     /// Everything that can be judged before the body.
     async fn admit(
         shared: &'a Shared,
-        peer: SocketAddr,
+        caller: &Caller,
         study: Option<String>,
         headers: &HeaderMap,
     ) -> Result<Self, Problem> {
-        let client = shared.clients.authorize(headers, peer.ip(), Right::Store)?;
+        let client = shared.clients.authorize(headers, caller, Right::Store)?;
         let study = study.map(|text| Uid::parse(&text)).transpose();
         let study = study.map_err(|_| Problem::BadRequest("the path holds no valid Study Instance UID".into()))?;
         let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
@@ -122,7 +122,7 @@ impl<'a> Request<'a> {
         Ok(Self {
             shared,
             client,
-            peer,
+            peer: caller.address,
             study,
             multipart,
             part: Part::None,

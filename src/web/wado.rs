@@ -4,11 +4,8 @@
 //! of each, and another one by its own SOP Instance UID. Neighbours: `store` has the files, `dicom` reads and writes
 //! JSON. Left out: rendered forms, bulk data and other transfer syntaxes, which a report has not.
 
-use std::net::SocketAddr;
-
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
@@ -21,6 +18,7 @@ use crate::store::CatalogReport;
 
 use super::Shared;
 use super::auth::Right;
+use super::door::Caller;
 use super::media::accepts;
 use super::qido::{Uids, keys_of};
 use super::respond::{Problem, dicom_json};
@@ -31,11 +29,11 @@ const JSON: &[(&str, Option<&str>)] = &[("application/dicom+json", None), ("appl
 /// The files of a study, a series or an instance.
 pub(super) async fn retrieve(
     State(shared): State<Shared>,
-    Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    Extension(caller): Extension<Caller>,
     Path(uids): Path<Uids>,
     headers: HeaderMap,
 ) -> Response {
-    let files = files(&shared, peer, &headers, &uids, FILES, "multipart/related; type=\"application/dicom\"").await;
+    let files = files(&shared, &caller, &headers, &uids, FILES, "multipart/related; type=\"application/dicom\"").await;
     match files {
         Ok(files) => multipart(&files),
         Err(problem) => problem.into_response(),
@@ -45,11 +43,11 @@ pub(super) async fn retrieve(
 /// Their attributes.
 pub(super) async fn metadata(
     State(shared): State<Shared>,
-    Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    Extension(caller): Extension<Caller>,
     Path(uids): Path<Uids>,
     headers: HeaderMap,
 ) -> Response {
-    let files = match files(&shared, peer, &headers, &uids, JSON, "application/dicom+json").await {
+    let files = match files(&shared, &caller, &headers, &uids, JSON, "application/dicom+json").await {
         Ok(files) => files,
         Err(problem) => return problem.into_response(),
     };
@@ -65,13 +63,13 @@ pub(super) async fn metadata(
 
 async fn files(
     shared: &Shared,
-    peer: SocketAddr,
+    caller: &Caller,
     headers: &HeaderMap,
     uids: &Uids,
     offers: &[(&str, Option<&str>)],
     offered: &'static str,
 ) -> Result<Vec<Vec<u8>>, Problem> {
-    let client = shared.clients.authorize(headers, peer.ip(), Right::Query)?;
+    let client = shared.clients.authorize(headers, caller, Right::Query)?;
     let accept = headers.get(ACCEPT).map(|value| value.to_str().unwrap_or_default());
     if !accepts(accept, offers) {
         return Err(Problem::NotAcceptable(offered));
@@ -87,7 +85,7 @@ async fn files(
     if files.is_empty() {
         return Err(Problem::NotFound);
     }
-    info!(client = client.name, peer = %peer.ip(), reports = files.len(), "WADO-RS");
+    info!(client = client.name, peer = %caller.address.ip(), reports = files.len(), "WADO-RS");
     Ok(files)
 }
 

@@ -22,7 +22,7 @@ use dicom_ul::pdu::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use fragments::{FragmentError, Fragments};
-pub use newcomers::{Newcomer, Newcomers};
+pub use newcomers::{Newcomer, Newcomers, ThisMachine};
 pub use requestor::{Accepted, Call, Message, Proposal, RequestError, Requestor, Roles, Security, Step};
 pub use stream::Stream;
 pub use tls::Tls;

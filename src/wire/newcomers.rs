@@ -2,7 +2,7 @@
 //! leaves room for the others.
 //!
 //! Neighbours: `receive` and `web` ask for each connection that they accept, and drop its place when the association
-//! begins, or when the handshake is over. Peers of this machine are not bounded: a proxy there stands for many hosts.
+//! begins, or when a request is authorised.
 //! Left out: who may do what.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,15 @@ use tracing::warn;
 pub struct Newcomers {
     counts: Arc<Mutex<BTreeMap<IpAddr, Count>>>,
     of_one_host_max: usize,
+    this_machine: ThisMachine,
+}
+
+/// Whether peers of this machine are bounded too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThisMachine {
+    Bounded,
+    /// A proxy there stands for many hosts.
+    Unbounded,
 }
 
 #[derive(Debug, Default)]
@@ -33,8 +42,8 @@ pub struct Newcomer {
 }
 
 impl Newcomers {
-    pub fn new(of_one_host_max: usize) -> Self {
-        Self { counts: Arc::default(), of_one_host_max }
+    pub fn new(of_one_host_max: usize, this_machine: ThisMachine) -> Self {
+        Self { counts: Arc::default(), of_one_host_max, this_machine }
     }
 
     /// A place for a connection from this canonical address; `None` where its host has too many.
@@ -42,10 +51,11 @@ impl Newcomers {
         let host = host(address);
         let mut counts = self.lock();
         let count = counts.entry(host).or_default();
-        if count.connections >= self.of_one_host_max && !host.is_loopback() {
+        let is_bounded = !host.is_loopback() || self.this_machine == ThisMachine::Bounded;
+        if count.connections >= self.of_one_host_max && is_bounded {
             if !count.told {
                 let most = self.of_one_host_max;
-                warn!(%host, most, "connections that do not say what they want: further ones are closed");
+                warn!(%host, most, "connections of which nobody knows whose they are: further ones are closed");
                 count.told = true;
             }
             return None;
@@ -88,7 +98,7 @@ mod tests {
     #[test]
     fn a_host_has_so_many_connections_until_they_end() {
         const OF_ONE_HOST_MAX: usize = 32;
-        let newcomers = Newcomers::new(OF_ONE_HOST_MAX);
+        let newcomers = Newcomers::new(OF_ONE_HOST_MAX, ThisMachine::Unbounded);
         let admit = |text: &str| newcomers.admit(text.parse().unwrap());
         for (first, same, other) in
             [("192.0.2.1", "192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1")]
@@ -102,5 +112,8 @@ mod tests {
         assert!(newcomers.lock().is_empty(), "nothing is kept of hosts that are gone");
         let many: Vec<_> = (0..=OF_ONE_HOST_MAX).map_while(|_| admit("127.0.0.1")).collect();
         assert_eq!(many.len(), OF_ONE_HOST_MAX + 1, "a proxy on this machine stands for many");
+        let strict = Newcomers::new(1, ThisMachine::Bounded);
+        let first = strict.admit("127.0.0.1".parse().unwrap());
+        assert!(first.is_some() && strict.admit("127.0.0.1".parse().unwrap()).is_none());
     }
 }
