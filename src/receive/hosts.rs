@@ -1,8 +1,8 @@
 //! Where archives are that may call: the addresses of their names, looked up at the start, at a reload and every
 //! minute, so that they are known before anybody calls.
 //!
-//! A name that is not found is nobody's. Neighbours: `mod` asks for each connection. Left out: sources, which are listed
-//! by address, and what an archive may do.
+//! A name that is not found is nobody's. Neighbours: `mod` asks for each connection. Left out: sources, which are
+//! listed by address, and what an archive may do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

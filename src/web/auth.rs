@@ -40,8 +40,8 @@ const TOKEN_CHARS_MIN: usize = 24;
 const FILE_BYTES_MAX: u64 = 4_096;
 
 impl Clients {
-    /// Reads the token files, as far as DICOMweb is offered. Blocking. In shadow mode only the audit's clients may query,
-    /// whatever the configuration says: a reload takes the clients of a file, and not its mode.
+    /// Reads the token files, as far as DICOMweb is offered. Blocking. In shadow mode only the audit's clients may
+    /// query, whatever the configuration says: a reload takes the clients of a file, and not its mode.
     ///
     /// # Errors
     /// With the key that is at fault.
