@@ -27,6 +27,11 @@ use commands::{analyse, check, cohort, folder, models, studies, tools};
 const WRONG_USE: u8 = 2;
 
 /// Threads that may block beside one for each association …
+///
+/// An object that arrives keeps one that waits for its peer, which may take long: one object for each association, and
+/// for each of 16 uploads over HTTP. There are more threads than that, so that all other work goes on: objects whose
+/// data set is complete (up to 7 more for each association, by its window of 8, and 8 more for each upload), syncs,
+/// looks at files and for names. That ends by itself, and what is more than there are threads waits its turn.
 const SPARE_THREADS: usize = 128;
 /// … and the least of both together, tokio's default. They are started when they are needed.
 const BLOCKING_THREADS_MIN: usize = 512;
@@ -191,7 +196,7 @@ fn log_by(log: &config::Log) -> SetFilter {
     }
 }
 
-/// Each association may hold a thread that blocks, the writer of its object; others sync, read back and look up names.
+/// A runtime for so many associations: see [`SPARE_THREADS`].
 fn runtime(associations: usize) -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let builder = builder.enable_all().max_blocking_threads((associations + SPARE_THREADS).max(BLOCKING_THREADS_MIN));
@@ -273,12 +278,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_association_may_hold_a_blocking_thread_at_once() {
+    fn every_association_may_hold_a_blocking_thread_at_once_and_leaves_some() {
         let associations = BLOCKING_THREADS_MIN + 1;
         let runtime = runtime(associations).unwrap();
-        let all = Arc::new(Barrier::new(associations));
+        let threads = associations + SPARE_THREADS;
+        let all = Arc::new(Barrier::new(threads));
         let met = runtime.block_on(async {
-            let waiting: Vec<_> = (0..associations)
+            let waiting: Vec<_> = (0..threads)
                 .map(|_| {
                     let all = Arc::clone(&all);
                     tokio::task::spawn_blocking(move || all.wait().is_leader())

@@ -3,9 +3,11 @@
 //!
 //! Neighbours: `validate` calls it with everything else. Left out: what is in the files, which `wire` reads.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::raw::{self, Entry, Raw};
 use super::validate::{Check, PEERS_MAX};
-use super::{ClientCertificates, Fingerprint, PeerTls, Tls, parse};
+use super::{ClientCertificates, Destination, Endpoint, Fingerprint, PeerTls, Tls, parse};
 
 /// Most certificates that are pinned to one peer: an old and a new one for each of a few machines.
 const CERTIFICATES_MAX: usize = 64;
@@ -121,6 +123,27 @@ impl Check<'_> {
                 let what = "asks for TLS, and nothing says which certificate to believe".to_owned();
                 let remedy = "pin its certificate under certificates, or name the file of tls.authorities";
                 self.contradiction(&format!("destinations[{i}].tls"), &destination.tls, what, remedy);
+            }
+        }
+    }
+
+    /// An archive that answers on an association of its own says who it is by its title, which says how it has to come.
+    pub(super) fn archives_of_one_title(&mut self, raw: &[raw::Destination], destinations: &[Destination]) {
+        let mut ways = BTreeMap::new();
+        for (i, (raw, destination)) in raw.iter().zip(destinations).enumerate() {
+            let Endpoint::Dimse { ae_title, tls, .. } = &destination.endpoint else { continue };
+            if destination.commitment.is_none() {
+                continue;
+            }
+            let way = tls.as_ref().map(|tls| tls.certificates.iter().map(|pin| pin.0).collect::<BTreeSet<_>>());
+            let (first, known) = ways.entry(ae_title).or_insert_with(|| (i, way.clone()));
+            if *known != way {
+                let what = format!(
+                    "is the AE title of destinations[{first}] too, which also has commitment = true and other tls or \
+                     certificates"
+                );
+                let remedy = "let both have the same tls and certificates, or ask one of them only for commitment";
+                self.contradiction(&format!("destinations[{i}].ae_title"), &raw.ae_title, what, remedy);
             }
         }
     }
@@ -266,6 +289,35 @@ mod tests {
             let mut found = keys(load_text(&toml));
             found.sort();
             assert_eq!(found, expected, "{toml}");
+        }
+    }
+
+    #[test]
+    fn archives_of_one_title_come_the_same_way() {
+        let pins = |bytes: &[&str]| {
+            let pins: Vec<_> = bytes.iter().map(|byte| format!("\"{}\"", byte.repeat(32))).collect();
+            format!("tls = true\ncertificates = [{}]\n", pins.join(", "))
+        };
+        let two = |first: &str, second: &str| {
+            let other = DESTINATION.replace("\"d\"", "\"other\"").replace("\"h\"", "\"elsewhere\"");
+            format!("tls.authorities = \"a\"\n{DESTINATION}{first}{other}{second}")
+        };
+        let asked = |way: &str| format!("commitment = true\n{way}");
+        let (one, both, reversed) = (pins(&["ab"]), pins(&["ab", "cd"]), pins(&["cd", "ab"]));
+        for (first, second) in [("", "tls = true\n"), ("tls = true\n", &*one), (&*one, &*both), (&*one, "")] {
+            let toml = two(&asked(first), &asked(second));
+            assert_eq!(keys(load_text(&toml)), ["destinations[1].ae_title"], "{toml}");
+            if let Err(error) = load_text(&two(&asked(first), second)) {
+                panic!("one of them is not asked, and calls nobody: {error}");
+            }
+        }
+        for (first, second) in
+            [("", ""), (&*both, &*reversed), ("tls = true\n", "tls = true\ntls_server_name = \"n\"\n")]
+        {
+            let toml = two(&asked(first), &asked(second));
+            if let Err(error) = load_text(&toml) {
+                panic!("{toml}\n{error}");
+            }
         }
     }
 

@@ -248,7 +248,7 @@ impl Check<'_> {
             return None;
         }
         let mut seen = BTreeMap::new();
-        collect_all(raw.iter().enumerate().map(|(i, destination)| {
+        let destinations = collect_all(raw.iter().enumerate().map(|(i, destination)| {
             let key = |name: &str| format!("destinations[{i}].{name}");
             let name = self.get(&key("name"), &destination.name, parse::name);
             if let Some(name) = &name
@@ -276,7 +276,9 @@ impl Check<'_> {
                 per_minute_max: u32::try_from(per_minute_max?).ok().filter(|rate| *rate > 0),
                 commitment: commitment?,
             })
-        }))
+        }))?;
+        self.archives_of_one_title(raw, &destinations);
+        Some(destinations)
     }
 
     fn delivery(&mut self, raw: &raw::Delivery) -> Option<Delivery> {

@@ -167,7 +167,8 @@ impl Receiver {
     }
 
     /// Serves until `cancel`, then closes the ports and lets messages that have begun end within
-    /// `node.drain_timeout`. Needs a runtime with more than one blocking thread.
+    /// `node.drain_timeout`. Needs a runtime with more blocking threads than there may be objects
+    /// that arrive at once, one for each association and each upload of `web`: see `main`.
     pub async fn run(self, store: Store, cancel: CancellationToken) -> Drained {
         let Self { listener, tls, door, drain_timeout } = self;
         let tasks = TaskTracker::new();

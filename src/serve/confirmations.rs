@@ -30,7 +30,7 @@ type Busy = Arc<Mutex<HashSet<String>>>;
 
 /// What came of a request.
 enum Outcome {
-    /// It is recorded.
+    /// What it said of each report is recorded; some it may not keep yet.
     Answered,
     /// Accepted, and nothing said yet.
     Accepted,
@@ -94,17 +94,18 @@ impl Node {
         let seed = destination.name.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte));
         let wait = |first, most| deliver::backoff(inquiry.attempts, first, most, seed);
         let (cause, wait) = match outcome {
-            Outcome::Answered => ("its answer names only some of the reports".to_owned(), rules.retry_max),
+            Outcome::Answered => (None, wait(rules.retry_first, rules.retry_max)),
             Outcome::Accepted => {
                 let longest = rules.retry_max.saturating_mul(PATIENCE);
-                ("it accepted the request and has not answered".to_owned(), wait(rules.retry_max, longest))
+                let cause = "it accepted the request and has not answered".to_owned();
+                (Some(cause), wait(rules.retry_max, longest))
             }
-            Outcome::Failed(cause) => (cause, wait(rules.retry_first, rules.retry_max)),
+            Outcome::Failed(cause) => (Some(cause), wait(rules.retry_first, rules.retry_max)),
         };
         let now = Utc::now();
         let queued_before = now - TimeDelta::from_std(rules.give_up_after).unwrap_or(TimeDelta::MAX);
         let give_up = GiveUp { queued_before, tries_min: rules.tries_min };
-        if let Err(error) = self.store.confirmation_open(inquiry, &cause, now + wait, give_up).await {
+        if let Err(error) = self.store.confirmation_open(inquiry, cause.as_deref(), now + wait, give_up).await {
             error!(%error, "what came of a request for storage commitment could not be recorded; it is made again");
         }
     }

@@ -15,7 +15,7 @@ use crate::dicom::{CommitmentRq, CommitmentRs, SopReference, Status};
 use crate::domain::{Timestamp, Uid};
 
 use super::index::{Columns, micros, shifted};
-use super::outbox::fail;
+use super::outbox::{fail, recover};
 use super::{GiveUp, Inquiry, Store, StoreError};
 
 /// Reports in one request.
@@ -64,7 +64,8 @@ impl Store {
     }
 
     /// What a destination says of a request, if it is one that was made to one of `destinations`. A report that it does
-    /// not keep is a delivery that failed, unless a newer report has taken its place. Says nothing new twice.
+    /// not keep is a delivery that failed, unless a newer report has taken its place; one that it does not keep yet is
+    /// still asked for. That it keeps one counts also after the node gave it up. Says nothing new twice.
     pub async fn confirm(&self, destinations: &[String], answer: &CommitmentRs) -> Result<bool, StoreError> {
         let mut tx = self.index().write().await?;
         let sql = "SELECT destination FROM confirmations WHERE uid = ?";
@@ -74,50 +75,62 @@ impl Store {
         let outcomes: HashMap<&str, Status> =
             answer.outcomes.iter().map(|(r, outcome)| (r.sop_instance.as_str(), *outcome)).collect();
         // One that was sent again since is asked for anew.
-        let sql = "SELECT d.id, d.study, d.sent_sop_instance, r.current FROM confirmation_items i
+        let sql = "SELECT d.id, d.study, d.sent_sop_instance, d.commitment, r.current FROM confirmation_items i
                        JOIN confirmations c ON c.uid = i.uid JOIN deliveries d ON d.id = i.delivery
                        JOIN reports r ON r.id = d.report
-                   WHERE i.uid = ? AND d.state = 'delivered' AND d.commitment = 'asked'
-                       AND d.delivered_at <= c.asked_at";
-        let (mut confirmed, mut refused) = (0, 0);
+                   WHERE i.uid = ? AND d.commitment IN ('asked', 'failed') AND d.delivered_at <= c.asked_at";
+        let (mut confirmed, mut open, mut refused) = (0, 0, 0);
         for row in sqlx::query(sql).bind(answer.transaction.as_str()).fetch_all(&mut *tx).await? {
+            let (delivery, study) = (row.int("id")?, row.parsed("study")?);
+            let given_up = row.text("commitment")? == "failed";
             match outcomes.get(row.text("sent_sop_instance")?.as_str()) {
-                None => {}
                 Some(&Status::SUCCESS) => {
-                    let sql = "UPDATE deliveries SET commitment = 'confirmed', commitment_next_at = NULL,
-                               commitment_error = NULL WHERE id = ?";
-                    sqlx::query(sql).bind(row.int("id")?).execute(&mut *tx).await?;
+                    keep(&mut tx, delivery).await?;
+                    if given_up {
+                        recover(&mut tx, &study).await?;
+                    }
                     confirmed += 1;
+                }
+                _ if given_up => {}
+                None => {
+                    note(&mut tx, delivery, "its answer does not name the report").await?;
+                    open += 1;
+                }
+                Some(&reason) if may_pass(reason) => {
+                    note(&mut tx, delivery, &format!("it does not commit to keep the report yet: {reason}")).await?;
+                    open += 1;
                 }
                 Some(reason) => {
                     let cause = format!("it does not commit to keep the report: {reason}");
-                    let unkept = Unkept { delivery: row.int("id")?, current: row.int("current")? != 0 };
-                    give_up(&mut tx, unkept, &row.parsed("study")?, &destination, &cause).await?;
+                    let unkept = Unkept { delivery, current: row.int("current")? != 0 };
+                    give_up(&mut tx, unkept, &study, &destination, &cause).await?;
                     refused += 1;
                 }
             }
         }
         self.index().commit(tx).await?;
-        match refused {
-            0 => info!(destination, confirmed, "storage commitment was given"),
-            _ => warn!(destination, confirmed, refused, "a destination does not keep reports that it took"),
+        match (refused, open) {
+            (0, 0) => info!(destination, confirmed, "storage commitment was given"),
+            (0, _) => info!(destination, confirmed, open, "storage commitment was answered, and not given for all yet"),
+            _ => warn!(destination, confirmed, open, refused, "a destination does not keep reports that it took"),
         }
         Ok(true)
     }
 
-    /// A request led to no answer so far: what it asked for is asked for again at `next_at`, or given up.
+    /// What a request asked for and no answer has settled is asked for again at `next_at`, or given up. `cause`: why
+    /// there is no answer, unless there was one, which said it for each report.
     pub async fn confirmation_open(
         &self,
         inquiry: &Inquiry,
-        cause: &str,
+        cause: Option<&str>,
         next_at: Timestamp,
         when: GiveUp,
     ) -> Result<(), StoreError> {
         let transaction = inquiry.request.transaction.as_str();
         let mut tx = self.index().write().await?;
-        let sql = "UPDATE deliveries SET commitment_next_at = ?, commitment_error = ? WHERE commitment = 'asked'
-                       AND id IN (SELECT delivery FROM confirmation_items WHERE uid = ?)
-                   RETURNING id, study, destination, report, commitment_attempts, delivered_at";
+        let sql = "UPDATE deliveries SET commitment_next_at = ?, commitment_error = ifnull(?, commitment_error)
+                   WHERE commitment = 'asked' AND id IN (SELECT delivery FROM confirmation_items WHERE uid = ?)
+                   RETURNING id, study, destination, report, commitment_attempts, commitment_error, delivered_at";
         let query = sqlx::query(sql).bind(micros(next_at)).bind(cause).bind(transaction);
         let (mut open, mut given_up) = (0, 0);
         for row in query.fetch_all(&mut *tx).await? {
@@ -129,13 +142,15 @@ impl Store {
             }
             let sql = "SELECT current FROM reports WHERE id = ?";
             let current: bool = sqlx::query_scalar(sql).bind(row.int("report")?).fetch_one(&mut *tx).await?;
-            let cause = format!("it gave no storage commitment after {attempts} requests: {cause}");
+            let last = row.opt_text("commitment_error")?.unwrap_or_default();
+            let cause = format!("it gave no storage commitment after {attempts} requests: {last}");
             let unkept = Unkept { delivery: row.int("id")?, current };
             give_up(&mut tx, unkept, &row.parsed("study")?, &row.text("destination")?, &cause).await?;
             given_up += 1;
         }
         self.index().commit(tx).await?;
         if open > 0 {
+            let cause = cause.unwrap_or("it does not keep all of them yet");
             warn!(reports = open, given_up, cause, next_at = ?next_at, "no storage commitment yet");
         }
         Ok(())
@@ -158,6 +173,27 @@ struct Unkept {
     delivery: i64,
     /// Whether it is of the study's last report; else it can be neither missed nor sent again.
     current: bool,
+}
+
+/// Reasons that may pass (PS3.3 C.14.1.1): an archive may look for a report before its own index has it, and have no
+/// time, room or access now. Every other one says that it will not keep the report.
+fn may_pass(reason: Status) -> bool {
+    [Status::PROCESSING_FAILURE, Status::NO_SUCH_SOP_INSTANCE, Status::RESOURCE_LIMITATION].contains(&reason)
+}
+
+/// The destination keeps the report: it is delivered, whatever was believed before.
+async fn keep(tx: &mut Transaction<'_, Sqlite>, delivery: i64) -> Result<(), StoreError> {
+    let sql = "UPDATE deliveries SET commitment = 'confirmed', commitment_next_at = NULL, commitment_error = NULL,
+               state = iif(state = 'failed', 'delivered', state), last_error = NULL WHERE id = ?";
+    sqlx::query(sql).bind(delivery).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Why a report is still asked for.
+async fn note(tx: &mut Transaction<'_, Sqlite>, delivery: i64, cause: &str) -> Result<(), StoreError> {
+    let sql = "UPDATE deliveries SET commitment_error = ? WHERE id = ?";
+    sqlx::query(sql).bind(cause).bind(delivery).execute(&mut **tx).await?;
+    Ok(())
 }
 
 async fn give_up(

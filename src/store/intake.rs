@@ -295,7 +295,7 @@ async fn admit(
     }
     // Its object was past its retention, or the file was lost. What is acknowledged is kept, until the retention comes
     // by again; and what could not be read because it was lost is read now.
-    let sql = "UPDATE instances SET path = ?1, file_bytes = ?2,
+    let sql = "UPDATE instances SET path = ?1, file_bytes = ?2, replaced_at = ?5,
                    state = iif(refusal_code = ?3, 'received', state), attempts = iif(refusal_code = ?3, 0, attempts)
                WHERE sop_instance = ?4";
     sqlx::query(sql)
@@ -303,6 +303,7 @@ async fn admit(
         .bind(sealed.file_bytes.cast_signed())
         .bind(RefusalCode::Lost.as_str())
         .bind(uid.as_str())
+        .bind(micros(received.received_at))
         .execute(&mut **tx)
         .await?;
     Ok(Admission { accepted: Accepted::Duplicate, file: Place::Keep { instead_of: path } })

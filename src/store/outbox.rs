@@ -93,12 +93,7 @@ impl Store {
         let study: Uid = row.parsed("study")?;
         let sql = "INSERT INTO own_reports (sop_instance) VALUES (?) ON CONFLICT DO NOTHING";
         sqlx::query(sql).bind(sent_sop_instance.as_str()).execute(&mut *tx).await?;
-        let sql = format!(
-            "UPDATE studies SET state = 'delivered' WHERE study = ?1 AND state = 'reported' AND {CURRENT}
-             AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
-                 WHERE r.study = ?1 AND r.current = 1 AND d.state <> 'delivered')"
-        );
-        sqlx::query(&sql).bind(study.as_str()).execute(&mut *tx).await?;
+        sqlx::query(&arrived()).bind(study.as_str()).execute(&mut *tx).await?;
         // Another association may have failed to reach it since this one was opened.
         let destination = row.text("destination")?;
         let back = reached(&mut tx, &destination).await?;
@@ -174,15 +169,8 @@ impl Store {
         if let (Some(study), true) = (which.study, rows.is_empty()) {
             return Err(StoreError::NothingToSend(study.clone()));
         }
-        // A study with another delivery that was given up stays failed until that one is sent again too.
-        let sql = format!(
-            "UPDATE studies SET state = 'reported', error = NULL
-             WHERE study = ?1 AND state IN ('delivered', 'failed') AND {CURRENT}
-             AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
-                 WHERE r.study = ?1 AND r.current = 1 AND d.state = 'failed')"
-        );
         for study in &studies {
-            sqlx::query(&sql).bind(study).execute(&mut *tx).await?;
+            sqlx::query(&on_its_way()).bind(study).execute(&mut *tx).await?;
         }
         for destination in &destinations {
             let sql = "UPDATE destinations SET next_at = NULL WHERE name = ?";
@@ -239,6 +227,34 @@ pub(super) const DUE: &str = "d.state = 'pending' AND d.next_at <= ?1
 /// failed, the deliveries of older reports do not change what became of it.
 const CURRENT: &str = "EXISTS (SELECT 1 FROM reports r WHERE r.study = ?1 AND r.current = 1
                        AND r.revision = studies.revision)";
+
+/// A study (`?1`) whose report is on its way to every destination that has not taken it. One with another delivery that
+/// was given up stays failed until that one is sent again too.
+fn on_its_way() -> String {
+    format!(
+        "UPDATE studies SET state = 'reported', error = NULL
+         WHERE study = ?1 AND state IN ('delivered', 'failed') AND {CURRENT}
+         AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
+             WHERE r.study = ?1 AND r.current = 1 AND d.state = 'failed')"
+    )
+}
+
+/// A study (`?1`) whose report every destination has taken.
+fn arrived() -> String {
+    format!(
+        "UPDATE studies SET state = 'delivered' WHERE study = ?1 AND state = 'reported' AND {CURRENT}
+         AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
+             WHERE r.study = ?1 AND r.current = 1 AND d.state <> 'delivered')"
+    )
+}
+
+/// A delivery that was given up has arrived after all: what its study is now.
+pub(super) async fn recover(tx: &mut Transaction<'_, Sqlite>, study: &Uid) -> Result<(), StoreError> {
+    for sql in [on_its_way(), arrived()] {
+        sqlx::query(&sql).bind(study.as_str()).execute(&mut **tx).await?;
+    }
+    Ok(())
+}
 
 pub(super) async fn fail(tx: &mut Transaction<'_, Sqlite>, study: &Uid, cause: &str) -> Result<(), StoreError> {
     let sql = format!(

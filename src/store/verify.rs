@@ -40,8 +40,12 @@ pub(super) async fn look(spool: &Spool, index: &Index) -> Result<u64, StoreError
     if index.take_orderly_end().await? {
         return Ok(0);
     }
-    let sql = "SELECT sop_instance, path, digest, bytes, file_bytes FROM instances
-               WHERE path IS NOT NULL ORDER BY rowid DESC LIMIT ?";
+    // An object keeps its row when a lost file is replaced.
+    let sql = "SELECT sop_instance, path, digest, bytes, file_bytes FROM instances WHERE rowid IN (
+                   SELECT * FROM (SELECT rowid FROM instances WHERE path IS NOT NULL ORDER BY rowid DESC LIMIT ?1)
+                   UNION SELECT * FROM (SELECT rowid FROM instances WHERE path IS NOT NULL AND replaced_at IS NOT NULL
+                       ORDER BY replaced_at DESC LIMIT ?1))
+               ORDER BY ifnull(replaced_at, received_at) DESC, rowid DESC LIMIT ?1";
     let rows = sqlx::query(sql).bind(OBJECTS_MAX).fetch_all(index.read()).await?;
     let objects = rows.iter().map(object).collect::<Result<Vec<_>, _>>()?;
     if objects.is_empty() {

@@ -59,7 +59,8 @@ struct Shared {
     queries: Arc<Semaphore>,
 }
 
-/// STOW-RS requests at once: each keeps one object in flight. Further ones are asked to come back.
+/// STOW-RS requests at once: of each one object arrives, and several before it may be on their way to the disk. Further
+/// ones are asked to come back.
 const UPLOADS_MAX: usize = 16;
 /// Queries and retrievals at once.
 const QUERIES_MAX: usize = 8;

@@ -112,8 +112,8 @@ fn the_result_comes_on_the_association_that_asks_or_on_a_new_one_even_after_a_re
 }
 
 /// An archive that takes reports and answers requests for commitment as `mode` says: on the `same` association, on a
-/// `new` one, never (`silent`). Reports that it `lost` are not kept. A file of that name in its folder says so. What it
-/// was asked and told, line by line.
+/// `new` one, never (`silent`). Reports that it `lost` are not kept, those that it is `indexing` not yet. A file of that
+/// name in its folder says so. What it was asked and told, line by line.
 const ARCHIVE: &str = "
 import os, sys, threading, time
 from pydicom.dataset import Dataset
@@ -132,7 +132,8 @@ def outcome(information):
     result = Dataset(); result.TransactionUID = information.TransactionUID
     kept, failed = [], []
     for item in information.ReferencedSOPSequence:
-        if item.ReferencedSOPInstanceUID in stored and not mode('lost'): kept.append(item)
+        if mode('lost'): item.FailureReason = 0x0119; failed.append(item)
+        elif item.ReferencedSOPInstanceUID in stored and not mode('indexing'): kept.append(item)
         else: item.FailureReason = 0x0112; failed.append(item)
     if kept: result.ReferencedSOPSequence = kept
     if failed: result.FailedSOPSequence = failed
@@ -228,8 +229,13 @@ fn an_archive_commits_on_either_association_and_what_it_lost_is_sent_again() {
         let study = element(&files[0], "StudyInstanceUID");
         let port = free_port();
         let node = asking(folder.path(), port, wait, "");
-        let archive = Archive::start(&folder.path().join("archive"), port, node.dicom_port, &[mode, "lost"]);
+        let archive = Archive::start(&folder.path().join("archive"), port, node.dicom_port, &[mode, "indexing"]);
         assert!(storescu(node.dicom_port, &[], &files[..1]).status.success());
+        let times = |what| archive.told().iter().filter(|line| *line == what).count();
+        wait_for("what it does not know yet is asked for again", LIMIT, || times("asked 1") >= 2);
+        assert!(times("2 0000") >= 1, "{mode}: {:?}", archive.told());
+        assert_eq!(delivery(&node, &study), ("delivered".to_owned(), "asked".to_owned()), "{mode}");
+        archive.set("lost", true);
         wait_for("what it lost is a failure", LIMIT, || {
             delivery(&node, &study) == ("failed".to_owned(), "failed".to_owned())
         });
@@ -237,7 +243,7 @@ fn an_archive_commits_on_either_association_and_what_it_lost_is_sent_again() {
         wait_for("the node's answer", LIMIT, || heard("2 0000"));
         let listed = node.command(&["studies", "list"]);
         assert!(
-            listed.contains("archive took the report, and it does not commit to keep the report: 0112H"),
+            listed.contains("archive took the report, and it does not commit to keep the report: 0119H"),
             "{mode}: {listed}"
         );
         assert_eq!(node.metric("sidelight_destination_given_up{destination=\"archive\"}"), Some(1), "{mode}");
@@ -246,6 +252,7 @@ fn an_archive_commits_on_either_association_and_what_it_lost_is_sent_again() {
         assert!(!refused.status.success() && said.contains("--force"), "{mode}: {said}");
 
         archive.set("lost", false);
+        archive.set("indexing", false);
         node.command(&["studies", "resend", "--failed"]);
         wait_for("it keeps it", LIMIT, || delivery(&node, &study) == ("delivered".to_owned(), "confirmed".to_owned()));
         wait_for("the node's answer", LIMIT, || heard("1 0000"));

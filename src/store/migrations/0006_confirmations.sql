@@ -1,4 +1,4 @@
--- Storage commitment that is asked of destinations, for the reports that they took.
+-- Storage commitment that is asked of destinations, for the reports that they took; and what was acknowledged last.
 
 -- NULL: none is asked for. 'failed': the destination does not keep the report, or never said
 ALTER TABLE deliveries ADD COLUMN commitment TEXT CHECK (commitment IN ('asked', 'confirmed', 'failed'));
@@ -22,3 +22,8 @@ CREATE TABLE confirmation_items (
     PRIMARY KEY (uid, delivery)
 ) WITHOUT ROWID;
 CREATE INDEX confirmation_items_by_delivery ON confirmation_items (delivery);
+
+-- When the object was acknowledged again with a file in place of one that was lost. NULL: it never was. After a power
+-- cut it is read back with the newest ones.
+ALTER TABLE instances ADD COLUMN replaced_at INTEGER;
+CREATE INDEX instances_replaced ON instances (replaced_at) WHERE replaced_at IS NOT NULL;

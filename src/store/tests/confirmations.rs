@@ -82,18 +82,20 @@ async fn a_study_stays_until_its_destination_has_committed_to_keep_its_report() 
 async fn a_report_that_is_not_kept_is_a_delivery_that_failed_and_can_be_sent_again() {
     let (_dir, store) = taken(&["PACS"]).await;
     let first = asked(&store, "PACS", 60).await.unwrap();
-    assert!(heard(&store, "PACS", &first, Status::NO_SUCH_SOP_INSTANCE).await);
+    assert!(heard(&store, "PACS", &first, Status::CLASS_INSTANCE_CONFLICT).await);
     assert_eq!(commitments(&store).await, [(DeliveryState::Failed, Some(CommitmentState::Failed))]);
     let failed = show(&store, "1.2").await;
     assert_eq!(failed.study.state, StudyState::Failed);
     assert!(failed.study.error.unwrap().contains("PACS took the report, and it does not commit to keep"));
-    assert!(failed.deliveries[0].last_error.as_deref().unwrap().contains("0112"));
+    assert!(failed.deliveries[0].last_error.as_deref().unwrap().contains("0119"));
     assert_eq!(store.destinations().await.unwrap()[0].failed, 1);
     assert_eq!(expire(&store, 3).await.objects, 0, "it stays for as long as nobody decides");
     assert!(matches!(store.purge(&uid("1.2"), false).await, Err(StoreError::Unconfirmed(_))));
 
     let which = Resend { failed_only: true, ..Resend::default() };
     assert_eq!(store.resend_matching(which, at(100)).await.unwrap(), 1);
+    assert_eq!(commitments(&store).await, [(DeliveryState::Pending, None)]);
+    assert!(heard(&store, "PACS", &first, Status::SUCCESS).await);
     assert_eq!(commitments(&store).await, [(DeliveryState::Pending, None)]);
     // An answer to the older request says nothing of what is sent now.
     let again = due(&store, 100).await.remove(0);
@@ -127,7 +129,7 @@ async fn an_answer_counts_for_whom_it_was_asked_and_for_what_it_names() {
 async fn who_says_nothing_is_asked_again_and_given_up_by_time_and_number() {
     let (dir, store) = taken(&["PACS"]).await;
     let first = asked(&store, "PACS", 60).await.unwrap();
-    store.confirmation_open(&first, "no answer", at(90), NEVER).await.unwrap();
+    store.confirmation_open(&first, Some("no answer"), at(90), NEVER).await.unwrap();
     assert!(asked(&store, "PACS", 89).await.is_none());
     store.close().await;
     let store = open(dir.path()).await;
@@ -137,12 +139,12 @@ async fn who_says_nothing_is_asked_again_and_given_up_by_time_and_number() {
     let shown = show(&store, "1.2").await.deliveries.remove(0);
     assert_eq!(shown.commitment_error.as_deref(), Some("no answer"));
     let soon = GiveUp { queued_before: at(60), tries_min: 3 };
-    store.confirmation_open(&second, "no answer", at(91), soon).await.unwrap();
+    store.confirmation_open(&second, Some("no answer"), at(91), soon).await.unwrap();
     let third = asked(&store, "PACS", 91).await.unwrap();
     let young = GiveUp { queued_before: at(59), tries_min: 3 };
-    store.confirmation_open(&third, "no answer", at(92), young).await.unwrap();
+    store.confirmation_open(&third, Some("no answer"), at(92), young).await.unwrap();
     let fourth = asked(&store, "PACS", 92).await.unwrap();
-    store.confirmation_open(&fourth, "no answer", at(93), soon).await.unwrap();
+    store.confirmation_open(&fourth, Some("no answer"), at(93), soon).await.unwrap();
     assert_eq!(commitments(&store).await, [(DeliveryState::Failed, Some(CommitmentState::Failed))]);
     let error = show(&store, "1.2").await.study.error.unwrap();
     assert!(error.contains("no storage commitment after 4 requests: no answer"), "{error}");
@@ -153,11 +155,60 @@ async fn who_says_nothing_is_asked_again_and_given_up_by_time_and_number() {
 async fn a_late_answer_to_an_earlier_request_counts() {
     let (_dir, store) = taken(&["PACS"]).await;
     let first = asked(&store, "PACS", 60).await.unwrap();
-    store.confirmation_open(&first, "no answer", at(90), NEVER).await.unwrap();
+    store.confirmation_open(&first, Some("no answer"), at(90), NEVER).await.unwrap();
     let second = asked(&store, "PACS", 90).await.unwrap();
     assert!(heard(&store, "PACS", &first, Status::SUCCESS).await);
-    store.confirmation_open(&second, "no answer", at(99), NEVER).await.unwrap();
+    store.confirmation_open(&second, Some("no answer"), at(99), NEVER).await.unwrap();
     assert_eq!(commitments(&store).await, [(DeliveryState::Delivered, Some(CommitmentState::Confirmed))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reason_that_may_pass_is_no_answer_yet_and_given_up_by_time_and_number() {
+    let (_dir, store) = taken(&["PACS"]).await;
+    let soon = GiveUp { queued_before: at(60), tries_min: 4 };
+    let passing =
+        [Status::NO_SUCH_SOP_INSTANCE, Status::PROCESSING_FAILURE, Status::RESOURCE_LIMITATION, Status(0x0112)];
+    for (second, reason) in (60..).zip(passing) {
+        assert_eq!(commitments(&store).await, [(DeliveryState::Delivered, Some(CommitmentState::Asked))], "{reason}");
+        let inquiry = asked(&store, "PACS", second).await.unwrap();
+        assert!(heard(&store, "PACS", &inquiry, reason).await);
+        store.confirmation_open(&inquiry, None, at(second + 1), soon).await.unwrap();
+        let error = show(&store, "1.2").await.deliveries.remove(0).commitment_error.unwrap();
+        assert!(error.contains(&format!("does not commit to keep the report yet: {reason}")), "{error}");
+    }
+    assert_eq!(commitments(&store).await, [(DeliveryState::Failed, Some(CommitmentState::Failed))]);
+    let error = show(&store, "1.2").await.study.error.unwrap();
+    assert!(error.contains("no storage commitment after 4 requests: it does not commit to keep the report yet: 0112"));
+    for reason in [Status::CLASS_INSTANCE_CONFLICT, Status::SOP_CLASS_NOT_SUPPORTED, Status::DUPLICATE_TRANSACTION] {
+        let (_dir, store) = taken(&["PACS"]).await;
+        let inquiry = asked(&store, "PACS", 60).await.unwrap();
+        assert!(heard(&store, "PACS", &inquiry, reason).await);
+        assert_eq!(commitments(&store).await, [(DeliveryState::Failed, Some(CommitmentState::Failed))], "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commitment_that_comes_after_it_was_given_up_counts() {
+    let (_dir, store) = taken(&["ARCHIVE", "PACS"]).await;
+    let given_up = GiveUp { queued_before: at(60), tries_min: 1 };
+    let (archive, pacs) = (asked(&store, "ARCHIVE", 60).await.unwrap(), asked(&store, "PACS", 60).await.unwrap());
+    store.confirmation_open(&archive, Some("no answer"), at(90), given_up).await.unwrap();
+    store.confirmation_open(&pacs, Some("no answer"), at(90), given_up).await.unwrap();
+    let failed = (DeliveryState::Failed, Some(CommitmentState::Failed));
+    assert_eq!(commitments(&store).await, [failed, failed]);
+
+    assert!(heard(&store, "ARCHIVE", &archive, Status::NO_SUCH_SOP_INSTANCE).await, "nothing new");
+    assert_eq!(commitments(&store).await, [failed, failed]);
+    let confirmed = (DeliveryState::Delivered, Some(CommitmentState::Confirmed));
+    assert!(heard(&store, "ARCHIVE", &archive, Status::SUCCESS).await);
+    assert_eq!(commitments(&store).await, [confirmed, failed]);
+    assert_eq!(state(&store, "1.2").await, StudyState::Failed, "the other one does not keep it");
+    assert!(heard(&store, "PACS", &pacs, Status::SUCCESS).await);
+    let shown = show(&store, "1.2").await;
+    assert_eq!((shown.study.state, shown.study.error), (StudyState::Delivered, None));
+    assert!(shown.deliveries.iter().all(|d| d.last_error.is_none() && d.commitment_error.is_none()));
+    assert_eq!(commitments(&store).await, [confirmed, confirmed]);
+    assert_eq!(store.purge(&uid("1.2"), false).await.unwrap().reports, 1, "nothing holds it any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +222,7 @@ async fn a_report_that_was_replaced_is_asked_for_and_not_missed() {
     let new = asked(&store, "PACS", 101).await.unwrap();
     assert!(heard(&store, "PACS", &new, Status::SUCCESS).await);
     assert_eq!(expire(&store, 3).await.studies, 0, "the older one is still asked for");
-    assert!(heard(&store, "PACS", &old, Status::NO_SUCH_SOP_INSTANCE).await);
+    assert!(heard(&store, "PACS", &old, Status::SOP_CLASS_NOT_SUPPORTED).await);
     let (failed, confirmed) = (Some(CommitmentState::Failed), Some(CommitmentState::Confirmed));
     let delivered = DeliveryState::Delivered;
     assert_eq!(commitments(&store).await, [(delivered, failed), (delivered, confirmed)]);

@@ -127,6 +127,32 @@ async fn what_was_acknowledged_last_is_read_back_after_an_end_without_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_object_whose_lost_file_was_replaced_is_read_back_with_the_newest() {
+    let (dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    put(&store, "1.2.4", 1).await;
+    // More newer objects than are read back; one file will do for them.
+    let mut tx = store.index().write().await.unwrap();
+    let sql = "INSERT INTO instances (sop_instance, sop_class, transfer_syntax, digest, bytes, file_bytes, path,
+                   calling, called, peer, received_at, state)
+               SELECT '1.9.' || n.value, sop_class, transfer_syntax, digest, bytes, file_bytes, path, calling, called,
+                   peer, received_at, state
+               FROM instances, (SELECT value FROM json_each(?)) n WHERE sop_instance = '1.2.4'";
+    let numbers = serde_json::to_string(&(0..1500).collect::<Vec<_>>()).unwrap();
+    sqlx::query(sql).bind(numbers).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let damaged = async |dir: &Path| {
+        let killed = as_after_a_kill(dir);
+        fs::write(place(killed.path(), "1.2.3"), b"META1.2.0").unwrap();
+        open(killed.path()).await.recovered().damaged
+    };
+    assert_eq!(damaged(dir.path()).await, 0, "it was acknowledged long ago");
+    fs::remove_file(place(dir.path(), "1.2.3")).unwrap();
+    assert_eq!(put(&store, "1.2.3", 2).await, Accepted::Duplicate);
+    assert_eq!(damaged(dir.path()).await, 1, "it was acknowledged last");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_cannot_be_read_now_is_not_given_up() {
     let (dir, store) = fresh().await;
     put(&store, "1.2.3", 0).await;
