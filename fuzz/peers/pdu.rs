@@ -11,5 +11,7 @@ mod dicom;
 mod domain;
 #[path = "rooms/receive.rs"]
 mod receive;
+#[path = "rooms/wire.rs"]
+mod wire;
 
 libfuzzer_sys::fuzz_target!(|stream: &[u8]| receive::converse(stream));

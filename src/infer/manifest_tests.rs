@@ -180,7 +180,7 @@ fn every_fault_is_named_with_its_key() {
         |card| card.replace(Digest::of(b"weights").as_str(), Digest::of(b"others").as_str()),
         &[("sha256", "the card says")],
     );
-    check(|card| card.replace(Digest::of(b"weights").as_str(), "12"), &[("model.toml", "SHA-256")]);
+    check(|card| card.replace(Digest::of(b"weights").as_str(), "12"), &[("model.toml", "64 hexadecimal digits")]);
     check(replace("pleural_effusion", "pneumothorax"), &[("output.findings[1].key", "occurs twice")]);
     check(replace("36118008", "36118008361180083"), &[("output.findings[0].code", "at most 16")]);
     check(replace("\"Chest\"", "\"\""), &[("output.findings[0].site", "non-empty")]);

@@ -165,7 +165,7 @@ impl Association {
     pub(super) async fn serve(mut self, store: &Store, cancel: &CancellationToken, permit: OwnedSemaphorePermit) {
         // Within an operation too. A PDU that is cut off in the middle is no loss to a peer that stayed so long.
         let end = timeout(LIFE_MAX, self.converse(store, cancel)).await.unwrap_or(End::TooOld);
-        // An object that was cut off goes now, and so does the place among the associations: a peer that reads the
+        // An object that was cut off is given up now, and so is the place among the associations: a peer that reads the
         // release may call again at once, and the close may take a moment.
         self.expecting = Expecting::nothing();
         self.commitments.release(store).await;

@@ -183,6 +183,7 @@ fn comment(cause: &StoreError) -> &'static str {
         StoreError::OutOfRoom { .. } => "out of disk space",
         StoreError::ReadOnly(_) | StoreError::Distrusted(_) => "the disk cannot be written to",
         StoreError::Busy => "the index is locked by another process",
+        StoreError::Slow(_) => "the disk is too slow",
         StoreError::Closing => "the node is shutting down",
         _ => "the object could not be stored",
     }

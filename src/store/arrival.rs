@@ -6,9 +6,11 @@
 //! be, which they judge.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::domain::{Accepted, ReceivedInstance, Uid};
 
@@ -39,6 +41,9 @@ const PIECE_OVERHEAD: usize = 128;
 const MEMORY_BYTES: usize = 8 << 20;
 static MEMORY: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MEMORY_BYTES)));
 
+/// How long one waits for that.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 impl Store {
     /// Begins to take an object in. `meta`: the preamble and the meta group of its file. What is wrong with the disk
     /// is told by [`Arrival::take`] and [`Arrival::commit`].
@@ -51,12 +56,13 @@ impl Store {
 }
 
 impl Arrival {
-    /// The next bytes of the data set. Waits while the disk is slower than the network. After an error there is no
+    /// The next bytes of the data set. Waits while the disk is slower than the network, to a limit. After an error there is no
     /// use in going on.
     pub async fn take(&mut self, bytes: Vec<u8>) -> Result<(), StoreError> {
-        // Neither fails: the share fits, and the semaphore is never closed.
+        // The share fits, and the semaphore is never closed.
         let share = u32::try_from((bytes.len() + PIECE_OVERHEAD).min(MEMORY_BYTES)).unwrap_or(u32::MAX);
-        let share = MEMORY.clone().acquire_many_owned(share).await.map_err(|_| StoreError::Closing)?;
+        let share = timeout(PATIENCE, MEMORY.clone().acquire_many_owned(share)).await;
+        let share = share.map_err(|_| StoreError::Slow(PATIENCE))?.map_err(|_| StoreError::Closing)?;
         self.send(Piece::Data(bytes, share)).await
     }
 
@@ -96,6 +102,8 @@ fn write(
     upload.write_meta(meta)?;
     while let Some(piece) = queue.blocking_recv() {
         match piece {
+            // Nobody waits for it any more.
+            Piece::Data(..) if queue.is_closed() => return Ok(None),
             Piece::Data(bytes, _share) => upload.write_dataset(&bytes)?,
             Piece::End => return upload.seal(uid).map(Some),
         }

@@ -239,7 +239,7 @@ impl Examination<'_> {
             }
         } else if path.starts_with("spool/")
             && let Looked::Object(object) = looked
-            && name.strip_prefix(object.meta.sop_instance.as_str()).is_some_and(|arrival| arrival.starts_with('.'))
+            && Spool::claims(path, &object.meta.sop_instance, &object.digest)
             && self.adopt(path, &object).await?
         {
             self.examined.note(kind, path, true, "received anew");

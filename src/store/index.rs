@@ -8,6 +8,7 @@
 //! that failed.
 
 use std::collections::HashSet;
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -45,7 +46,7 @@ const MIGRATIONS: [(i64, &str, &str); 6] = [
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Length of the log from the start on; it is copied into the index before it is full.
-const LOG_BYTES: usize = 8 << 20;
+pub(super) const LOG_BYTES: usize = 8 << 20;
 
 /// Connections that read.
 const READERS_MAX: u32 = 4;
@@ -127,7 +128,7 @@ impl Columns for SqliteRow {
 
 impl Index {
     pub(super) async fn open(path: &Path, access: Access, trust: Trust) -> Result<Self, StoreError> {
-        let mut options = SqliteConnectOptions::new()
+        let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(access == Access::Own)
             .journal_mode(SqliteJournalMode::Wal)
@@ -135,10 +136,8 @@ impl Index {
             .foreign_keys(true)
             // What is past its retention is overwritten, not only unlinked.
             .pragma("secure_delete", "ON")
-            .busy_timeout(BUSY_TIMEOUT);
-        if access == Access::Own {
-            options = options.pragma("wal_autocheckpoint", "0");
-        }
+            .busy_timeout(BUSY_TIMEOUT)
+            .pragma("wal_autocheckpoint", "0");
         let mut first = options.clone().connect().await.map_err(|e| damaged(path, e))?;
         match access {
             Access::Own => {
@@ -391,26 +390,6 @@ async fn compare_version(connection: &mut SqliteConnection, path: &Path) -> Resu
 /// What the log of the last run holds is written into the index and synced, and the log is emptied. Parts of it may
 /// be in the page cache only, where a sync failed or none was asked for; what is appended to those would be lost with
 /// them in a power cut.
-/// Gives the log its length before anything is in it: to sync what was written within a file costs one journey to the
-/// disk, to sync a file that has grown a second one, for the file system's journal. SQLite takes zeros for an empty
-/// log. Where there is no room it grows as it is used.
-fn make_log(index: &Path) {
-    let mut log = index.as_os_str().to_owned();
-    log.push("-wal");
-    let made = (|| {
-        let mut file = options().create_new(true).open(&log)?;
-        let zeros = [0; 64 << 10];
-        for _ in 0..LOG_BYTES / zeros.len() {
-            file.write_all(&zeros)?;
-        }
-        file.sync_all()
-    })();
-    if let Err(error) = made {
-        debug!(%error, "the index's log begins empty");
-        let _ = std::fs::remove_file(&log);
-    }
-}
-
 async fn begin_log_anew(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     let row =
         sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(connection).await.map_err(|e| damaged(path, e))?;
@@ -418,6 +397,33 @@ async fn begin_log_anew(connection: &mut SqliteConnection, path: &Path) -> Resul
         0 => Ok(()),
         _ => Err(StoreError::Busy),
     }
+}
+
+/// Gives the log its length before anything is in it: to sync what was written within a file costs one journey to the
+/// disk, to sync a file that has grown a second one, for the file system's journal. SQLite takes zeros for an empty
+/// log. It gets its name when it is whole, and never instead of one that is there, which another process may use.
+/// Where that cannot be, the log grows as it is used.
+fn make_log(index: &Path) {
+    let [log, new] = ["-wal", "-wal.new"].map(|suffix| {
+        let mut name = index.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    });
+    // What a kill left.
+    let _ = fs::remove_file(&new);
+    let made = (|| {
+        let mut file = options().create_new(true).open(&new)?;
+        let zeros = [0; 64 << 10];
+        for _ in 0..LOG_BYTES / zeros.len() {
+            file.write_all(&zeros)?;
+        }
+        file.sync_all()?;
+        fs::hard_link(&new, &log)
+    })();
+    if let Err(error) = made {
+        debug!(%error, "the index's log was not made beforehand");
+    }
+    let _ = fs::remove_file(&new);
 }
 
 /// Looks through the whole file, so that damage shows at start and not in the middle of a study.

@@ -48,6 +48,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hmac::{Hmac, Mac};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
@@ -104,11 +105,16 @@ pub enum StoreError {
         dir.display()
     )]
     OutOfRoom { dir: PathBuf, detail: String },
-    /// As above; so are the next two.
+    /// As above; so are the next three.
     #[error("the file system of {} is read-only; find out why (the kernel's log), then make it writable", .0.display())]
     ReadOnly(PathBuf),
     #[error("another process keeps the index locked; end that one, or wait for it")]
     Busy,
+    #[error(
+        "the disk took nothing for {0:?}; it is too slow for what is sent, or the process may start too few threads \
+         (TasksMax, a container's limit on processes)"
+    )]
+    Slow(Duration),
     #[error("the disk failed to keep what it was told to keep ({0}); look at it, then start the node again")]
     Distrusted(String),
     #[error("{} is in use by another sidelight node; stop that one or set another store.data_dir", .0.display())]
@@ -383,7 +389,15 @@ impl Intake {
 impl StoreError {
     /// Whether the same request may well succeed later, so that whoever asked should come back.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::OutOfRoom { .. } | Self::ReadOnly(_) | Self::Busy | Self::Distrusted(_) | Self::Closing)
+        matches!(
+            self,
+            Self::OutOfRoom { .. }
+                | Self::ReadOnly(_)
+                | Self::Busy
+                | Self::Slow(_)
+                | Self::Distrusted(_)
+                | Self::Closing
+        )
     }
 
     /// A failed file operation; a full disk or quota is told apart.

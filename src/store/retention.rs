@@ -40,8 +40,6 @@ impl Store {
         if let Some(before) = before(retention.objects_kept) {
             expired.objects =
                 self.in_batches(before, Due::Objects).await? + self.in_batches(before, Due::Conflicts).await?;
-            let (spool, since) = (self.spool().clone(), from_micros(before)?);
-            expired.damaged = blocking(move || spool.forget_damaged(since.into())).await?;
         }
         if let Some(before) = before(retention.posteriors_kept) {
             let mut tx = self.index().write().await?;
@@ -51,6 +49,10 @@ impl Store {
         }
         if let Some(before) = before(retention.reports_kept) {
             expired.studies = self.in_batches(before, Due::Studies).await?;
+        }
+        if let Some(before) = before(retention.objects_kept) {
+            let (spool, since) = (self.spool().clone(), from_micros(before)?);
+            expired.damaged = blocking(move || spool.forget_damaged(since.into())).await?;
         }
         if expired != Expired::default() {
             info!(

@@ -28,12 +28,15 @@ const SPOOL: &str = "spool";
 const CONFLICTS: &str = "conflicts";
 const REPORTS: &str = "reports";
 const DAMAGED: &str = "damaged";
+/// In it, what no retention takes: objects that may have been acknowledged.
+const UNKNOWN: &str = "unknown";
 pub(super) const INDEX: &str = "index.sqlite";
 const LOCK: &str = "lock";
 
-/// More files than a kill can leave behind (one batch of intake, the reports of the studies being closed): then the
-/// index is not the one that belongs to the folder, and nothing is touched.
-const ORPHANS_MAX: usize = 512;
+/// More files than a kill leaves behind (those that are synced and not recorded: 64 associations of 8 operations, 16
+/// STOW requests of 8 objects, and reports): then the index is not the one that belongs to the folder, and nothing is
+/// touched. A node of more associations may meet it, and `fsck --repair` then receives them anew.
+const ORPHANS_MAX: usize = 1024;
 
 /// The index file and its companions, in the order in which they are set aside. The index last: without it, a start
 /// after a kill in between would make an empty one beside the log of the old one, and SQLite would play that back into
@@ -135,10 +138,18 @@ impl Spool {
         self.root.join(relative)
     }
 
-    /// Where an arriving object goes; spread over 256 folders, and never the same place twice.
-    pub(super) fn object_path(uid: &Uid) -> String {
+    /// Where an arriving object goes; spread over 256 folders, and never the same place twice. The digest tells a file
+    /// that was not synced to its end from the object ([`Spool::claims`]).
+    pub(super) fn object_path(uid: &Uid, digest: &Digest) -> String {
         let arrival = uuid::Uuid::new_v4().simple().to_string();
-        format!("{SPOOL}/{}/{uid}.{}.dcm", &arrival[..2], &arrival[20..])
+        format!("{SPOOL}/{}/{uid}.{}{}.dcm", &arrival[..2], &arrival[20..], digest.short())
+    }
+
+    /// Whether the name of a file is that of this object. Files of earlier versions have no digest in their names.
+    pub(super) fn claims(path: &str, uid: &Uid, digest: &Digest) -> bool {
+        let name = path.rsplit('/').next().and_then(|name| name.strip_suffix(".dcm"));
+        let arrival = name.and_then(|name| name.strip_prefix(uid.as_str())?.strip_prefix('.'));
+        arrival.is_some_and(|arrival| arrival.len() <= digest.short().len() || arrival.ends_with(digest.short()))
     }
 
     /// Where another object under a known UID is kept aside.
@@ -237,7 +248,7 @@ impl Spool {
     /// Empties `incoming/`, takes away files that the index does not know, counts indexed files that are gone.
     ///
     /// Nothing tells an object that a kill left before its index commit from one that was acknowledged and whose row
-    /// an older index lacks, so objects go to `damaged/`. Reports go: they are made again from their study, and
+    /// an older index lacks, so objects go to `damaged/unknown`, and stay there. Reports go: they are made again from their study, and
     /// one that holds posteriors must not outlive its retention.
     pub(super) fn sweep(&self, indexed: &HashSet<String>) -> Result<Recovered, StoreError> {
         let mut found = Recovered::default();
@@ -256,7 +267,7 @@ impl Spool {
             if path.starts_with(REPORTS) {
                 self.remove(path);
             } else {
-                let to = self.set_aside(path)?;
+                let to = self.set_aside_in(&format!("{DAMAGED}/{UNKNOWN}"), path)?;
                 warn!(
                     file = self.shown(path),
                     to = self.shown(&to),
@@ -288,21 +299,26 @@ impl Spool {
 
     /// Moves a file to `damaged/`, where nothing looks for it; gives its new place.
     pub(super) fn set_aside(&self, relative: &str) -> Result<String, StoreError> {
+        self.set_aside_in(DAMAGED, relative)
+    }
+
+    fn set_aside_in(&self, dir: &str, relative: &str) -> Result<String, StoreError> {
         let name = relative.rsplit('/').next().unwrap_or(relative);
         let from = self.absolute(relative);
-        create_dir(&self.root.join(DAMAGED))?;
+        create_dir(&self.root.join(dir))?;
         // Never over another.
-        let mut to = format!("{DAMAGED}/{name}");
+        let mut to = format!("{dir}/{name}");
         let mut number = 1;
         while self.absolute(&to).exists() {
             number += 1;
-            to = format!("{DAMAGED}/{name}.{number}");
+            to = format!("{dir}/{name}.{number}");
         }
         fs::rename(&from, self.absolute(&to)).map_err(StoreError::file("set aside", &from))?;
         // Its retention there counts from now. Where that cannot be noted, it counts from when it was written.
         if let Err(e) = File::open(self.absolute(&to)).and_then(|file| file.set_modified(SystemTime::now())) {
             debug!(error = %e, "the time at which a file was set aside was not noted");
         }
+        sync_dir(&self.root.join(dir))?;
         sync_dir(&self.root.join(DAMAGED))?;
         from.parent().map_or(Ok(()), sync_dir)?;
         Ok(to)
@@ -333,12 +349,17 @@ impl Spool {
     pub(super) fn forget_damaged(&self, before: SystemTime) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         for SetAside { path, since, files, .. } in self.damaged()? {
-            if since.is_none_or(|since| since >= before) {
+            if since.is_none_or(|since| since >= before) || path.ends_with(UNKNOWN) {
                 continue;
             }
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(StoreError::file("remove", &path))?;
-            forgotten += files;
+            let is_dir = fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir());
+            match if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) } {
+                Ok(()) => forgotten += files,
+                Err(e) => {
+                    let file = without_uid(&path);
+                    warn!(file = %file.display(), error = %e, "what was set aside could not be removed; it is tried again");
+                }
+            }
         }
         Ok(forgotten)
     }

@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::domain::{Digest, Uid};
 
 use super::StoreError;
-use super::spool::Spool;
+use super::spool::{Spool, without_uid};
 
 /// Bytes between two looks at the free space while an object arrives.
 const ROOM_CHECK_BYTES: u64 = 16 << 20;
@@ -89,12 +89,12 @@ impl Upload {
     pub fn seal(self, uid: &Uid) -> Result<Sealed, StoreError> {
         let Self { file, mut temporary, hash, meta_bytes, bytes, spool, .. } = self;
         let file = file.into_inner().map_err(|e| temporary.fault("write", e.into_error()))?;
-        let path = Spool::object_path(uid);
+        let digest = Digest::from_hash(hash.finalize().as_bytes());
+        let path = Spool::object_path(uid, &digest);
         temporary.rename(&spool.absolute(&path))?;
         // A sync that fails is the end of this file: it is deleted and its sender told, never synced again.
         file.sync_data().map_err(|e| temporary.fault("sync", e))?;
         spool.sync_parent(&path)?;
-        let digest = Digest::from_hash(hash.finalize().as_bytes());
         Ok(Sealed { temporary, path, digest, bytes, file_bytes: meta_bytes + bytes })
     }
 }
@@ -136,7 +136,7 @@ impl Drop for Temporary {
         if let Err(e) = fs::remove_file(path)
             && e.kind() != io::ErrorKind::NotFound
         {
-            warn!(file = %path.display(), error = %e, "a temporary file stays until the next start");
+            warn!(file = %without_uid(path).display(), error = %e, "a temporary file stays until the next start");
         }
     }
 }

@@ -6,7 +6,8 @@
 //! Neighbours: `wire` reads from the network. Left out: what a request may have, which `negotiate` decides.
 
 use dicom_ul::pdu::{
-    AbortRQServiceProviderReason, AbortRQSource, MAXIMUM_PDU_SIZE, PDataValue, PDataValueType, Pdu, read_pdu,
+    AbortRQServiceProviderReason, AbortRQSource, MAXIMUM_PDU_SIZE, PDV_HEADER_SIZE, PDataValue, PDataValueType, Pdu,
+    read_pdu,
 };
 
 /// Why bytes are no PDU.
@@ -21,6 +22,10 @@ pub enum FrameError {
 }
 
 pub(super) const HEADER_BYTES: usize = 6;
+
+/// Smallest maximum length of a peer that a message can be cut to: a PDV header and two bytes, since fragments have an
+/// even length (PS3.8 9.3.5, E.1). No message can be sent to a peer that takes less.
+pub const PEER_PDU_BYTES_MIN: u32 = PDV_HEADER_SIZE + 2;
 
 pub(super) const ASSOCIATE_RQ: u8 = 0x01;
 const ASSOCIATE_AC: u8 = 0x02;

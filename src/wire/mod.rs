@@ -27,8 +27,8 @@ pub use requestor::{Accepted, Call, Message, Proposal, RequestError, Requestor, 
 pub use stream::Stream;
 pub use tls::Tls;
 
-pub use frame::FrameError;
 use frame::HEADER_BYTES;
+pub use frame::{FrameError, PEER_PDU_BYTES_MIN};
 
 /// Why no PDU came out of a connection, or none went in.
 #[derive(Debug, thiserror::Error)]
@@ -78,10 +78,6 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// Longest PDU that is told apart meanwhile.
 const LINGER_PDU_BYTES_MAX: u32 = 1 << 18;
-
-/// Smallest maximum length of a peer that a message can be cut to: a PDV header and two bytes, since fragments have an
-/// even length (PS3.8 9.3.5, E.1). No message can be sent to a peer that takes less.
-pub const PEER_PDU_BYTES_MIN: u32 = PDV_HEADER_SIZE + 2;
 
 /// Largest PDU that is sent even where the peer allows more, bytes.
 const FRAGMENT_BYTES_MAX: u32 = 128 * 1024;

@@ -17,6 +17,7 @@ use dicom_ul::pdu::{Pdu, write_pdu};
 
 use crate::config;
 use frame::HEADER_BYTES;
+pub use frame::PEER_PDU_BYTES_MIN;
 use negotiate::{Policy, Refusal};
 
 const PDU_BYTES_MAX: u32 = 1 << 18;

@@ -120,6 +120,22 @@ async fn objects_that_the_index_does_not_know_are_received_anew() {
     assert!(store.is_own_report(&uid("2.25.5")).await.unwrap());
 }
 
+/// What a power cut leaves of an object that was named and not synced to its end: nobody was told that it is here.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_beginning_of_an_object_is_not_received_for_the_whole() {
+    let dir = folder().await;
+    let (cut, whole) = (object(dir.path(), "1.2.3"), object(dir.path(), "3.4.5"));
+    fs::File::options().write(true).open(&cut).unwrap().set_len(fs::metadata(&cut).unwrap().len() - 1).unwrap();
+    fs::remove_file(dir.path().join("index.sqlite")).unwrap();
+    let _ = fs::remove_file(dir.path().join("index.sqlite-wal"));
+    let repaired = examine(&dir, REPAIR).await;
+    assert!(!repaired.is_faulty(), "{repaired:#?}");
+    assert!(whole.exists() && !cut.exists());
+    let store = open(dir.path()).await;
+    assert_eq!(put_whole(&store, "3.4.5", 1000).await, Accepted::Duplicate);
+    assert_eq!(put_whole(&store, "1.2.3", 1000).await, Accepted::New, "no other object under its UID");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_are_gone_can_be_sent_again() {
     let dir = folder().await;

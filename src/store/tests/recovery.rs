@@ -35,7 +35,7 @@ async fn files_that_the_index_does_not_know_are_set_aside() {
     let expected = Recovered { partial_uploads: 1, orphans: 2, ..Recovered::default() };
     assert_eq!(after.recovered(), expected);
     assert!(!orphan.exists() && files(&killed.path().join("incoming")).is_empty());
-    let aside = killed.path().join("damaged/1.2.4.0123456789ab.dcm");
+    let aside = killed.path().join("damaged/unknown/1.2.4.0123456789ab.dcm");
     assert_eq!(files(&killed.path().join("damaged")), std::slice::from_ref(&aside), "reports are made again");
     assert_eq!(fs::read(aside).unwrap(), b"METAdata");
     assert_eq!(put(&after, "1.2.4", 1).await, Accepted::New, "its sender was not answered and sends it again");
@@ -47,12 +47,41 @@ async fn an_index_that_is_not_the_folders_own_removes_nothing() {
     let (dir, store) = fresh().await;
     store.close().await;
     let shard = dir.path().join("spool/00");
-    for number in 0..600 {
+    for number in 0..1100 {
         fs::write(shard.join(format!("1.2.{number}.dcm")), b"object").unwrap();
     }
     let refused = Store::open(&settings(dir.path())).await.map(drop);
-    assert!(matches!(refused, Err(StoreError::Strangers { files: 600, .. })), "{refused:?}");
-    assert_eq!(files(&shard).len(), 600);
+    assert!(matches!(refused, Err(StoreError::Strangers { files: 1100, .. })), "{refused:?}");
+    assert_eq!(files(&shard).len(), 1100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_has_its_length_from_the_start_unless_another_process_uses_one() {
+    let (dir, store) = fresh().await;
+    let log = dir.path().join("index.sqlite-wal");
+    put(&store, "1.2.3", 0).await;
+    assert_eq!(fs::metadata(&log).unwrap().len(), crate::store::index::LOG_BYTES as u64);
+    store.close().await;
+    assert!(!log.exists() && !dir.path().join("index.sqlite-wal.new").exists());
+
+    let command = Store::attach(&settings(dir.path())).await.unwrap();
+    command.counts().await.unwrap();
+    let store = open(dir.path()).await;
+    for number in 0..20 {
+        put(&store, &format!("1.3.{number}"), 1).await;
+    }
+    store.index().checkpoint().await.unwrap();
+    let mut tx = command.index().write().await.unwrap();
+    sqlx::query("INSERT INTO node (key, value) VALUES ('of a command', '')").execute(&mut *tx).await.unwrap();
+    command.index().commit(tx).await.unwrap();
+    put(&store, "1.4", 2).await;
+    let verdict: String = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(store.index().read()).await.unwrap();
+    assert_eq!(verdict, "ok");
+    for store in [&store, &command] {
+        let known: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM instances").fetch_one(store.index().read()).await.unwrap();
+        assert_eq!(known, 22);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,3 @@
+//! What `negotiate` wants of its room.
+
+pub use crate::receive::PEER_PDU_BYTES_MIN;
