@@ -42,6 +42,8 @@ enum Rule {
 pub enum KeyError {
     #[error("more than {KEY_CHARS_MAX} bytes or {KEY_VALUES_MAX} values")]
     TooLong,
+    #[error("bytes that are no text in its character set")]
+    Undecodable,
     #[error("a date is YYYYMMDD, a range two with a hyphen")]
     Date,
     #[error("a time is HHMMSS or its beginning, a range two")]
@@ -66,6 +68,10 @@ impl Key {
         let text = text.trim_end_matches(['\0', ' ']);
         if text.len() > KEY_CHARS_MAX || text.split('\\').count() > KEY_VALUES_MAX {
             return Err(KeyError::TooLong);
+        }
+        // What stands there is not known, so that it could only be left out, and much more would match.
+        if text.contains(char::REPLACEMENT_CHARACTER) {
+            return Err(KeyError::Undecodable);
         }
         let values = || text.split('\\').map(|v| v.trim_matches([' ', '\0'])).filter(|v| !v.is_empty());
         let rule = match vr {
@@ -339,6 +345,8 @@ mod tests {
             (VR::IS, "many", KeyError::Number),
             (VR::SQ, "x", KeyError::Unsupported),
             (VR::OB, "x", KeyError::Unsupported),
+            (VR::PN, "*\u{fffd}ller*", KeyError::Undecodable),
+            (VR::LO, "\u{fffd}\\*", KeyError::Undecodable),
         ];
         for (vr, text, expected) in rows {
             assert_eq!(Key::parse(TAG, vr, text), Err(expected), "{vr:?} {text:?}");

@@ -6,6 +6,7 @@
 //! (`own`). Left out: sockets and associations (`receive`, `deliver`), and what peers store, which is parsed only in
 //! the sandboxed workers of `pixels`. Nothing here allocates more than what it was given, within a small factor.
 
+mod character_set;
 mod command;
 mod commitment;
 mod dataset;

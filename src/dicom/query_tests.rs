@@ -90,3 +90,39 @@ fn a_retrieval_names_what_it_wants() {
         assert_eq!(get(level, &[(tag, value)]), Err(QueryFault::NothingNamed), "{level} {value:?}");
     }
 }
+
+#[test]
+fn bytes_that_are_no_text_are_refused_and_code_extensions_are_followed() {
+    let asked = |set: &str, name: &[u8]| {
+        let mut identifier = asked("STUDY", &[]);
+        identifier.put(CHARACTER_SET, b"CS", set);
+        identifier.put(0x0010_0010, b"PN", name);
+        Query::to_find(&identifier)
+    };
+    // Taken for several values, this would match everything.
+    let fault = QueryFault::Key(0x0010, 0x0010, KeyError::Undecodable);
+    assert_eq!(asked("ISO_IR 192", b"*\xfcller*"), Err(fault));
+    assert!(fault.to_string().len() <= 64, "{fault}");
+
+    // PS3.5 H.3.2
+    let name = b"\xd4\xcf\xc0\xde^\xc0\xdb\xb3=\x1b$B;3ED\x1b(J^\x1b$BB@O:\x1b(J=\x1b$B$d$^$@\x1b(J^\x1b$B$?$m$&\x1b(J";
+    let of_set = |set: &str, name: &[u8]| {
+        let mut report = report();
+        report.put(CHARACTER_SET, b"CS", set);
+        report.put(0x0010_0010, b"PN", name);
+        report
+    };
+    let report = of_set("ISO 2022 IR 13\\ISO 2022 IR 87", name);
+    for (key, expected) in [("山田^太郎", true), ("ﾔﾏﾀﾞ*", true), ("やまだ^*", true), ("山本*", false)]
+    {
+        let key = &asked("ISO_IR 192", key.as_bytes()).unwrap().keys[0];
+        assert_eq!(key.matches(&report), expected, "{key:?}");
+    }
+    let key = &asked("ISO 2022 IR 13\\ISO 2022 IR 87", name).unwrap().keys[0];
+    assert!(key.matches(&report));
+
+    // No set is named: different names stay different.
+    let key = &asked("", b"M\xfcller").unwrap().keys[0];
+    assert!(key.matches(&of_set("", b"M\xfcller")) && !key.matches(&of_set("", b"M\xf6ller")));
+    assert!(key.matches(&of_set("ISO_IR 192", "Müller".as_bytes())));
+}

@@ -1,19 +1,19 @@
 //! Values as texts: what the Specific Character Set of a data set makes of its bytes, and numbers of binary value
 //! representations in decimal.
 //!
-//! Neighbours: `dataset` keeps the bytes, `matching` compares the texts, `json` writes them. Left out: encoding, since
-//! what is answered goes out as the bytes that it came in.
+//! Neighbours: `dataset` keeps the bytes, `character_set` decodes them, `matching` compares the texts, `json` writes
+//! them. Left out: encoding, since what is answered goes out as the bytes that it came in.
 
 use dicom_core::VR;
-use dicom_encoding::text::{SpecificCharacterSet, TextCodec};
 
+use super::character_set::CharacterSet;
 use super::dataset::{DataSet, Element, Tag, Value};
 
 pub(super) const CHARACTER_SET: Tag = 0x0008_0005;
 
-/// How the texts of a data set are encoded, by the terms of Specific Character Set (PS3.3 C.12.1.1.2).
+/// How the texts of a data set are encoded.
 #[derive(Debug)]
-pub(super) struct Text(Option<SpecificCharacterSet>);
+pub(super) struct Text(CharacterSet);
 
 impl DataSet {
     /// The values of an element as texts, without padding; none where it is absent, empty, a sequence or binary data.
@@ -33,19 +33,13 @@ impl Element {
 }
 
 impl Text {
-    /// The last term tells most: with code extensions its codec knows ASCII and its own escape sequences.
     pub(super) fn of(set: &DataSet) -> Self {
-        let terms = set.text(CHARACTER_SET).unwrap_or_default();
-        let term = terms.rsplit('\\').map(str::trim).find(|term| !term.is_empty());
-        Self(term.and_then(SpecificCharacterSet::from_code))
+        Self(CharacterSet::of(set.text(CHARACTER_SET).unwrap_or_default()))
     }
 
-    /// Never fails: what cannot be decoded becomes U+FFFD.
+    /// Never fails: what cannot be decoded becomes U+FFFD. Values are parted by backslashes, of which none is added.
     pub(super) fn decode(&self, bytes: &[u8]) -> String {
-        let decoded = self.0.as_ref().and_then(|codec| codec.decode(bytes).ok());
-        let text = decoded.unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned());
-        // Korean and Chinese code extensions: the designation stays where the codec does not know it (ISO 2022).
-        text.replace("\u{1b}$)C", "").replace("\u{1b}$)A", "")
+        self.0.decode(bytes)
     }
 
     /// The values of an element without padding; `None` for OB, OW, UN and their kind.
@@ -111,19 +105,17 @@ mod tests {
     }
 
     #[test]
-    fn names_are_decoded_by_their_character_set() {
-        let rows: &[(&[u8], &[u8], &str)] = &[
-            (b"ISO_IR 100", b"M\xfcller^J\xf6rg", "Müller^Jörg"),
-            (b"ISO_IR 192", "Müller".as_bytes(), "Müller"),
-            (b"\\ISO 2022 IR 87 ", b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "Yamada^Tarou=山田^太郎"),
-            (b"\\ISO 2022 IR 149", b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7", "Hong^Gildong=洪^吉洞"),
-            (b"NO SUCH TERM", b"DOE^JANE", "DOE^JANE"),
+    fn names_are_decoded_by_their_character_set_value_by_value() {
+        let rows: &[(&[u8], &[u8], &[&str])] = &[
+            (b"ISO_IR 100", b"M\xfcller^J\xf6rg \\DOE", &["Müller^Jörg", "DOE"]),
+            (b"ISO_IR 192", b"*\xfcller*", &["*\u{fffd}ller*"]),
+            (b"\\ISO 2022 IR 87", b"\x1b$B$\\\x1b(B\\DOE", &["ぼ", "DOE"]),
         ];
         for (terms, name, expected) in rows {
             let mut set = DataSet::default();
             set.put(CHARACTER_SET, b"CS", *terms);
             set.put(0x0010_0010, b"PN", *name);
-            assert_eq!(set.texts(0x0010_0010), [*expected]);
+            assert_eq!(set.texts(0x0010_0010), *expected);
         }
     }
 }

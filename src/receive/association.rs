@@ -18,12 +18,11 @@ mod retrieve;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use dicom_ul::pdu::AbortRQSource::ServiceProvider;
 use dicom_ul::pdu::{AbortRQServiceProviderReason, AbortRQSource, PDataValue, PDataValueType, Pdu};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +33,9 @@ use crate::domain::AeTitle;
 use crate::store::Store;
 use crate::wire::{FragmentError, Wire, WireError, pdu_name};
 
+use super::Gate;
 use super::negotiate::Context;
+use super::searches::Searches;
 use commitment::Commitments;
 use message::{Expecting, Gathered, Message, Operation};
 use pace::{MESSAGE_BYTES_PER_SECOND_MIN, Pace};
@@ -72,8 +73,10 @@ pub(super) struct Association {
     /// Not yet sent, the oldest first.
     answers: VecDeque<(u8, Answer)>,
     commitments: Commitments,
-    /// Permits of all associations together.
-    searches: Arc<Semaphore>,
+    /// Those of all associations together.
+    searches: Searches,
+    /// Who may ask now, which may be less than was agreed.
+    gate: Gate,
     /// Came within an operation that took long; it is the next to be read.
     held: Option<Pdu>,
     /// Of the last request that was sent.
@@ -105,6 +108,8 @@ enum End {
     Released,
     AbortedByPeer(AbortRQSource),
     Silent(Duration),
+    /// It did not read its matches for so long.
+    Unread(Duration),
     TooSlow,
     TooOld,
     ShuttingDown,
@@ -147,11 +152,12 @@ impl Association {
         peer: Peer,
         contexts: BTreeMap<u8, Context>,
         limits: Limits,
-        searches: Arc<Semaphore>,
+        searches: Searches,
+        gate: Gate,
     ) -> Self {
         let (expecting, answers, commitments) = (Expecting::nothing(), VecDeque::new(), Commitments::default());
         let (held, message_id, counts) = (None, 0, Counts::default());
-        Self { wire, peer, contexts, limits, expecting, answers, commitments, searches, held, message_id, counts }
+        Self { wire, peer, contexts, limits, expecting, answers, commitments, searches, gate, held, message_id, counts }
     }
 
     /// Serves until the peer releases, something goes wrong, or `cancel` asks for an end: a message that has begun is
@@ -187,7 +193,8 @@ impl Association {
                     self.wire.abort(ServiceProvider(reason)).await;
                 }
             }
-            End::AbortedByPeer(_) => {}
+            // Where a PDU was cut off, an abort would be taken for its rest.
+            End::AbortedByPeer(_) | End::Unread(_) => {}
         }
     }
 
@@ -398,6 +405,7 @@ impl fmt::Display for End {
             End::Released => f.write_str("released"),
             End::AbortedByPeer(source) => write!(f, "aborted by the peer ({source:?})"),
             End::Silent(limit) => write!(f, "no complete PDU came for {limit:?}"),
+            End::Unread(limit) => write!(f, "the matches of a query were not read within {limit:?}"),
             End::TooSlow => write!(f, "a message came slower than {MESSAGE_BYTES_PER_SECOND_MIN} bytes a second"),
             End::TooOld => write!(f, "older than {LIFE_MAX:?}"),
             End::ShuttingDown => f.write_str("the node shuts down"),

@@ -20,6 +20,7 @@ mod channel;
 mod hosts;
 mod identity;
 mod negotiate;
+mod searches;
 mod store_scp;
 mod user_information;
 
@@ -47,6 +48,7 @@ use channel::Channel;
 use hosts::Hosts;
 use identity::User;
 use negotiate::{Agreement, Policy, Refusal, Rejection};
+use searches::Searches;
 
 /// The bound listener, not yet serving.
 #[derive(Debug)]
@@ -66,7 +68,8 @@ pub enum Drained {
     Cut { connections: usize },
 }
 
-/// Who may send, for associations that begin from now on; those that run keep what they agreed on.
+/// Who may send, for associations that begin from now on; those that run keep what they agreed on, except that they
+/// ask before each query.
 #[derive(Debug, Clone)]
 pub struct Gate {
     rules: Arc<RwLock<Arc<Rules>>>,
@@ -88,7 +91,7 @@ struct Door {
     node: config::Node,
     gate: Gate,
     associations: Arc<Semaphore>,
-    searches: Arc<Semaphore>,
+    searches: Searches,
     /// Numbers associations in logs.
     next_id: AtomicU64,
 }
@@ -104,7 +107,8 @@ const SPARE_CONNECTIONS: usize = 64;
 /// associations at once does not reach, since each of them takes a moment only.
 const OF_ONE_HOST_MAX: usize = SPARE_CONNECTIONS / 2;
 
-/// Queries of all associations at once, and retrievals that list what they will send. Further ones are refused.
+/// Queries of all associations at once, and retrievals that list what they will send; one host has half of these.
+/// Further ones are refused.
 const SEARCHES_MAX: usize = 8;
 
 /// Wait before a wrong user or passcode is answered, so that guessing takes long.
@@ -143,7 +147,7 @@ impl Receiver {
         let door = Door {
             gate,
             associations: Arc::new(Semaphore::new(node.associations_max)),
-            searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
+            searches: Searches::new(SEARCHES_MAX),
             next_id: AtomicU64::new(1),
             node: node.clone(),
         };
@@ -256,6 +260,11 @@ impl Gate {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
         self.hosts.changed.notify_one();
         Ok(())
+    }
+
+    /// Whether a source of this title, at this canonical address, may query by the rules of now.
+    fn may_query(&self, title: &AeTitle, address: IpAddr) -> bool {
+        self.current().policy.may_query(title, address)
     }
 
     fn current(&self) -> Arc<Rules> {
@@ -430,8 +439,9 @@ impl Door {
             idle_timeout: self.node.idle_timeout,
             window: usize::from(window),
         };
-        let (peer, searches) = (Peer { calling, called, address, archives }, Arc::clone(&self.searches));
-        Association::new(wire, peer, contexts, limits, searches).serve(store, cancel, permit).await;
+        let (peer, searches) = (Peer { calling, called, address, archives }, self.searches.clone());
+        let association = Association::new(wire, peer, contexts, limits, searches, self.gate.clone());
+        association.serve(store, cancel, permit).await;
     }
 }
 

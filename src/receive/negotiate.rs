@@ -190,6 +190,17 @@ impl Policy {
         self.sources.iter().any(|source| source.ae_title == *title)
     }
 
+    /// Whether the source of this title and address may query.
+    pub(super) fn may_query(&self, title: &AeTitle, peer: IpAddr) -> bool {
+        self.source(title, peer).is_some_and(|source| source.query)
+    }
+
+    fn source(&self, title: &AeTitle, peer: IpAddr) -> Option<&Source> {
+        let peer = peer.to_canonical();
+        let from_here = |hosts: &[IpAddr]| hosts.is_empty() || hosts.iter().any(|host| host.to_canonical() == peer);
+        self.sources.iter().find(|source| source.ae_title == *title && from_here(&source.hosts))
+    }
+
     fn called(&self, title: &str) -> Option<AeTitle> {
         AeTitle::parse(title).ok().filter(|title| self.titles.contains(title))
     }
@@ -198,9 +209,7 @@ impl Policy {
     /// source takes no objects, but answers C-ECHO, so that the network can be tried before the sources are listed.
     fn calling(&self, title: &str, peer: IpAddr, archive: bool) -> Option<(AeTitle, Option<&Source>)> {
         let title = AeTitle::parse(title).ok()?;
-        let peer = peer.to_canonical();
-        let from_here = |hosts: &[IpAddr]| hosts.is_empty() || hosts.iter().any(|host| host.to_canonical() == peer);
-        let source = self.sources.iter().find(|source| source.ae_title == title && from_here(&source.hosts));
+        let source = self.source(&title, peer);
         // An archive that is listed as a source comes from where that may come.
         let archive = archive && !self.has_source(&title);
         (source.is_some() || archive || self.sources.is_empty()).then_some((title, source))

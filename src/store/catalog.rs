@@ -38,7 +38,7 @@ pub struct CatalogReport {
 pub struct ReportVariant {
     pub sop_class: Uid,
     pub sop_instance: Uid,
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 /// Reports that match, and where to continue.
@@ -61,8 +61,14 @@ const CONTENT: Tag = 0x0040_a730;
 const EVIDENCE: Tag = 0x0040_a375;
 
 impl Store {
-    /// The next reports that match every key, the newest first.
-    pub async fn catalog(&self, keys: &[Key], after: Option<CatalogCursor>) -> Result<CatalogPage, StoreError> {
+    /// The next reports that match every key, the newest first. `place` is dropped when the work ends, which goes on
+    /// for the rest of a page where nobody waits for it any more.
+    pub async fn catalog(
+        &self,
+        keys: &[Key],
+        after: Option<CatalogCursor>,
+        place: impl Send + 'static,
+    ) -> Result<CatalogPage, StoreError> {
         let json = |set: BTreeSet<&str>| serde_json::to_string(&set).map_err(|e| StoreError::Contents(e.to_string()));
         let [studies, series, instances] =
             [tag::STUDY, tag::SERIES, tag::INSTANCE].map(|tag| wanted(keys, tag).map(json).transpose());
@@ -112,7 +118,12 @@ impl Store {
         }
         drop(tx);
         let keys = keys.to_vec();
-        let reports = blocking(move || Ok(found.into_iter().filter_map(|r| described(r, &keys)).collect())).await?;
+        let described = move || {
+            let reports = found.into_iter().filter_map(|report| described(report, &keys)).collect();
+            drop(place);
+            Ok(reports)
+        };
+        let reports = blocking(described).await?;
         Ok(CatalogPage { reports, next })
     }
 

@@ -5,6 +5,7 @@
 //! JSON. Left out: fuzzy matching and keys within sequences; who asks for them is told.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -13,6 +14,7 @@ use axum::http::header::{ACCEPT, WARNING};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::info;
 
 use crate::dicom::{DataSet, Key, Tag, VR, attribute_named, tag, to_json};
@@ -145,8 +147,9 @@ async fn search(
     }
     let mut asked = understand(parameters)?;
     asked.keys.extend(keys_of(uids)?);
-    let _permit = shared.queries.try_acquire().map_err(|_| Problem::Busy("too many queries at once"))?;
-    let found = tokio::time::timeout(TIME_MAX, find(&shared.store, &asked)).await;
+    let permit = Arc::clone(&shared.queries).try_acquire_owned();
+    let permit = permit.map_err(|_| Problem::Busy("too many queries at once"))?;
+    let found = tokio::time::timeout(TIME_MAX, find(&shared.store, &asked, Arc::new(permit))).await;
     let (reports, more) = found.map_err(|_| Problem::Busy("the search took too long: ask for less"))??;
     info!(client = client.name, peer = %caller.address.ip(), ?level, found = reports.len(), "QIDO-RS");
     // A path that names the study has told what is of the study.
@@ -169,11 +172,15 @@ fn warn(response: &mut Response, text: &'static str) {
     response.headers_mut().append(WARNING, HeaderValue::from_static(text));
 }
 
-/// The matches that were asked for, and whether there are more.
-async fn find(store: &Store, asked: &Asked) -> Result<(Vec<CatalogReport>, bool), Problem> {
+/// The matches that were asked for, and whether there are more. The work keeps the permit, also where it is given up.
+async fn find(
+    store: &Store,
+    asked: &Asked,
+    permit: Arc<OwnedSemaphorePermit>,
+) -> Result<(Vec<CatalogReport>, bool), Problem> {
     let (mut found, mut skipped, mut after) = (Vec::new(), 0, None);
     loop {
-        let page = store.catalog(&asked.keys, after).await?;
+        let page = store.catalog(&asked.keys, after, Arc::clone(&permit)).await?;
         for report in page.reports {
             if skipped < asked.offset {
                 skipped += 1;
@@ -305,6 +312,8 @@ mod tests {
             &[("includefield", "PatientNaem")],
             &[("StudyDate", "yesterday")],
             &[("StudyInstanceUID", "1.2*")],
+            // What a percent-encoded byte becomes that is no UTF-8.
+            &[("PatientName", "*\u{fffd}ller*")],
             &[("RequestAttributesSequence", "x")],
             &[("00400275.00401001", "x")],
         ];

@@ -4,6 +4,8 @@
 //! of each, and another one by its own SOP Instance UID. Neighbours: `store` has the files, `dicom` reads and writes
 //! JSON. Left out: rendered forms, bulk data and other transfer syntaxes, which a report has not.
 
+use std::sync::Arc;
+
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -75,9 +77,10 @@ async fn files(
         return Err(Problem::NotAcceptable(offered));
     }
     let keys = keys_of(uids)?;
-    let _permit = shared.queries.try_acquire().map_err(|_| Problem::Busy("too many queries at once"))?;
+    let permit = Arc::clone(&shared.queries).try_acquire_owned();
+    let permit = Arc::new(permit.map_err(|_| Problem::Busy("too many queries at once"))?);
     // One page holds them all: every path names a study, which has one report.
-    let page = shared.store.catalog(&keys, None).await?;
+    let page = shared.store.catalog(&keys, None, Arc::clone(&permit)).await?;
     let mut files = Vec::with_capacity(page.reports.len());
     for report in &page.reports {
         files.push(file(shared, report).await?);

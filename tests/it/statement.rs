@@ -2,7 +2,8 @@
 //! NAME -->` and `<!-- end -->` are what a running door answered to every SOP class and transfer syntax of the
 //! Standard, and what a peer saw that the node called. `SIDELIGHT_BLESS=1` writes them anew.
 //!
-//! The classes and syntaxes are proposed from pydicom's dictionary, so that the list is not our own. Left out: the
+//! The classes and syntaxes are proposed from pydicom's dictionary, so that the list is not our own, and from the node's
+//! list of syntaxes beside it. Left out: the
 //! statuses of the statement, which unit tests hold (`receive::store_scp`).
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use dicom_ul::pdu::{
 };
 use sidelight::config::{self, Destination, Endpoint, Mode};
 use sidelight::deliver::{self, ReportFile};
+use sidelight::dicom::{STORAGE_COMMITMENT, transfer_syntaxes};
 use sidelight::domain::{AeTitle, Disclosure};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
@@ -29,11 +31,13 @@ const VERIFICATION: &str = "1.2.840.10008.1.1";
 const IMPLICIT: &str = "1.2.840.10008.1.2";
 const COMPREHENSIVE_SR: &str = "1.2.840.10008.5.1.4.1.1.88.33";
 const FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
+const GET: &str = "1.2.840.10008.5.1.4.1.2.2.3";
 
 /// Presentation contexts of one association (PS3.8 9.3.2.2: odd ids of one byte).
 const CONTEXTS_MAX: usize = 128;
 
-/// The Standard's SOP classes and transfer syntaxes, UID to name, as pydicom knows them.
+/// The Standard's SOP classes and transfer syntaxes, UID to name, as pydicom knows them; and what the node says that it
+/// takes, since a dictionary may be older.
 struct Registry {
     classes: BTreeMap<String, String>,
     syntaxes: BTreeMap<String, String>,
@@ -55,6 +59,9 @@ fn registry() -> Registry {
             _ => continue,
         };
         list.insert(uid.to_owned(), name.to_owned());
+    }
+    for syntax in transfer_syntaxes() {
+        registry.syntaxes.entry(syntax.uid.to_owned()).or_insert_with(|| syntax.name.to_owned());
     }
     assert!(registry.classes.len() > 250 && registry.syntaxes.len() > 40, "a registry of the Standard");
     registry
@@ -130,6 +137,8 @@ async fn acceptance(registry: &Registry) -> Vec<Block> {
     let closed = Door::open(|setup| setup.sources.clear()).await;
     let without = offered(&closed, registry).await;
 
+    let reporting = reporting_archive().await;
+
     let mut lists: Vec<&Vec<String>> = everything.values().collect();
     lists.sort_by_key(|list| list.len());
     lists.dedup();
@@ -142,6 +151,9 @@ async fn acceptance(registry: &Registry) -> Vec<Block> {
         let from = match (without.contains_key(class), usual.contains_key(class)) {
             (true, true) => "everybody who may call, and anybody while no source is listed",
             (false, true) => "sources",
+            _ if reporting.contains(&class.as_str()) => {
+                "sources that are allowed it; archives that were asked for it, in the SCP role"
+            }
             _ => "sources that are allowed it",
         };
         assert!(!usual.contains_key(class) || usual[class] == *syntaxes, "{class}: the same syntaxes for every source");
@@ -154,6 +166,24 @@ async fn acceptance(registry: &Registry) -> Vec<Block> {
         }
     }
     vec![("accepted contexts", table), ("transfer syntaxes", syntaxes)]
+}
+
+/// The classes that are accepted from an archive that is no source, as the provider: of all that there are for a source
+/// that may do everything, those that are not for storing.
+async fn reporting_archive() -> Vec<&'static str> {
+    let asked = Door::open(|setup| {
+        let (name, host) = ("archive".into(), "127.0.0.1".into());
+        setup.archives = vec![config::Archive { name, ae_title: source("PACS", &[]).ae_title, host, tls: None }];
+        setup.sources = vec![source("OTHER", &[])];
+    })
+    .await;
+    let classes = [STORAGE_COMMITMENT.uid, FIND, GET];
+    let contexts = classes.map(|class| (class.to_owned(), vec![EXPLICIT.to_owned()]));
+    let as_provider = RequestorRoles { scu: false, scp: true };
+    let roles = classes.map(|class| UserVariableItem::ScuScpRoleSelectionSubItem(class.into(), as_provider));
+    let answer = ask(&asked, request(&contexts, roles.to_vec())).await;
+    let accepted = answer.presentation_contexts.iter().map(|c| c.reason == PresentationContextResultReason::Acceptance);
+    classes.into_iter().zip(accepted).filter(|(_, accepted)| *accepted).map(|(class, _)| class).collect()
 }
 
 /// Result, source and reason of a rejection (PS3.8 table 9-21).

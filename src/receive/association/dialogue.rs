@@ -1,16 +1,20 @@
 //! Listening and speaking within an operation that takes long: a query or a retrieval.
 //!
-//! A peer may cancel it (PS3.7 9.3.2.3), and a peer with a window may send its next request already: that PDU is kept
-//! until the operation is over, and nothing more is read before. Neighbours: `query` and `retrieve`.
+//! A peer may cancel it (PS3.7 9.3.2.3) or answer a report of commitment. A peer that sends its next request already,
+//! which no window allows, has it kept until the operation is over, and nothing more is read before; one that releases
+//! is gone (PS3.8 7.2). Neighbours: `query` and `retrieve`.
 
-use std::time::Duration;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 
-use dicom_ul::pdu::{PDataValueType, Pdu};
-use tokio::time::{Instant, timeout, timeout_at};
+use dicom_ul::pdu::{PDataValue, Pdu};
+use tokio::time::{Instant, timeout_at};
 
-use super::{Association, End, Violation};
+use super::{Association, End, Expecting, Violation};
 use crate::dicom::{Command, Request};
-use crate::wire::{Fragments, pdu_name};
+use crate::store::Store;
+use crate::wire::{WireError, pdu_name};
 
 impl Association {
     /// Sends a message.
@@ -24,26 +28,54 @@ impl Association {
     }
 
     /// Whether the peer has cancelled this message. Looks at what has arrived, and does not wait.
-    pub(super) async fn is_cancelled(&mut self, message_id: u16) -> Result<bool, End> {
+    pub(super) async fn is_cancelled(&mut self, message_id: u16, store: &Store) -> Result<bool, End> {
         while self.held.is_none() {
-            let receiving = self.wire.receive(self.limits.pdu_bytes_max);
-            let Ok(received) = timeout(Duration::ZERO, receiving).await else { return Ok(false) };
-            match received.map_err(End::Wire)? {
-                Pdu::AbortRQ { source } => return Err(End::AbortedByPeer(source)),
-                pdu => match cancelled_by(&pdu) {
-                    Some(id) if id == message_id => return Ok(true),
-                    // Of a message that is over.
-                    Some(_) => {}
-                    None => self.held = Some(pdu),
-                },
+            let values = match self.arrived().await {
+                None => return Ok(false),
+                Some(Ok(Pdu::PData { data })) => data,
+                Some(Ok(other)) => return Err(unexpected(&other)),
+                Some(Err(error)) => return Err(End::Wire(error)),
+            };
+            let (mut values, mut cancelled) = (values.into_iter(), false);
+            while let Some(value) = values.next() {
+                let Some(bytes) = self.command_fragment(&value)? else { continue };
+                match Command::parse(&bytes) {
+                    // It may be of a message that is over.
+                    Ok(Command::Request(Request::Cancel { responded_to })) => {
+                        cancelled |= responded_to == Some(message_id);
+                    }
+                    Ok(Command::Response(response)) if self.commitments.expects(&response) => {
+                        self.reported(&response, store).await;
+                    }
+                    // Its turn comes when this operation is over, whatever it is.
+                    _ => {
+                        let whole = PDataValue { is_last: true, data: bytes, ..value };
+                        self.held = Some(Pdu::PData { data: [whole].into_iter().chain(values).collect() });
+                        break;
+                    }
+                }
+            }
+            if cancelled {
+                return Ok(true);
             }
         }
         Ok(false)
     }
 
+    /// The next PDU, if it is here. Timers would wait for their next tick, of a millisecond.
+    async fn arrived(&mut self) -> Option<Result<Pdu, WireError>> {
+        let mut receiving = pin!(self.wire.receive(self.limits.pdu_bytes_max));
+        poll_fn(|context| {
+            Poll::Ready(match receiving.as_mut().poll(context) {
+                Poll::Ready(received) => Some(received),
+                Poll::Pending => None,
+            })
+        })
+        .await
+    }
+
     /// The next command that arrives, which no data set may follow: all of it within `node.idle_timeout`.
-    pub(super) async fn next_command(&mut self) -> Result<(u8, Command), End> {
-        let mut fragments = Fragments::default();
+    pub(super) async fn next_command(&mut self) -> Result<Command, End> {
         let idle_timeout = self.limits.idle_timeout;
         let deadline = Instant::now() + idle_timeout;
         loop {
@@ -51,36 +83,38 @@ impl Association {
                 Err(_) => return Err(End::Silent(idle_timeout)),
                 Ok(Err(error)) => return Err(End::Wire(error)),
                 Ok(Ok(Pdu::PData { data })) => data,
-                Ok(Ok(Pdu::AbortRQ { source })) => return Err(End::AbortedByPeer(source)),
-                Ok(Ok(other)) => return Err(End::Violation(Violation::UnexpectedPdu(pdu_name(&other)))),
+                Ok(Ok(other)) => return Err(unexpected(&other)),
             };
             let count = values.len();
             for (index, value) in values.into_iter().enumerate() {
-                let id = value.presentation_context_id;
-                let whole = match self.contexts.contains_key(&id) {
-                    true => fragments.take(&value).map_err(Violation::from),
-                    false => Err(Violation::UnknownContext(id)),
-                };
-                let Some(bytes) = whole.map_err(End::Violation)? else { continue };
+                let Some(bytes) = self.command_fragment(&value)? else { continue };
                 // Whatever follows, it is not an answer to the one operation that is under way.
                 if index + 1 < count {
                     return Err(End::Violation(Violation::CommandUnexpected));
                 }
-                return Ok((id, Command::parse(&bytes).map_err(|error| End::Violation(error.into()))?));
+                return Command::parse(&bytes).map_err(|error| End::Violation(error.into()));
             }
         }
     }
+
+    /// Takes one fragment of a command set, and gives the whole with the last. What is incomplete when the operation
+    /// ends is what the association expects then.
+    fn command_fragment(&mut self, value: &PDataValue) -> Result<Option<Vec<u8>>, End> {
+        let id = value.presentation_context_id;
+        let whole = match &mut self.expecting {
+            _ if !self.contexts.contains_key(&id) => Err(Violation::UnknownContext(id)),
+            Expecting::Command(fragments) => fragments.take(value).map_err(Violation::from),
+            Expecting::DataSet { .. } => Err(Violation::CommandUnexpected),
+        };
+        whole.map_err(End::Violation)
+    }
 }
 
-/// The message that this PDU cancels, if it is a C-CANCEL-RQ and nothing else.
-fn cancelled_by(pdu: &Pdu) -> Option<u16> {
-    let Pdu::PData { data } = pdu else { return None };
-    let [value] = &data[..] else { return None };
-    if value.value_type != PDataValueType::Command || !value.is_last {
-        return None;
-    }
-    match Request::parse(&value.data) {
-        Ok(Request::Cancel { responded_to }) => responded_to,
-        _ => None,
+/// What ends the association, where a message is due.
+fn unexpected(pdu: &Pdu) -> End {
+    match pdu {
+        Pdu::AbortRQ { source } => End::AbortedByPeer(source.clone()),
+        Pdu::ReleaseRQ => End::Violation(Violation::ReleaseWithinMessage),
+        other => End::Violation(Violation::UnexpectedPdu(pdu_name(other))),
     }
 }

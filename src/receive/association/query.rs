@@ -4,13 +4,14 @@
 //! page of reports in memory, and look between pages and between answers whether the peer has cancelled. Neighbours:
 //! `store` lists and reads, `dicom` understands and matches. What is asked for and found never reaches the log.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
+use super::super::searches::{Place, Searches};
 use super::{Association, End};
 use crate::dicom::{
     Bounds, CommandField, DataSet, DataSetError, Encoding, Query, QueryFault, QueryRq, Reply, Response, Status,
@@ -35,7 +36,8 @@ pub(super) struct Search {
     deadline: Instant,
     after: Option<CatalogCursor>,
     is_over: bool,
-    _permit: OwnedSemaphorePermit,
+    /// Shared with the work on a page, which does not end where nobody waits for it any more.
+    place: Arc<Place>,
 }
 
 /// Why a query or a retrieval ends before it is done.
@@ -43,6 +45,8 @@ pub(super) struct Search {
 pub(super) enum Stop {
     Association(End),
     Cancelled,
+    /// The right to ask was taken from the source since the association began.
+    NotAllowed,
     /// What is wrong with the identifier.
     Mismatch(String),
     /// What the peer wants is more than it gets.
@@ -82,13 +86,13 @@ impl Association {
         let mut told = 0;
         while let Some(page) = self.page(&mut search, store).await? {
             for report in page {
-                self.go_on(&search).await?;
+                self.go_on(&search, store).await?;
                 if told == MATCHES_MAX {
                     return Err(Stop::TooMuch(format!("more than {MATCHES_MAX} matches: narrow the query")));
                 }
                 told += 1;
                 let answer = search.query.answer(&report.elements, &self.peer.called).encode(search.encoding);
-                self.tell(id, &pending, Some(&answer)).await?;
+                search.in_time(self.tell(id, &pending, Some(&answer))).await?;
             }
         }
         info!(told, level = ?search.query.level, "a query was answered");
@@ -103,12 +107,15 @@ impl Association {
         identifier: Result<Vec<u8>, DataSetError>,
         understand: fn(&DataSet) -> Result<Query, QueryFault>,
     ) -> Result<Search, Stop> {
+        if !self.gate.may_query(&self.peer.calling, self.peer.address) {
+            return Err(Stop::NotAllowed);
+        }
         let encoding = self.contexts.get(&id).and_then(|context| Encoding::of(&context.transfer_syntax));
         let encoding = encoding.ok_or_else(|| Stop::Mismatch("not an encoding that is read".into()))?;
         let set = identifier.and_then(|bytes| DataSet::parse(&bytes, encoding, IDENTIFIER_BOUNDS));
         let set = set.map_err(|fault| Stop::Mismatch(fault.to_string()))?;
         let query = understand(&set).map_err(|fault| Stop::Mismatch(fault.to_string()))?;
-        Search::begin(query, encoding, request.message_id, &self.searches)
+        Search::begin(query, encoding, request.message_id, (&self.searches, self.peer.address))
     }
 
     /// The next matches, which may be none; `None` after the last.
@@ -120,16 +127,17 @@ impl Association {
         if search.is_over {
             return Ok(None);
         }
-        self.go_on(search).await?;
-        let page = timeout_at(search.deadline, store.catalog(&search.query.keys, search.after)).await;
+        self.go_on(search, store).await?;
+        let catalog = store.catalog(&search.query.keys, search.after, Arc::clone(&search.place));
+        let page = timeout_at(search.deadline, catalog).await;
         let page = page.map_err(|_| Stop::late())?.map_err(Stop::Store)?;
         (search.after, search.is_over) = (page.next, page.next.is_none());
         Ok(Some(page.reports))
     }
 
     /// Whether the search may go on.
-    async fn go_on(&mut self, search: &Search) -> Result<(), Stop> {
-        match self.is_cancelled(search.message_id).await? {
+    async fn go_on(&mut self, search: &Search, store: &Store) -> Result<(), Stop> {
+        match self.is_cancelled(search.message_id, store).await? {
             true => Err(Stop::Cancelled),
             false => search.check_time(),
         }
@@ -137,11 +145,23 @@ impl Association {
 }
 
 impl Search {
-    fn begin(query: Query, encoding: Encoding, message_id: u16, searches: &Arc<Semaphore>) -> Result<Self, Stop> {
-        let permit = Arc::clone(searches).try_acquire_owned();
-        let permit = permit.map_err(|_| Stop::TooMuch("too many queries at once: ask again later".into()))?;
-        let deadline = Instant::now() + TIME_MAX;
-        Ok(Self { query, encoding, message_id, deadline, after: None, is_over: false, _permit: permit })
+    fn begin(
+        query: Query,
+        encoding: Encoding,
+        message_id: u16,
+        (searches, host): (&Searches, IpAddr),
+    ) -> Result<Self, Stop> {
+        let place = searches.begin(host);
+        let place = place.ok_or_else(|| Stop::TooMuch("too many queries at once: ask again later".into()))?;
+        let (deadline, place) = (Instant::now() + TIME_MAX, Arc::new(place));
+        Ok(Self { query, encoding, message_id, deadline, after: None, is_over: false, place })
+    }
+
+    /// Tells a match while there is time: a peer that does not read keeps its place no longer than others. What it was
+    /// sent is cut off then, so that the association is lost.
+    async fn in_time(&self, telling: impl Future<Output = Result<(), End>>) -> Result<(), Stop> {
+        let told = timeout_at(self.deadline, telling).await.unwrap_or(Err(End::Unread(TIME_MAX)));
+        told.map_err(Stop::Association)
     }
 
     fn check_time(&self) -> Result<(), Stop> {
@@ -167,6 +187,10 @@ impl Stop {
             Stop::Cancelled => {
                 info!("a query or retrieval was cancelled");
                 Ok((Status::CANCEL, None))
+            }
+            Stop::NotAllowed => {
+                warn!("a query or retrieval of a source that may not ask any more (sources.query)");
+                Ok((Status::NOT_AUTHORISED, Some("this AE may not query any more".into())))
             }
             Stop::Mismatch(fault) => {
                 warn!(%fault, "a query or retrieval was not understood");
@@ -202,9 +226,10 @@ mod tests {
     use super::*;
     use crate::dicom::QueryLevel;
 
-    fn begin(searches: &Arc<Semaphore>) -> Result<Search, Stop> {
+    fn begin(searches: &Searches) -> Result<Search, Stop> {
         let query = Query { level: QueryLevel::Study, keys: Vec::new(), has_unsupported: false };
-        Search::begin(query, Encoding::ExplicitLittleEndian, 1, searches)
+        let host = std::net::Ipv4Addr::LOCALHOST.into();
+        Search::begin(query, Encoding::ExplicitLittleEndian, 1, (searches, host))
     }
 
     fn told(stop: Stop) -> (u16, String) {
@@ -214,7 +239,7 @@ mod tests {
 
     #[test]
     fn searches_are_bounded_in_number_and_in_time() {
-        let searches = Arc::new(Semaphore::new(1));
+        let searches = Searches::new(1);
         let mut first = begin(&searches).expect("room for one");
         let (status, comment) = told(begin(&searches).expect_err("no room for a second"));
         assert!(status == 0xA700 && comment.contains("at once") && comment.len() <= 64, "{comment}");
@@ -224,5 +249,15 @@ mod tests {
         assert!(status == 0xA700 && comment.contains("took longer") && comment.len() <= 64, "{comment}");
         drop(first);
         assert!(begin(&searches).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_loses_its_place_with_its_association() {
+        let searches = Searches::new(1);
+        let mut search = begin(&searches).expect("room for one");
+        assert!(search.in_time(std::future::ready(Ok(()))).await.is_ok());
+        search.deadline -= TIME_MAX;
+        let stop = search.in_time(std::future::pending()).await.expect_err("nobody reads");
+        assert!(matches!(stop, Stop::Association(End::Unread(TIME_MAX))), "{stop:?}");
     }
 }

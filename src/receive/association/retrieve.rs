@@ -52,7 +52,7 @@ impl Association {
         let by_instance = level == QueryLevel::Image;
         let mut retrieval = Retrieval { id, request, by_instance, counts, failed: Vec::new(), cancelled: false };
         for report in reports {
-            if retrieval.cancelled || self.is_cancelled(request.message_id).await? {
+            if retrieval.cancelled || self.is_cancelled(request.message_id, store).await? {
                 retrieval.cancelled = true;
                 break;
             }
@@ -126,15 +126,15 @@ impl Association {
         self.tell(context, &command, Some(&data_set)).await?;
         let status = loop {
             match self.next_command().await? {
-                (_, Command::Response(response))
+                Command::Response(response)
                     if response.field == CommandField::C_STORE_RSP && response.responded_to == message_id =>
                 {
                     break response.status;
                 }
-                (_, Command::Response(response)) if self.commitments.expects(&response) => {
+                Command::Response(response) if self.commitments.expects(&response) => {
                     self.reported(&response, store).await;
                 }
-                (_, Command::Request(Request::Cancel { responded_to })) => {
+                Command::Request(Request::Cancel { responded_to }) => {
                     retrieval.cancelled |= responded_to == Some(retrieval.request.message_id);
                 }
                 _ => return Err(End::Violation(Violation::CommandUnexpected)),
@@ -167,7 +167,7 @@ impl Association {
         report: &Uid,
         by_instance: bool,
     ) -> Result<Option<(u8, ReportVariant, Vec<u8>)>, StoreError> {
-        let page = store.catalog(&[Key::of_uid(tag::INSTANCE, report)], None).await?;
+        let page = store.catalog(&[Key::of_uid(tag::INSTANCE, report)], None, ()).await?;
         let mut variants = page.reports.into_iter().flat_map(|report| report.variants);
         let sendable = variants.find_map(|variant| {
             let fits = !by_instance || variant.sop_instance == *report;

@@ -53,7 +53,7 @@ fn key(tag: u32, vr: VR, text: &str) -> Key {
 async fn all(store: &Store, keys: &[Key]) -> Vec<String> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
-        let page = store.catalog(keys, after).await.unwrap();
+        let page = store.catalog(keys, after, ()).await.unwrap();
         found.extend(page.reports.iter().map(|r| r.sop_instance.to_string()));
         match page.next {
             Some(next) => after = Some(next),
@@ -68,7 +68,7 @@ async fn the_catalogue_holds_current_withheld_reports_and_nothing_else() {
     reported(&store, "1.1", "2.1", "DOE^JANE", 0).await;
     reported(&store, "1.2", "2.2", "ROE^RICHARD", 1).await;
     assert_eq!(all(&store, &[]).await, ["2.2", "2.1"], "the newest first, the preferred class only");
-    let page = store.catalog(&[key(SOP_INSTANCE, VR::UI, "2.1")], None).await.unwrap();
+    let page = store.catalog(&[key(SOP_INSTANCE, VR::UI, "2.1")], None, ()).await.unwrap();
     let variants: Vec<_> = page.reports[0].variants.iter().map(|v| v.sop_instance.as_str()).collect();
     assert_eq!(variants, ["2.1", "2.1.2"]);
     assert_eq!(store.report_bytes(&page.reports[0].variants[1]).await.unwrap()[128..132], *b"DICM");
@@ -114,7 +114,7 @@ async fn pages_join_without_gap_or_repetition() {
     }
     let expected: Vec<String> = (0..230).rev().map(|n| format!("2.{n}")).collect();
     assert_eq!(all(&store, &[]).await, expected);
-    let first = store.catalog(&[], None).await.unwrap();
+    let first = store.catalog(&[], None, ()).await.unwrap();
     assert!(first.next.is_some() && first.reports.len() < 230);
 }
 
@@ -122,7 +122,7 @@ async fn pages_join_without_gap_or_repetition() {
 async fn a_data_set_goes_out_in_either_encoding() {
     let (_dir, store) = fresh().await;
     reported(&store, "1.1", "2.1", "DOE^JANE", 0).await;
-    let page = store.catalog(&[key(SOP_INSTANCE, VR::UI, "2.1")], None).await.unwrap();
+    let page = store.catalog(&[key(SOP_INSTANCE, VR::UI, "2.1")], None, ()).await.unwrap();
     let variant = &page.reports[0].variants[0];
     let bounds = Bounds { bytes_max: 1000, elements_max: 10, depth_max: 1 };
     for encoding in [Encoding::ExplicitLittleEndian, Encoding::ImplicitLittleEndian] {
@@ -139,4 +139,24 @@ async fn a_report_whose_file_is_damaged_is_left_out() {
     reported(&store, "1.2", "2.2", "ROE^RICHARD", 1).await;
     fs::write(dir.path().join("reports/2.2.dcm"), b"damaged").unwrap();
     assert_eq!(all(&store, &[]).await, ["2.1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_nobody_waits_for_keeps_its_place_until_the_work_ends() {
+    let (_dir, store) = fresh().await;
+    reported(&store, "1.1", "2.1", "DOE^JANE", 0).await;
+    let page = store.catalog(&[], None, ()).await.unwrap();
+    let path = page.reports[0].variants[0].path.clone();
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let (place, mut freed) = tokio::sync::oneshot::channel::<()>();
+    let (asked, key) = (store.clone(), key(0x0010_0010, VR::PN, "doe*"));
+    let search = tokio::spawn(async move { asked.catalog(&[key], None, place).await });
+    // Opening it for writing ends when somebody reads, and the reader goes on until it is closed.
+    let writing = tokio::task::spawn_blocking(move || std::fs::OpenOptions::new().write(true).open(path)).await;
+    search.abort();
+    assert!(search.await.unwrap_err().is_cancelled());
+    assert_eq!(freed.try_recv(), Err(tokio::sync::oneshot::error::TryRecvError::Empty));
+    drop(writing);
+    assert!(freed.await.is_err(), "dropped, and nothing was sent");
 }

@@ -23,7 +23,7 @@ pub fn padded(text: &str) -> Vec<u8> {
 }
 
 /// An N-ACTION-RQ.
-fn action(message_id: u16, class: &str, instance: &str, action_type: u16, has_data_set: bool) -> Vec<u8> {
+pub fn action(message_id: u16, class: &str, instance: &str, action_type: u16, has_data_set: bool) -> Vec<u8> {
     let data_set: u16 = if has_data_set { 1 } else { 0x0101 };
     [
         element(0x0003, &padded(class)),
@@ -37,7 +37,7 @@ fn action(message_id: u16, class: &str, instance: &str, action_type: u16, has_da
 }
 
 /// What a request asks is what a report of successes says: the same attributes.
-fn information(transaction: &str, references: &[(&str, &str)]) -> DataSet {
+pub fn information(transaction: &str, references: &[(&str, &str)]) -> DataSet {
     let reference =
         |(class, instance): &(&str, &str)| SopReference { sop_class: uid(class), sop_instance: uid(instance) };
     let outcomes: Vec<_> = references.iter().map(|r| (reference(r), Status::SUCCESS)).collect();

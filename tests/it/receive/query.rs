@@ -1,11 +1,13 @@
-//! Queries and retrievals over the wire by hand-made messages: cancels that come early, and identifiers that make no
-//! sense. With reports to be found, which needs the whole node: `query` beside this folder.
+//! Queries and retrievals over the wire by hand-made messages: what comes early, identifiers that make no sense, and
+//! sources that lost the right to ask. With reports to be found, which needs the whole node: `query` beside this folder.
 
-use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu, write_pdu};
+use dicom_ul::pdu::{AbortRQSource, PDataValue, PDataValueType, Pdu, write_pdu};
 use sidelight::config;
-use sidelight::dicom::{DataSet, EchoRq, Encoding, STUDY_ROOT_FIND, STUDY_ROOT_GET, tag};
+use sidelight::dicom::{
+    DataSet, EchoRq, Encoding, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, STUDY_ROOT_FIND, STUDY_ROOT_GET, tag,
+};
 
-use super::commitment::{element, padded};
+use super::commitment::{action, element, information, padded};
 use super::scu::{Door, EXPLICIT, Scu, source};
 use super::{IMPLICIT, VERIFICATION};
 
@@ -22,7 +24,11 @@ async fn associate() -> (Door, Scu) {
 }
 
 fn p_data(context: u8, value_type: PDataValueType, data: Vec<u8>) -> Vec<u8> {
-    let value = PDataValue { presentation_context_id: context, value_type, is_last: true, data };
+    fragment(context, value_type, true, data)
+}
+
+fn fragment(context: u8, value_type: PDataValueType, is_last: bool, data: Vec<u8>) -> Vec<u8> {
+    let value = PDataValue { presentation_context_id: context, value_type, is_last, data };
     let mut bytes = Vec::new();
     write_pdu(&mut bytes, &Pdu::PData { data: vec![value] }).expect("a pdu that can be written");
     bytes
@@ -46,10 +52,13 @@ fn request(is_find: bool, identifier: &DataSet) -> Vec<u8> {
     [command, p_data(context, PDataValueType::Data, identifier)].concat()
 }
 
+fn cancel_command(responded_to: u16) -> Vec<u8> {
+    let elements = [(0x0100, 0x0FFF), (0x0120, responded_to), (0x0800, 0x0101_u16)];
+    elements.map(|(tag, v)| element(tag, &v.to_le_bytes())).concat()
+}
+
 fn cancel(is_find: bool, responded_to: u16) -> Vec<u8> {
-    let command =
-        [(0x0100, 0x0FFF), (0x0120, responded_to), (0x0800, 0x0101_u16)].map(|(tag, v)| element(tag, &v.to_le_bytes()));
-    p_data(if is_find { 1 } else { 3 }, PDataValueType::Command, command.concat())
+    p_data(if is_find { 1 } else { 3 }, PDataValueType::Command, cancel_command(responded_to))
 }
 
 fn identifier(keys: &[(u32, &str)]) -> DataSet {
@@ -101,6 +110,81 @@ async fn an_identifier_that_makes_no_sense_is_told_what_is_wrong_with_it() {
         scu.send_bytes(&request(*is_find, &identifier(keys))).await;
         let response = scu.response().await;
         assert_eq!((response.status.0, response.comment.as_deref()), (0xA900, Some(*comment)));
+    }
+    assert!(scu.release().await);
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_in_fragments_is_heard_and_half_a_command_waits_for_its_rest() {
+    let (door, mut scu) = associate().await;
+    let asked = identifier(&[(LEVEL, "STUDY"), (tag::STUDY, "1.2.3")]);
+    let command = cancel_command(MESSAGE_ID);
+    let (first, rest) = command.split_at(10);
+    let [first, rest] =
+        [(first, false), (rest, true)].map(|(part, last)| fragment(1, PDataValueType::Command, last, part.to_vec()));
+    scu.send_bytes(&[request(true, &asked), first, rest].concat()).await;
+    assert_eq!(scu.response().await.status.0, 0xFE00);
+
+    let echo = EchoRq { message_id: 9, has_data_set: false }.encode();
+    let (begin, end) = echo.split_at(8);
+    let begin = fragment(5, PDataValueType::Command, false, begin.to_vec());
+    scu.send_bytes(&[request(true, &asked), begin].concat()).await;
+    assert_eq!(scu.response().await.status.0, 0x0000);
+    scu.send_fragment(5, PDataValueType::Command, true, end).await;
+    assert_eq!(scu.response().await.responded_to, 9);
+    assert!(scu.release().await);
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_to_a_report_does_not_hide_a_cancel_behind_it() {
+    let trusted = config::Source { query: true, audit: true, commitment: true, ..source("PACS", &[]) };
+    let door = Door::open(|setup| setup.sources = vec![trusted]).await;
+    let contexts = [(STUDY_ROOT_FIND.uid, EXPLICIT), (STORAGE_COMMITMENT.uid, EXPLICIT), (VERIFICATION, IMPLICIT)];
+    let mut scu = Scu::associate(door.port, &contexts).await;
+    let asked = action(5, STORAGE_COMMITMENT.uid, STORAGE_COMMITMENT_INSTANCE, 1, true);
+    let what = information("1.2.9", &[(super::scu::CT, "1.2.3.4")]).encode(Encoding::ExplicitLittleEndian);
+    let asked = [p_data(3, PDataValueType::Command, asked), p_data(3, PDataValueType::Data, what)].concat();
+    scu.send_bytes(&asked).await;
+    assert_eq!(scu.response().await.status.0, 0x0000);
+    let (_report, _information) = (scu.part().await, scu.part().await);
+    // It is the first request of the node.
+    let answer = [(0x0100, 0x8100), (0x0120, 1), (0x0800, 0x0101), (0x0900, 0x0000_u16)];
+    let answer = answer.map(|(tag, v)| element(tag, &v.to_le_bytes())).concat();
+    let query = request(true, &identifier(&[(LEVEL, "STUDY"), (tag::STUDY, "1.2.3")]));
+    let answer = p_data(3, PDataValueType::Command, answer);
+    scu.send_bytes(&[query, answer, cancel(true, MESSAGE_ID)].concat()).await;
+    let response = scu.response().await;
+    assert_eq!((response.responded_to, response.status.0), (MESSAGE_ID, 0xFE00));
+    assert!(scu.release().await);
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_within_a_query_ends_the_association_at_once() {
+    let asked = identifier(&[(LEVEL, "STUDY"), (tag::STUDY, "1.2.3")]);
+    for is_find in [true, false] {
+        let (door, mut scu) = associate().await;
+        let mut release = Vec::new();
+        write_pdu(&mut release, &Pdu::ReleaseRQ).expect("a pdu that can be written");
+        scu.send_bytes(&[request(is_find, &asked), release].concat()).await;
+        assert_eq!(scu.receive().await, Some(Pdu::AbortRQ { source: AbortRQSource::ServiceUser }), "find: {is_find}");
+        door.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_lost_the_right_is_told_so_on_the_association_that_it_has() {
+    let (door, mut scu) = associate().await;
+    let asked = identifier(&[(LEVEL, "STUDY"), (tag::STUDY, "1.2.3")]);
+    let allowed = |query: bool| config::Source { query, audit: true, ..source("PACS", &[]) };
+    for (query, status) in [(true, 0x0000), (false, 0x0124), (true, 0x0000)] {
+        door.gate.set(&door.node, &[allowed(query)], &[]).expect("no files to read");
+        for is_find in [true, false] {
+            scu.send_bytes(&request(is_find, &asked)).await;
+            assert_eq!(scu.response().await.status.0, status, "find: {is_find}");
+        }
     }
     assert!(scu.release().await);
     door.close().await;

@@ -12,7 +12,7 @@ use dicom_ul::pdu::{
 use sidelight::config;
 use sidelight::dicom::{Response, StoreRq};
 use sidelight::domain::{AeTitle, Uid};
-use sidelight::receive::{Drained, Receiver};
+use sidelight::receive::{Drained, Gate, Receiver};
 use sidelight::store::Store;
 use sidelight::wire::Tls;
 use tempfile::TempDir;
@@ -32,6 +32,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Setup {
     pub node: config::Node,
     pub sources: Vec<config::Source>,
+    pub archives: Vec<config::Archive>,
     pub tls: config::Tls,
     pub free_bytes_min: u64,
 }
@@ -42,6 +43,9 @@ pub struct Door {
     pub port: u16,
     pub port_tls: u16,
     pub tls: Arc<Tls>,
+    /// With the settings to change the rules by.
+    pub gate: Gate,
+    pub node: config::Node,
     pub store: Store,
     pub cancel: CancellationToken,
     folder: TempDir,
@@ -107,7 +111,7 @@ impl Door {
             drain_timeout: PATIENCE,
         };
         let sources = vec![source("PACS", &[]), source("ELSEWHERE", &["192.0.2.1"])];
-        let mut setup = Setup { node, sources, tls: no_tls(), free_bytes_min: 0 };
+        let mut setup = Setup { node, sources, archives: Vec::new(), tls: no_tls(), free_bytes_min: 0 };
         edit(&mut setup);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let folder_config = config::Store {
@@ -120,12 +124,14 @@ impl Door {
         };
         let store = Store::open(&folder_config).await.expect("a store");
         let tls = Tls::load(&setup.tls, &setup.sources).expect("usable files");
-        let receiver = Receiver::bind(&setup.node, &setup.sources, &[], &tls).await.expect("a free port");
+        let receiver = Receiver::bind(&setup.node, &setup.sources, &setup.archives, &tls).await;
+        let receiver = receiver.expect("a free port");
         let port = receiver.local_addr().expect("bound").map_or(0, |a| a.port());
         let port_tls = receiver.local_addr_tls().expect("bound").map_or(0, |a| a.port());
+        let (gate, node) = (receiver.gate(), setup.node);
         let cancel = CancellationToken::new();
         let task = tokio::spawn(receiver.run(store.clone(), cancel.clone()));
-        Self { port, port_tls, tls, store, cancel, folder, task }
+        Self { port, port_tls, tls, gate, node, store, cancel, folder, task }
     }
 
     /// Files below a folder of the store: `incoming`, `spool`, `conflicts`.

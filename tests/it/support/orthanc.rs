@@ -75,15 +75,25 @@ impl Orthanc {
         serde_json::from_slice(&self.ask("POST", path, body)?).ok()
     }
 
+    /// Whether there is nothing at `path` that could be posted to.
+    pub fn knows_not(&self, path: &str) -> bool {
+        self.answer("POST", path, b"{}").is_some_and(|answer| answer.starts_with(b"HTTP/1.1 404"))
+    }
+
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> Option<Vec<u8>> {
+        let mut answer = self.answer(method, path, body)?;
+        let head = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+        answer.starts_with(b"HTTP/1.1 200").then(|| answer.split_off(head + 4))
+    }
+
+    fn answer(&self, method: &str, path: &str, body: &[u8]) -> Option<Vec<u8>> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).ok()?;
         let length = body.len();
         write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n").ok()?;
         stream.write_all(body).ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
-        let head = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-        answer.starts_with(b"HTTP/1.1 200").then(|| answer.split_off(head + 4))
+        Some(answer)
     }
 }
 
