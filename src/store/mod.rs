@@ -4,7 +4,7 @@
 //! data_dir/ lock            held while a node runs on the folder
 //!           index.sqlite    all states; the truth (`index`, `migrations/`)
 //!           incoming/       uploads in progress; emptied at start
-//!           spool/ab/UID.ARRIVAL.dcm  acknowledged objects (`arrival`, `upload`, `intake`)
+//!           spool/ab/UID.NAME.dcm  acknowledged objects (`arrival`, `upload`, `intake`)
 //!           conflicts/      another object under a known UID, kept aside
 //!           reports/        finished reports, sent as they are
 //!           damaged/        what a start or `fsck` set aside; nothing looks for it there

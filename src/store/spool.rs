@@ -39,8 +39,8 @@ const LOCK: &str = "lock";
 const ORPHANS_MAX: usize = 1024;
 
 /// The index file and its companions, in the order in which they are set aside. The index last: without it, a start
-/// after a kill in between would make an empty one beside the log of the old one, and SQLite would play that back into
-/// it.
+/// after a kill in between would make an empty one beside the log of the old one, which SQLite may play back into it or
+/// delete.
 pub(super) const ASIDE: [&str; 3] = ["-shm", "-wal", ""];
 
 /// A data folder.
