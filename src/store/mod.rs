@@ -48,7 +48,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hmac::{Hmac, Mac};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
@@ -193,6 +193,7 @@ struct Inner {
     device_uid: Uid,
     log_key: Digest,
     recovered: Recovered,
+    opened: Instant,
     /// Files that are read for storage commitment at once.
     judging: Arc<Semaphore>,
     /// Absent where the store is only attached to.
@@ -342,7 +343,9 @@ impl Store {
         let (device_uid, log_key) = index.identity().await?;
         spool.show_by(&log_key);
         let judging = Arc::new(Semaphore::new(commitments::JUDGING_MAX));
-        Ok(Self { inner: Arc::new(Inner { spool, index, wake, device_uid, log_key, recovered, judging, intake }) })
+        let opened = Instant::now();
+        let inner = Inner { spool, index, wake, device_uid, log_key, recovered, opened, judging, intake };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     fn index(&self) -> &Index {

@@ -15,8 +15,13 @@ use crate::domain::{ImageScore, InstanceHeader, Purpose, Refusal, RefusalCode, S
 use super::index::{Columns, json, micros, shifted, word};
 use super::{PendingInstance, Reading, Store, StoreError};
 
+/// So many ends of the node say nothing of an object that was being read.
+const INTERRUPTIONS_FREE: u8 = 10;
+
 impl Store {
-    /// Leases up to `limit` objects that wait to be read to the caller, oldest first.
+    /// Leases up to `limit` objects that wait to be read to the caller, oldest first. One that was being read at many
+    /// ends of the node waits until this start has lived for a while, a second for each: others are read meanwhile, and
+    /// a node that is killed again and again does not spend each life on the same ones.
     pub async fn claim_received(
         &self,
         limit: u32,
@@ -28,11 +33,13 @@ impl Store {
                    WHERE sop_instance IN (
                        SELECT sop_instance FROM instances
                        WHERE state = 'received' AND path IS NOT NULL AND (lease_until IS NULL OR lease_until <= ?2)
+                           AND interrupted <= ?4
                        ORDER BY received_at, sop_instance LIMIT ?3)
                    RETURNING sop_instance, sop_class, transfer_syntax, path, calling, called, received_at,
                        announced_study, attempts, interrupted";
-        let rows =
-            sqlx::query(sql).bind(shifted(now, lease, 1)).bind(micros(now)).bind(limit).fetch_all(&mut *tx).await?;
+        let patience = i64::from(INTERRUPTIONS_FREE) + self.inner.opened.elapsed().as_secs().cast_signed();
+        let query = sqlx::query(sql).bind(shifted(now, lease, 1)).bind(micros(now)).bind(limit).bind(patience);
+        let rows = query.fetch_all(&mut *tx).await?;
         let mut claimed = Vec::with_capacity(rows.len());
         for row in &rows {
             claimed.push(PendingInstance {

@@ -330,3 +330,19 @@ async fn work_continues_where_a_kill_stopped_it() {
     assert_eq!(put(&after, "1.2.3", 1000).await, Accepted::Duplicate);
     assert!(after.claim_received(10, LEASE, at(1001)).await.unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_was_being_read_at_many_ends_lets_others_go_first() {
+    let (_dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    let sql = "UPDATE instances SET interrupted = 13";
+    sqlx::query(sql).execute(store.index().read()).await.unwrap();
+    put(&store, "1.2.4", 2).await;
+    let next = store.claim_received(10, LEASE, at(3)).await.unwrap();
+    assert_eq!(next.iter().map(|p| p.sop_instance.as_str()).collect::<Vec<_>>(), ["1.2.4"], "the younger one");
+    let begin = std::time::Instant::now();
+    while store.claim_received(10, LEASE, at(3)).await.unwrap().is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "its turn comes");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
