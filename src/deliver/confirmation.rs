@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::config::{Destination, Endpoint};
 use crate::dicom::{
     ActionRq, Command, CommandField, CommitmentRq, CommitmentRs, Encoding, Request, Response, STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT_INSTANCE, Status,
+    Status,
 };
 use crate::domain::{AeTitle, Uid};
 use crate::wire::{Call, Message, Proposal, Requestor, Tls};
@@ -131,7 +131,7 @@ impl AcceptedInquiry {
                     return Ok(Some(HeardCommitment { answer, association, context, message_id }));
                 }
                 Err((Some((message_id, status)), cause)) => {
-                    let response = response(message_id, status);
+                    let response = Response::to_commitment(CommandField::N_EVENT_REPORT_RSP, message_id, status, None);
                     let _ = self.association.send(self.context, &response.encode(), None).await;
                     self.association.release().await;
                     return Err(format!("{}: {cause}", self.peer));
@@ -165,21 +165,10 @@ impl AcceptedInquiry {
 impl HeardCommitment {
     /// Answers the report, and ends the association. The destination may repeat what was not a success.
     pub async fn acknowledge(mut self, status: Status) {
-        let response = response(self.message_id, status);
+        let response = Response::to_commitment(CommandField::N_EVENT_REPORT_RSP, self.message_id, status, None);
         match self.association.send(self.context, &response.encode(), None).await {
             Ok(()) => self.association.release().await,
             Err(_) => self.association.abort().await,
         }
-    }
-}
-
-fn response(responded_to: u16, status: Status) -> Response {
-    Response {
-        field: CommandField::N_EVENT_REPORT_RSP,
-        responded_to,
-        sop_class: Uid::parse(STORAGE_COMMITMENT.uid).ok(),
-        sop_instance: Uid::parse(STORAGE_COMMITMENT_INSTANCE).ok(),
-        status,
-        comment: None,
     }
 }

@@ -12,7 +12,7 @@ use std::fmt;
 use crate::domain::Uid;
 
 use super::services::{ActionRq, EventReportRq, QueryRq};
-use super::{Status, VERIFICATION};
+use super::{STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, Status, VERIFICATION};
 
 /// Longest command set that is read, bytes. A C-STORE-RQ has about 300.
 pub const COMMAND_BYTES_MAX: usize = 64 * 1024;
@@ -322,6 +322,18 @@ impl Response {
             responded_to: request.message_id,
             sop_class: request.sop_class.clone(),
             sop_instance: request.sop_instance.clone(),
+            status,
+            comment,
+        }
+    }
+
+    /// The answer to message `responded_to`, a request or a report of storage commitment (PS3.4 J.3).
+    pub fn to_commitment(field: CommandField, responded_to: u16, status: Status, comment: Option<String>) -> Self {
+        Self {
+            field,
+            responded_to,
+            sop_class: Uid::parse(STORAGE_COMMITMENT.uid).ok(),
+            sop_instance: Uid::parse(STORAGE_COMMITMENT_INSTANCE).ok(),
             status,
             comment,
         }

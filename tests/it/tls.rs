@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::receive::scu::{CT, Door, EXPLICIT, PATIENCE, Scu, Setup, source};
-use crate::support::certificates::{Authority, Identity, NOW, PAST};
+use crate::support::certificates::{Authority, Identity, NOW, PAST, settings};
 use crate::support::{free_port, wait_for};
 
 /// An authority, a node with a certificate of it, and a client with another one.
@@ -40,14 +40,7 @@ impl Scene {
     }
 
     fn settings(&self) -> config::Tls {
-        config::Tls {
-            certificate: Some(self.node.certificate.clone()),
-            key: Some(self.node.key.clone()),
-            authorities: Some(self.authority.certificate.clone()),
-            client_certificates: ClientCertificates::Required,
-            web_client_certificates: ClientCertificates::None,
-            profile: TlsProfile::Bcp195,
-        }
+        settings(&self.node, &self.authority)
     }
 
     async fn door(&self, edit: impl FnOnce(&mut Setup)) -> Door {

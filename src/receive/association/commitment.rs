@@ -14,8 +14,7 @@ use tracing::{error, warn};
 use super::{Association, End};
 use crate::dicom::{
     ActionRq, COMMITMENT_BOUNDS, CommandField, CommitmentOutcome, CommitmentRq, DataSet, DataSetError, Encoding,
-    EventReportRq, REQUEST_COMMITMENT, Response, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, Status,
-    commitment_report, fault_status,
+    EventReportRq, REQUEST_COMMITMENT, Response, STORAGE_COMMITMENT_INSTANCE, Status, commitment_report, fault_status,
 };
 use crate::domain::Uid;
 use crate::store::{Store, StoreError};
@@ -112,14 +111,7 @@ impl Association {
         if let Some(comment) = &comment {
             warn!(%status, comment, "a request for storage commitment was refused");
         }
-        let response = Response {
-            field: CommandField::N_ACTION_RSP,
-            responded_to: request.message_id,
-            sop_class: Uid::parse(STORAGE_COMMITMENT.uid).ok(),
-            sop_instance: Uid::parse(STORAGE_COMMITMENT_INSTANCE).ok(),
-            status,
-            comment,
-        };
+        let response = Response::to_commitment(CommandField::N_ACTION_RSP, request.message_id, status, comment);
         self.tell(id, &response.encode(), None).await
     }
 

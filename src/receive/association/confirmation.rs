@@ -7,11 +7,7 @@
 use tracing::{error, warn};
 
 use super::{Association, End};
-use crate::dicom::{
-    CommandField, CommitmentRs, DataSetError, Encoding, EventReportRq, Response, STORAGE_COMMITMENT,
-    STORAGE_COMMITMENT_INSTANCE, Status,
-};
-use crate::domain::Uid;
+use crate::dicom::{CommandField, CommitmentRs, DataSetError, Encoding, EventReportRq, Response, Status};
 use crate::store::Store;
 
 impl Association {
@@ -30,14 +26,7 @@ impl Association {
                 (status, Some(comment))
             }
         };
-        let response = Response {
-            field: CommandField::N_EVENT_REPORT_RSP,
-            responded_to: request.message_id,
-            sop_class: Uid::parse(STORAGE_COMMITMENT.uid).ok(),
-            sop_instance: Uid::parse(STORAGE_COMMITMENT_INSTANCE).ok(),
-            status,
-            comment,
-        };
+        let response = Response::to_commitment(CommandField::N_EVENT_REPORT_RSP, request.message_id, status, comment);
         self.tell(id, &response.encode(), None).await
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use sidelight::config::{self, ClientCertificates, PeerTls, TlsProfile};
+use sidelight::config::{self, PeerTls};
 use sidelight::dicom::transfer_syntaxes;
 use sidelight::wire::Tls;
 
@@ -16,7 +16,7 @@ use super::peers::{Running, SENDERS, Secured, Way, pynetdicom};
 use super::relay::Relay;
 use super::{Image, UNKNOWN, arrived, listens, orthanc_sends, orthancs_report, outcome, send_report};
 use crate::receive::scu::{Door, source};
-use crate::support::certificates::{Authority, Identity, NOW};
+use crate::support::certificates::{Authority, Identity, NOW, settings};
 use crate::support::orthanc::{self, Orthanc};
 use crate::support::{dicom_files, free_port, wait_for};
 
@@ -54,14 +54,7 @@ impl Certificates {
     }
 
     fn settings(&self) -> config::Tls {
-        config::Tls {
-            certificate: Some(self.node.certificate.clone()),
-            key: Some(self.node.key.clone()),
-            authorities: Some(self.authority.certificate.clone()),
-            client_certificates: ClientCertificates::Required,
-            web_client_certificates: ClientCertificates::None,
-            profile: TlsProfile::Bcp195,
-        }
+        settings(&self.node, &self.authority)
     }
 
     async fn door(&self) -> Door {

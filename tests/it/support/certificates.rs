@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sidelight::config::{self, ClientCertificates, TlsProfile};
+
 use super::run_ok;
 
 /// A certificate with its key.
@@ -27,6 +29,18 @@ pub const NOW: Dates = Dates("20200101000000Z", "20491231000000Z");
 
 fn openssl(folder: &Path, arguments: &[&str]) -> String {
     run_ok(Command::new("openssl").current_dir(folder).args(arguments))
+}
+
+/// The settings of a node with this certificate that asks for ones of `authority`.
+pub fn settings(node: &Identity, authority: &Authority) -> config::Tls {
+    config::Tls {
+        certificate: Some(node.certificate.clone()),
+        key: Some(node.key.clone()),
+        authorities: Some(authority.certificate.clone()),
+        client_certificates: ClientCertificates::Required,
+        web_client_certificates: ClientCertificates::None,
+        profile: TlsProfile::Bcp195,
+    }
 }
 
 impl Authority {
