@@ -163,9 +163,11 @@ impl Index {
     }
 
     pub(super) async fn close(&self) {
-        self.readers.close().await;
-        // The last connection to close copies the log into the index.
-        self.writer.close().await;
+        // The last connection to close copies the log into the index. Twice: the first call does not close a connection
+        // that is given back while it waits (sqlx 0.8).
+        for pool in [&self.readers, &self.readers, &self.writer, &self.writer] {
+            pool.close().await;
+        }
     }
 
     /// For single statements that read.

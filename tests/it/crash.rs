@@ -98,7 +98,7 @@ fn nothing_acknowledged_is_lost_and_every_study_gets_one_current_report() {
         eprintln!("kill {}: {} objects acknowledged", round + 1, acknowledged.lock().expect("list").len());
     }
     assert!(cut >= KILLS / 4, "only {cut} kills fell into a transfer");
-    wait_for("all objects are acknowledged in the end", Duration::from_secs(240), || {
+    wait_for("all objects are acknowledged in the end", Duration::from_secs(120), || {
         acknowledged.lock().expect("list").len() == OBJECTS
     });
     give_up.store(true, Ordering::Relaxed);

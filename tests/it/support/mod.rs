@@ -265,13 +265,26 @@ impl Node {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
     }
 
-    /// Waits until these studies and no others are delivered; each has one current report then.
+    /// Waits until these studies and no others are delivered; each has one current report then. `limit`: without that
+    /// anything is read or delivered.
     pub fn delivers_each_once(&self, studies: &BTreeSet<String>, limit: Duration) {
-        wait_for("every study is delivered", limit, || {
+        let (mut before, mut since) = (Vec::new(), Instant::now());
+        loop {
             std::thread::sleep(Duration::from_millis(200));
+            let states = ["received", "scored", "refused"].map(|s| format!("sidelight_instances{{state=\"{s}\"}}"));
+            let read = states.map(|name| self.metric(&name));
             let rows = self.studies();
-            rows.len() == studies.len() && rows.iter().all(|s| s["state"] == "delivered")
-        });
+            let delivered = rows.iter().filter(|s| s["state"] == "delivered").count();
+            if rows.len() == studies.len() && delivered == rows.len() {
+                break;
+            }
+            let now = [Some(rows.len() as u64), Some(delivered as u64)].into_iter().chain(read).collect();
+            if now != before {
+                (before, since) = (now, Instant::now());
+            }
+            let others = || rows.iter().filter(|s| s["state"] != "delivered").take(5).collect::<Vec<_>>();
+            assert!(since.elapsed() < limit, "{delivered} of {} studies are delivered; {:?}", studies.len(), others());
+        }
         for study in self.studies() {
             assert!(studies.contains(study["study"].as_str().expect("a UID")), "{study}");
             assert_eq!(study["current_reports"], 1, "{study}");
