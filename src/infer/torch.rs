@@ -10,10 +10,11 @@ use safetensors::{Dtype, SafeTensors};
 use tch::nn::VarStore;
 use tch::{CModule, Device, Kind, TchError, Tensor};
 
-use crate::domain::Digest;
+use crate::domain::{Digest, Precision};
 
 use super::card::{Activation, Architecture};
-use super::error::{EngineError, InferError, torch_reason};
+use super::device::device_name;
+use super::error::{EngineError, InferError, torch_error, torch_reason};
 use super::layers::Forward;
 use super::manifest::{Package, Weights};
 use super::nets;
@@ -34,11 +35,13 @@ pub(super) struct LoadedModel {
     contract: Digest,
     network: Network,
     device: Device,
+    precision: Precision,
 }
 
 impl LoadedModel {
-    /// Reads the weight file (checking its hash on the bytes that are used) and puts the network on `device`.
-    pub(super) fn load(package: Package, device: Device) -> Result<Self, EngineError> {
+    /// Reads the weight file (checking its hash on the bytes that are used) and puts the network on `device`, to
+    /// compute in `precision`.
+    pub(super) fn load(package: Package, device: Device, precision: Precision) -> Result<Self, EngineError> {
         let fail = |reason: String| EngineError::Load { model: package.identity.name.clone(), reason };
         let bytes = read_weights(&package).map_err(fail)?;
         let network = match package.weights {
@@ -46,18 +49,44 @@ impl LoadedModel {
                 let mut module = CModule::load_data_on_device(&mut bytes.as_slice(), device)
                     .map_err(|e| fail(format!("not a TorchScript file for this libtorch: {}", torch_reason(&e))))?;
                 module.f_set_eval().map_err(|e| fail(torch_reason(&e)))?;
+                if precision != Precision::Fp32 {
+                    module.to(device, kind(precision), false);
+                }
                 Network::Script(module)
             }
             Weights::Safetensors(architecture) => {
-                Network::Native(load_native(&bytes, architecture, package.columns, device).map_err(fail)?)
+                let forward = load_native(&bytes, architecture, package.columns, device, precision);
+                Network::Native(forward.map_err(fail)?)
             }
         };
+        Ok(Self::new(package, network, device, precision))
+    }
+
+    fn new(package: Package, network: Network, device: Device, precision: Precision) -> Self {
         let contract = package.contract.digest();
-        Ok(Self { package, contract, network, device })
+        Self { package, contract, network, device, precision }
+    }
+
+    /// A network that is no file, for tests of what becomes of its errors.
+    #[cfg(test)]
+    pub(super) fn of(package: Package, forward: Forward) -> Self {
+        Self::new(package, Network::Native(forward), Device::Cpu, Precision::Fp32)
     }
 
     pub(super) fn package(&self) -> &Package {
         &self.package
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.device
+    }
+
+    pub(super) fn device_name(&self) -> String {
+        device_name(self.device)
+    }
+
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The digest of the contract that inputs must fulfil.
@@ -98,7 +127,7 @@ impl LoadedModel {
     fn raw(&self, images: &[&[f32]]) -> Result<Vec<Vec<f64>>, InferError> {
         let contract = &self.package.contract;
         let _guard = tch::no_grad_guard();
-        let torch = |e: TchError| InferError::Torch(torch_reason(&e));
+        let torch = |e: TchError| torch_error(&e);
         let (n, c, side) = (images.len() as i64, i64::from(contract.channels), i64::from(contract.size));
         let flat: Cow<[f32]> = match images {
             [one] => Cow::Borrowed(*one),
@@ -107,6 +136,7 @@ impl LoadedModel {
         let input = Tensor::f_from_slice(&flat)
             .and_then(|t| t.f_view([n, c, side, side]))
             .and_then(|t| t.f_to_device(self.device))
+            .and_then(|t| t.f_to_kind(kind(self.precision)))
             .map_err(torch)?;
         let output = match &self.network {
             Network::Script(module) => module.forward_ts(&[input]),
@@ -168,6 +198,7 @@ pub(super) fn load_native(
     architecture: Architecture,
     columns: usize,
     device: Device,
+    precision: Precision,
 ) -> Result<Forward, String> {
     let mut store = VarStore::new(device);
     let reason = |e: TchError| torch_reason(&e);
@@ -186,8 +217,8 @@ pub(super) fn load_native(
                 variable.size()
             ));
         }
-        let kind = kind_of(view.dtype()).ok_or_else(|| format!("{key} holds {:?}, not numbers", view.dtype()))?;
-        let values = Tensor::f_from_data_size(view.data(), &shape, kind).map_err(reason)?;
+        let stored = kind_of(view.dtype()).ok_or_else(|| format!("{key} holds {:?}, not numbers", view.dtype()))?;
+        let values = Tensor::f_from_data_size(view.data(), &shape, stored).map_err(reason)?;
         let finite = values.f_isfinite().and_then(|t| t.f_all()).and_then(bool::try_from).map_err(reason)?;
         if !finite {
             return Err(format!("{key} has values that are not finite"));
@@ -195,7 +226,18 @@ pub(super) fn load_native(
         variable.f_copy_(&values).map_err(reason)?;
     }
     store.freeze();
+    if precision != Precision::Fp32 {
+        store.set_kind(kind(precision));
+    }
     Ok(forward)
+}
+
+fn kind(precision: Precision) -> Kind {
+    match precision {
+        Precision::Fp32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::Fp16 => Kind::Half,
+    }
 }
 
 fn check_names(file: &SafeTensors, variables: &HashMap<String, Tensor>, name: &str) -> Result<(), String> {
