@@ -26,7 +26,7 @@ use super::manifest::Package;
 use super::queue::{Queue, Reply, Request};
 use super::torch::LoadedModel;
 use super::worker::{Counters, End, Worker};
-use super::{precision, probe};
+use super::{precision, probe, script};
 
 /// How the engine runs.
 #[derive(Debug, Clone)]
@@ -260,6 +260,7 @@ fn prepare(device: tch::Device, options: &EngineOptions, load: &Load) -> Result<
     // Without this the first calls of every new batch size would be profiled and recompiled, for seconds.
     tch::jit::set_graph_executor_optimize(false);
     tch::manual_seed(0);
+    script::set_deterministic(options.deterministic);
     let models = load(device)?;
     let mut placements = Vec::new();
     for model in &models {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{CModule, Device, Kind, TchError, Tensor};
 
-use crate::domain::{Contract, Digest, Precision};
+use crate::domain::{Contract, Digest};
 
 use super::card::{Card, Format};
 use super::error::torch_reason;
@@ -74,8 +74,7 @@ pub fn export_package(package: &Package, out: &Path) -> Result<Digest, ExportErr
     };
     let file_error = |reason: String| ExportError::File { path: package.weights_path.clone(), reason };
     let bytes = read_weights(package).map_err(file_error)?;
-    let forward =
-        load_native(&bytes, architecture, package.columns, Device::Cpu, Precision::Fp32).map_err(file_error)?;
+    let forward = load_native(&bytes, architecture, package.columns).map_err(file_error)?;
     save(&trace(&forward, &package.contract)?, out)
 }
 

@@ -22,6 +22,7 @@ mod precision;
 mod probe;
 mod queue;
 mod scope;
+mod script;
 mod torch;
 mod worker;
 

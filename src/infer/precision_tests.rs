@@ -7,25 +7,28 @@ use tch::nn::VarStore;
 
 use super::*;
 use crate::config::PrecisionChoice::{Fastest, Named};
+use crate::domain::Contract;
 use crate::domain::Precision::{Bf16, Fp16, Fp32};
-use crate::infer::Architecture;
+use crate::infer::layers::{ConvOptions, conv, global_mean, linear, norm, relu, sequence};
 use crate::infer::manifest::fixtures::clinical_with;
-use crate::infer::nets;
+use crate::infer::trace;
 
-/// A ResNet18 in safetensors, whose card has these entries.
+/// A small convolutional network, whose card has these entries.
 fn package(dir: &Path, precisions: &str) -> Package {
-    let file = dir.join("resnet.safetensors");
+    let file = dir.join("network.pt");
     tch::manual_seed(3);
     let mut store = VarStore::new(Device::Cpu);
-    let _network = nets::build(&store.root(), Architecture::Resnet18, 2).unwrap();
+    let p = store.root();
+    let forward = sequence(vec![
+        conv(&(&p / 0), 1, 16, 3, ConvOptions { padding: 1, ..ConvOptions::default() }).unwrap(),
+        norm(&(&p / 1), 16).unwrap(),
+        relu(),
+        global_mean(),
+        linear(&(&p / 2), 16, 2).unwrap(),
+    ]);
     store.freeze();
-    store.save(&file).unwrap();
-    clinical_with(dir, &file, |card| {
-        card.replace("\"torchscript\"", "\"safetensors\"\narchitecture = \"resnet18\"")
-            .replace("minmax-unit", "imagenet-rgb")
-            .replace("size = 8", "size = 32")
-            .replace("[scope]", &format!("{precisions}\n[scope]"))
-    })
+    trace(&forward, &Contract::preset("minmax-unit", 8).unwrap()).unwrap().save(&file).unwrap();
+    clinical_with(dir, &file, |card| card.replace("[scope]", &format!("{precisions}\n[scope]")))
 }
 
 fn permits(kind: &str, tolerance: f64) -> String {

@@ -121,6 +121,7 @@ fn only_the_columns_that_the_card_names_are_used() {
 #[test]
 fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
     let dir = tempfile::tempdir().unwrap();
+    tch::set_num_threads(1);
     let file = dir.path().join("resnet.safetensors");
     let mut store = VarStore::new(Device::Cpu);
     let forward = nets::build(&store.root(), Architecture::Resnet18, 2).unwrap();
@@ -168,9 +169,7 @@ fn weights_of_another_network_are_refused_by_name_and_shape() {
         store.save(&path).unwrap();
         std::fs::read(path).unwrap()
     };
-    let load = |bytes: &[u8]| {
-        load_native(bytes, Architecture::Resnet18, 2, Device::Cpu, Precision::Fp32).err().unwrap_or_default()
-    };
+    let load = |bytes: &[u8]| load_native(bytes, Architecture::Resnet18, 2).err().unwrap_or_default();
     let resnet = |columns: i64| move |p: &tch::nn::Path| drop(nets::build(p, Architecture::Resnet18, columns).unwrap());
     assert_eq!(load(&save("right.safetensors", &resnet(2))), "");
     let three = load(&save("three.safetensors", &resnet(3)));
