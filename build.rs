@@ -1,9 +1,21 @@
-//! Writes the folder of libtorch into the binary's run path, so that it starts without `LD_LIBRARY_PATH`.
+//! Compiles `script.cpp` against the headers of libtorch, and writes its folder into the binary's run path, so that it
+//! starts without `LD_LIBRARY_PATH`.
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=build.rs");
-    if let Ok(libtorch) = std::env::var("LIBTORCH") {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
-    }
+    println!("cargo:rerun-if-changed=src/infer/script.cpp");
+    let libtorch = std::env::var("LIBTORCH").expect("set LIBTORCH to a folder with libtorch's include/ and lib/");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
+    // As torch-sys compiles its own: the ABI of the C++ library is part of every name. What is compiled runs once.
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(1)
+        .warnings(false)
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .include(format!("{libtorch}/include"))
+        .include(format!("{libtorch}/include/torch/csrc/api/include"))
+        .file("src/infer/script.cpp")
+        .compile("sidelight_script");
 }

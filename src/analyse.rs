@@ -124,9 +124,14 @@ impl Analyser {
         self.packages.iter().any(|p| p.purpose == Purpose::Race && p.identity.key() == model_key)
     }
 
-    /// Name of the device that the models run on, e.g. `cpu`, `cuda:0`.
+    /// Names of the devices that the models run on, e.g. `cpu`, `cuda:0,cuda:1`.
     pub fn device(&self) -> &str {
         self.engine.device()
+    }
+
+    /// Resolves when no image can be scored any more, which is a fault of the node.
+    pub async fn ended(&self) {
+        self.engine.ended().await;
     }
 
     /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal. `clinical` names the clinical

@@ -237,7 +237,8 @@ fn train_by(config: &Config, recipe: PathBuf, out: Option<PathBuf>) -> anyhow::R
         recipe,
         out_dir: out.unwrap_or_else(|| config.models.dir.clone()),
         cache_dir: cache_dir(),
-        device: config.models.device,
+        // One device trains, the first of several.
+        device: config.models.devices.first().copied().unwrap_or(config::Device::Auto),
         threads: config.models.threads,
     };
     let outcome = train::run(&options, &train::bars())?;

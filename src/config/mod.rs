@@ -28,7 +28,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::{AeTitle, Disclosure, Required};
+use crate::domain::{AeTitle, Disclosure, Precision, Required};
 
 pub use archives::{Archive, callers};
 pub use fault::{ConfigError, FAULTS_MAX, Fault};
@@ -329,17 +329,30 @@ pub struct Models {
     pub race: Option<String>,
     /// Package names of the clinical models.
     pub clinical: Vec<String>,
-    pub device: Device,
+    /// At least one, none twice; `Auto` and `Cpu` stand alone.
+    pub devices: Vec<Device>,
+    pub precision: PrecisionChoice,
+    /// Images per batch; 0: as many as each model is fastest with.
     pub batch_max: usize,
     /// How long a batch waits for company.
     pub batch_delay: Duration,
     /// Intra-op threads of libtorch; 0: as many as there are cores.
     pub threads: usize,
+    /// The same image gets the same score to the last bit, at the price of speed. `threads` is not 0 then.
+    pub deterministic: bool,
+}
+
+/// What models compute in, as far as their cards permit it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrecisionChoice {
+    /// Whatever is fastest on the device.
+    Fastest,
+    Named(Precision),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
-    /// CUDA where there is one, else the CPU.
+    /// Every CUDA device there is, else the CPU.
     Auto,
     Cpu,
     Cuda(usize),

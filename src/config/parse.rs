@@ -10,13 +10,16 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::domain::{AeTitle, Disclosure, Laterality, RequiredView, View};
+use crate::domain::{AeTitle, Disclosure, Laterality, Precision, RequiredView, View};
 
 use super::fault::Problem;
 use super::raw::Entry;
-use super::{ClientCertificates, Device, Fingerprint, Late, Mode, Remote, TlsProfile};
+use super::{ClientCertificates, Device, Fingerprint, Late, Mode, PrecisionChoice, Remote, TlsProfile};
 
 pub(super) type Parsed<T> = Result<T, Problem>;
+
+/// A machine has up to sixteen GPUs.
+const DEVICES_MAX: usize = 16;
 
 /// Any text; the other parsers start here.
 pub(super) fn text(entry: &Entry) -> Parsed<&str> {
@@ -325,7 +328,32 @@ pub(super) fn path_if_given(entry: &Entry) -> Parsed<Option<PathBuf>> {
     if text(entry)?.is_empty() { Ok(None) } else { path(entry).map(Some) }
 }
 
-pub(super) fn device(entry: &Entry) -> Parsed<Device> {
+/// One device, or several CUDA devices as a list or separated by commas.
+pub(super) fn devices(entry: &Entry) -> Parsed<Vec<Device>> {
+    let devices = match entry {
+        Entry::Text(written) => {
+            let parts: Vec<Entry> = written.split(',').map(|part| Entry::Text(part.trim().to_owned())).collect();
+            list(DEVICES_MAX, device)(&Entry::List(parts)).map_err(|p| match written.contains(',') {
+                true => p,
+                false => Problem::new("is not a device", p.remedy),
+            })?
+        }
+        _ => list(DEVICES_MAX, device)(entry)?,
+    };
+    let refuse = |what: &str| Err(Problem::new(what, r#"write "auto", "cpu", "cuda:0" or ["cuda:0", "cuda:1"]"#));
+    if devices.is_empty() {
+        return refuse("names no device");
+    }
+    if devices.len() > 1 && devices.iter().any(|d| matches!(d, Device::Auto | Device::Cpu)) {
+        return refuse("names \"auto\" or \"cpu\" beside other devices");
+    }
+    if devices.iter().enumerate().any(|(i, device)| devices[..i].contains(device)) {
+        return refuse("names a device twice");
+    }
+    Ok(devices)
+}
+
+fn device(entry: &Entry) -> Parsed<Device> {
     let number = |n: &str| n.parse::<u8>().ok().filter(|_| n.bytes().all(|b| b.is_ascii_digit()));
     match text(entry)? {
         "auto" => Ok(Device::Auto),
@@ -333,9 +361,16 @@ pub(super) fn device(entry: &Entry) -> Parsed<Device> {
         "cuda" => Ok(Device::Cuda(0)),
         other => match other.strip_prefix("cuda:").and_then(number) {
             Some(index) => Ok(Device::Cuda(usize::from(index))),
-            None => Err(Problem::new("is not a device", r#"write "auto", "cpu" or "cuda:0""#)),
+            None => Err(Problem::new("is not a device", r#"write "auto", "cpu", "cuda:0" or ["cuda:0", "cuda:1"]"#)),
         },
     }
+}
+
+pub(super) fn precision(entry: &Entry) -> Parsed<PrecisionChoice> {
+    let named = PrecisionChoice::Named;
+    let words = [("fp32", Precision::Fp32), ("bf16", Precision::Bf16), ("fp16", Precision::Fp16)];
+    let named = words.map(|(word, precision)| (word, named(precision)));
+    choice(entry, &[&named[..], &[("auto", PrecisionChoice::Fastest)]].concat())
 }
 
 pub(super) fn late(entry: &Entry) -> Parsed<Late> {

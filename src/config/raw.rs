@@ -211,9 +211,11 @@ section! {
         race = "",
         clinical = EMPTY,
         device = "auto",
-        batch_max = 8,
+        precision = "fp32",
+        batch_max = 0,
         batch_delay = "5ms",
         threads = 0,
+        deterministic = false,
     }
 }
 

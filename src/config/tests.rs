@@ -150,7 +150,7 @@ fn the_demo_and_shadow_files_are_ready_to_serve() {
     assert_eq!(demo.study.quiet_period, Duration::from_secs(2));
     assert_eq!(demo.models.race.as_deref(), Some("demo-race"));
     assert_eq!(demo.models.clinical, ["demo-clinical"]);
-    assert_eq!(demo.models.device, Device::Cpu);
+    assert_eq!(demo.models.devices, [Device::Cpu]);
     assert_eq!(demo.risk.profile, Some(absolute("models/demo-profile.json")));
     assert_eq!(demo.sources[0].ae_title.as_str(), "STORESCU");
     assert_eq!(demo.sources[0].hosts, [IpAddr::from([127, 0, 0, 1])]);
@@ -257,6 +257,11 @@ fn every_fault_of_a_file_is_found_at_once() {
         ("store.data_dir = \"\"\nmodels.dir = \"~/models\"".into(), &["store.data_dir", "models.dir"]),
         ("models.race = \"../x\"".into(), &["models.race"]),
         ("models.device = \"cuda:+1\"".into(), &["models.device"]),
+        ("models.device = []".into(), &["models.device"]),
+        ("models.device = [\"cpu\", \"cuda:0\"]".into(), &["models.device"]),
+        ("models.device = \"cuda:1, cuda:01\"".into(), &["models.device"]),
+        ("models.precision = \"fp8\"".into(), &["models.precision"]),
+        ("models.deterministic = true".into(), &["models.threads"]),
         ("models.device = \"gpu\"\nlog.filter = \"inof\"".into(), &["models.device", "log.filter"]),
         (with(SOURCE, "hosts = [\"localhost\", \"10.0.0.0/8\"]"), &["sources[0].hosts"]),
         (
@@ -355,6 +360,8 @@ fn what_sites_really_write_is_accepted() {
         "store.retention.objects = \"forever\"\nrisk.profile_age_max = \"never\"",
         "risk.per_study_inference = false\nmodels.clinical = [\"a\"]",
         "log.filter = \"warn,sidelight::receive=debug\"",
+        "models.device = \"cuda:1, cuda:0\"\nmodels.precision = \"auto\"\nmodels.batch_max = 0",
+        "models.device = [\"cuda:1\", \"cuda:0\"]\nmodels.deterministic = true\nmodels.threads = 4",
         &format!("node.mode = \"active\"\n{}", DESTINATION.replace("audit = true", "")),
         &format!("{SOURCE}query = true\naudit = true\nusername = \"anna\"\npasscode_file = \"/run/passcode\""),
         &format!("node.mode = \"active\"\n{SOURCE}query = true\ncommitment = true"),

@@ -314,19 +314,29 @@ impl Check<'_> {
                 self.contradiction("models.race", &raw.race, what, "a package is either the race or a clinical model");
             }
         }
-        let device = self.get("models.device", &raw.device, parse::device);
-        let batch_max = self.get("models.batch_max", &raw.batch_max, parse::count(1..=1024));
+        let devices = self.get("models.device", &raw.device, parse::devices);
+        let precision = self.get("models.precision", &raw.precision, parse::precision);
+        let batch_max = self.get("models.batch_max", &raw.batch_max, parse::count(0..=1024));
         let batch_delay =
             self.get("models.batch_delay", &raw.batch_delay, parse::duration(Duration::ZERO..=10 * SECOND));
         let threads = self.get("models.threads", &raw.threads, parse::count(0..=1024));
+        let deterministic = self.get("models.deterministic", &raw.deterministic, parse::switch);
+        if deterministic == Some(true) && threads == Some(0) {
+            let what =
+                "leaves the number of threads to the machine, and the last bits of a score depend on it".to_owned();
+            let remedy = "write how many, e.g. 4, or set models.deterministic = false";
+            self.contradiction("models.threads", &raw.threads, what, remedy);
+        }
         Some(Models {
             dir: dir?,
             race: race?,
             clinical: clinical?,
-            device: device?,
+            devices: devices?,
+            precision: precision?,
             batch_max: batch_max?,
             batch_delay: batch_delay?,
             threads: threads?,
+            deterministic: deterministic?,
         })
     }
 

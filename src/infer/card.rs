@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Code, Digest, Filter, Fit, Mask, Orientation, Probability, Purpose, Uid, ValueRange};
+use crate::domain::{Code, Digest, Filter, Fit, Mask, Orientation, Precision, Probability, Purpose, Uid, ValueRange};
 
 use super::scope::ScopeCard;
 
@@ -36,6 +36,9 @@ pub struct Card {
     pub phantoms_only: bool,
     pub input: InputCard,
     pub output: OutputCard,
+    /// What the model may compute in beside fp32, with what it costs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub precision: Vec<PrecisionCard>,
     #[serde(default)]
     pub scope: ScopeCard,
     #[serde(default)]
@@ -154,6 +157,15 @@ pub struct FindingCard {
     pub code: Code,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<Code>,
+}
+
+/// A reduced precision that the model may compute in where `models.precision` asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrecisionCard {
+    pub kind: Precision,
+    /// How far any probability may lie from that in fp32, on the fixed images of [`super::probe`].
+    pub score_tolerance: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

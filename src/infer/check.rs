@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::domain::{Code, Contract, Finding, Group, ModelOutputs, Purpose};
+use crate::domain::{Code, Contract, Finding, Group, ModelOutputs, Precision, Purpose};
 
-use super::card::{Card, Format, InputCard, OutputCard, Provenance};
+use super::card::{Card, Format, InputCard, OutputCard, PrecisionCard, Provenance};
 use super::manifest::{CardFault, Weights};
 
 /// Clinical models have up to some hundred outputs.
@@ -22,6 +22,9 @@ const CDCREC: [(&str, &str); 5] = [
     ("2076-8", "Native Hawaiian or Other Pacific Islander"),
     ("2106-3", "White"),
 ];
+
+/// Scores that move further are those of another model.
+const SCORE_TOLERANCE_MAX: f64 = 0.1;
 
 /// Characters of a contract's label: an algorithm parameter of a report has 64, `contract=` among them.
 const CONTRACT_LABEL_MAX: usize = 55;
@@ -259,6 +262,22 @@ pub(super) fn columns(output: &OutputCard, column_of: &[usize], purpose: Purpose
         }
     }
     columns
+}
+
+pub(super) fn check_precisions(precisions: &[PrecisionCard], faults: &mut Faults) {
+    for (i, PrecisionCard { kind, score_tolerance }) in precisions.iter().enumerate() {
+        if *kind == Precision::Fp32 {
+            faults.add(format!("precision[{i}].kind"), "fp32 is what others are held against", "remove the entry");
+        } else if precisions[..i].iter().any(|p| p.kind == *kind) {
+            let problem = format!("{} occurs twice", kind.as_str());
+            faults.add(format!("precision[{i}].kind"), problem, "list each precision once");
+        }
+        if !(*score_tolerance > 0.0 && *score_tolerance <= SCORE_TOLERANCE_MAX) {
+            let problem = format!("{score_tolerance} is not above 0 and at most {SCORE_TOLERANCE_MAX}");
+            let remedy = "state how far scores move on the site's images, e.g. 0.02";
+            faults.add(format!("precision[{i}].score_tolerance"), problem, remedy);
+        }
+    }
 }
 
 pub(super) fn check_provenance(provenance: &Provenance, faults: &mut Faults) {

@@ -1,4 +1,4 @@
-//! CUDA beside a CPU build: the project's one unsafe call.
+//! CUDA beside a CPU build.
 //!
 //! The program links libtorch's CPU libraries only. Where `libtorch_cuda.so` of the same libtorch lies beside
 //! them, or on the loader's path, loading it with global symbols registers the CUDA backend; nothing needs to be

@@ -1,4 +1,4 @@
-//! From the configured device to one that is there.
+//! From the configured devices to those that are there.
 //!
 //! Neighbours: `cuda` (loads the backend), `engine` and `train` (ask once, at start).
 
@@ -7,29 +7,41 @@ use crate::config::Device;
 use super::cuda;
 use super::error::EngineError;
 
-/// The device to run on: for `auto` CUDA where there is one, else the CPU. A named CUDA device that cannot be used
+/// The devices to run on: for `auto` every CUDA device there is, else the CPU. A named CUDA device that cannot be used
 /// is an error, never the CPU in silence.
-pub fn resolve(device: Device) -> Result<tch::Device, EngineError> {
-    match device {
-        Device::Cpu => Ok(tch::Device::Cpu),
-        Device::Auto => match cuda::load_backend() {
-            Ok(()) if tch::Cuda::is_available() => Ok(tch::Device::Cuda(0)),
-            _ => Ok(tch::Device::Cpu),
-        },
-        Device::Cuda(index) => {
-            let fail = |reason: String| Err(EngineError::Device { device: format!("cuda:{index}"), reason });
-            if let Err(reason) = cuda::load_backend() {
-                return fail(format!("libtorch's CUDA library cannot be loaded ({reason})"));
-            }
-            if !tch::Cuda::is_available() {
-                return fail("libtorch finds no CUDA device or driver".to_owned());
-            }
-            match usize::try_from(tch::Cuda::device_count()) {
-                Ok(count) if index < count => Ok(tch::Device::Cuda(index)),
-                count => fail(format!("there are {} CUDA devices", count.unwrap_or(0))),
+pub fn resolve_all(devices: &[Device]) -> Result<Vec<tch::Device>, EngineError> {
+    let mut found = Vec::new();
+    for device in devices {
+        match device {
+            Device::Cpu => found.push(tch::Device::Cpu),
+            Device::Auto => match cuda_count() {
+                Ok(count) if count > 0 => found.extend((0..count).map(tch::Device::Cuda)),
+                _ => found.push(tch::Device::Cpu),
+            },
+            Device::Cuda(index) => {
+                let fail = |reason: String| EngineError::Device { device: format!("cuda:{index}"), reason };
+                match cuda_count().map_err(fail)? {
+                    count if *index < count => found.push(tch::Device::Cuda(*index)),
+                    count => return Err(fail(format!("there are {count} CUDA devices"))),
+                }
             }
         }
     }
+    Ok(found)
+}
+
+/// The device for work that needs one: the first of [`resolve_all`].
+pub fn resolve(device: Device) -> Result<tch::Device, EngineError> {
+    Ok(resolve_all(&[device])?.first().copied().unwrap_or(tch::Device::Cpu))
+}
+
+/// How many CUDA devices there are, at least one, or why there is none.
+fn cuda_count() -> Result<usize, String> {
+    cuda::load_backend().map_err(|reason| format!("libtorch's CUDA library cannot be loaded ({reason})"))?;
+    if !tch::Cuda::is_available() {
+        return Err("libtorch finds no CUDA device or driver".to_owned());
+    }
+    Ok(usize::try_from(tch::Cuda::device_count()).unwrap_or(0))
 }
 
 /// As in the configuration: `cpu`, `cuda:0`.
@@ -47,8 +59,10 @@ mod tests {
     #[test]
     fn auto_always_finds_a_device_and_a_named_one_is_never_replaced() {
         assert_eq!(resolve(Device::Cpu).unwrap(), tch::Device::Cpu);
-        let auto = resolve(Device::Auto).unwrap();
-        assert!(matches!(auto, tch::Device::Cpu | tch::Device::Cuda(0)));
+        let auto = resolve_all(&[Device::Auto]).unwrap();
+        let all_cuda = || auto.iter().enumerate().all(|(i, device)| *device == tch::Device::Cuda(i));
+        assert!(!auto.is_empty() && (auto == [tch::Device::Cpu] || all_cuda()), "{auto:?}");
+        assert_eq!(resolve(Device::Auto).unwrap(), auto[0]);
         let error = resolve(Device::Cuda(4096)).unwrap_err().to_string();
         assert!(error.starts_with("device cuda:4096 cannot be used: "), "{error}");
         assert!(error.ends_with("set models.device to \"cpu\", or to \"auto\" to use what there is"), "{error}");

@@ -1,37 +1,46 @@
-//! The engine: one OS thread owns the device and every model, batches what waits, and answers through oneshots.
+//! The engine: a thread for each device owns all models there; one queue feeds them, answers come through oneshots.
 //!
-//! Requests wait in a bounded queue (a permit each, so callers wait, memory does not grow). A batch holds inputs of
-//! one model; it leaves when it is full or when its oldest input has waited for the configured delay. If a batch
-//! fails, its inputs are run one by one, so that one bad study never blocks another. Neighbours: `torch` below;
+//! Requests wait in a bounded queue (a permit each, so callers wait, memory does not grow), from which every device
+//! takes batches (`queue`, `worker`). It has started once every model on every device scored an image that came through
+//! that queue; if a thread ends before it is told to, all of it has ended. Neighbours: `precision` and `torch` below;
 //! `analyse` calls [`Engine::score`]. Left out: retries, scores' storage.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use crate::config;
-use crate::domain::ModelInput;
+use crate::domain::{ModelInput, Precision};
 
 use super::device;
 use super::error::{EngineError, InferError};
+use super::limit::BatchLimit;
 use super::manifest::Package;
+use super::queue::{Queue, Reply, Request};
 use super::torch::LoadedModel;
+use super::worker::{Counters, End, Worker};
+use super::{precision, probe, script};
 
 /// How the engine runs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct EngineOptions {
-    pub device: config::Device,
-    /// Images per batch, at least 1.
+    pub devices: Vec<config::Device>,
+    pub precision: config::PrecisionChoice,
+    /// Images per batch; 0: as many as each model is fastest with.
     pub batch_max: usize,
     /// How long an input waits for company.
     pub batch_delay: Duration,
     /// Intra-op threads of libtorch; 0: as many as there are cores.
     pub threads: usize,
+    /// The same input gets the same answer to the last bit: batches of one, the slower algorithms where they differ.
+    pub deterministic: bool,
 }
 
 /// What the engine has done since its start.
@@ -44,96 +53,129 @@ pub struct EngineStats {
     pub errors: u64,
 }
 
-/// Handle to the inference thread; clones share it. The thread ends when the last handle is dropped.
+/// How a model runs on a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// Name of the package.
+    pub model: String,
+    /// `cpu` or `cuda:0`.
+    pub device: String,
+    pub precision: Precision,
+    /// Images per batch, as long as there is memory.
+    pub batch_max: usize,
+}
+
+/// Handle to the inference threads; clones share it. The threads end when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Engine(Arc<Handle>);
 
 #[derive(Debug)]
 struct Handle {
-    sender: Mutex<Option<Sender<Request>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    queue: Arc<Queue>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     permits: Arc<Semaphore>,
     models: HashMap<String, usize>,
     counters: Arc<Counters>,
-    device: String,
+    devices: String,
+    placements: Vec<Placement>,
+    ended: CancellationToken,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    batches: AtomicU64,
-    inputs: AtomicU64,
-    errors: AtomicU64,
-}
-
-struct Request {
-    model: usize,
-    input: ModelInput,
-    arrived: Instant,
-    answer: oneshot::Sender<Result<Vec<f64>, InferError>>,
-    /// Given back when the request is answered or dropped.
-    _permit: OwnedSemaphorePermit,
+impl Default for EngineOptions {
+    /// For one image after another: on the CPU, in fp32.
+    fn default() -> Self {
+        Self {
+            devices: vec![config::Device::Cpu],
+            precision: config::PrecisionChoice::Named(Precision::Fp32),
+            batch_max: 1,
+            batch_delay: Duration::ZERO,
+            threads: 1,
+            deterministic: false,
+        }
+    }
 }
 
 impl From<&config::Models> for EngineOptions {
     fn from(models: &config::Models) -> Self {
         Self {
-            device: models.device,
+            devices: models.devices.clone(),
+            precision: models.precision,
             batch_max: models.batch_max,
             batch_delay: models.batch_delay,
             threads: models.threads,
+            deterministic: models.deterministic,
         }
     }
 }
 
 impl Engine {
-    /// Loads the packages onto the device and warms each up. Blocks until all are ready or one is not.
+    /// Loads the packages onto each device, in the precision and batch size that fit them, and has each of them score an
+    /// image. Blocks until all are ready or one is not.
     pub fn start(packages: Vec<Package>, options: EngineOptions) -> Result<Self, EngineError> {
-        let models = packages.iter().enumerate().map(|(i, p)| (p.key(), i)).collect();
-        let counters = Arc::new(Counters::default());
-        let (sender, receiver) = mpsc::channel();
-        let (ready_sender, ready) = mpsc::channel();
-        let of_thread = Arc::clone(&counters);
-        let thread = std::thread::Builder::new()
-            .name("inference".to_owned())
-            .spawn(move || match load(packages, options) {
-                Ok((models, device)) => {
-                    // A caller that is gone by now has dropped the queue too, so the loop ends at once.
-                    let _ = ready_sender.send(Ok(device));
-                    Worker { models, options, counters: of_thread }.run(&receiver);
-                }
-                Err(error) => {
-                    let _ = ready_sender.send(Err(error));
-                }
-            })
-            .map_err(|e| EngineError::Thread(e.to_string()))?;
-        let device =
-            ready.recv().unwrap_or_else(|_| Err(EngineError::Thread("it ended while loading models".to_owned())))?;
-        // Enough for a batch in the making and one in the queue for each model.
-        let queue_max = options.batch_max.max(1) * 4;
-        Ok(Self(Arc::new(Handle {
-            sender: Mutex::new(Some(sender)),
-            thread: Mutex::new(Some(thread)),
-            permits: Arc::new(Semaphore::new(queue_max)),
-            models,
-            counters,
-            device,
-        })))
+        let choice = options.precision;
+        let load = {
+            let packages = packages.clone();
+            move |device| packages.iter().map(|p| precision::load(p, device, choice)).collect()
+        };
+        Self::with(&packages, options, Arc::new(load))
+    }
+
+    fn with(packages: &[Package], options: EngineOptions, load: Arc<Load>) -> Result<Self, EngineError> {
+        let devices = device::resolve_all(&options.devices)?;
+        let handle = Handle {
+            queue: Arc::new(Queue::new(packages.len(), options.batch_delay)),
+            threads: Mutex::default(),
+            permits: Arc::new(Semaphore::new(0)),
+            models: packages.iter().enumerate().map(|(i, p)| (p.key(), i)).collect(),
+            counters: Arc::default(),
+            devices: devices.iter().map(|d| device::device_name(*d)).collect::<Vec<_>>().join(","),
+            placements: Vec::new(),
+            ended: CancellationToken::new(),
+        };
+        let (sender, ready) = mpsc::channel();
+        for (index, device) in devices.iter().enumerate() {
+            handle.spawn(index, *device, &options, &load, sender.clone())?;
+        }
+        drop(sender);
+        let mut handle = handle;
+        for _ in &devices {
+            let placements = ready.recv().unwrap_or_else(|_| Err(ended_early()))?;
+            handle.placements.extend(placements);
+        }
+        handle.rehearse(packages, devices.len())?;
+        for Placement { model, device, precision, batch_max } in &handle.placements {
+            info!(model, device, precision = precision.as_str(), batch_max, "a model is ready");
+        }
+        // Enough for two batches per device, one that is computed and one that is next, and one in the making for each
+        // model.
+        let batch_max = handle.placements.iter().map(|p| p.batch_max).max().unwrap_or(1);
+        handle.permits.add_permits(batch_max * (2 * devices.len() + packages.len()));
+        Ok(Self(Arc::new(handle)))
     }
 
     /// Scores one image. `model` is [`crate::domain::ModelIdentity::key`]. Probabilities come back in the order of
     /// the card's labels. Waits while the queue is full; cancel-safe.
     pub async fn score(&self, model: &str, input: ModelInput) -> Result<Vec<f64>, InferError> {
-        let index = *self.0.models.get(model).ok_or_else(|| InferError::UnknownModel(model.to_owned()))?;
+        let model = *self.0.models.get(model).ok_or_else(|| InferError::UnknownModel(model.to_owned()))?;
         let permit = Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| InferError::Stopped)?;
-        let (answer, waiting) = oneshot::channel();
-        let request = Request { model: index, input, arrived: Instant::now(), answer, _permit: permit };
-        self.0.send(request)?;
+        let (sender, waiting) = oneshot::channel();
+        self.0.queue.push(Request { model, input, reply: Reply::Caller { sender, _permit: permit } })?;
         waiting.await.unwrap_or(Err(InferError::Stopped))
     }
 
-    /// `cpu` or `cuda:0`.
+    /// `cpu`, `cuda:0` or `cuda:0,cuda:1`.
     pub fn device(&self) -> &str {
-        &self.0.device
+        &self.0.devices
+    }
+
+    /// Each model on each device, with the precision that its scores are computed in.
+    pub fn placements(&self) -> &[Placement] {
+        &self.0.placements
+    }
+
+    /// Resolves when a thread has ended, a device was lost for instance: no input is scored any more.
+    pub async fn ended(&self) {
+        self.0.ended.cancelled().await;
     }
 
     pub fn stats(&self) -> EngineStats {
@@ -143,141 +185,99 @@ impl Engine {
     }
 }
 
+/// Loads all models onto a device, in order.
+type Load = dyn Fn(tch::Device) -> Result<Vec<LoadedModel>, EngineError> + Send + Sync;
+
 impl Handle {
-    fn send(&self, request: Request) -> Result<(), InferError> {
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        sender.as_ref().ok_or(InferError::Stopped)?.send(request).map_err(|_| InferError::Stopped)
+    /// Starts the thread of a device; it says how its models run, or what is wrong with them, and begins to work.
+    fn spawn(
+        &self,
+        index: usize,
+        device: tch::Device,
+        options: &EngineOptions,
+        load: &Arc<Load>,
+        ready: mpsc::Sender<Result<Vec<Placement>, EngineError>>,
+    ) -> Result<(), EngineError> {
+        let (options, load) = (options.clone(), Arc::clone(load));
+        let (queue, counters, ended) = (Arc::clone(&self.queue), Arc::clone(&self.counters), self.ended.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("infer {}", device::device_name(device)))
+            .spawn(move || {
+                let end = End { queue, ended };
+                match prepare(device, &options, &*load) {
+                    Ok((models, limits, placements)) => {
+                        // A caller that is gone by now has closed the queue too, so the loop ends at once.
+                        let _ = ready.send(Ok(placements));
+                        let deterministic = options.deterministic;
+                        Worker { device: index, models, limits, deterministic, counters, end }.run();
+                    }
+                    Err(error) => drop(ready.send(Err(error))),
+                }
+            })
+            .map_err(|e| EngineError::Thread(e.to_string()))?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// Has each model on each device score an image, by the road that requests take.
+    fn rehearse(&self, packages: &[Package], devices: usize) -> Result<(), EngineError> {
+        for device in 0..devices {
+            for (model, package) in packages.iter().enumerate() {
+                let (sender, answer) = mpsc::channel();
+                let input = probe::input(&package.contract, 2);
+                let request = Request { model, input, reply: Reply::Start { device, sender } };
+                let sent = self.queue.push(request).map_err(|_| ended_early());
+                let answer = sent.and_then(|()| answer.recv().map_err(|_| ended_early()))?;
+                answer
+                    .map_err(|e| EngineError::WarmUp { model: package.identity.name.clone(), reason: e.to_string() })?;
+            }
+        }
+        // What requests come to is counted from here.
+        for counter in [&self.counters.batches, &self.counters.inputs, &self.counters.errors] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 
 impl Drop for Handle {
-    /// Lets the thread finish its batch: libtorch must not be torn down under it.
+    /// Lets the threads finish their batches: libtorch must not be torn down under them.
     fn drop(&mut self) {
-        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        self.queue.close();
+        for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-fn load(packages: Vec<Package>, options: EngineOptions) -> Result<(Vec<LoadedModel>, String), EngineError> {
+type Prepared = (Vec<LoadedModel>, Vec<BatchLimit>, Vec<Placement>);
+
+/// On the thread of the device, since libtorch keeps these settings by thread.
+fn prepare(device: tch::Device, options: &EngineOptions, load: &Load) -> Result<Prepared, EngineError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if options.threads == 0 { cores } else { options.threads };
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     // Without this the first calls of every new batch size would be profiled and recompiled, for seconds.
     tch::jit::set_graph_executor_optimize(false);
-    let device = device::resolve(options.device)?;
-    let mut models = Vec::new();
-    for package in packages {
-        let model = LoadedModel::load(package, device)?;
-        model.warm_up()?;
-        models.push(model);
+    tch::manual_seed(0);
+    script::set_deterministic(options.deterministic);
+    let models = load(device)?;
+    let mut placements = Vec::new();
+    for model in &models {
+        let batch_max = if options.deterministic { 1 } else { precision::batch_max(model, options.batch_max)? };
+        placements.push(Placement {
+            model: model.package().identity.name.clone(),
+            device: device::device_name(device),
+            precision: model.precision(),
+            batch_max,
+        });
     }
-    Ok((models, device::device_name(device)))
+    let limits = placements.iter().map(|p| BatchLimit::new(p.batch_max)).collect();
+    Ok((models, limits, placements))
 }
 
-/// What the inference thread owns.
-struct Worker {
-    models: Vec<LoadedModel>,
-    options: EngineOptions,
-    counters: Arc<Counters>,
-}
-
-impl Worker {
-    fn run(&self, requests: &Receiver<Request>) {
-        let mut waiting: Vec<VecDeque<Request>> = self.models.iter().map(|_| VecDeque::new()).collect();
-        let mut open = true;
-        while open || waiting.iter().any(|q| !q.is_empty()) {
-            open = open && self.collect(requests, &mut waiting);
-            if let Some(model) = self.due(&waiting, open) {
-                let count = waiting[model].len().min(self.options.batch_max.max(1));
-                let batch = waiting[model].drain(..count).collect();
-                self.run_batch(&self.models[model], batch);
-            }
-        }
-    }
-
-    /// Takes what has arrived; waits for more as long as no batch is due. `false` when the queue is closed.
-    fn collect(&self, requests: &Receiver<Request>, waiting: &mut [VecDeque<Request>]) -> bool {
-        let oldest = waiting.iter().filter_map(|q| q.front()).map(|r| r.arrived).min();
-        let first = match oldest {
-            _ if self.due(waiting, true).is_some() => {
-                requests.try_recv().map_err(|e| e == mpsc::TryRecvError::Disconnected)
-            }
-            None => requests.recv().map_err(|_| true),
-            Some(arrived) => {
-                let left = (arrived + self.options.batch_delay).saturating_duration_since(Instant::now());
-                requests.recv_timeout(left).map_err(|e| e == RecvTimeoutError::Disconnected)
-            }
-        };
-        match first {
-            Ok(request) => {
-                waiting[request.model].push_back(request);
-                // The semaphore bounds how many there can be.
-                requests.try_iter().for_each(|r| waiting[r.model].push_back(r));
-                true
-            }
-            Err(closed) => !closed,
-        }
-    }
-
-    /// The model whose batch is to run now: a full one, else the one that has waited longest and long enough.
-    fn due(&self, waiting: &[VecDeque<Request>], open: bool) -> Option<usize> {
-        let full = |q: &VecDeque<Request>| q.len() >= self.options.batch_max.max(1);
-        let (model, oldest) =
-            waiting.iter().enumerate().filter_map(|(i, q)| Some((i, q.front()?.arrived))).min_by_key(|(_, at)| *at)?;
-        if !open || oldest.elapsed() >= self.options.batch_delay {
-            return Some(model);
-        }
-        waiting.iter().position(full)
-    }
-
-    fn run_batch(&self, model: &LoadedModel, batch: Vec<Request>) {
-        let mut runnable = Vec::new();
-        for request in batch {
-            if request.answer.is_closed() {
-                continue;
-            }
-            match check_input(model, &request.input) {
-                Ok(()) => runnable.push(request),
-                Err(error) => self.answer(request, Err(error)),
-            }
-        }
-        if runnable.is_empty() {
-            return;
-        }
-        self.counters.batches.fetch_add(1, Ordering::Relaxed);
-        let images: Vec<&[f32]> = runnable.iter().map(|r| r.input.values.as_slice()).collect();
-        let answers = match model.forward(&images) {
-            Ok(answers) => answers,
-            Err(error) if images.len() == 1 => vec![Err(error)],
-            Err(_) => images.iter().map(|i| model.forward(&[i]).and_then(|mut a| a.remove(0))).collect(),
-        };
-        for (request, answer) in runnable.into_iter().zip(answers) {
-            self.answer(request, answer);
-        }
-    }
-
-    fn answer(&self, request: Request, answer: Result<Vec<f64>, InferError>) {
-        self.counters.inputs.fetch_add(1, Ordering::Relaxed);
-        self.counters.errors.fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
-        // Whoever gave up waiting needs no answer.
-        let _ = request.answer.send(answer);
-    }
-}
-
-fn check_input(model: &LoadedModel, input: &ModelInput) -> Result<(), InferError> {
-    let expected = model.package().contract.len();
-    if input.contract != *model.contract() {
-        return Err(InferError::WrongContract);
-    }
-    if input.values.len() != expected {
-        return Err(InferError::WrongLength { given: input.values.len(), expected });
-    }
-    if input.values.iter().any(|v| !v.is_finite()) {
-        return Err(InferError::InputNotFinite);
-    }
-    Ok(())
+fn ended_early() -> EngineError {
+    EngineError::Thread("it ended while models were loaded".to_owned())
 }
 
 #[cfg(test)]

@@ -5,6 +5,11 @@ use std::path::Path;
 use tch::{CModule, Kind, Tensor};
 
 use super::*;
+
+/// Devices that fail, and inputs that make a network fail.
+#[path = "engine_fault_tests.rs"]
+mod faults;
+
 use crate::domain::Digest;
 use crate::infer::layers::{ConvOptions, Forward, conv, function, global_mean, linear, norm, relu, sequence};
 use crate::infer::manifest::fixtures::{clinical_with, race_with};
@@ -40,7 +45,7 @@ fn logarithm() -> Forward {
 }
 
 fn options(batch_max: usize, batch_delay: Duration) -> EngineOptions {
-    EngineOptions { device: config::Device::Cpu, batch_max, batch_delay, threads: 1 }
+    EngineOptions { batch_max, batch_delay, ..EngineOptions::default() }
 }
 
 fn package(dir: &Path, forward: &Forward) -> Package {
@@ -189,7 +194,7 @@ fn faults_of_models_and_devices_are_said_at_start() {
     let other = tempfile::tempdir().unwrap();
     let wrong = package(other.path(), &global_mean());
     let start = |packages, device| {
-        let options = EngineOptions { device, ..options(1, Duration::ZERO) };
+        let options = EngineOptions { devices: vec![device], ..options(1, Duration::ZERO) };
         Engine::start(packages, options).map(|_| ()).unwrap_err().to_string()
     };
     let error = start(vec![good.clone(), wrong], config::Device::Cpu);
@@ -199,4 +204,38 @@ fn faults_of_models_and_devices_are_said_at_start() {
     assert!(error.starts_with("device cuda:4096 cannot be used: "), "{error}");
     std::fs::write(&good.weights_path, b"other bytes").unwrap();
     assert!(start(vec![good], config::Device::Cpu).contains("changed since its hash was checked"));
+}
+
+#[test]
+fn a_deterministic_engine_gives_the_same_bits_in_any_order_and_company() {
+    let dir = tempfile::tempdir().unwrap();
+    let package = package(dir.path(), &network());
+    let scores = |order: Vec<usize>| -> Vec<Vec<u64>> {
+        block_on(async {
+            let options = EngineOptions { deterministic: true, threads: 2, ..options(8, Duration::from_millis(1)) };
+            let engine = Engine::start(vec![package.clone()], options).unwrap();
+            let inputs = order.iter().map(|i| input(&package, *i as f32)).collect();
+            let answers = score_all(&engine, &package.key(), inputs).await;
+            assert_eq!(engine.stats().batches, order.len() as u64);
+            let mut bits: Vec<(usize, Vec<u64>)> = order
+                .iter()
+                .zip(answers)
+                .map(|(i, answer)| (*i, answer.unwrap().iter().map(|v| v.to_bits()).collect()))
+                .collect();
+            bits.sort();
+            bits.into_iter().map(|(_, bits)| bits).collect()
+        })
+    };
+    assert_eq!(scores((0..20).collect()), scores((0..20).rev().collect()));
+}
+
+#[test]
+fn what_was_not_given_is_measured_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let package = package(dir.path(), &network());
+    let engine = Engine::start(vec![package], options(0, Duration::ZERO)).unwrap();
+    let [placement] = engine.placements() else { panic!("{:?}", engine.placements()) };
+    assert_eq!((placement.model.as_str(), placement.device.as_str()), ("site-chest", "cpu"));
+    assert_eq!(placement.precision, Precision::Fp32);
+    assert!((1..=16).contains(&placement.batch_max) && placement.batch_max.is_power_of_two(), "{placement:?}");
 }

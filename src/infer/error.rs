@@ -11,7 +11,11 @@ pub enum EngineError {
     Load { model: String, reason: String },
     #[error("model {model} does not keep what its card says: {reason}")]
     WarmUp { model: String, reason: String },
-    #[error("the inference thread did not start: {0}")]
+    #[error(
+        "model {model} does not compute in {precision} as its card says: {reason}; set models.precision to \"fp32\""
+    )]
+    Precision { model: String, precision: &'static str, reason: String },
+    #[error("an inference thread did not start: {0}")]
     Thread(String),
 }
 
@@ -30,8 +34,23 @@ pub enum InferError {
     BadOutput(String),
     #[error("the model failed: {0}")]
     Torch(String),
-    #[error("the inference thread has ended")]
+    #[error("the device has too little memory for the model and one image: {0}")]
+    OutOfMemory(String),
+    #[error("inference has ended")]
     Stopped,
+}
+
+/// What a call of libtorch came to: whether a smaller batch may help is in its text only.
+pub(super) fn torch_error(error: &tch::TchError) -> InferError {
+    // c10's allocator of the CPU, C++'s own, that of CUDA, and what cuBLAS and cuDNN say when theirs gets nothing
+    const MEMORY: [&str; 4] = ["can't allocate memory", "std::bad_alloc", "out of memory", "ALLOC_FAILED"];
+    let text = error.to_string();
+    let reason = torch_reason(error);
+    if MEMORY.iter().any(|part| text.contains(part)) {
+        InferError::OutOfMemory(reason)
+    } else {
+        InferError::Torch(reason)
+    }
 }
 
 /// The first line of a libtorch message: the rest is a C++ stack trace.

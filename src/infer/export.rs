@@ -74,7 +74,7 @@ pub fn export_package(package: &Package, out: &Path) -> Result<Digest, ExportErr
     };
     let file_error = |reason: String| ExportError::File { path: package.weights_path.clone(), reason };
     let bytes = read_weights(package).map_err(file_error)?;
-    let forward = load_native(&bytes, architecture, package.columns, Device::Cpu).map_err(file_error)?;
+    let forward = load_native(&bytes, architecture, package.columns).map_err(file_error)?;
     save(&trace(&forward, &package.contract)?, out)
 }
 

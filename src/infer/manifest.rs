@@ -14,8 +14,10 @@ use sha2::Digest as _;
 
 use crate::domain::{Contract, Digest, Finding, Group, ModelIdentity, ModelOutputs, Purpose};
 
-use super::card::{Activation, Aggregation, Architecture, Card, Provenance};
-use super::check::{Faults, NAME_RULE, check_names, check_provenance, columns, contract, is_name, outputs, weights};
+use super::card::{Activation, Aggregation, Architecture, Card, PrecisionCard, Provenance};
+use super::check::{
+    Faults, NAME_RULE, check_names, check_precisions, check_provenance, columns, contract, is_name, outputs, weights,
+};
 use super::scope::Scope;
 
 /// A model card is some screens of text.
@@ -34,6 +36,8 @@ pub struct Package {
     pub columns: usize,
     /// The column of each of `outputs`.
     pub column_of: Vec<usize>,
+    /// The reduced precisions that the card permits.
+    pub precisions: Vec<PrecisionCard>,
     pub weights: Weights,
     pub weights_path: PathBuf,
     pub provenance: Provenance,
@@ -180,6 +184,7 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
             Scope::default()
         }
     };
+    check_precisions(&card.precision, faults);
     check_provenance(&card.provenance, faults);
     let weights_path = weight_file(dir, &card.file, &card.sha256, faults)?;
     let (contract, weights) = (contract?, weights?);
@@ -202,6 +207,7 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
         activation: card.output.activation,
         columns,
         column_of,
+        precisions: card.precision,
         weights,
         weights_path,
         provenance: card.provenance,

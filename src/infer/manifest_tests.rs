@@ -188,6 +188,14 @@ fn every_fault_is_named_with_its_key() {
     check(replace("0.25", "0.25\ncolumn = 2"), &[("output.findings[1].column", "beyond the 2 columns")]);
     check(replace("logits-sigmoid\"", "logits-sigmoid\"\ncolumns = 18"), &[]);
     check(replace("logits-sigmoid", "softmax"), &[("output.activation", "do not exclude one another")]);
+    let bf16 = |tolerance| format!("[[precision]]\nkind = \"bf16\"\nscore_tolerance = {tolerance}\n[scope]");
+    let bf16 = |tolerance| move |card: String| card.replacen("[scope]", &bf16(tolerance), 1);
+    check(bf16("0.02"), &[]);
+    check(bf16("0.0"), &[("precision[0].score_tolerance", "0 is not above 0")]);
+    check(bf16("nan"), &[("precision[0].score_tolerance", "NaN is not above 0")]);
+    check(|card| bf16("0.1")(bf16("0.1")(card)), &[("precision[1].kind", "bf16 occurs twice")]);
+    check(|card| bf16("0.1")(card).replace("\"bf16\"", "\"fp32\""), &[("precision[0].kind", "held against")]);
+    check(|card| bf16("0.1")(card).replace("\"bf16\"", "\"int8\""), &[("model.toml", "unknown variant")]);
     check(replace("license = \"Apache-2.0\"", "license = \" \""), &[("provenance.license", "is empty")]);
     check(replace("2026-01-31", "31.1.2026"), &[("provenance.date", "is not a date")]);
     check(replace("\"DX\"", "\"D/X\""), &[("scope.modalities", "not a modality")]);

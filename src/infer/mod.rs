@@ -15,19 +15,25 @@ mod engine;
 mod error;
 mod export;
 mod layers;
+mod limit;
 mod manifest;
 mod nets;
+mod precision;
+mod probe;
+mod queue;
 mod scope;
+mod script;
 mod torch;
+mod worker;
 
 pub use aggregate::aggregate;
 pub use card::{
     Activation, Aggregation, AggregationCard, Architecture, Card, FindingCard, Format, GroupCard, InputCard,
-    OutputCard, Provenance,
+    OutputCard, PrecisionCard, Provenance,
 };
 pub use check::contract_of;
 pub use device::{device_name, resolve as resolve_device};
-pub use engine::{Engine, EngineOptions, EngineStats};
+pub use engine::{Engine, EngineOptions, EngineStats, Placement};
 pub use error::{EngineError, InferError};
 pub use export::{ExportError, export_package, trace, write_package};
 pub use layers::{ConvOptions, Forward, conv, dropout, function, linear, norm, relu, sequence};

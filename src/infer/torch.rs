@@ -1,30 +1,40 @@
 //! A loaded model: weights on a device, batches in, probabilities out.
 //!
-//! Neighbours: `engine` owns these on its thread, `nets` builds the native networks, `export` traces them. Every
+//! Neighbours: `worker` owns these on its thread, `script` freezes them, `nets` builds the native networks and `export`
+//! traces them. Every
 //! libtorch call is the fallible one and runs without gradients. Left out: queues, batching policy.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::{Read, Seek};
+use std::os::fd::AsRawFd;
 
 use safetensors::{Dtype, SafeTensors};
 use tch::nn::VarStore;
 use tch::{CModule, Device, Kind, TchError, Tensor};
+use tracing::warn;
 
-use crate::domain::Digest;
+use crate::domain::{Digest, Precision};
 
 use super::card::{Activation, Architecture};
-use super::error::{EngineError, InferError, torch_reason};
+use super::device::device_name;
+use super::error::{EngineError, InferError, torch_error, torch_reason};
+use super::export::trace;
 use super::layers::Forward;
 use super::manifest::{Package, Weights};
-use super::nets;
+use super::{nets, probe, script};
 
 /// How far two outputs for the same image may lie apart when batched differently, relative to their size.
 const BATCH_TOLERANCE: f64 = 1e-4;
+/// How far an output may move when normalisation is folded into convolutions, relative to its size.
+const FREEZE_TOLERANCE: f64 = 1e-4;
 /// How far probabilities over groups may miss a sum of 1: half-precision networks are off by some 1e-3.
 const SUM_TOLERANCE: f64 = 5e-3;
 
 enum Network {
     Script(CModule),
+    /// What only tests need: a network that fails as they want it.
+    #[cfg(test)]
     Native(Forward),
 }
 
@@ -34,30 +44,62 @@ pub(super) struct LoadedModel {
     contract: Digest,
     network: Network,
     device: Device,
+    precision: Precision,
 }
 
 impl LoadedModel {
-    /// Reads the weight file (checking its hash on the bytes that are used) and puts the network on `device`.
-    pub(super) fn load(package: Package, device: Device) -> Result<Self, EngineError> {
+    /// Reads the weight file (checking its hash on the bytes that are used) and puts the network on `device`, frozen to
+    /// compute in `precision`. In fp32 a network that freezing would change stays as it is.
+    pub(super) fn load(package: Package, device: Device, precision: Precision) -> Result<Self, EngineError> {
         let fail = |reason: String| EngineError::Load { model: package.identity.name.clone(), reason };
-        let bytes = read_weights(&package).map_err(fail)?;
-        let network = match package.weights {
-            Weights::TorchScript => {
-                let mut module = CModule::load_data_on_device(&mut bytes.as_slice(), device)
-                    .map_err(|e| fail(format!("not a TorchScript file for this libtorch: {}", torch_reason(&e))))?;
-                module.f_set_eval().map_err(|e| fail(torch_reason(&e)))?;
-                Network::Script(module)
-            }
-            Weights::Safetensors(architecture) => {
-                Network::Native(load_native(&bytes, architecture, package.columns, device).map_err(fail)?)
-            }
+        let script = read_weights(&package).and_then(|bytes| script_of(&package, bytes)).map_err(fail)?;
+        let load = |mut bytes: &[u8]| -> Result<CModule, String> {
+            let mut module = CModule::load_data_on_device(&mut bytes, device)
+                .map_err(|e| format!("not a TorchScript file for this libtorch: {}", torch_reason(&e)))?;
+            module.f_set_eval().map_err(|e| torch_reason(&e))?;
+            Ok(module)
         };
+        let frozen = || script::prepare(&script, precision).and_then(|bytes| load(&bytes));
+        let with = |module: CModule| Self::new(package.clone(), Network::Script(module), device, precision);
+        if precision != Precision::Fp32 {
+            return Ok(with(frozen().map_err(fail)?));
+        }
+        let as_it_is = with(load(&script).map_err(fail)?);
+        match frozen().map(with).and_then(|frozen| as_it_is.equals(&frozen).map(|()| frozen)) {
+            Ok(frozen) => Ok(frozen),
+            Err(reason) => {
+                let model = &package.identity.name;
+                warn!(model, reason, "the network cannot be frozen; it computes as it is, more slowly");
+                Ok(as_it_is)
+            }
+        }
+    }
+
+    fn new(package: Package, network: Network, device: Device, precision: Precision) -> Self {
         let contract = package.contract.digest();
-        Ok(Self { package, contract, network, device })
+        Self { package, contract, network, device, precision }
+    }
+
+    /// A network that is no file, for tests of what becomes of its errors.
+    #[cfg(test)]
+    pub(super) fn of(package: Package, forward: Forward) -> Self {
+        Self::new(package, Network::Native(forward), Device::Cpu, Precision::Fp32)
     }
 
     pub(super) fn package(&self) -> &Package {
         &self.package
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.device
+    }
+
+    pub(super) fn device_name(&self) -> String {
+        device_name(self.device)
+    }
+
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The digest of the contract that inputs must fulfil.
@@ -94,11 +136,28 @@ impl LoadedModel {
         Ok(())
     }
 
+    /// Whether the other network gives fixed images the same outputs. One that fails differs from none: the warm-up says
+    /// what is wrong with it.
+    fn equals(&self, other: &Self) -> Result<(), String> {
+        let images: Vec<Vec<f32>> = (1..3).map(|i| probe::image(&self.package.contract, i)).collect();
+        let images: Vec<&[f32]> = images.iter().map(Vec::as_slice).collect();
+        let Ok(expected) = self.raw(&images) else { return Ok(()) };
+        let found = other.raw(&images).map_err(|e| e.to_string())?;
+        let same =
+            |(a, b): (&f64, &f64)| (a - b).abs() <= FREEZE_TOLERANCE * (1.0 + a.abs()) || (a.is_nan() && b.is_nan());
+        let apart = expected
+            .iter()
+            .zip(&found)
+            .flat_map(|(a, b)| a.iter().zip(b))
+            .find(|pair| !same(*pair) && pair.0 != pair.1);
+        apart.map_or(Ok(()), |(a, b)| Err(format!("an output would be {b} in place of {a}")))
+    }
+
     /// The network's outputs as they are, one row per image.
     fn raw(&self, images: &[&[f32]]) -> Result<Vec<Vec<f64>>, InferError> {
         let contract = &self.package.contract;
         let _guard = tch::no_grad_guard();
-        let torch = |e: TchError| InferError::Torch(torch_reason(&e));
+        let torch = |e: TchError| torch_error(&e);
         let (n, c, side) = (images.len() as i64, i64::from(contract.channels), i64::from(contract.size));
         let flat: Cow<[f32]> = match images {
             [one] => Cow::Borrowed(*one),
@@ -107,9 +166,11 @@ impl LoadedModel {
         let input = Tensor::f_from_slice(&flat)
             .and_then(|t| t.f_view([n, c, side, side]))
             .and_then(|t| t.f_to_device(self.device))
+            .and_then(|t| t.f_to_kind(kind(self.precision)))
             .map_err(torch)?;
         let output = match &self.network {
             Network::Script(module) => module.forward_ts(&[input]),
+            #[cfg(test)]
             Network::Native(forward) => forward(&input, false),
         }
         .map_err(torch)?;
@@ -163,13 +224,8 @@ pub fn probabilities(activation: Activation, outputs: &[f64]) -> Result<Vec<f64>
 }
 
 /// A native network with the weights of a safetensors file under torchvision's names, ready for inference.
-pub(super) fn load_native(
-    bytes: &[u8],
-    architecture: Architecture,
-    columns: usize,
-    device: Device,
-) -> Result<Forward, String> {
-    let mut store = VarStore::new(device);
+pub(super) fn load_native(bytes: &[u8], architecture: Architecture, columns: usize) -> Result<Forward, String> {
+    let mut store = VarStore::new(Device::Cpu);
     let reason = |e: TchError| torch_reason(&e);
     let forward = nets::build(&store.root(), architecture, columns as i64).map_err(reason)?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| format!("not a safetensors file: {e}"))?;
@@ -186,8 +242,8 @@ pub(super) fn load_native(
                 variable.size()
             ));
         }
-        let kind = kind_of(view.dtype()).ok_or_else(|| format!("{key} holds {:?}, not numbers", view.dtype()))?;
-        let values = Tensor::f_from_data_size(view.data(), &shape, kind).map_err(reason)?;
+        let stored = kind_of(view.dtype()).ok_or_else(|| format!("{key} holds {:?}, not numbers", view.dtype()))?;
+        let values = Tensor::f_from_data_size(view.data(), &shape, stored).map_err(reason)?;
         let finite = values.f_isfinite().and_then(|t| t.f_all()).and_then(bool::try_from).map_err(reason)?;
         if !finite {
             return Err(format!("{key} has values that are not finite"));
@@ -196,6 +252,29 @@ pub(super) fn load_native(
     }
     store.freeze();
     Ok(forward)
+}
+
+/// The package's network as TorchScript: a native one is traced.
+fn script_of(package: &Package, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    let Weights::Safetensors(architecture) = package.weights else { return Ok(bytes) };
+    let forward = load_native(&bytes, architecture, package.columns)?;
+    let module = trace(&forward, &package.contract).map_err(|e| e.to_string())?;
+    // libtorch writes to files by name only; this one is memory.
+    let mut file = std::fs::File::from(
+        rustix::fs::memfd_create("script", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| e.to_string())?,
+    );
+    module.save(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|e| torch_reason(&e))?;
+    let mut script = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut script)).map_err(|e| e.to_string())?;
+    Ok(script)
+}
+
+fn kind(precision: Precision) -> Kind {
+    match precision {
+        Precision::Fp32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::Fp16 => Kind::Half,
+    }
 }
 
 fn check_names(file: &SafeTensors, variables: &HashMap<String, Tensor>, name: &str) -> Result<(), String> {

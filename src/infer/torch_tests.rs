@@ -63,7 +63,8 @@ fn a_network_that_breaks_its_card_does_not_start() {
         script(&weights, forward);
         let package =
             if race { race_with(dir.path(), &weights, |c| c) } else { clinical_with(dir.path(), &weights, |c| c) };
-        let error = LoadedModel::load(package, Device::Cpu).unwrap().warm_up().unwrap_err().to_string();
+        let error =
+            LoadedModel::load(package, Device::Cpu, Precision::Fp32).unwrap().warm_up().unwrap_err().to_string();
         assert!(error.starts_with("model site-chest does not keep what its card says: "), "{error}");
         assert!(error.contains(expected), "{error}");
     };
@@ -93,7 +94,8 @@ fn a_file_that_is_no_network_or_changed_meanwhile_does_not_load() {
     let weights = dir.path().join("network.pt");
     std::fs::write(&weights, b"PK not a module").unwrap();
     let package = clinical_with(dir.path(), &weights, |c| c);
-    let load = |package: &Package| LoadedModel::load(package.clone(), Device::Cpu).err().unwrap().to_string();
+    let load =
+        |package: &Package| LoadedModel::load(package.clone(), Device::Cpu, Precision::Fp32).err().unwrap().to_string();
     assert!(load(&package).contains("not a TorchScript file for this libtorch"), "{}", load(&package));
     script(&package.weights_path, two_means());
     assert!(load(&package).contains("changed since its hash was checked"), "{}", load(&package));
@@ -107,7 +109,7 @@ fn only_the_columns_that_the_card_names_are_used() {
     let package = clinical_with(dir.path(), &weights, |c| {
         c.replace("logits-sigmoid\"", "sigmoid\"\ncolumns = 64").replace("0.25", "0.25\ncolumn = 9")
     });
-    let model = LoadedModel::load(package, Device::Cpu).unwrap();
+    let model = LoadedModel::load(package, Device::Cpu, Precision::Fp32).unwrap();
     model.warm_up().unwrap();
     let mut image = vec![0.0; 64];
     (image[0], image[1], image[9]) = (0.5, 0.9, 0.25);
@@ -119,6 +121,7 @@ fn only_the_columns_that_the_card_names_are_used() {
 #[test]
 fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
     let dir = tempfile::tempdir().unwrap();
+    tch::set_num_threads(1);
     let file = dir.path().join("resnet.safetensors");
     let mut store = VarStore::new(Device::Cpu);
     let forward = nets::build(&store.root(), Architecture::Resnet18, 2).unwrap();
@@ -130,7 +133,7 @@ fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
             .replace("size = 8", "size = 32")
     };
     let package = clinical_with(dir.path(), &file, native);
-    let model = LoadedModel::load(package.clone(), Device::Cpu).unwrap();
+    let model = LoadedModel::load(package.clone(), Device::Cpu, Precision::Fp32).unwrap();
     model.warm_up().unwrap();
     let contract = Contract::preset("imagenet-rgb", 32).unwrap();
     let image: Vec<f32> = (0..contract.len()).map(|i| (i as f32 * 0.37).sin()).collect();
@@ -146,7 +149,7 @@ fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
     let package = clinical_with(dir.path(), &exported, |c| {
         c.replace("minmax-unit", "imagenet-rgb").replace("size = 8", "size = 32")
     });
-    let model = LoadedModel::load(package.clone(), Device::Cpu).unwrap();
+    let model = LoadedModel::load(package.clone(), Device::Cpu, Precision::Fp32).unwrap();
     model.warm_up().unwrap();
     let from_script = model.forward(&[&image]).unwrap().remove(0).unwrap();
     for (name, found) in [("safetensors", from_safetensors), ("TorchScript", from_script)] {
@@ -166,7 +169,7 @@ fn weights_of_another_network_are_refused_by_name_and_shape() {
         store.save(&path).unwrap();
         std::fs::read(path).unwrap()
     };
-    let load = |bytes: &[u8]| load_native(bytes, Architecture::Resnet18, 2, Device::Cpu).err().unwrap_or_default();
+    let load = |bytes: &[u8]| load_native(bytes, Architecture::Resnet18, 2).err().unwrap_or_default();
     let resnet = |columns: i64| move |p: &tch::nn::Path| drop(nets::build(p, Architecture::Resnet18, columns).unwrap());
     assert_eq!(load(&save("right.safetensors", &resnet(2))), "");
     let three = load(&save("three.safetensors", &resnet(3)));

@@ -121,6 +121,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     tasks.spawn(Arc::clone(&node).supervise("reloading", Arc::clone(&node).reload_loop(reload)));
     tasks.spawn(Arc::clone(&node).supervise("the watchdog", Arc::clone(&node).watch(Arc::clone(&manager))));
     tasks.spawn(Arc::clone(&node).watch_disk());
+    tasks.spawn(Arc::clone(&node).watch_inference());
     ready.store(true, Ordering::Relaxed);
     info!(
         dicom = %shown(dicom),
@@ -176,6 +177,14 @@ impl Node {
         tokio::select! {
             () = self.cancel.cancelled() => {}
             cause = self.store.distrusted() => self.give_up(&format!("the disk is not to be believed: {cause}")),
+        }
+    }
+
+    /// Without inference nothing is ready: whoever asks hears it before the next image would find out.
+    async fn watch_inference(self: Arc<Self>) {
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = self.analyser.ended() => self.give_up("inference ended; see the log for the device"),
         }
     }
 

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::config;
 use crate::domain::{Digest, Purpose, Uid};
 use crate::infer::{self, Card, Engine, EngineOptions, FindingCard, Format, OutputCard, Package, Provenance};
 
@@ -36,9 +35,7 @@ pub fn write(
     let package = infer::write_package(&dir, card(recipe, evaluation, dataset), &module, &header)?;
     write_log(&dir.join("training.csv"), recipe, fitted)?;
     // The last word is the engine's: what does not start is not written.
-    let options =
-        EngineOptions { device: config::Device::Cpu, batch_max: 2, batch_delay: std::time::Duration::ZERO, threads: 1 };
-    Engine::start(vec![package.clone()], options)?;
+    Engine::start(vec![package.clone()], EngineOptions { batch_max: 2, ..EngineOptions::default() })?;
     Ok(package)
 }
 
@@ -76,6 +73,7 @@ fn card(recipe: &Recipe, evaluation: &Evaluation, dataset: &Dataset) -> Card {
             groups: if recipe.purpose == Purpose::Race { recipe.output.groups.clone() } else { Vec::new() },
             findings,
         },
+        precision: Vec::new(),
         scope: recipe.scope.clone(),
         aggregation: recipe.aggregation,
         provenance: Provenance {

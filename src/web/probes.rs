@@ -15,7 +15,8 @@ use tracing::error;
 use super::Shared;
 use crate::store::DestinationState;
 
-/// 200 once ports are bound, models are warm and the index answers; 503 otherwise.
+/// 200 once ports are bound, each model on each device scored an image, and the index answers, for as long as inference
+/// goes on; 503 otherwise.
 pub(super) async fn is_ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     if !shared.ready.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n");

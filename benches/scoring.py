@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""The scoring stage beside bare forward passes of the same two networks, in one run.
+
+usage: scoring.py BINARY FOLDER [ROUNDS [THREADS]]
+
+FOLDER holds resnet34_race3 and densenet121_clin14 as TorchScript for images of 3 x 320 x 320: NAME.pt as traced in fp32,
+NAME.frozen_cl.pt frozen in channels last, NAME.bf16.pt that in bf16. The engine gets the first and makes the others itself.
+Bare is the forward pass on tensors that are ready, at its best batch size: in the bench's own process (libtorch), and in
+PyTorch (inference mode) where SIDELIGHT_BENCH_PYTHON names a Python that has it. Rounds are interleaved; printed are
+medians in ms per image, both networks together, and the median of the ratios within a round.
+"""
+import os
+import statistics
+import subprocess
+import sys
+
+PEER = r"""
+import sys, time, torch
+folder, precision, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+torch.set_num_threads(threads)
+form, kind = (".bf16.pt", torch.bfloat16) if precision == "bf16" else (".frozen_cl.pt", torch.float32)
+nets = [torch.jit.load(f"{folder}/{name}{form}") for name in ("resnet34_race3", "densenet121_clin14")]
+@torch.inference_mode()
+def run(net, n, runs):
+    x = torch.sin(torch.arange(n * 3 * 320 * 320) % 1973 * .003).view(n, 3, 320, 320)
+    x = x.to(kind).contiguous(memory_format=torch.channels_last)
+    for _ in range(3):
+        net(x)
+    start = time.perf_counter()
+    for _ in range(runs):
+        net(x)
+    return (time.perf_counter() - start) / runs / n
+best = [min((run(net, n, 2), n) for n in (1, 2, 4, 8, 16))[1] for net in nets]
+print({"bare_batches": best}, flush=True)
+for _ in sys.stdin:
+    print(sum(run(net, n, -(-48 // n)) for net, n in zip(nets, best)), flush=True)
+"""
+
+
+class Child:
+    def __init__(self, command):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.says = self.process.stdout.readline().strip()
+
+    def ask(self, what):
+        self.process.stdin.write(what + "\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main():
+    binary, folder = sys.argv[1:3]
+    rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 5
+    threads = sys.argv[4] if len(sys.argv) > 4 else str(len(os.sched_getaffinity(0)))
+    python = os.environ.get("SIDELIGHT_BENCH_PYTHON")
+    for precision in ("fp32", "bf16"):
+        own = Child([binary, folder, precision, threads])
+        peer = Child([python, "-c", PEER, folder, precision, threads]) if python else None
+        print(f"{precision}, {threads} threads: engine {own.says}" + (f", PyTorch {peer.says}" if peer else ""), flush=True)
+        times = {"bare": [], "engine": [], "PyTorch": []}
+        own.ask("engine")
+        for i in range(rounds):
+            order = ["bare", "engine"] + (["PyTorch"] if peer else [])
+            for what in order if i % 2 == 0 else order[::-1]:
+                times[what].append((peer if what == "PyTorch" else own).ask(what))
+        own.end()
+        if peer:
+            peer.end()
+        for what, found in times.items():
+            if found:
+                share = statistics.median(t / e for t, e in zip(found, times["engine"]))
+                print(f"  {what:8s} {1e3 * statistics.median(found):7.1f} ms/image ({1e3 * min(found):.1f} to {1e3 * max(found):.1f})"
+                      + ("" if what == "engine" else f"; the engine keeps {share:.3f} of it"), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+//! What waits to be scored: one queue for all devices.
+//!
+//! A batch holds inputs of one model. It leaves when it is full or when its oldest input has waited for the configured
+//! delay, with whichever device is free first. How many wait is bounded by permits (`engine`), one with each request.
+//! Neighbours: `engine` puts in, `worker` takes out. Left out: what is done with a batch.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::domain::ModelInput;
+
+use super::error::InferError;
+
+pub(super) type Answer = Result<Vec<f64>, InferError>;
+
+/// Who waits for an answer.
+pub(super) enum Reply {
+    Caller {
+        sender: oneshot::Sender<Answer>,
+        /// Given back when the request is answered or dropped.
+        _permit: OwnedSemaphorePermit,
+    },
+    /// The start of the engine, which has this device score an image.
+    Start { device: usize, sender: mpsc::Sender<Answer> },
+}
+
+pub(super) struct Request {
+    /// Index of the model.
+    pub(super) model: usize,
+    pub(super) input: ModelInput,
+    pub(super) reply: Reply,
+}
+
+impl Reply {
+    /// Whoever gave up waiting needs no answer.
+    pub(super) fn is_abandoned(&self) -> bool {
+        matches!(self, Reply::Caller { sender, .. } if sender.is_closed())
+    }
+
+    pub(super) fn send(self, answer: Answer) {
+        match self {
+            Reply::Caller { sender, .. } => drop(sender.send(answer)),
+            Reply::Start { sender, .. } => drop(sender.send(answer)),
+        }
+    }
+
+    fn is_for(&self, of: usize) -> bool {
+        !matches!(self, Reply::Start { device, .. } if *device != of)
+    }
+}
+
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    delay: Duration,
+}
+
+struct State {
+    /// By model, in order of arrival, with the moment at which it need wait no longer.
+    waiting: Vec<VecDeque<(Instant, Request)>>,
+    open: bool,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("delay", &self.delay).finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    pub(super) fn new(models: usize, delay: Duration) -> Self {
+        let waiting = (0..models).map(|_| VecDeque::new()).collect();
+        Self { state: Mutex::new(State { waiting, open: true }), changed: Condvar::new(), delay }
+    }
+
+    /// # Errors
+    /// [`InferError::Stopped`] once the queue is closed.
+    pub(super) fn push(&self, request: Request) -> Result<(), InferError> {
+        let mut state = self.lock();
+        if !state.open {
+            return Err(InferError::Stopped);
+        }
+        let delay = if matches!(request.reply, Reply::Start { .. }) { Duration::ZERO } else { self.delay };
+        state.waiting[request.model].push_back((Instant::now() + delay, request));
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// The next batch for a device whose models may have so many images; waits until one is due. `None` when the queue
+    /// is closed and holds nothing for it.
+    pub(super) fn take(&self, device: usize, limits: &[usize]) -> Option<(usize, Vec<Request>)> {
+        let mut state = self.lock();
+        loop {
+            match state.due(device, limits, Instant::now()) {
+                Some((model, None)) => return Some((model, state.drain(model, device, limits[model]))),
+                Some((_, Some(wait))) => {
+                    state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                }
+                None if !state.open => return None,
+                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    /// Takes nothing more; what waits is still handed out.
+    pub(super) fn close(&self) {
+        self.lock().open = false;
+        self.changed.notify_all();
+    }
+
+    /// Closes and drops what waits, so that nobody waits in vain.
+    pub(super) fn abandon(&self) {
+        let mut state = self.lock();
+        state.open = false;
+        state.waiting.iter_mut().for_each(VecDeque::clear);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The model whose batch is next, and how long it still waits for company: the one that has waited longest and long
+    /// enough, else a full one, else the one that will be due first.
+    fn due(&self, device: usize, limits: &[usize], now: Instant) -> Option<(usize, Option<Duration>)> {
+        let mut first: Option<(usize, Instant)> = None;
+        let mut full = None;
+        for (model, queue) in self.waiting.iter().enumerate() {
+            let mut own = queue.iter().filter(|(_, r)| r.reply.is_for(device)).map(|(due, _)| *due);
+            let Some(due) = own.clone().min() else { continue };
+            if first.is_none_or(|(_, earliest)| due < earliest) {
+                first = Some((model, due));
+            }
+            if full.is_none() && own.nth(limits[model].saturating_sub(1)).is_some() {
+                full = Some(model);
+            }
+        }
+        let (model, due) = first?;
+        let left = due.saturating_duration_since(now);
+        match full {
+            _ if left.is_zero() || !self.open => Some((model, None)),
+            Some(full) => Some((full, None)),
+            None => Some((model, Some(left))),
+        }
+    }
+
+    fn drain(&mut self, model: usize, device: usize, images_max: usize) -> Vec<Request> {
+        let queue = &mut self.waiting[model];
+        let mut batch = Vec::new();
+        let mut others = VecDeque::new();
+        while batch.len() < images_max.max(1)
+            && let Some((due, request)) = queue.pop_front()
+        {
+            if request.reply.is_for(device) { batch.push(request) } else { others.push_back((due, request)) }
+        }
+        others.append(queue);
+        *queue = others;
+        batch
+    }
+}

@@ -1,0 +1,162 @@
+//! One device: its thread owns the models on it, takes batches from the queue and answers them.
+//!
+//! A batch that fails is halved until what fails is one input, which alone has an error then; where memory was short
+//! the smaller size is kept (`limit`). After an input failed alone the device shows with a fixed image that it still
+//! computes; one that does not is lost, and with it the engine, since a broken CUDA context cannot be mended within its
+//! process. Neighbours: `queue`, `torch`. Left out: which devices, models and precisions (`engine`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::domain::ModelInput;
+
+use super::error::InferError;
+use super::limit::BatchLimit;
+use super::probe;
+use super::queue::{Queue, Request};
+use super::torch::LoadedModel;
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) batches: AtomicU64,
+    pub(super) inputs: AtomicU64,
+    pub(super) errors: AtomicU64,
+}
+
+/// What the thread of a device owns.
+pub(super) struct Worker {
+    pub(super) device: usize,
+    pub(super) models: Vec<LoadedModel>,
+    pub(super) limits: Vec<BatchLimit>,
+    /// The generator of random numbers starts anew with each batch.
+    pub(super) deterministic: bool,
+    pub(super) counters: Arc<Counters>,
+    pub(super) end: End,
+}
+
+/// However a thread ends, nobody goes on waiting for it, and who watches the engine hears of it.
+pub(super) struct End {
+    pub(super) queue: Arc<Queue>,
+    pub(super) ended: CancellationToken,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.queue.abandon();
+        self.ended.cancel();
+    }
+}
+
+/// The device computes no more.
+struct Lost;
+
+impl Worker {
+    /// Until the queue is closed and empty, or the device is lost.
+    pub(super) fn run(mut self) {
+        let queue = Arc::clone(&self.end.queue);
+        loop {
+            let limits: Vec<usize> = self.limits.iter().map(BatchLimit::images).collect();
+            let Some((model, batch)) = queue.take(self.device, &limits) else { return };
+            if let Err(Lost) = self.run_batch(model, batch) {
+                return;
+            }
+        }
+    }
+
+    fn run_batch(&mut self, model: usize, batch: Vec<Request>) -> Result<(), Lost> {
+        let mut runnable = Vec::new();
+        for request in batch.into_iter().filter(|r| !r.reply.is_abandoned()) {
+            match check_input(&self.models[model], &request.input) {
+                Ok(()) => runnable.push(request),
+                Err(error) => self.answer(request, Err(error)),
+            }
+        }
+        if !runnable.is_empty() {
+            self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        }
+        // Halves of what failed, the first one on top.
+        let mut parts = vec![runnable];
+        while let Some(mut part) = parts.pop() {
+            let limit = self.limits[model].images();
+            if part.len() > limit {
+                parts.push(part.split_off(limit));
+            }
+            self.run_part(model, part, &mut parts)?;
+        }
+        Ok(())
+    }
+
+    /// Answers the requests, or puts them back in halves.
+    fn run_part(&mut self, model: usize, mut part: Vec<Request>, parts: &mut Vec<Vec<Request>>) -> Result<(), Lost> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        if self.deterministic {
+            tch::manual_seed(0);
+        }
+        let images: Vec<&[f32]> = part.iter().map(|r| r.input.values.as_slice()).collect();
+        let failure = match self.models[model].forward(&images) {
+            Ok(answers) => {
+                self.limits[model].fitted(part.len());
+                part.into_iter().zip(answers).for_each(|(request, answer)| self.answer(request, answer));
+                return Ok(());
+            }
+            Err(failure) => failure,
+        };
+        if let InferError::OutOfMemory(reason) = &failure {
+            self.limits[model].exceeded(part.len());
+            let (images, now) = (part.len(), self.limits[model].images());
+            warn!(model = %self.name(model), images, batch_max = now, reason, "the device has too little memory");
+        }
+        if part.len() > 1 {
+            let rest = part.split_off(part.len() / 2);
+            parts.extend([rest, part]);
+            return Ok(());
+        }
+        if !matches!(failure, InferError::OutOfMemory(_)) {
+            self.still_computes(model, &failure)?;
+        }
+        part.into_iter().for_each(|request| self.answer(request, Err(failure.clone())));
+        Ok(())
+    }
+
+    /// Whether it was the input: the image that the model scored at the start is scored again.
+    fn still_computes(&self, model: usize, failure: &InferError) -> Result<(), Lost> {
+        let of = &self.models[model];
+        match of.forward(&[&probe::image(&of.package().contract, 0)]) {
+            Ok(_) | Err(InferError::OutOfMemory(_)) => Ok(()),
+            Err(now) => {
+                let (model, device) = (self.name(model), of.device_name());
+                error!(%model, device, %failure, %now, "the device no longer computes what it did at the start");
+                Err(Lost)
+            }
+        }
+    }
+
+    fn answer(&self, request: Request, answer: Result<Vec<f64>, InferError>) {
+        self.counters.inputs.fetch_add(1, Ordering::Relaxed);
+        self.counters.errors.fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
+        request.reply.send(answer);
+    }
+
+    fn name(&self, model: usize) -> &str {
+        &self.models[model].package().identity.name
+    }
+}
+
+fn check_input(model: &LoadedModel, input: &ModelInput) -> Result<(), InferError> {
+    let expected = model.package().contract.len();
+    if input.contract != *model.contract() {
+        return Err(InferError::WrongContract);
+    }
+    if input.values.len() != expected {
+        return Err(InferError::WrongLength { given: input.values.len(), expected });
+    }
+    if input.values.iter().any(|v| !v.is_finite()) {
+        return Err(InferError::InputNotFinite);
+    }
+    Ok(())
+}
