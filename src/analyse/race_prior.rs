@@ -1,0 +1,147 @@
+//! The group mix of a site, estimated from its own race posteriors, and posteriors under it (Saerens et al. 2002).
+//!
+//! A small file holds what was estimated and from what; the node reweighs study posteriors by it where
+//! `models.race_prior` names it. A profile is fitted either with or without one: its digest binds the two, and a profile
+//! that was fitted otherwise says nothing of individuals. Neighbours: `stats` computes, `scored` applies. Left out: where
+//! the posteriors come from.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Digest, Timestamp};
+use crate::infer::Package;
+use crate::stats;
+
+/// Fewer studies say too little: at 500 the standard error of a share of one third is .02 for a perfect race model.
+pub const STUDIES_MIN: usize = 500;
+const FORMAT: u32 = 1;
+const BYTES_MAX: usize = 1 << 16;
+
+/// A site's mix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RacePrior {
+    format: u32,
+    /// Key of the race model whose posteriors they are.
+    pub race_model: String,
+    /// Keys of its groups, in output order.
+    pub groups: Vec<String>,
+    /// Shares under which the posteriors hold.
+    pub trained: Vec<f64>,
+    /// Shares at the site.
+    pub site: Vec<f64>,
+    pub studies: usize,
+    pub estimated_at: Timestamp,
+    /// Of the file.
+    #[serde(skip)]
+    digest: Option<Digest>,
+}
+
+impl RacePrior {
+    /// Estimates the site's mix from study posteriors by `race`, which was trained on groups in these shares.
+    pub fn estimate(
+        race: &Package,
+        trained: &[f64],
+        posteriors: &[Vec<f64>],
+        studies_min: usize,
+        now: Timestamp,
+    ) -> anyhow::Result<Self> {
+        let studies = posteriors.len();
+        anyhow::ensure!(
+            studies >= studies_min.max(STUDIES_MIN),
+            "{studies} studies have race scores of {}, at least {} are needed: wait for more, or lengthen \
+             store.retention.race_scores",
+            race.key(),
+            studies_min.max(STUDIES_MIN)
+        );
+        let site = stats::saerens(posteriors, trained).context("the mix cannot be estimated")?;
+        let mut prior = Self {
+            format: FORMAT,
+            race_model: race.key(),
+            groups: race.groups().iter().map(|g| g.key.clone()).collect(),
+            trained: trained.to_vec(),
+            // Four digits are more than is known; no group that the model knows is said to be impossible.
+            site: site.iter().map(|s| (s * 1e4).round().max(1.0) / 1e4).collect(),
+            studies,
+            estimated_at: now,
+            digest: None,
+        };
+        let sum: f64 = prior.site.iter().sum();
+        prior.site.iter_mut().for_each(|s| *s /= sum);
+        Ok(prior)
+    }
+
+    pub fn to_json(&self) -> anyhow::Result<Vec<u8>> {
+        serde_json::to_vec_pretty(self).context("the prior cannot be written as JSON")
+    }
+
+    /// Reads a file of [`RacePrior::to_json`].
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let remedy = "make one with `sidelight profile prior`, or set models.race_prior = \"\"";
+        let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read: {remedy}", path.display()))?;
+        Self::parse(&bytes).with_context(|| format!("{} is no race prior: {remedy}", path.display()))
+    }
+
+    fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
+        anyhow::ensure!(bytes.len() <= BYTES_MAX, "it is larger than {BYTES_MAX} bytes");
+        let prior: Self = serde_json::from_slice(bytes)?;
+        anyhow::ensure!(prior.format == FORMAT, "it has format {}, this version reads {FORMAT}", prior.format);
+        let n = prior.groups.len();
+        for shares in [&prior.trained, &prior.site] {
+            let fits = shares.len() == n && shares.iter().all(|s| *s > 0.0 && *s <= 1.0);
+            anyhow::ensure!(fits && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-3, "its shares do not sum to 1");
+        }
+        Ok(Self { digest: Some(Digest::of(bytes)), ..prior })
+    }
+
+    /// Whether it is this race model's.
+    pub fn check(&self, race: &Package) -> anyhow::Result<()> {
+        let groups: Vec<&str> = race.groups().iter().map(|g| g.key.as_str()).collect();
+        anyhow::ensure!(
+            self.race_model == race.key() && self.groups == groups,
+            "models.race_prior was estimated for {}, the race model is {}: estimate it again",
+            self.race_model,
+            race.key()
+        );
+        Ok(())
+    }
+
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    pub(super) fn reweighed(&self, posterior: &[f64]) -> Option<Vec<f64>> {
+        stats::reweighed(posterior, &self.trained, &self.site)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"{"format": 1, "race_model": "race@1#0", "groups": ["a", "b"], "trained": [0.5, 0.5],
+        "site": [0.2, 0.8], "studies": 700, "estimated_at": "2026-01-15T00:00:00Z"}"#;
+
+    #[test]
+    fn a_file_is_what_was_written_or_an_error() {
+        let prior = RacePrior::parse(FILE.as_bytes()).unwrap();
+        assert_eq!(prior.digest(), Some(&Digest::of(FILE.as_bytes())));
+        let found = prior.reweighed(&[0.5, 0.5]).unwrap();
+        assert!((found[0] - 0.2).abs() < 1e-12 && (found[1] - 0.8).abs() < 1e-12);
+        let again = RacePrior::parse(&prior.to_json().unwrap()).unwrap();
+        assert_eq!((again.site, again.studies), (prior.site, 700));
+        for (from, to, expected) in [
+            ("0.2, 0.8", "0.2, 0.9", "do not sum to 1"),
+            ("0.2, 0.8", "0.0, 1.0", "do not sum to 1"),
+            ("0.2, 0.8", "1.0", "do not sum to 1"),
+            ("\"format\": 1", "\"format\": 2", "has format 2"),
+            ("700", "700, \"x\": 1", "unknown field"),
+            ("{", "", "expected"),
+        ] {
+            let error = RacePrior::parse(FILE.replacen(from, to, 1).as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
