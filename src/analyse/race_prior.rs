@@ -124,6 +124,45 @@ mod tests {
     const FILE: &str = r#"{"format": 1, "race_model": "race@1#0", "groups": ["a", "b"], "trained": [0.5, 0.5],
         "site": [0.2, 0.8], "studies": 700, "estimated_at": "2026-01-15T00:00:00Z"}"#;
 
+    /// Study posteriors of a site where images of each group come in two kinds, and the model was trained on even shares.
+    fn posteriors(site: [f64; 3], studies: usize) -> Vec<Vec<f64>> {
+        let kind =
+            |g: usize, sure: f64| (0..3).map(|i| if i == g { sure } else { (1.0 - sure) / 2.0 }).collect::<Vec<_>>();
+        // Under even shares a posterior of .8 comes to .8 of its group's studies, and to .1 of each other's.
+        let share = |g: usize| 0.8 * site[g] + 0.1 * (1.0 - site[g]);
+        let of = |g: usize| std::iter::repeat_n(kind(g, 0.8), (share(g) * studies as f64).round() as usize);
+        (0..3).flat_map(of).collect()
+    }
+
+    #[test]
+    fn the_mix_is_recovered_and_too_few_studies_are_refused() {
+        let race = Package::load(Path::new("models/demo-race")).unwrap();
+        let even = [1.0 / 3.0; 3];
+        let estimate = |site, studies, least| {
+            let rows = posteriors(site, studies);
+            RacePrior::estimate(&race, &even, &rows, least, Timestamp::default())
+        };
+        let found = estimate([0.1, 0.3, 0.6], 1000, 0).unwrap();
+        assert!(found.site.iter().zip([0.1, 0.3, 0.6]).all(|(f, t)| (f - t).abs() < 1e-3), "{:?}", found.site);
+        assert_eq!((found.studies, found.groups.len()), (1000, 3));
+        found.check(&race).unwrap();
+        assert!(RacePrior::parse(&found.to_json().unwrap()).unwrap().digest().is_some());
+        // A group that was never seen keeps a share that is not zero.
+        let lopsided = estimate([0.0, 0.5, 0.5], 1000, 0).unwrap();
+        assert!(lopsided.site[0] > 0.0 && lopsided.site[0] < 1e-3, "{:?}", lopsided.site);
+        for (studies, least) in [(490, 0), (490, 10), (700, 800)] {
+            let error = estimate([0.1, 0.3, 0.6], studies, least).unwrap_err().to_string();
+            let expected = format!("at least {} are needed", least.max(STUDIES_MIN));
+            assert!(
+                error.contains(&format!("{studies} studies have race scores")) && error.contains(&expected),
+                "{error}"
+            );
+        }
+        let other =
+            Package { identity: crate::domain::ModelIdentity { version: "2".into(), ..race.identity.clone() }, ..race };
+        assert!(found.check(&other).unwrap_err().to_string().contains("estimate it again"));
+    }
+
     #[test]
     fn a_file_is_what_was_written_or_an_error() {
         let prior = RacePrior::parse(FILE.as_bytes()).unwrap();

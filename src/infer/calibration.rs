@@ -39,8 +39,8 @@ pub struct Calibration(Rule);
 #[derive(Debug, Clone, PartialEq)]
 enum Rule {
     TemperatureOfGroups(f64),
-    /// One for each finding.
-    Lines(Vec<Line>),
+    /// One for each finding that has one.
+    Lines(Vec<Option<Line>>),
     Dirichlet {
         weights: Vec<Vec<f64>>,
         intercept: Vec<f64>,
@@ -67,7 +67,7 @@ impl Calibration {
                 Ok(Self(Rule::TemperatureOfGroups(temperature)))
             }
             (CalibrationCard::Temperature { temperature }, ModelOutputs::Findings(findings)) => {
-                Ok(Self(Rule::Lines(vec![Line { slope: 1.0 / temperature, intercept: 0.0 }; findings.len()])))
+                Ok(Self(Rule::Lines(vec![Some(Line { slope: 1.0 / temperature, intercept: 0.0 }); findings.len()])))
             }
             (CalibrationCard::Platt { findings: lines }, ModelOutputs::Findings(findings)) => {
                 if let Some(key) = lines.keys().find(|key| !findings.iter().any(|f| f.key == **key)) {
@@ -77,9 +77,7 @@ impl Calibration {
                     let remedy = "give a slope between 0.001 and 1000 and an intercept of at most 1000";
                     return fault(&format!("findings.{key}"), "is no line".to_owned(), remedy);
                 }
-                let as_is = Line { slope: 1.0, intercept: 0.0 };
-                let line = |key: &str| lines.get(key).copied().unwrap_or(as_is);
-                Ok(Self(Rule::Lines(findings.iter().map(|f| line(&f.key)).collect())))
+                Ok(Self(Rule::Lines(findings.iter().map(|f| lines.get(&f.key).copied()).collect())))
             }
             (CalibrationCard::Dirichlet { weights, intercept }, ModelOutputs::Groups(groups)) => {
                 let n = groups.len();
@@ -108,7 +106,8 @@ impl Calibration {
                 softmax(values);
             }
             Rule::Lines(lines) => {
-                for (p, line) in values.iter_mut().zip(lines) {
+                let lines = values.iter_mut().zip(lines);
+                for (p, line) in lines.filter_map(|(p, line)| Some((p, line.as_ref()?))) {
                     let logit = p.ln() - (-*p).ln_1p();
                     let z = line.slope * logit + line.intercept;
                     *p = 1.0 / (1.0 + (-z).exp());

@@ -102,8 +102,9 @@ fn golden_values_that_cannot_be_the_packages_are_said_to_be() {
     check(&|p| p.contract.low = -1.0, "or for another input contract");
     check(&|p| card(p, &|g| g.file = "../golden.json".to_owned()), "leaves the package folder");
     check(&|p| card(p, &|g| g.sha256 = Digest::of(b"")), "sha256: golden-");
-    check(&|p| card(p, &|g| drop(g.tolerance.insert("tpu-fp8".to_owned(), 0.1))), "tolerance.tpu-fp8 is no device");
-    check(&|p| card(p, &|g| drop(g.tolerance.insert("cpu-fp32".to_owned(), 0.0))), "not between 0 and 1");
+    let tolerance = |name: &str, value: f64| BTreeMap::from([(name.to_owned(), value)]);
+    check(&|p| card(p, &|g| g.tolerance = tolerance("tpu-fp8", 0.1)), "tolerance.tpu-fp8 is no device");
+    check(&|p| card(p, &|g| g.tolerance = tolerance("cpu-fp32", 0.0)), "not between 0 and 1");
     let broken = |text: &[u8], expected: &str| {
         std::fs::write(folder.join("golden.json"), text).unwrap();
         let pinned =

@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{dicom_files, phantoms, root, run, run_ok, sidelight};
+use crate::support::{
+    Node, NodeOptions, Pacs, dicom_files, phantoms, root, run, run_ok, sidelight, storescu, wait_for,
+};
 
 /// A folder of packages with copies of the demo models' and a card that has no weights yet.
 struct Scene {
@@ -144,6 +147,129 @@ fn what_does_not_run_never_becomes_visible() {
     damaged[..4].copy_from_slice(&bytes[..4]);
     fs::write(scene.path("damaged.pt"), damaged).expect("writable");
     check(&scene.path("damaged.pt"), &card, "cannot be loaded");
+}
+
+/// From cards and the site's mix to scores, reasons and nothing else: each number against a run without them.
+#[test]
+fn cards_and_the_sites_mix_decide_a_studys_score() {
+    let scene = Scene::new();
+    run_ok(&mut scene.add(&root().join("models/demo-clinical/weights.pt"), &scene.path("card.toml")));
+    let images = phantoms(&scene.path("phantoms"), "biased", 3, 82);
+    let analyse = |out: &str, more: &[&str]| -> Value {
+        let mut command = scene.command(&["analyse", "--json", "--disclose", "--with-posteriors"]);
+        command.args(["--config", "conf/demo.toml", "--set", "models.clinical=demo-clinical,second"]).args(more);
+        let text = run_ok(command.arg("--out").arg(scene.path(out)).args(&images));
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let plain = analyse("plain", &[]);
+    assert!(plain["models"]["race"]["prior"].is_null());
+
+    // A race model that is half as sure, of a site with another mix; one clinical model with a line for one finding, and
+    // one to which every image is a stranger.
+    let edit = |name: &str, section: &str| {
+        let path = scene.path("models").join(name).join("model.toml");
+        let card = fs::read_to_string(&path).expect("a card");
+        fs::write(&path, format!("{card}\n{section}\n")).expect("writable");
+    };
+    edit("demo-race", "[calibration]\nmethod = \"temperature\"\ntemperature = 2.0");
+    let line =
+        "[calibration]\nmethod = \"platt\"\n[calibration.findings]\npneumothorax = { slope = 0.5, intercept = 1.0 }";
+    edit("demo-clinical", line);
+    edit("second", "[ood]\nmethod = \"energy\"\nthreshold = -1e6");
+    let key = plain["models"]["race"]["key"].as_str().expect("a key");
+    let prior = scene.path("prior.json");
+    let trained = [0.2, 0.3, 0.5];
+    let site = [0.6, 0.3, 0.1];
+    let text = serde_json::json!({"format": 1, "race_model": key, "groups": ["Asian", "Black", "White"], "trained": trained,
+        "site": site, "studies": 700, "estimated_at": "2026-01-15T00:00:00Z"});
+    fs::write(&prior, text.to_string()).expect("writable");
+    let changed = analyse("changed", &["--set", &format!("models.race_prior={}", prior.display())]);
+    let digest = sidelight::domain::Digest::of(text.to_string().as_bytes());
+    assert_eq!(changed["models"]["race"]["prior"], digest.as_str());
+
+    let number = |value: &Value| value.as_f64().expect("a number");
+    for (before, after) in
+        plain["studies"].as_array().expect("a list").iter().zip(changed["studies"].as_array().unwrap())
+    {
+        let expected: Vec<f64> = ["Asian", "Black", "White"]
+            .iter()
+            .zip(trained.iter().zip(site))
+            .map(|(group, (from, to))| number(&before["race"][group]).sqrt() * to / from)
+            .collect();
+        let sum: f64 = expected.iter().sum();
+        for (group, expected) in ["Asian", "Black", "White"].iter().zip(expected) {
+            let found = number(&after["race"][group]);
+            assert!((found - expected / sum).abs() < 1e-9, "{group}: {found} and {}", expected / sum);
+        }
+        let (old, new) = (&before["findings"], &after["findings"]);
+        let logit = |v: &Value| (number(v) / (1.0 - number(v))).ln();
+        let expected = 0.5 * logit(&old[0]["score"]) + 1.0;
+        assert!((logit(&new[0]["score"]) - expected).abs() < 1e-6 * expected.abs().max(1.0), "{new}");
+        assert_eq!(old[1]["score"], new[1]["score"]);
+        let has =
+            |finding: &Value, reason: &str| finding["reasons"].as_array().expect("a list").contains(&reason.into());
+        // The profile was fitted without the mix: nothing of individuals. It knows nothing of the second model anyway.
+        assert!(has(&new[0], "IND-STALE") && !has(&old[0], "IND-STALE"), "{old} {new}");
+        assert!(has(&new[2], "IND-OOD") && has(&new[3], "IND-OOD") && !has(&new[0], "IND-OOD"), "{new}");
+        assert!(new[2]["level"] == "indeterminate" && !has(&old[2], "IND-OOD"), "{old}");
+    }
+
+    // A race model that does not know the images withholds the individual part and no more.
+    let card = scene.path("models/demo-race/model.toml");
+    let of_race = fs::read_to_string(&card).expect("a card");
+    fs::write(&card, format!("{of_race}\n[ood]\nmethod = \"energy\"\nthreshold = -1e6\n")).expect("writable");
+    let strange = analyse("strange", &[]);
+    for study in strange["studies"].as_array().expect("a list") {
+        let reasons = study["findings"][0]["reasons"].as_array().expect("a list");
+        assert!(reasons.contains(&"IND-OOD".into()) && study["findings"][0]["disclosed"].is_null(), "{study}");
+    }
+    // Another model's mix is refused by name.
+    fs::write(&prior, text.to_string().replace(key, "other@1.0.0#000000000000")).expect("writable");
+    let mut command = scene.command(&["analyse", "--config", "conf/demo.toml", "--out"]);
+    command.arg(scene.path("refused")).arg("--set").arg(format!("models.race_prior={}", prior.display()));
+    let output = run(command.args(&images));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("was estimated for other@1.0.0#"), "{said}");
+}
+
+#[test]
+fn the_sites_mix_needs_many_studies_and_every_reading_is_logged() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let images = phantoms(&folder.path().join("phantoms"), "biased", 3, 83);
+    let pacs = Pacs::start(&folder.path().join("pacs"));
+    let node = Node::start(&NodeOptions {
+        data_dir: &folder.path().join("data"),
+        sources: &["STORESCU"],
+        destinations: &[("archive", "PACS", pacs.port, true, "withheld")],
+        quiet_period: "1s",
+        extra: "",
+    });
+    assert!(storescu(node.dicom_port, &[], &images).status.success());
+    wait_for("every study is delivered", Duration::from_secs(60), || {
+        let studies = node.studies();
+        studies.len() == 3 && studies.iter().all(|s| s["state"] == "delivered")
+    });
+    let out = folder.path().join("prior.json");
+    let ask = |more: &[&str]| {
+        let mut command = sidelight(&["profile", "prior", "--out"]);
+        let output = run(command.arg(&out).args(more).arg("--config").arg(&node.config));
+        assert!(output.status.code() == Some(1) && !out.exists(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let shares = "--trained=Asian=0.2,Black=0.3,White=0.5";
+    let said = ask(&[shares]);
+    assert!(said.contains("3 studies have race scores of demo-race@") && said.contains("at least 500"), "{said}");
+    assert_eq!(said.matches("race scores were read for an estimate of the site's mix of groups").count(), 3, "{said}");
+    let said = ask(&[shares, "--studies-min", "900"]);
+    assert!(said.contains("at least 900"), "{said}");
+    for (more, expected) in [
+        (&[][..], "does not say in what shares of the groups it was trained"),
+        (&["--trained", "Asian=0.2,Black=0.3"], "is no list of shares of Asian, Black, White"),
+        (&["--trained", "Asian=0.2,Black=0.3,White=0.6"], "they sum to 1.1"),
+    ] {
+        let said = ask(more);
+        assert!(said.contains(expected) && !said.contains("race scores were read"), "{said}");
+    }
 }
 
 #[test]
