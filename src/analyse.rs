@@ -106,10 +106,7 @@ impl Analyser {
             .find(|p| p.purpose == Purpose::Race)
             .map_or_else(|| report::own_identity(&device_uid), |p| p.identity.clone());
         let profile = config.risk.profile.as_deref().map(read_profile).transpose()?;
-        let race_prior = models.race_prior.as_deref().map(RacePrior::read).transpose()?;
-        if let (Some(prior), Some(race)) = (&race_prior, packages.iter().find(|p| p.purpose == Purpose::Race)) {
-            prior.check(race)?;
-        }
+        let race_prior = models.race_prior.as_deref().map(|path| RacePrior::of(path, &packages)).transpose()?;
         let engine = Engine::start(packages.clone(), EngineOptions::from(models))?;
         Ok(Self {
             workers: Workers::start(&config.pixels, executable),

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Digest, Timestamp};
+use crate::domain::{Digest, Purpose, Timestamp};
 use crate::infer::Package;
 use crate::stats;
 
@@ -75,6 +75,13 @@ impl RacePrior {
 
     pub fn to_json(&self) -> anyhow::Result<Vec<u8>> {
         serde_json::to_vec_pretty(self).context("the prior cannot be written as JSON")
+    }
+
+    /// Reads a file that is meant for the race model among `packages`.
+    pub(super) fn of(path: &Path, packages: &[Package]) -> anyhow::Result<Self> {
+        let prior = Self::read(path)?;
+        packages.iter().find(|p| p.purpose == Purpose::Race).map_or(Ok(()), |race| prior.check(race))?;
+        Ok(prior)
     }
 
     /// Reads a file of [`RacePrior::to_json`].

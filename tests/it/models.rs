@@ -199,13 +199,14 @@ fn cards_and_the_sites_mix_decide_a_studys_score() {
         let sum: f64 = expected.iter().sum();
         for (group, expected) in ["Asian", "Black", "White"].iter().zip(expected) {
             let found = number(&after["race"][group]);
-            assert!((found - expected / sum).abs() < 1e-9, "{group}: {found} and {}", expected / sum);
+            assert!((found - expected / sum).abs() < 1e-5, "{group}: {found} and {}", expected / sum);
         }
         let (old, new) = (&before["findings"], &after["findings"]);
         let logit = |v: &Value| (number(v) / (1.0 - number(v))).ln();
-        let expected = 0.5 * logit(&old[0]["score"]) + 1.0;
-        assert!((logit(&new[0]["score"]) - expected).abs() < 1e-6 * expected.abs().max(1.0), "{new}");
-        assert_eq!(old[1]["score"], new[1]["score"]);
+        let expected = 1.0 / (1.0 + (-0.5 * logit(&old[0]["score"]) - 1.0).exp());
+        // Images that were batched otherwise differ in the eighth digit.
+        assert!((number(&new[0]["score"]) - expected).abs() < 1e-5, "{new}");
+        assert!((number(&new[1]["score"]) - number(&old[1]["score"])).abs() < 1e-6, "{new}");
         let has =
             |finding: &Value, reason: &str| finding["reasons"].as_array().expect("a list").contains(&reason.into());
         // The profile was fitted without the mix: nothing of individuals. It knows nothing of the second model anyway.
@@ -225,8 +226,8 @@ fn cards_and_the_sites_mix_decide_a_studys_score() {
     }
     // Another model's mix is refused by name.
     fs::write(&prior, text.to_string().replace(key, "other@1.0.0#000000000000")).expect("writable");
-    let mut command = scene.command(&["analyse", "--config", "conf/demo.toml", "--out"]);
-    command.arg(scene.path("refused")).arg("--set").arg(format!("models.race_prior={}", prior.display()));
+    let mut command = scene.command(&["analyse", "--config", "conf/demo.toml"]);
+    command.arg("--out").arg(scene.path("refused")).arg("--set").arg(format!("models.race_prior={}", prior.display()));
     let output = run(command.args(&images));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("was estimated for other@1.0.0#"), "{said}");
@@ -287,7 +288,8 @@ fn two_clinical_models_are_both_in_the_report() {
         let keys: Vec<_> = findings.iter().map(|f| f["key"].as_str().expect("text")).collect();
         assert_eq!(keys, ["pneumothorax", "pleural_effusion", "second_pneumothorax", "second_pleural_effusion"]);
         // The same weights: the same scores, under the name of each model and by its own threshold.
-        assert_eq!(findings[0]["score"], findings[2]["score"]);
+        let score = |i: usize| findings[i]["score"].as_f64().expect("a number");
+        assert!((score(0) - score(2)).abs() < 1e-6 && (score(1) - score(3)).abs() < 1e-6, "{study}");
         assert_eq!((&findings[0]["threshold"], &findings[2]["threshold"]), (&0.8006.into(), &0.7.into()));
         // The profile was fitted for the one and knows nothing of the other.
         assert_eq!(findings[2]["level"], "indeterminate", "{study}");
