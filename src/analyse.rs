@@ -19,6 +19,13 @@ use crate::infer::{self, Engine, EngineOptions, InferError, Package};
 use crate::pixels::{self, Frames, Workers};
 use crate::report::{self, Completion, Observer, Predecessor, ReportOptions, SrClass};
 
+mod race_prior;
+mod scored;
+
+pub use race_prior::{RacePrior, STUDIES_MIN};
+pub use scored::posterior;
+use scored::{Scored, scored};
+
 /// What reading, decoding and scoring one instance gave.
 #[derive(Debug, Clone, Default)]
 pub struct Read {
@@ -67,6 +74,7 @@ pub struct Analyser {
     packages: Vec<Package>,
     audit: ModelIdentity,
     profile: Option<Profile>,
+    race_prior: Option<RacePrior>,
     risk: RiskSettings,
     observer: Observer,
 }
@@ -98,6 +106,7 @@ impl Analyser {
             .find(|p| p.purpose == Purpose::Race)
             .map_or_else(|| report::own_identity(&device_uid), |p| p.identity.clone());
         let profile = config.risk.profile.as_deref().map(read_profile).transpose()?;
+        let race_prior = models.race_prior.as_deref().map(|path| RacePrior::of(path, &packages)).transpose()?;
         let engine = Engine::start(packages.clone(), EngineOptions::from(models))?;
         Ok(Self {
             workers: Workers::start(&config.pixels, executable),
@@ -105,6 +114,7 @@ impl Analyser {
             packages,
             audit,
             profile,
+            race_prior,
             risk: RiskSettings::from(&config.risk),
             observer: Observer {
                 device_uid,
@@ -253,21 +263,18 @@ impl Analyser {
         if let Some(refusal) = patient_mismatch(study) {
             return Conclusion::Refused(refusal);
         }
-        let mut scores = Vec::new();
-        let images: Vec<ImageScore> = study.instances.iter().flat_map(|i| i.scores.iter().cloned()).collect();
         let packages = asked(&self.packages, clinical);
-        for package in &packages {
-            if let Some(score) = infer::aggregate(package, &images) {
-                scores.push(score);
-            }
-        }
-        let race = race_of(self.packages.iter().find(|p| p.purpose == Purpose::Race), study, &scores);
+        let Scored { scores, unknown } = scored(&packages, study, self.race_prior.as_ref());
+        let race = race_of(self.packages.iter().find(|p| p.purpose == Purpose::Race), study, &scores)
+            .and_then(|score| if unknown.contains(&score.model.key()) { Err(IndReason::Ood) } else { Ok(score) });
         let clinical: Vec<StudyScore> =
             scores.iter().filter(|s| is_purpose(s, Purpose::Clinical, &self.packages)).cloned().collect();
         if clinical.is_empty() {
             return Conclusion::Refused(nothing_to_analyse(study));
         }
-        let input = AssessInput { audit: &self.audit, race, clinical: &clinical, upstream: &[] };
+        let prior = self.race_prior.as_ref().and_then(RacePrior::digest);
+        let input =
+            AssessInput { audit: &self.audit, race, clinical: &clinical, upstream: &[], unknown: &unknown, prior };
         let assessment = match assess::assess(&input, self.profile.as_ref(), &self.risk, now) {
             Ok(assessment) => assessment,
             Err(error) => return Conclusion::Refused(Refusal::new(RefusalCode::ModelFailed, error.to_string())),

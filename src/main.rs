@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
-use sidelight::cli::{Cli, Command, Model, Profile, Settings, Studies};
+use sidelight::cli::{Cli, Command, Model, ModelAdd, Profile, Settings, Studies};
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
 use sidelight::phantom::{PhantomOptions, World};
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use commands::{analyse, check, cohort, folder, models, studies, tools};
+use commands::{analyse, check, cohort, folder, models, prior, studies, tools};
 
 /// Wrong use: arguments or configuration.
 const WRONG_USE: u8 = 2;
@@ -108,7 +108,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = load(&settings, false)?;
             match command {
                 Model::List(table) => models::list(&config, table.json),
-                Model::Verify { name, table } => models::verify(&config, name.as_deref(), table.json),
+                Model::Add(options) => {
+                    let ModelAdd { weights, card, name, golden } = options;
+                    let import = models::Add { weights, card, name, golden };
+                    runtime(1)?.block_on(models::add(&config, import))
+                }
+                Model::Verify { name, table } => {
+                    runtime(1)?.block_on(models::verify(&config, name.as_deref(), table.json))
+                }
+                Model::Golden { name } => runtime(1)?.block_on(models::golden(&config, &name)),
                 Model::Export { name, out } => models::export(&config, &name, &out),
             }
         }
@@ -124,6 +132,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Train(options) => {
             let config = load(&settings, false)?;
             train_by(&config, options.recipe, options.out)
+        }
+        Command::Profile(Profile::Prior { out, trained, studies_min }) => {
+            let config = load(&settings, false)?;
+            runtime(0)?.block_on(prior::estimate(&config, &out, trained.as_deref(), studies_min))
         }
         Command::Profile(Profile::Fit(options)) => {
             let config = load(&settings, false)?;

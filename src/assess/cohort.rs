@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::NaiveDate;
 use serde::Deserialize;
 
+use crate::domain::Digest;
+
 /// One finding of one study.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
@@ -45,6 +47,8 @@ pub struct FindingModel {
 pub struct Cohort {
     /// Key of the race model, where it ran.
     pub race_model: Option<String>,
+    /// Digest of the site's mix by which its posteriors were reweighed, if they were.
+    pub race_prior: Option<Digest>,
     /// Keys of the groups, in the order of the race model's outputs.
     pub groups: Vec<String>,
     pub findings: Vec<FindingModel>,
@@ -96,7 +100,9 @@ pub fn read(result_json: &[u8], labels_csv: &[u8]) -> Result<Cohort, CohortError
             .into_iter()
             .collect(),
     };
-    let mut cohort = Cohort { race_model: results.models.race.map(|r| r.key), groups, findings, ..Cohort::default() };
+    let (race_model, race_prior) = results.models.race.map(|r| (r.key, r.prior)).unzip();
+    let race_prior = race_prior.flatten();
+    let mut cohort = Cohort { race_model, race_prior, groups, findings, ..Cohort::default() };
     let mixed = patients_of_two_groups(&labels);
     let mut joined = false;
     for study in &results.studies {
@@ -130,6 +136,8 @@ struct ResultModels {
 struct ResultRace {
     key: String,
     groups: Vec<String>,
+    #[serde(default)]
+    prior: Option<Digest>,
 }
 
 #[derive(Debug, Deserialize)]

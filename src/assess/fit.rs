@@ -85,6 +85,7 @@ pub fn fit(cohort: &Cohort, options: &FitOptions) -> Result<Profile, FitError> {
         bootstrap: options.bootstrap,
         seed: options.seed,
         race_model: cohort.race_model.clone(),
+        race_prior: cohort.race_prior.clone(),
         groups: cohort.groups.clone(),
         cohort: describe(&rows, &cohort.groups),
         findings: fitted.into_iter().map(|(finding, _)| finding).collect(),

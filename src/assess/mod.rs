@@ -36,8 +36,8 @@ pub use reach::Reach;
 pub use show::{ProfileSummary, render, summary};
 
 use crate::domain::{
-    Assessment, Direction, Disclosed, Disclosure, Finding, FindingAssessment, Group, GroupEstimate, IndReason, Level,
-    ModelIdentity, ModelOutputs, ParseError, Probability, StudyScore, Timestamp,
+    Assessment, Digest, Direction, Disclosed, Disclosure, Finding, FindingAssessment, Group, GroupEstimate, IndReason,
+    Level, ModelIdentity, ModelOutputs, ParseError, Probability, StudyScore, Timestamp,
 };
 use risk::{Decision, Individual};
 
@@ -51,6 +51,10 @@ pub struct AssessInput<'a> {
     pub clinical: &'a [StudyScore],
     /// Reasons found elsewhere that forbid any statement on this study (drift alarm, unsuitable images).
     pub upstream: &'a [IndReason],
+    /// Keys of clinical models for which the study lies outside what they know: nothing is said of their findings.
+    pub unknown: &'a [String],
+    /// Digest of the site's mix by which the posteriors were reweighed; a profile holds for the one it was fitted with.
+    pub prior: Option<&'a Digest>,
 }
 
 /// The site's settings.
@@ -148,7 +152,7 @@ impl Scored<'_> {
         now: Timestamp,
     ) -> FindingAssessment {
         let positive = self.score >= self.finding.threshold;
-        let race = race_part(input.race, profile, settings);
+        let race = race_part(input, profile, settings);
         let individual = match &race {
             Ok(part) => Individual::Posteriors(&part.posteriors),
             Err(reason) => Individual::Withheld(*reason),
@@ -163,6 +167,9 @@ impl Scored<'_> {
             },
         };
         let mut outside = input.upstream.to_vec();
+        if input.unknown.contains(&self.model.key()) {
+            outside.push(IndReason::Ood);
+        }
         outside.extend(profile.and_then(|p| aged(p, settings, now)));
         self.answer(positive, decision, outside, race.map(|part| part.groups).unwrap_or_default())
     }
@@ -223,17 +230,17 @@ struct RacePart {
 
 /// The race model's posteriors, or why they may not be used.
 fn race_part(
-    race: Result<&StudyScore, IndReason>,
+    input: &AssessInput<'_>,
     profile: Option<&Profile>,
     settings: &RiskSettings,
 ) -> Result<RacePart, IndReason> {
     if !settings.per_study_inference {
         return Err(IndReason::Off);
     }
-    let race = race?;
+    let race = input.race?;
     let profile = profile.ok_or(IndReason::NoCal)?;
     let expected = profile.race_model.as_ref().ok_or(IndReason::NoCal)?;
-    if *expected != race.model.key() {
+    if *expected != race.model.key() || profile.race_prior.as_ref() != input.prior {
         return Err(IndReason::Stale);
     }
     let ModelOutputs::Groups(groups) = &race.outputs else { return Err(IndReason::Failed) };

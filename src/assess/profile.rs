@@ -32,6 +32,9 @@ pub struct Profile {
     pub seed: u64,
     /// Key of the race model; none where the cohort has no posteriors.
     pub race_model: Option<String>,
+    /// Digest of the site's mix by which the posteriors were reweighed, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub race_prior: Option<crate::domain::Digest>,
     /// Keys of the groups, in the order of the race model's outputs.
     pub groups: Vec<String>,
     pub cohort: CohortDescription,

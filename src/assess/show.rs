@@ -22,6 +22,8 @@ pub struct ProfileSummary {
     pub bootstrap: usize,
     pub delta: f64,
     pub race_model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub race_prior: Option<crate::domain::Digest>,
     pub groups: Vec<String>,
     pub cohort: CohortDescription,
     pub findings: Vec<FindingSummary>,
@@ -69,6 +71,7 @@ pub fn summary(profile: &Profile) -> ProfileSummary {
         bootstrap: profile.bootstrap,
         delta: profile.delta,
         race_model: profile.race_model.clone(),
+        race_prior: profile.race_prior.clone(),
         groups: profile.groups.clone(),
         cohort: profile.cohort.clone(),
         findings: profile.findings.iter().map(|f| finding_summary(f, profile.delta)).collect(),
@@ -126,6 +129,9 @@ fn write_head(out: &mut String, s: &ProfileSummary) -> std::fmt::Result {
     writeln!(out, "{}  {}", s.id, s.site)?;
     writeln!(out, "fitted {}, {} bootstrap draws", s.fitted_at.format("%Y-%m-%d %H:%M UTC"), s.bootstrap)?;
     writeln!(out, "race model {}", s.race_model.as_deref().unwrap_or("none: no statements on individuals"))?;
+    if let Some(prior) = &s.race_prior {
+        writeln!(out, "posteriors reweighed by the race prior {}", prior.short())?;
+    }
     let dates = match (s.cohort.first_date, s.cohort.last_date) {
         (Some(first), Some(last)) => format!(", {first} to {last}"),
         _ => String::new(),

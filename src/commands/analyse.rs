@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use chrono::Utc;
 use serde_json::{Value, json};
-use sidelight::analyse::{Analyser, Conclusion, NOT_ALL_AUDITED, Read, ReportContext, fresh_uid};
+use sidelight::analyse::{Analyser, Conclusion, NOT_ALL_AUDITED, RacePrior, Read, ReportContext, fresh_uid};
 use sidelight::config::Config;
 use sidelight::domain::{
     Assessment, Disclosure, FindingAssessment, ModelOutputs, Purpose, ReadyStudy, Refusal, RefusalCode, ScoredInstance,
@@ -264,10 +264,13 @@ fn posteriors(scores: &[StudyScore]) -> Option<Value> {
 
 fn models(analyser: &Analyser) -> Value {
     let packages = analyser.packages();
-    let race = packages
-        .iter()
-        .find(|p| p.purpose == Purpose::Race)
-        .map(|p| json!({"key": p.key(), "groups": p.groups().iter().map(|g| &g.key).collect::<Vec<_>>()}));
+    let race = packages.iter().find(|p| p.purpose == Purpose::Race).map(|p| {
+        json!({
+            "key": p.key(),
+            "groups": p.groups().iter().map(|g| &g.key).collect::<Vec<_>>(),
+            "prior": analyser.race_prior().and_then(RacePrior::digest),
+        })
+    });
     let clinical: Vec<Value> = packages
         .iter()
         .filter(|p| p.purpose == Purpose::Clinical)

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use chrono::Utc;
 use serde_json::json;
-use sidelight::analyse::read_profile;
+use sidelight::analyse::{RacePrior, read_profile};
 use sidelight::assess::Profile;
 use sidelight::config::{Config, open_to_others};
 use sidelight::deliver;
@@ -144,6 +144,10 @@ fn profile_fault(profile: &Profile, packages: &[Package], config: &Config) -> Op
                 "was fitted for {name} with threshold {threshold}, the model's is another: fit it again"
             ));
         }
+    }
+    let prior = config.models.race_prior.as_deref().and_then(|p| RacePrior::read(p).ok());
+    if profile.race_prior.as_ref() != prior.as_ref().and_then(RacePrior::digest) {
+        return Some("was fitted with another models.race_prior: fit it again, or set that one".to_owned());
     }
     let race =
         profile.race_model.as_ref().filter(|_| config.risk.per_study_inference && config.models.race.is_some())?;

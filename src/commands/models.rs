@@ -1,14 +1,15 @@
 //! `model …`: the packages in `models.dir`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use serde_json::{Value, json};
+use sidelight::analyse::fresh_uid;
 use sidelight::config::Config;
 use sidelight::domain::Purpose;
-use sidelight::infer::{Engine, EngineOptions, Package, export_package};
+use sidelight::infer::{self, Engine, EngineOptions, Golden, GoldenOutcome, Import, Package, export_package};
 
 use super::{print, print_json, table};
 
@@ -20,8 +21,9 @@ fn names(dir: &Path) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let path = entry?.path();
+        // What `model add` is building has a dot before its name.
         if path.join("model.toml").is_file()
-            && let Some(name) = path.file_name()
+            && let Some(name) = path.file_name().filter(|name| !name.to_string_lossy().starts_with('.'))
         {
             names.push(name.to_string_lossy().into_owned());
         }
@@ -64,29 +66,104 @@ pub fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Loads each package, checks its hash and runs it once on the configured device. Fails if one is not fit.
-pub fn verify(config: &Config, name: Option<&str>, json: bool) -> anyhow::Result<ExitCode> {
+/// What becomes a package.
+#[derive(Debug, Clone)]
+pub struct Add {
+    pub weights: PathBuf,
+    pub card: PathBuf,
+    pub name: Option<String>,
+    pub golden: bool,
+}
+
+/// Builds a package aside, runs it on the configured device, and makes it visible if it is fit.
+pub async fn add(config: &Config, add: Add) -> anyhow::Result<ExitCode> {
+    let staged = infer::stage(&Import {
+        weights: &add.weights,
+        card: &add.card,
+        name: add.name.as_deref(),
+        models_dir: &config.models.dir,
+        device_uid: fresh_uid(),
+    })?;
+    let package = staged.package().clone();
+    let engine = Engine::start(vec![package.clone()], EngineOptions::from(&config.models))?;
+    if add.golden {
+        infer::write_golden(&staged.dir(), &package, &engine).await?;
+    }
+    let dir = staged.publish()?;
+    let identity = &package.identity;
+    let purpose = if package.purpose == Purpose::Race { "race" } else { "clinical" };
+    print(&format!(
+        "{} is in {} and ran on {}\npurpose {purpose}: {}\ncontract {}\nSHA-256 {}\nDevice UID {}\n\
+         It is used once models.{purpose} names it.",
+        package.key(),
+        dir.display(),
+        engine.device(),
+        outputs(&package),
+        identity.contract,
+        identity.weights,
+        identity.device_uid,
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a package's golden values as it answers now.
+pub async fn golden(config: &Config, name: &str) -> anyhow::Result<ExitCode> {
+    let package = Package::load(&config.models.dir.join(name))?;
+    let engine = Engine::start(vec![package.clone()], EngineOptions::from(&config.models))?;
+    infer::write_golden(&package.dir, &package, &engine).await?;
+    print(&format!("golden values of {} written, as it answers on {}", package.key(), engine.device()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Loads each package, checks its hash, runs it on the configured device and compares it with its golden values. Fails
+/// if one is not fit.
+pub async fn verify(config: &Config, name: Option<&str>, json: bool) -> anyhow::Result<ExitCode> {
     let names = match name {
         Some(name) => vec![name.to_owned()],
         None => names(&config.models.dir)?,
     };
     anyhow::ensure!(!names.is_empty(), "no package in {}", config.models.dir.display());
     let mut fit = true;
-    let mut rows = Vec::new();
+    let mut values = Vec::new();
     for name in names {
-        let started = Package::load(&config.models.dir.join(&name))
-            .map_err(|e| e.to_string())
-            .and_then(|p| Engine::start(vec![p], EngineOptions::from(&config.models)).map_err(|e| e.to_string()));
-        fit &= started.is_ok();
-        let outcome = started.map_or_else(|fault| fault, |engine| format!("ok on {}", engine.device()));
-        rows.push(vec![name, outcome]);
+        let (outcome, golden) = match try_out(config, &name).await {
+            Ok((device, golden)) => (format!("ok on {device}"), golden),
+            Err(fault) => {
+                fit = false;
+                (format!("{fault:#}"), None)
+            }
+        };
+        fit &= golden.as_ref().is_none_or(GoldenOutcome::is_within);
+        values.push((name, outcome, golden));
     }
     if json {
-        print_json(&rows.iter().map(|r| json!({"name": r[0], "outcome": r[1]})).collect::<Vec<_>>())?;
+        let value = |(name, outcome, golden): &(String, String, Option<GoldenOutcome>)| json!({"name": name, "outcome": outcome, "golden": golden});
+        print_json(&values.iter().map(value).collect::<Vec<_>>())?;
     } else {
-        print(&table(&["name", "hash, load, warm-up"], rows))?;
+        let rows = values.into_iter().map(|(name, outcome, golden)| {
+            let golden = golden.map_or_else(|| "none".to_owned(), |g| told(&g));
+            vec![name, outcome, golden]
+        });
+        print(&table(&["name", "hash, load, warm-up", "golden values"], rows))?;
     }
     Ok(if fit { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The device on which the package runs, and how far it is from its golden values, if it has some.
+async fn try_out(config: &Config, name: &str) -> anyhow::Result<(String, Option<GoldenOutcome>)> {
+    let package = Package::load(&config.models.dir.join(name))?;
+    let engine = Engine::start(vec![package.clone()], EngineOptions::from(&config.models))?;
+    let outcome = match Golden::of(&package)? {
+        Some(golden) => Some(golden.compare(&package, &engine).await?),
+        None => None,
+    };
+    Ok((engine.device().to_owned(), outcome))
+}
+
+fn told(golden: &GoldenOutcome) -> String {
+    let GoldenOutcome { device, images, difference, tolerance } = golden;
+    let verdict = if golden.is_within() { "ok" } else { "DIFFERENT" };
+    format!("{verdict} on {device}: {difference:.1e} at most over {images} images ({tolerance:.0e} allowed)")
 }
 
 /// Writes a package's network as TorchScript.

@@ -327,6 +327,8 @@ pub struct Models {
     pub dir: PathBuf,
     /// Package name of the race model; `None` where individual inference is switched off.
     pub race: Option<String>,
+    /// Group mix by which race posteriors are reweighed, of `sidelight profile prior`.
+    pub race_prior: Option<PathBuf>,
     /// Package names of the clinical models.
     pub clinical: Vec<String>,
     /// At least one, none twice; `Auto` and `Cpu` stand alone.

@@ -209,6 +209,7 @@ section! {
     Models {
         dir = "models",
         race = "",
+        race_prior = "",
         clinical = EMPTY,
         device = "auto",
         precision = "fp32",

@@ -301,6 +301,7 @@ impl Check<'_> {
     fn models(&mut self, raw: &raw::Models) -> Option<Models> {
         let dir = self.get("models.dir", &raw.dir, parse::path);
         let race = self.get("models.race", &raw.race, parse::name_if_given);
+        let race_prior = self.get("models.race_prior", &raw.race_prior, parse::path_if_given);
         let clinical = self.get("models.clinical", &raw.clinical, parse::list(16, parse::name));
         if let Some(clinical) = &clinical {
             if let Some(twice) = first_repeated(clinical) {
@@ -330,6 +331,7 @@ impl Check<'_> {
         Some(Models {
             dir: dir?,
             race: race?,
+            race_prior: race_prior?,
             clinical: clinical?,
             devices: devices?,
             precision: precision?,

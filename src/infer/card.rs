@@ -8,8 +8,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Code, Digest, Filter, Fit, Mask, Orientation, Precision, Probability, Purpose, Uid, ValueRange};
+use crate::domain::{
+    Code, Digest, Filter, Fit, Mask, Orientation, Precision, Probability, Purpose, Uid, ValueRange, View,
+};
 
+use super::calibration::CalibrationCard;
+use super::golden::GoldenCard;
+use super::ood::OodCard;
 use super::scope::ScopeCard;
 
 /// A model card.
@@ -43,6 +48,12 @@ pub struct Card {
     pub scope: ScopeCard,
     #[serde(default)]
     pub aggregation: AggregationCard,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationCard>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ood: Option<OodCard>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub golden: Option<GoldenCard>,
     pub provenance: Provenance,
 }
 
@@ -136,12 +147,16 @@ pub struct OutputCard {
 }
 
 /// A group of a race model, in the order of the outputs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupCard {
     pub key: String,
     /// Code value in CDCREC, e.g. `2028-9`; its meaning is that of the code system.
     pub code: String,
+    /// Of the group in what the model was trained or calibrated on, 0..1; for all groups or none. Needed to estimate a
+    /// site's own shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
 }
 
 /// A finding of a clinical model.
@@ -168,10 +183,14 @@ pub struct PrecisionCard {
     pub score_tolerance: f64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AggregationCard {
     pub method: Aggregation,
+    /// Of a mean, by view: how much an image of it counts. What is not listed, or has no view, counts 1; what should
+    /// not count at all is left out by the scope.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<View, f64>,
 }
 
 /// How the scores of a study's images become the study's.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::{Code, Contract, Finding, Group, ModelOutputs, Precision, Purpose};
 
-use super::card::{Card, Format, InputCard, OutputCard, PrecisionCard, Provenance};
+use super::card::{Aggregation, AggregationCard, Card, Format, InputCard, OutputCard, PrecisionCard, Provenance};
 use super::manifest::{CardFault, Weights};
 
 /// Clinical models have up to some hundred outputs.
@@ -41,6 +41,11 @@ impl Faults {
     pub(super) fn add(&mut self, key: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) {
         let (key, problem, remedy) = (key.into(), problem.into(), remedy.into());
         self.list.push(CardFault { card: self.card.clone(), key, problem, remedy });
+    }
+
+    /// What was made, or its fault into the list.
+    pub(super) fn take<T>(&mut self, made: Result<T, [String; 3]>) -> Option<T> {
+        made.map_err(|[key, problem, remedy]| self.add(key, problem, remedy)).ok()
     }
 }
 
@@ -138,15 +143,11 @@ pub(super) fn weights(card: &Card, contract: Option<&Contract>, faults: &mut Fau
             None
         }
         (Format::Safetensors, Some(architecture)) => {
-            if let Some(contract) = contract {
-                if contract.channels != 3 {
-                    let problem = format!("{} takes 3 channels, not {}", architecture.as_str(), contract.channels);
-                    faults.add("input.channels", problem, "use contract imagenet-rgb, or set channels, mean and std");
-                }
-                if contract.size < 32 {
-                    let problem = format!("{} needs 32 pixels, not {}", architecture.as_str(), contract.size);
-                    faults.add("input.size", problem, "use the size that the network was trained at");
-                }
+            if let Some(contract) = contract
+                && contract.size < 32
+            {
+                let problem = format!("{} needs 32 pixels, not {}", architecture.as_str(), contract.size);
+                faults.add("input.size", problem, "use the size that the network was trained at");
             }
             Some(Weights::Safetensors(architecture))
         }
@@ -234,6 +235,22 @@ pub(super) fn outputs(output: &OutputCard, purpose: Purpose, faults: &mut Faults
     }
 }
 
+/// The shares of the groups, where the card gives them.
+pub(super) fn shares(output: &OutputCard, faults: &mut Faults) -> Option<Vec<f64>> {
+    let given: Vec<f64> = output.groups.iter().filter_map(|g| g.share).collect();
+    if given.is_empty() {
+        return None;
+    }
+    let sum: f64 = given.iter().sum();
+    let fits = given.len() == output.groups.len() && given.iter().all(|s| *s > 0.0) && (sum - 1.0).abs() < 1e-3;
+    if !fits {
+        let remedy = "give every group its share, above 0, together 1; or none of them";
+        faults.add("output.groups.share", format!("{given:?} are no shares of {} groups", output.groups.len()), remedy);
+        return None;
+    }
+    Some(given.iter().map(|s| s / sum).collect())
+}
+
 pub(super) fn columns(output: &OutputCard, column_of: &[usize], purpose: Purpose, faults: &mut Faults) -> usize {
     let columns = output.columns.unwrap_or(column_of.len());
     if columns > COLUMNS_MAX {
@@ -276,6 +293,22 @@ pub(super) fn check_precisions(precisions: &[PrecisionCard], faults: &mut Faults
             let problem = format!("{score_tolerance} is not above 0 and at most {SCORE_TOLERANCE_MAX}");
             let remedy = "state how far scores move on the site's images, e.g. 0.02";
             faults.add(format!("precision[{i}].score_tolerance"), problem, remedy);
+        }
+    }
+}
+
+pub(super) fn check_aggregation(aggregation: &AggregationCard, purpose: Purpose, faults: &mut Faults) {
+    let is_max = aggregation.method == Aggregation::Max;
+    if purpose == Purpose::Race && is_max {
+        faults.add("aggregation.method", "\"max\" is for findings", "use \"mean\" for groups");
+    }
+    if is_max && !aggregation.weights.is_empty() {
+        faults.add("aggregation.weights", "a maximum has no weights", "remove them or use method = \"mean\"");
+    }
+    for (view, weight) in &aggregation.weights {
+        if !(*weight > 0.0 && *weight <= 1000.0) {
+            let remedy = "give a number above 0, at most 1000; scope.views leaves a view out";
+            faults.add(format!("aggregation.weights.{}", view.as_str()), format!("{weight} is no weight"), remedy);
         }
     }
 }

@@ -11,8 +11,9 @@ use crate::domain::{Contract, Digest};
 
 use super::card::{Card, Format};
 use super::error::torch_reason;
-use super::layers::Forward;
+use super::layers::{Forward, sequence};
 use super::manifest::{ManifestError, Package, Weights};
+use super::nets::Parts;
 use super::torch::{load_native, read_weights};
 
 /// How far the traced network's outputs may lie from the network's own, relative to their size.
@@ -74,8 +75,9 @@ pub fn export_package(package: &Package, out: &Path) -> Result<Digest, ExportErr
     };
     let file_error = |reason: String| ExportError::File { path: package.weights_path.clone(), reason };
     let bytes = read_weights(package).map_err(file_error)?;
-    let forward = load_native(&bytes, architecture, package.columns).map_err(file_error)?;
-    save(&trace(&forward, &package.contract)?, out)
+    let Parts { features, head } =
+        load_native(&bytes, architecture, package.width(), Device::Cpu).map_err(file_error)?;
+    save(&trace(&sequence(vec![features, head]), &package.contract)?, out)
 }
 
 /// Writes a TorchScript package into the folder `dir` (named as the card names the model) and loads it again as the
@@ -108,7 +110,7 @@ fn difference(a: &Tensor, b: &Tensor) -> Result<f64, TchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::infer::layers::{function, linear, sequence};
+    use crate::infer::layers::{function, linear};
     use tch::nn::VarStore;
 
     fn contract() -> Contract {

@@ -8,20 +8,22 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Read;
-use std::path::{Component, Path, PathBuf};
-
-use sha2::Digest as _;
+use std::path::{Path, PathBuf};
 
 use crate::domain::{Contract, Digest, Finding, Group, ModelIdentity, ModelOutputs, Purpose};
 
-use super::card::{Activation, Aggregation, Architecture, Card, PrecisionCard, Provenance};
+use super::calibration::Calibration;
+use super::card::{Activation, AggregationCard, Architecture, Card, PrecisionCard, Provenance};
 use super::check::{
-    Faults, NAME_RULE, check_names, check_precisions, check_provenance, columns, contract, is_name, outputs, weights,
+    Faults, NAME_RULE, check_aggregation, check_names, check_precisions, check_provenance, columns, contract, is_name,
+    outputs, shares, weights,
 };
+use super::files::{self, CARD_BYTES_MAX, WEIGHTS_BYTES_MAX};
+use super::golden::GoldenCard;
+use super::nets::Width;
+use super::ood::Ood;
 use super::scope::Scope;
 
-/// A model card is some screens of text.
-const CARD_BYTES_MAX: u64 = 1 << 20;
 /// A model that is ready to be loaded.
 #[derive(Debug, Clone)]
 pub struct Package {
@@ -30,7 +32,11 @@ pub struct Package {
     pub outputs: ModelOutputs,
     pub contract: Contract,
     pub scope: Scope,
-    pub aggregation: Aggregation,
+    pub aggregation: AggregationCard,
+    pub calibration: Option<Calibration>,
+    pub ood: Option<Ood>,
+    /// Of a race model's groups in what it was trained on, in output order, where the card says so.
+    pub shares: Option<Vec<f64>>,
     pub activation: Activation,
     /// Width of the network's output.
     pub columns: usize,
@@ -40,6 +46,10 @@ pub struct Package {
     pub precisions: Vec<PrecisionCard>,
     pub weights: Weights,
     pub weights_path: PathBuf,
+    /// The package's folder.
+    pub dir: PathBuf,
+    /// Read by whoever compares with them ([`super::Golden::of`]).
+    pub golden: Option<GoldenCard>,
     pub provenance: Provenance,
 }
 
@@ -92,6 +102,16 @@ impl Package {
             ModelOutputs::Groups(groups) => groups,
             ModelOutputs::Findings(_) => &[],
         }
+    }
+
+    /// Channels and outputs of the network.
+    pub(super) fn width(&self) -> Width {
+        Width { channels: i64::from(self.contract.channels), columns: self.columns as i64 }
+    }
+
+    /// Whether its out-of-distribution score is made of the network's features.
+    pub(super) fn needs_features(&self) -> bool {
+        self.ood.as_ref().is_some_and(Ood::needs_features)
     }
 
     /// The key under which its scores are kept.
@@ -161,7 +181,8 @@ fn read_card(path: &Path, faults: &mut Faults) -> Option<Card> {
             let line = error.span().map(|s| text[..s.start.min(text.len())].matches('\n').count() + 1);
             let place = line.map_or(String::new(), |l| format!("line {l}: "));
             let problem = format!("{place}{}", error.message().replace('\n', " "));
-            faults.add("model.toml", problem, "compare with the card of a demo model");
+            let remedy = "compare with the card of a demo model; `sidelight model add` makes a card of a template";
+            faults.add("model.toml", problem, remedy);
             None
         }
     }
@@ -172,11 +193,12 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
     let contract = contract(&card.input, faults);
     let weights = weights(&card, contract.as_ref(), faults);
     let (outputs, column_of) = outputs(&card.output, card.purpose, faults);
+    let shares = shares(&card.output, faults);
     let columns = columns(&card.output, &column_of, card.purpose, faults);
-    let aggregation = card.aggregation.method;
-    if card.purpose == Purpose::Race && aggregation == Aggregation::Max {
-        faults.add("aggregation.method", "\"max\" is for findings", "use \"mean\" for groups");
-    }
+    check_aggregation(&card.aggregation, card.purpose, faults);
+    let calibration = card.calibration.map(|c| Calibration::new(c, &outputs));
+    let calibration = calibration.and_then(|made| faults.take(made));
+    let ood = card.ood.map(|o| Ood::new(o, dir, card.output.activation)).and_then(|made| faults.take(made));
     let scope = match Scope::new(card.scope) {
         Ok(scope) => scope,
         Err(list) => {
@@ -203,42 +225,32 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
         outputs,
         contract,
         scope,
-        aggregation,
+        aggregation: card.aggregation,
+        calibration,
+        ood,
+        shares,
         activation: card.output.activation,
         columns,
         column_of,
         precisions: card.precision,
         weights,
         weights_path,
+        dir: dir.to_owned(),
+        golden: card.golden,
         provenance: card.provenance,
     })
 }
 
 /// The path of the weight file, within the folder and with the card's hash.
 fn weight_file(dir: &Path, file: &str, sha256: &Digest, faults: &mut Faults) -> Option<PathBuf> {
-    let relative = Path::new(file);
-    let plain = relative.components().all(|c| matches!(c, Component::Normal(_)));
-    if file.is_empty() || !plain {
-        let remedy = "give a plain path below the folder of model.toml";
-        faults.add("file", format!("{file:?} leaves the package folder"), remedy);
-        return None;
-    }
-    let path = dir.join(relative);
-    let real = path.canonicalize().and_then(|real| dir.canonicalize().map(|folder| (real, folder)));
-    match real {
-        Err(error) => {
-            let problem = format!("{} cannot be read: {error}", path.display());
-            faults.add("file", problem, "put the weight file beside model.toml");
+    let path = match files::inside(dir, file) {
+        Ok(path) => path,
+        Err(problem) => {
+            faults.add("file", problem, "put the weight file itself beside model.toml, and give its plain name");
             return None;
         }
-        Ok((real, folder)) if !real.starts_with(&folder) => {
-            let problem = format!("{file:?} is a link out of the package folder");
-            faults.add("file", problem, "put the weight file itself beside model.toml");
-            return None;
-        }
-        Ok(_) => (),
-    }
-    match hash_file(&path) {
+    };
+    match files::hash(&path, WEIGHTS_BYTES_MAX) {
         Err(error) => {
             faults.add("file", format!("{} cannot be read: {error}", path.display()), "check the file's permissions");
             None
@@ -250,12 +262,6 @@ fn weight_file(dir: &Path, file: &str, sha256: &Digest, faults: &mut Faults) -> 
         }
         Ok(_) => Some(path),
     }
-}
-
-fn hash_file(path: &Path) -> std::io::Result<Digest> {
-    let mut hasher = sha2::Sha256::new();
-    std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
-    Ok(Digest::from_hash(&hasher.finalize()))
 }
 
 #[cfg(test)]

@@ -2,11 +2,14 @@
 //!
 //! `card` and `manifest` turn `models/<name>/model.toml` into a proven [`Package`]; `scope` says which instances a
 //! model may see; `engine` batches requests over `torch` (the only user of tch beside `train`), whose native
-//! networks are in `layers` and `nets`; `aggregate` turns image scores into a study score; `export` writes
-//! TorchScript. Neighbours: `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above.
-//! Left out: pixels, thresholds (they are in the card, `assess` applies them) and any network socket.
+//! networks are in `layers` and `nets`; `aggregate` turns image scores into a study score
+//! (`calibration`), `ood` says how far an image is from what the model knows; `export` writes
+//! TorchScript, `import` brings packages in, `golden` compares them with what they answered before. Neighbours:
+//! `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above. Left out: pixels, thresholds (they
+//! are in the card, `assess` applies them) and any network socket.
 
 mod aggregate;
+mod calibration;
 mod card;
 mod check;
 mod cuda;
@@ -14,19 +17,26 @@ mod device;
 mod engine;
 mod error;
 mod export;
+mod files;
+mod golden;
+mod import;
 mod layers;
 mod limit;
 mod manifest;
 mod nets;
+mod ood;
 mod precision;
 mod probe;
 mod queue;
+#[cfg(test)]
+mod reference;
 mod scope;
 mod script;
 mod torch;
 mod worker;
 
-pub use aggregate::aggregate;
+pub use aggregate::{StudyImage, aggregate, ood_of};
+pub use calibration::{Calibration, CalibrationCard, Line};
 pub use card::{
     Activation, Aggregation, AggregationCard, Architecture, Card, FindingCard, Format, GroupCard, InputCard,
     OutputCard, PrecisionCard, Provenance,
@@ -36,8 +46,11 @@ pub use device::{device_name, resolve as resolve_device};
 pub use engine::{Engine, EngineOptions, EngineStats, Placement};
 pub use error::{EngineError, InferError};
 pub use export::{ExportError, export_package, trace, write_package};
+pub use golden::{Golden, GoldenCard, GoldenError, GoldenOutcome, write_golden};
+pub use import::{Import, ImportError, Staged, stage};
 pub use layers::{ConvOptions, Forward, conv, dropout, function, linear, norm, relu, sequence};
 pub use manifest::{CardFault, ManifestError, Package, Weights, load_all};
-pub use nets::build as build_network;
+pub use nets::{Width, build as build_network};
+pub use ood::{Ood, OodCard};
 pub use scope::{Scope, ScopeCard};
 pub use torch::probabilities;

@@ -2,8 +2,8 @@
 //!
 //! `tch::vision` has these too, but its DenseNet takes 224 pixels only and sums where torchvision averages, its
 //! EfficientNet pads and normalises as TensorFlow's does (so torchvision's weights give other numbers), and none of
-//! them traces for more than one batch size. Tests compare with `tch::vision` where the two must agree. References:
-//! He 2016 (ResNet), Huang 2017 (DenseNet), Tan 2019 (EfficientNet). Left out: reading weights (`torch`), training.
+//! them traces for more than one batch size. Tests compare with PyTorch's torchvision. References: He 2016 (ResNet),
+//! Huang 2017 (DenseNet), Tan 2019 (EfficientNet). Left out: reading weights (`torch`), training.
 
 use tch::nn::Path;
 use tch::{TchError, Tensor};
@@ -13,15 +13,43 @@ use super::layers::{
     ConvOptions, Forward, conv, dropout, function, global_mean, linear, norm, relu, sequence, stem_pool,
 };
 
-/// Builds the network below `p` with `columns` outputs (logits) for images of three channels.
-pub fn build(p: &Path, architecture: Architecture, columns: i64) -> Result<Forward, TchError> {
+/// A network in two parts: one row of features for each image, and the last layer upon them.
+pub(super) struct Parts {
+    pub(super) features: Forward,
+    pub(super) head: Forward,
+}
+
+/// The image's channels (torchvision's networks have three) and the outputs (logits).
+#[derive(Debug, Clone, Copy)]
+pub struct Width {
+    pub channels: i64,
+    pub columns: i64,
+}
+
+/// Builds the network below `p`.
+pub fn build(p: &Path, architecture: Architecture, width: Width) -> Result<Forward, TchError> {
+    let Parts { features, head } = parts(p, architecture, width)?;
+    Ok(sequence(vec![features, head]))
+}
+
+/// As [`build`], with the features apart.
+pub(super) fn parts(p: &Path, architecture: Architecture, width: Width) -> Result<Parts, TchError> {
     match architecture {
-        Architecture::Resnet18 => resnet(p, &[2, 2, 2, 2], basic_block, 1, columns),
-        Architecture::Resnet34 => resnet(p, &[3, 4, 6, 3], basic_block, 1, columns),
-        Architecture::Resnet50 => resnet(p, &[3, 4, 6, 3], bottleneck, 4, columns),
-        Architecture::Densenet121 => densenet(p, &[6, 12, 24, 16], 64, 32, columns),
-        Architecture::EfficientnetB0 => efficientnet(p, 1.0, 1.0, 0.2, columns),
-        Architecture::EfficientnetB2 => efficientnet(p, 1.1, 1.2, 0.3, columns),
+        Architecture::Resnet18 => resnet(p, &[2, 2, 2, 2], basic_block, 1, width),
+        Architecture::Resnet34 => resnet(p, &[3, 4, 6, 3], basic_block, 1, width),
+        Architecture::Resnet50 => resnet(p, &[3, 4, 6, 3], bottleneck, 4, width),
+        Architecture::Densenet121 => densenet(p, &[6, 12, 24, 16], 64, 32, width),
+        Architecture::EfficientnetB0 => efficientnet(p, 1.0, 1.0, 0.2, width),
+        Architecture::EfficientnetB2 => efficientnet(p, 1.1, 1.2, 0.3, width),
+    }
+}
+
+/// Where the last layer's parameters are.
+pub(super) fn head_name(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Resnet18 | Architecture::Resnet34 | Architecture::Resnet50 => "fc",
+        Architecture::Densenet121 => "classifier",
+        Architecture::EfficientnetB0 | Architecture::EfficientnetB2 => "classifier.1",
     }
 }
 
@@ -31,20 +59,20 @@ fn options(stride: i64, padding: i64) -> ConvOptions {
     ConvOptions { stride, padding, ..ConvOptions::default() }
 }
 
-fn resnet(p: &Path, counts: &[usize], block: Block, expansion: i64, columns: i64) -> Result<Forward, TchError> {
-    let mut parts = vec![conv(&(p / "conv1"), 3, 64, 7, options(2, 3))?, norm(&(p / "bn1"), 64)?, relu(), stem_pool()];
+fn resnet(p: &Path, counts: &[usize], block: Block, expansion: i64, width: Width) -> Result<Parts, TchError> {
+    let stem = conv(&(p / "conv1"), width.channels, 64, 7, options(2, 3))?;
+    let mut parts = vec![stem, norm(&(p / "bn1"), 64)?, relu(), stem_pool()];
     let mut c_in = 64;
     for (i, count) in counts.iter().enumerate() {
-        let width = 64 << i;
+        let c_mid = 64 << i;
         for j in 0..*count {
             let stride = if i > 0 && j == 0 { 2 } else { 1 };
-            parts.push(block(&(p / format!("layer{}", i + 1) / j), c_in, width, stride)?);
-            c_in = width * expansion;
+            parts.push(block(&(p / format!("layer{}", i + 1) / j), c_in, c_mid, stride)?);
+            c_in = c_mid * expansion;
         }
     }
     parts.push(global_mean());
-    parts.push(linear(&(p / "fc"), c_in, columns)?);
-    Ok(sequence(parts))
+    Ok(Parts { features: sequence(parts), head: linear(&(p / "fc"), c_in, width.columns)? })
 }
 
 fn basic_block(p: &Path, c_in: i64, width: i64, stride: i64) -> Result<Forward, TchError> {
@@ -82,10 +110,10 @@ fn residual(p: &Path, body: Forward, c_in: i64, c_out: i64, stride: i64) -> Resu
     Ok(Box::new(move |xs, train| shortcut(xs, train)?.f_add(&body(xs, train)?)?.f_relu()))
 }
 
-fn densenet(p: &Path, counts: &[usize], stem: i64, growth: i64, columns: i64) -> Result<Forward, TchError> {
+fn densenet(p: &Path, counts: &[usize], stem: i64, growth: i64, ends: Width) -> Result<Parts, TchError> {
     let f = p / "features";
-    let mut parts =
-        vec![conv(&(&f / "conv0"), 3, stem, 7, options(2, 3))?, norm(&(&f / "norm0"), stem)?, relu(), stem_pool()];
+    let first = conv(&(&f / "conv0"), ends.channels, stem, 7, options(2, 3))?;
+    let mut parts = vec![first, norm(&(&f / "norm0"), stem)?, relu(), stem_pool()];
     let mut width = stem;
     for (i, count) in counts.iter().enumerate() {
         let block = &f / format!("denseblock{}", i + 1);
@@ -105,8 +133,7 @@ fn densenet(p: &Path, counts: &[usize], stem: i64, growth: i64, columns: i64) ->
     parts.push(norm(&(&f / "norm5"), width)?);
     parts.push(relu());
     parts.push(global_mean());
-    parts.push(linear(&(p / "classifier"), width, columns)?);
-    Ok(sequence(parts))
+    Ok(Parts { features: sequence(parts), head: linear(&(p / "classifier"), width, ends.columns)? })
 }
 
 fn dense_layer(p: &Path, width: i64, growth: i64) -> Result<Forward, TchError> {
@@ -135,10 +162,10 @@ const STAGES: [Stage; 7] = [
     Stage(6, 3, 1, 192, 320, 1),
 ];
 
-fn efficientnet(p: &Path, width: f64, depth: f64, drop: f64, columns: i64) -> Result<Forward, TchError> {
+fn efficientnet(p: &Path, width: f64, depth: f64, drop: f64, ends: Width) -> Result<Parts, TchError> {
     let f = p / "features";
     let scaled = |channels: i64| divisible(channels as f64 * width);
-    let mut parts = vec![conv_norm(&(&f / 0), 3, scaled(32), 3, 2, 1, true)?];
+    let mut parts = vec![conv_norm(&(&f / 0), ends.channels, scaled(32), 3, 2, 1, true)?];
     for (i, Stage(expansion, kernel, stride, from, to, layers)) in STAGES.iter().enumerate() {
         let (from, to) = (scaled(*from), scaled(*to));
         for j in 0..(*layers as f64 * depth).ceil() as usize {
@@ -149,9 +176,8 @@ fn efficientnet(p: &Path, width: f64, depth: f64, drop: f64, columns: i64) -> Re
     let last = scaled(320);
     parts.push(conv_norm(&(&f / (STAGES.len() + 1)), last, 4 * last, 1, 1, 1, true)?);
     parts.push(global_mean());
-    parts.push(dropout(drop));
-    parts.push(linear(&(p / "classifier" / 1), 4 * last, columns)?);
-    Ok(sequence(parts))
+    let head = sequence(vec![dropout(drop), linear(&(p / "classifier" / 1), 4 * last, ends.columns)?]);
+    Ok(Parts { features: sequence(parts), head })
 }
 
 fn conv_norm(
@@ -206,84 +232,5 @@ fn divisible(v: f64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tch::nn::{ModuleT, VarStore};
-    use tch::{Device, Kind, vision};
-
-    /// How a parameter of `tch::vision` must differ from ours for both to compute the same.
-    type Amend = fn(&str, Tensor) -> Tensor;
-
-    fn as_it_is(_: &str, values: Tensor) -> Tensor {
-        values
-    }
-
-    /// tch's DenseNet sums over 2×2 and 7×7 pixels; smaller weights beside the sums make them means.
-    fn sums_to_means(name: &str, values: Tensor) -> Tensor {
-        match name {
-            _ if name.contains("transition") && name.ends_with("conv.weight") => values / 4.0,
-            "classifier.weight" => values / 49.0,
-            _ => values,
-        }
-    }
-
-    /// tch's EfficientNet has an epsilon of 1e-3 where torchvision's has 1e-5.
-    fn larger_epsilon(name: &str, values: Tensor) -> Tensor {
-        if name.ends_with("running_var") { values + (1e-5 - 1e-3) } else { values }
-    }
-
-    /// Gives two stores of equal names the same random values, with running statistics that matter.
-    fn share_values(ours: &VarStore, theirs: &VarStore, amend: Amend) {
-        let (ours, theirs) = (ours.variables(), theirs.variables());
-        let sorted = |keys: Vec<String>| {
-            let mut keys = keys;
-            keys.sort();
-            keys
-        };
-        let names = sorted(ours.keys().cloned().collect());
-        assert_eq!(names, sorted(theirs.keys().cloned().collect()), "parameter names");
-        for name in names {
-            let (mut a, mut b) = (ours[&name].shallow_clone(), theirs[&name].shallow_clone());
-            assert_eq!(a.size(), b.size(), "{name}");
-            let values = match name.rsplit('.').next().unwrap() {
-                "running_var" => a.rand_like() + 0.5,
-                "running_mean" | "bias" => a.rand_like() - 0.5,
-                // He's scale keeps the signal of deep networks within range.
-                _ if a.dim() > 1 => a.randn_like() * (2.0 / (a.numel() as f64 / a.size()[0] as f64)).sqrt(),
-                _ => a.rand_like() * 0.4 + 0.6,
-            };
-            a.copy_(&values);
-            b.copy_(&amend(&name, values));
-        }
-    }
-
-    fn check(architecture: Architecture, theirs: impl Fn(&Path) -> Box<dyn ModuleT>, size: i64, amend: Amend) {
-        let _guard = tch::no_grad_guard();
-        tch::manual_seed(7);
-        let (a, b) = (VarStore::new(Device::Cpu), VarStore::new(Device::Cpu));
-        let ours = build(&a.root(), architecture, 5).unwrap();
-        let theirs = theirs(&b.root());
-        share_values(&a, &b, amend);
-        let xs = Tensor::randn([2, 3, size, size], (Kind::Float, Device::Cpu));
-        let (ys, zs) = (ours(&xs, false).unwrap(), theirs.forward_t(&xs, false));
-        assert_eq!(ys.size(), [2, 5]);
-        let scale = f64::try_from(zs.abs().max()).unwrap().max(1e-3);
-        let difference = f64::try_from((&ys - &zs).abs().max()).unwrap() / scale;
-        assert!(difference < 1e-4, "{architecture:?}: relative difference {difference}");
-    }
-
-    #[test]
-    fn resnet_and_densenet_agree_with_an_independent_implementation() {
-        check(Architecture::Resnet18, |p| Box::new(vision::resnet::resnet18(p, 5)), 64, as_it_is);
-        check(Architecture::Resnet34, |p| Box::new(vision::resnet::resnet34(p, 5)), 64, as_it_is);
-        check(Architecture::Resnet50, |p| Box::new(vision::resnet::resnet50(p, 5)), 64, as_it_is);
-        check(Architecture::Densenet121, |p| Box::new(vision::densenet::densenet121(p, 5)), 224, sums_to_means);
-    }
-
-    /// At 65 pixels every stride meets an odd size, where TensorFlow's padding is torchvision's too.
-    #[test]
-    fn efficientnet_agrees_with_an_independent_implementation_where_paddings_coincide() {
-        check(Architecture::EfficientnetB0, |p| Box::new(vision::efficientnet::b0(p, 5)), 65, larger_epsilon);
-        check(Architecture::EfficientnetB2, |p| Box::new(vision::efficientnet::b2(p, 5)), 65, larger_epsilon);
-    }
-}
+#[path = "nets_tests.rs"]
+mod tests;

@@ -1,8 +1,7 @@
 //! A loaded model: weights on a device, batches in, probabilities out.
 //!
 //! Neighbours: `worker` owns these on its thread, `script` freezes them, `nets` builds the native networks and `export`
-//! traces them. Every
-//! libtorch call is the fallible one and runs without gradients. Left out: queues, batching policy.
+//! traces them. Every libtorch call is the fallible one and runs without gradients. Left out: queues, batching policy.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,7 +10,7 @@ use std::os::fd::AsRawFd;
 
 use safetensors::{Dtype, SafeTensors};
 use tch::nn::VarStore;
-use tch::{CModule, Device, Kind, TchError, Tensor};
+use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 use tracing::warn;
 
 use crate::domain::{Digest, Precision};
@@ -20,22 +19,33 @@ use super::card::{Activation, Architecture};
 use super::device::device_name;
 use super::error::{EngineError, InferError, torch_error, torch_reason};
 use super::export::trace;
-use super::layers::Forward;
+use super::layers::sequence;
 use super::manifest::{Package, Weights};
-use super::{nets, probe, script};
+use super::nets::{self, Parts, Width};
+use super::{probe, script};
 
 /// How far two outputs for the same image may lie apart when batched differently, relative to their size.
 const BATCH_TOLERANCE: f64 = 1e-4;
 /// How far an output may move when normalisation is folded into convolutions, relative to its size.
 const FREEZE_TOLERANCE: f64 = 1e-4;
+const NO_FEATURES: &str =
+    "ood.method \"mahalanobis\" needs a network that returns a pair: its outputs, and one row of features an image";
+/// What PyTorch's wrappers put before the names of what they wrap.
+const WRAPPERS: [&str; 2] = ["module.", "model."];
 /// How far probabilities over groups may miss a sum of 1: half-precision networks are off by some 1e-3.
 const SUM_TOLERANCE: f64 = 5e-3;
 
 enum Network {
     Script(CModule),
-    /// What only tests need: a network that fails as they want it.
-    #[cfg(test)]
-    Native(Forward),
+    /// Whose features are looked at, which a traced one does not give.
+    Native(Parts),
+}
+
+/// What a network says of an image.
+struct Raw {
+    outputs: Vec<f64>,
+    /// Empty where nobody asks for them.
+    features: Vec<f64>,
 }
 
 /// A model on a device.
@@ -52,7 +62,17 @@ impl LoadedModel {
     /// compute in `precision`. In fp32 a network that freezing would change stays as it is.
     pub(super) fn load(package: Package, device: Device, precision: Precision) -> Result<Self, EngineError> {
         let fail = |reason: String| EngineError::Load { model: package.identity.name.clone(), reason };
-        let script = read_weights(&package).and_then(|bytes| script_of(&package, bytes)).map_err(fail)?;
+        let bytes = read_weights(&package).map_err(fail)?;
+        if let (Weights::Safetensors(architecture), true) = (package.weights, package.needs_features()) {
+            if precision != Precision::Fp32 {
+                return Err(fail(
+                    "features of a native network are computed in fp32 only: set models.precision".into(),
+                ));
+            }
+            let parts = load_native(&bytes, architecture, package.width(), device).map_err(fail)?;
+            return Ok(Self::new(package, Network::Native(parts), device, precision));
+        }
+        let script = script_of(&package, bytes).map_err(fail)?;
         let load = |mut bytes: &[u8]| -> Result<CModule, String> {
             let mut module = CModule::load_data_on_device(&mut bytes, device)
                 .map_err(|e| format!("not a TorchScript file for this libtorch: {}", torch_reason(&e)))?;
@@ -82,8 +102,9 @@ impl LoadedModel {
 
     /// A network that is no file, for tests of what becomes of its errors.
     #[cfg(test)]
-    pub(super) fn of(package: Package, forward: Forward) -> Self {
-        Self::new(package, Network::Native(forward), Device::Cpu, Precision::Fp32)
+    pub(super) fn of(package: Package, forward: super::layers::Forward) -> Self {
+        let parts = Parts { features: forward, head: sequence(Vec::new()) };
+        Self::new(package, Network::Native(parts), Device::Cpu, Precision::Fp32)
     }
 
     pub(super) fn package(&self) -> &Package {
@@ -111,7 +132,7 @@ impl LoadedModel {
     /// its own. `Err` if the batch as a whole failed.
     pub(super) fn forward(&self, images: &[&[f32]]) -> Result<Vec<Result<Vec<f64>, InferError>>, InferError> {
         let raw = self.raw(images)?;
-        Ok(raw.into_iter().map(|row| self.answer(&row)).collect())
+        Ok(raw.iter().map(|raw| self.answer(raw)).collect())
     }
 
     /// Runs the network before anyone waits for it, and holds it against its card: shape, finite values,
@@ -128,7 +149,8 @@ impl LoadedModel {
             self.answer(row).map_err(|e| fail(e.to_string()))?;
         }
         let apart = |(a, b): (&f64, &f64)| (a - b).abs() > BATCH_TOLERANCE * (1.0 + a.abs());
-        if single[0].iter().zip(&pair[1]).any(apart) {
+        let (alone, beside) = (&single[0], &pair[1]);
+        if alone.outputs.iter().zip(&beside.outputs).any(apart) {
             return Err(fail(
                 "an image's output depends on the others in its batch; export it in eval mode".to_owned(),
             ));
@@ -148,13 +170,13 @@ impl LoadedModel {
         let apart = expected
             .iter()
             .zip(&found)
-            .flat_map(|(a, b)| a.iter().zip(b))
+            .flat_map(|(a, b)| a.outputs.iter().chain(&a.features).zip(b.outputs.iter().chain(&b.features)))
             .find(|pair| !same(*pair) && pair.0 != pair.1);
         apart.map_or(Ok(()), |(a, b)| Err(format!("an output would be {b} in place of {a}")))
     }
 
-    /// The network's outputs as they are, one row per image.
-    fn raw(&self, images: &[&[f32]]) -> Result<Vec<Vec<f64>>, InferError> {
+    /// What the network says, as it is, of each image.
+    fn raw(&self, images: &[&[f32]]) -> Result<Vec<Raw>, InferError> {
         let contract = &self.package.contract;
         let _guard = tch::no_grad_guard();
         let torch = |e: TchError| torch_error(&e);
@@ -168,27 +190,62 @@ impl LoadedModel {
             .and_then(|t| t.f_to_device(self.device))
             .and_then(|t| t.f_to_kind(kind(self.precision)))
             .map_err(torch)?;
-        let output = match &self.network {
-            Network::Script(module) => module.forward_ts(&[input]),
-            #[cfg(test)]
-            Network::Native(forward) => forward(&input, false),
-        }
-        .map_err(torch)?;
+        let with_features = self.package.needs_features();
+        let (output, features) = match &self.network {
+            Network::Script(module) if with_features => two_outputs(module, input)?,
+            Network::Script(module) => (module.forward_ts(&[input]).map_err(torch)?, None),
+            Network::Native(parts) => {
+                let features = (parts.features)(&input, false).map_err(torch)?;
+                ((parts.head)(&features, false).map_err(torch)?, Some(features))
+            }
+        };
         let expected = [n, self.package.columns as i64];
         if output.size() != expected {
             let reason =
                 format!("its shape is {:?}, the card's labels and the batch ask for {expected:?}", output.size());
             return Err(InferError::BadOutput(reason));
         }
-        let output = output.f_to_device(Device::Cpu).and_then(|t| t.f_to_kind(Kind::Double)).map_err(torch)?;
-        let values = Vec::<f64>::try_from(output.f_flatten(0, -1).map_err(torch)?).map_err(torch)?;
-        Ok(values.chunks(self.package.columns).map(<[f64]>::to_vec).collect())
+        let mut raw: Vec<Raw> =
+            rows(&output)?.into_iter().map(|outputs| Raw { outputs, features: Vec::new() }).collect();
+        if let Some(features) = features.filter(|_| with_features) {
+            if features.dim() != 2 || features.size()[0] != n {
+                let reason = format!("its features have the shape {:?}, not one row an image", features.size());
+                return Err(InferError::BadOutput(reason));
+            }
+            raw.iter_mut().zip(rows(&features)?).for_each(|(raw, features)| raw.features = features);
+        }
+        Ok(raw)
     }
 
-    fn answer(&self, row: &[f64]) -> Result<Vec<f64>, InferError> {
-        let used: Vec<f64> = self.package.column_of.iter().map(|c| row[*c]).collect();
-        probabilities(self.package.activation, &used)
+    /// Probabilities of the columns that are used; behind them the out-of-distribution score, where the card has one.
+    fn answer(&self, raw: &Raw) -> Result<Vec<f64>, InferError> {
+        let used: Vec<f64> = self.package.column_of.iter().map(|c| raw.outputs[*c]).collect();
+        let mut answer = probabilities(self.package.activation, &used)?;
+        if let Some(ood) = &self.package.ood {
+            answer.push(ood.score(&used, &raw.features)?);
+        }
+        Ok(answer)
     }
+}
+
+/// A network's output and its features.
+fn two_outputs(module: &CModule, input: Tensor) -> Result<(Tensor, Option<Tensor>), InferError> {
+    let found = module.forward_is(&[IValue::Tensor(input)]).map_err(|e| torch_error(&e))?;
+    let IValue::Tuple(parts) = found else { return Err(InferError::BadOutput(NO_FEATURES.to_owned())) };
+    let mut parts = parts.into_iter();
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(IValue::Tensor(output)), Some(IValue::Tensor(features)), None) => Ok((output, Some(features))),
+        _ => Err(InferError::BadOutput(NO_FEATURES.to_owned())),
+    }
+}
+
+/// The rows of a matrix.
+fn rows(matrix: &Tensor) -> Result<Vec<Vec<f64>>, InferError> {
+    let torch = |e: TchError| torch_error(&e);
+    let width = usize::try_from(matrix.size().get(1).copied().unwrap_or(1)).unwrap_or(1).max(1);
+    let on_cpu = matrix.f_to_device(Device::Cpu).and_then(|t| t.f_to_kind(Kind::Double)).map_err(torch)?;
+    let values = Vec::<f64>::try_from(on_cpu.f_flatten(0, -1).map_err(torch)?).map_err(torch)?;
+    Ok(values.chunks(width).map(<[f64]>::to_vec).collect())
 }
 
 /// Probabilities from a network's outputs, by what the card says the outputs are.
@@ -224,21 +281,28 @@ pub fn probabilities(activation: Activation, outputs: &[f64]) -> Result<Vec<f64>
 }
 
 /// A native network with the weights of a safetensors file under torchvision's names, ready for inference.
-pub(super) fn load_native(bytes: &[u8], architecture: Architecture, columns: usize) -> Result<Forward, String> {
-    let mut store = VarStore::new(Device::Cpu);
+pub(super) fn load_native(
+    bytes: &[u8],
+    architecture: Architecture,
+    width: Width,
+    device: Device,
+) -> Result<Parts, String> {
+    let mut store = VarStore::new(device);
     let reason = |e: TchError| torch_reason(&e);
-    let forward = nets::build(&store.root(), architecture, columns as i64).map_err(reason)?;
+    let parts = nets::parts(&store.root(), architecture, width).map_err(reason)?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| format!("not a safetensors file: {e}"))?;
     let variables: HashMap<String, Tensor> = store.variables();
     let name = architecture.as_str();
-    check_names(&file, &variables, name)?;
+    let names = plain_names(&file, nets::head_name(architecture))?;
+    check_names(&names, &variables, name)?;
     let _guard = tch::no_grad_guard();
     for (key, mut variable) in variables {
-        let view = file.tensor(&key).map_err(|e| format!("{key}: {e}"))?;
+        let view = file.tensor(&names[&key]).map_err(|e| format!("{key}: {e}"))?;
         let shape: Vec<i64> = view.shape().iter().map(|d| *d as i64).collect();
         if shape != variable.size() {
+            let Width { channels, columns } = width;
             return Err(format!(
-                "{key} has shape {shape:?}, a {name} with {columns} outputs has {:?}",
+                "{key} has shape {shape:?}, a {name} with {columns} outputs for {channels} channels has {:?}",
                 variable.size()
             ));
         }
@@ -251,14 +315,14 @@ pub(super) fn load_native(bytes: &[u8], architecture: Architecture, columns: usi
         variable.f_copy_(&values).map_err(reason)?;
     }
     store.freeze();
-    Ok(forward)
+    Ok(parts)
 }
 
 /// The package's network as TorchScript: a native one is traced.
 fn script_of(package: &Package, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     let Weights::Safetensors(architecture) = package.weights else { return Ok(bytes) };
-    let forward = load_native(&bytes, architecture, package.columns)?;
-    let module = trace(&forward, &package.contract).map_err(|e| e.to_string())?;
+    let Parts { features, head } = load_native(&bytes, architecture, package.width(), Device::Cpu)?;
+    let module = trace(&sequence(vec![features, head]), &package.contract).map_err(|e| e.to_string())?;
     // libtorch writes to files by name only; this one is memory.
     let mut file = std::fs::File::from(
         rustix::fs::memfd_create("script", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| e.to_string())?,
@@ -277,21 +341,47 @@ fn kind(precision: Precision) -> Kind {
     }
 }
 
-fn check_names(file: &SafeTensors, variables: &HashMap<String, Tensor>, name: &str) -> Result<(), String> {
+/// torchvision's names of the file's tensors, with the names that they have in the file. `DataParallel` puts `module.`
+/// before each, a module around the network `model.`; a last layer that stands in a `Sequential` with its activation has
+/// a `0.` in its name.
+fn plain_names(file: &SafeTensors, head: &str) -> Result<HashMap<String, String>, String> {
+    let all = file.names();
+    let mut skip = 0;
+    while let Some(prefix) = WRAPPERS.iter().find(|w| all.iter().all(|name| name[skip..].starts_with(**w))) {
+        if all.is_empty() {
+            break;
+        }
+        skip += prefix.len();
+    }
+    let inner = format!("{head}.0.");
+    let mut names = HashMap::new();
+    for name in all {
+        let plain = match name[skip..].strip_prefix(&inner) {
+            Some(parameter) => format!("{head}.{parameter}"),
+            None => name[skip..].to_owned(),
+        };
+        if let Some(twin) = names.insert(plain, name.to_owned()) {
+            return Err(format!("{name} and {twin} are the same parameter"));
+        }
+    }
+    Ok(names)
+}
+
+fn check_names(names: &HashMap<String, String>, variables: &HashMap<String, Tensor>, name: &str) -> Result<(), String> {
     let first = |mut list: Vec<&str>| {
         list.sort_unstable();
         let more = if list.len() > 3 { format!(" and {} more", list.len() - 3) } else { String::new() };
         list.truncate(3);
         format!("{}{more}", list.join(", "))
     };
-    let names = file.names();
-    let missing: Vec<&str> = variables.keys().map(String::as_str).filter(|k| !names.contains(k)).collect();
+    let missing: Vec<&str> = variables.keys().map(String::as_str).filter(|k| !names.contains_key(*k)).collect();
     if !missing.is_empty() {
         return Err(format!("the file lacks parameters of {name} under torchvision's names: {}", first(missing)));
     }
-    // PyTorch counts batches seen in training; the count has no part in inference.
+    // PyTorch counts batches seen in training, torchxrayvision keeps its thresholds there, which are the card's.
+    let ignored = |k: &str| k.ends_with("num_batches_tracked") || k == "op_threshs";
     let unknown: Vec<&str> =
-        names.into_iter().filter(|k| !variables.contains_key(*k) && !k.ends_with("num_batches_tracked")).collect();
+        names.keys().map(String::as_str).filter(|k| !variables.contains_key(*k) && !ignored(k)).collect();
     if !unknown.is_empty() {
         return Err(format!("the file has parameters that {name} does not: {}", first(unknown)));
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::domain::Contract;
 use crate::infer::export;
-use crate::infer::layers::{ConvOptions, conv, function};
+use crate::infer::layers::{ConvOptions, Forward, conv, function};
 use crate::infer::manifest::fixtures::{clinical_with, race_with};
 
 /// Traces `forward` for the contract of the test card and writes it.
@@ -14,6 +14,10 @@ fn script(path: &Path, forward: Forward) {
     let example = Tensor::rand([2, 1, 8, 8], (Kind::Float, Device::Cpu));
     let mut run = |xs: &[Tensor]| vec![forward(&xs[0], false).unwrap()];
     CModule::create_by_tracing("Network", "forward", &[example], &mut run).unwrap().save(path).unwrap();
+}
+
+fn width(columns: i64) -> Width {
+    Width { channels: 3, columns }
 }
 
 /// Two logits per image: mean and negative mean of its pixels.
@@ -124,7 +128,7 @@ fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
     tch::set_num_threads(1);
     let file = dir.path().join("resnet.safetensors");
     let mut store = VarStore::new(Device::Cpu);
-    let forward = nets::build(&store.root(), Architecture::Resnet18, 2).unwrap();
+    let forward = nets::build(&store.root(), Architecture::Resnet18, width(2)).unwrap();
     store.freeze();
     store.save(&file).unwrap();
     let native = |c: String| {
@@ -169,12 +173,14 @@ fn weights_of_another_network_are_refused_by_name_and_shape() {
         store.save(&path).unwrap();
         std::fs::read(path).unwrap()
     };
-    let load = |bytes: &[u8]| load_native(bytes, Architecture::Resnet18, 2).err().unwrap_or_default();
-    let resnet = |columns: i64| move |p: &tch::nn::Path| drop(nets::build(p, Architecture::Resnet18, columns).unwrap());
+    let load =
+        |bytes: &[u8]| load_native(bytes, Architecture::Resnet18, width(2), Device::Cpu).err().unwrap_or_default();
+    let resnet =
+        |columns: i64| move |p: &tch::nn::Path| drop(nets::build(p, Architecture::Resnet18, width(columns)).unwrap());
     assert_eq!(load(&save("right.safetensors", &resnet(2))), "");
     let three = load(&save("three.safetensors", &resnet(3)));
-    assert!(three.contains("fc.") && three.contains("a resnet18 with 2 outputs has"), "{three}");
-    let other = load(&save("other.safetensors", &|p| drop(nets::build(p, Architecture::Resnet34, 2).unwrap())));
+    assert!(three.contains("fc.") && three.contains("a resnet18 with 2 outputs for 3 channels has"), "{three}");
+    let other = load(&save("other.safetensors", &|p| drop(nets::build(p, Architecture::Resnet34, width(2)).unwrap())));
     assert!(other.contains("the file has parameters that resnet18 does not: layer1.2.bn1.bias, "), "{other}");
     let small = load(&save("small.safetensors", &|p| drop(conv(&(p / "conv1"), 3, 64, 7, ConvOptions::default()))));
     assert!(small.contains("the file lacks parameters of resnet18") && small.contains("bn1.bias, "), "{small}");
@@ -183,6 +189,22 @@ fn weights_of_another_network_are_refused_by_name_and_shape() {
         let _ = p.sub("bn1").f_zeros_no_train("num_batches_tracked", &[1]).unwrap();
     });
     assert_eq!(load(&counted), "");
+    // As PyTorch writes it from `DataParallel` around a network whose last layer has a LogSoftmax behind it.
+    let wrapped = |head: &str| {
+        save("wrapped.safetensors", &|p| {
+            let network = VarStore::new(Device::Cpu);
+            resnet(2)(&network.root());
+            for (name, tensor) in network.variables() {
+                let name = format!("module.{}", name.replace("fc.", head));
+                let (folder, leaf) = name.rsplit_once('.').unwrap();
+                let path =
+                    folder.split('.').fold(p.sub("module"), |p, part| if part == "module" { p } else { p / part });
+                let _ = path.var_copy(leaf, &tensor);
+            }
+        })
+    };
+    assert_eq!(load(&wrapped("fc.0.")), "");
+    assert!(load(&wrapped("fc.1.")).contains("lacks parameters of resnet18"), "{}", load(&wrapped("fc.1.")));
     let broken = save("broken.safetensors", &|p| {
         resnet(2)(p);
         let _guard = tch::no_grad_guard();

@@ -22,7 +22,7 @@ pub use logistic::logistic;
 pub use multinomial::multinomial;
 pub use multiple::holm;
 pub use newton::{Design, Fitted, Ridge};
-pub use prior::saerens;
+pub use prior::{reweighed, saerens};
 pub use spline::NaturalSpline;
 
 /// Why a computation has no result.

@@ -145,9 +145,23 @@ impl Store {
         Ok(())
     }
 
+    /// Studies with a report whose images have race scores of this model.
+    pub async fn studies_of_race_model(&self, model: &str) -> Result<Vec<Uid>, StoreError> {
+        let sql =
+            "SELECT DISTINCT i.study FROM scores s JOIN instances i USING (sop_instance) JOIN studies t USING (study)
+                   WHERE s.purpose = 'race' AND s.model = ? AND t.state IN ('reported', 'delivered') ORDER BY i.study";
+        let rows = sqlx::query(sql).bind(model).fetch_all(self.index().read()).await?;
+        rows.iter().map(|row| row.parsed("study")).collect()
+    }
+
     /// What was read of a study, in the order of the SOP Instance UIDs, whatever order it came in. The race scores
     /// among it are for the assessment alone: reading them is logged.
     pub async fn ready_study(&self, study: &Uid) -> Result<ReadyStudy, StoreError> {
+        self.ready_study_for(study, "an assessment").await
+    }
+
+    /// As [`Store::ready_study`], for another use, which the log then names.
+    pub async fn ready_study_for(&self, study: &Uid, purpose: &'static str) -> Result<ReadyStudy, StoreError> {
         let mut tx = self.index().snapshot().await?;
         let sql = "SELECT 1 FROM studies WHERE study = ?";
         if sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut *tx).await?.is_none() {
@@ -167,11 +181,7 @@ impl Store {
                 refusal: row.refusal()?,
             });
         }
-        info!(
-            study = self.log_id(study.as_str()),
-            instances = instances.len(),
-            "race scores were read for an assessment"
-        );
+        info!(study = self.log_id(study.as_str()), instances = instances.len(), "race scores were read for {purpose}");
         Ok(ReadyStudy { study: study.clone(), instances })
     }
 

@@ -54,7 +54,7 @@ impl Network {
         let forward = match kind.architecture {
             TrainableArchitecture::Compact => compact(&store.root(), kind, channels, outputs)?,
             TrainableArchitecture::Torchvision(architecture) => {
-                infer::build_network(&store.root(), architecture, outputs)?
+                infer::build_network(&store.root(), architecture, infer::Width { channels, columns: outputs })?
             }
         };
         draw_weights(&store, rng)?;

@@ -75,7 +75,10 @@ fn card(recipe: &Recipe, evaluation: &Evaluation, dataset: &Dataset) -> Card {
         },
         precision: Vec::new(),
         scope: recipe.scope.clone(),
-        aggregation: recipe.aggregation,
+        aggregation: recipe.aggregation.clone(),
+        calibration: None,
+        ood: None,
+        golden: None,
         provenance: Provenance {
             training_data: format!("{} ({} images)", recipe.card.training_data, dataset.len()),
             intended_use: recipe.card.intended_use.clone(),

@@ -221,6 +221,10 @@ impl Recipe {
             ((1..=4096).contains(&t.batch), "training.batch: 1 to 4096"),
             ((1..=10_000).contains(&t.epochs), "training.epochs: 1 to 10000"),
             (t.plateau_factor > 0.0 && t.plateau_factor < 1.0, "training.plateau_factor: between 0 and 1"),
+            (
+                self.aggregation.weights.is_empty(),
+                "aggregation.weights: figures on the card would be those of an unweighted mean; weigh views in the card",
+            ),
             (t.early_stop > 0, "training.early_stop: 1 or more"),
             (
                 unit(a.zoom) && a.zoom < 0.9 && unit(a.shift) && a.rotation.abs() <= 180.0,

@@ -14,6 +14,7 @@ mod delivery;
 mod faults;
 mod interop;
 mod lifecycle;
+mod models;
 mod offline;
 mod orthanc;
 mod pixels;

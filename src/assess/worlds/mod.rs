@@ -144,7 +144,8 @@ const SETTINGS: RiskSettings = RiskSettings { delta: DELTA, per_study_inference:
 
 fn assessed(profile: &Profile, score: f64, posteriors: &[f64]) -> FindingAssessment {
     let (audit, race, clinical) = (identity("race", Purpose::Race), race(posteriors), [clinical(score)]);
-    let input = AssessInput { audit: &audit, race: Ok(&race), clinical: &clinical, upstream: &[] };
+    let input =
+        AssessInput { audit: &audit, race: Ok(&race), clinical: &clinical, upstream: &[], unknown: &[], prior: None };
     assess(&input, Some(profile), &SETTINGS, day(1)).unwrap().findings.remove(0)
 }
 

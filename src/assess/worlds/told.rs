@@ -28,7 +28,8 @@ fn every_precondition_is_named_when_it_fails() {
                  level,
                  reasons: &[IndReason]| {
         let audit = identity("race", Purpose::Race);
-        let input = AssessInput { audit: &audit, race, clinical: &[clinical], upstream: &[] };
+        let input =
+            AssessInput { audit: &audit, race, clinical: &[clinical], upstream: &[], unknown: &[], prior: None };
         let a = assess(&input, profile, &s, day(40)).unwrap().findings.remove(0);
         assert_eq!((a.level, a.reasons.as_slice()), (level, reasons));
         assert_eq!(a.spread.is_some(), level != Level::Indeterminate);
@@ -56,10 +57,37 @@ fn every_precondition_is_named_when_it_fails() {
         race: Err(IndReason::Failed),
         clinical: &[clinical(0.42)],
         upstream: &[IndReason::Drift],
+        unknown: &[],
+        prior: None,
     };
     let a = assess(&drifting, some, &usual, day(1)).unwrap().findings.remove(0);
     assert_eq!((a.level, a.reasons), (indeterminate, vec![IndReason::Drift, Failed]));
     assert!(a.expected_error.is_none());
+    // A clinical model that does not know such images has no statement; one that does has its own.
+    for (unknown, expected) in [
+        (identity("clinical", Purpose::Clinical).key(), vec![IndReason::Ood, Failed]),
+        ("other@1#0".to_owned(), vec![Failed]),
+    ] {
+        let input = AssessInput { upstream: &[], unknown: &[unknown], ..drifting };
+        let a = assess(&input, some, &usual, day(1)).unwrap().findings.remove(0);
+        assert_eq!(a.reasons, expected);
+        assert_eq!(a.level == indeterminate, expected.contains(&IndReason::Ood));
+    }
+    // A profile holds for posteriors under the mix that it was fitted under, and says nothing of individuals else.
+    let race_ok = race(&[0.9, 0.05, 0.05]);
+    let (mix, other) = (Digest::of(b"mix"), Digest::of(b"other mix"));
+    let reweighed = Profile { race_prior: Some(mix.clone()), ..profile.clone() };
+    for (profile, prior, stale) in [
+        (&profile, None, false),
+        (&profile, Some(&mix), true),
+        (&reweighed, Some(&mix), false),
+        (&reweighed, Some(&other), true),
+        (&reweighed, None, true),
+    ] {
+        let input = AssessInput { race: Ok(&race_ok), upstream: &[], prior, ..drifting };
+        let a = assess(&input, Some(profile), &usual, day(1)).unwrap().findings.remove(0);
+        assert_eq!(a.reasons.contains(&Stale), stale, "{prior:?} {:?}", a.reasons);
+    }
     let impossible = AssessInput { clinical: &[clinical(f64::NAN)], ..drifting };
     assert!(assess(&impossible, some, &usual, day(1)).is_err());
 }

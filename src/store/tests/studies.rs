@@ -30,6 +30,25 @@ async fn a_study_keeps_what_was_read_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_studies_of_a_race_model_are_those_with_a_report_and_its_scores() {
+    let (_dir, store) = fresh().await;
+    for (study, instance) in [("1.2", "1.2.3"), ("1.1", "1.1.3"), ("1.3", "1.3.3"), ("1.4", "1.4.3")] {
+        put(&store, instance, 0).await;
+        if study == "1.3" {
+            refuse(&store, instance, Some(study), RefusalCode::OutOfScope, 1).await;
+        } else {
+            score_all(&store, study, 1).await;
+        }
+        if study != "1.4" {
+            report(&store, study, &format!("9{study}"), &[], 2).await;
+        }
+    }
+    let of = async |model: &str| store.studies_of_race_model(model).await.unwrap();
+    assert_eq!(of("race@1#aaaaaaaaaaaa").await, [uid("1.1"), uid("1.2")]);
+    assert!(of("clinical@1#bbbbbbbbbbbb").await.is_empty() && of("race@2#aaaaaaaaaaaa").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn activity_names_the_unread_objects_that_could_belong() {
     let (_dir, store) = fresh().await;
     put(&store, "1.2.3", 0).await;

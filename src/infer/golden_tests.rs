@@ -1,0 +1,128 @@
+//! Tests of `golden`: images of the contract, answers that return, and everything that is not them.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::config;
+use crate::infer::EngineOptions;
+use crate::infer::layers::{Forward, function, linear, sequence};
+use crate::infer::manifest::fixtures::clinical_with;
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn start(package: &Package) -> Engine {
+    let options =
+        EngineOptions { device: config::Device::Cpu, batch_max: 4, batch_delay: std::time::Duration::ZERO, threads: 1 };
+    Engine::start(vec![package.clone()], options).unwrap()
+}
+
+/// A package whose network is linear in the pixels; its folder.
+fn package(dir: &Path, forward: &Forward) -> (Package, PathBuf) {
+    let weights = dir.join("network.pt");
+    let contract = Contract::preset("minmax-unit", 8).unwrap();
+    crate::infer::trace(forward, &contract).unwrap().save(&weights).unwrap();
+    let package = clinical_with(dir, &weights, |c| c);
+    let folder = package.dir.clone();
+    (package, folder)
+}
+
+fn one_layer(scale: f64) -> Forward {
+    let mut store = tch::nn::VarStore::new(tch::Device::Cpu);
+    tch::manual_seed(5);
+    let layer = linear(&(store.root() / "fc"), 64, 2).unwrap();
+    store.freeze();
+    sequence(vec![function(move |xs| xs.f_mul_scalar(scale)?.f_flatten(1, -1)), layer])
+}
+
+#[test]
+fn golden_images_fill_the_contracts_range_and_never_change() {
+    let contract = Contract::preset("xrv-1024", 32).unwrap();
+    let mut values = Vec::new();
+    for seed in 0..SEEDS {
+        let found = image(&contract, seed);
+        assert_eq!(found.len(), contract.len());
+        assert!(found.iter().all(|v| (-1024.0..=1024.0).contains(v)), "seed {seed}");
+        values.extend(found);
+    }
+    let spread = values.iter().fold(0.0_f32, |a, v| a.max(*v)) - values.iter().fold(0.0_f32, |a, v| a.min(*v));
+    assert!(spread > 1800.0, "{spread}");
+    // Kept from the first release: other numbers would make every golden value wrong.
+    let sum: f64 = values.iter().map(|v| f64::from(*v)).sum();
+    assert!((sum - SUM_OF_ALL).abs() < 1.0, "{sum}");
+    let rgb = image(&Contract::preset("imagenet-rgb", 32).unwrap(), 3);
+    assert_eq!(rgb.len(), 3 * 32 * 32);
+    assert!((rgb[0] * 0.229 + 0.485 - (rgb[1024] * 0.224 + 0.456)).abs() < 1e-6, "the same picture in each channel");
+}
+
+const SUM_OF_ALL: f64 = -4_042_721.7;
+
+#[test]
+fn a_package_answers_as_it_did_and_another_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (package, folder) = package(dir.path(), &one_layer(1.0));
+    assert!(Golden::of(&package).unwrap().is_none());
+    block_on(write_golden(&folder, &package, &start(&package))).unwrap();
+    block_on(write_golden(&folder, &package, &start(&package))).unwrap();
+    let package = Package::load(&folder).unwrap();
+    let golden = Golden::of(&package).unwrap().unwrap();
+    let outcome = block_on(golden.compare(&package, &start(&package))).unwrap();
+    assert_eq!((outcome.images, outcome.device.as_str(), outcome.tolerance), (4, "cpu-fp32", 1e-4));
+    assert!(outcome.is_within() && outcome.difference < 1e-6, "{outcome:?}");
+    // The outputs of the kept images lie well apart: a network that answers all alike is found out.
+    for (i, case) in golden.values.cases.iter().enumerate() {
+        let others = golden.values.cases.iter().skip(i + 1);
+        assert!(others.into_iter().all(|o| (o.outputs[0] - case.outputs[0]).abs() > 1e-3 || (o.outputs[1] - case.outputs[1]).abs() > 1e-3));
+    }
+
+    // The same card before a network that differs by a hundredth.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (other, _) = self::package(elsewhere.path(), &one_layer(1.01));
+    let outcome = block_on(golden.compare(&other, &start(&other))).unwrap();
+    assert!(!outcome.is_within() && outcome.difference > 1e-4, "{outcome:?}");
+    let own = Golden { tolerance: BTreeMap::from([("cpu-fp32".to_owned(), 0.9)]), ..golden };
+    assert!(block_on(own.compare(&other, &start(&other))).unwrap().is_within());
+}
+
+#[test]
+fn golden_values_that_cannot_be_the_packages_are_said_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let (package, folder) = package(dir.path(), &one_layer(1.0));
+    block_on(write_golden(&folder, &package, &start(&package))).unwrap();
+    let package = Package::load(&folder).unwrap();
+    let check = |change: &dyn Fn(&mut Package), expected: &str| {
+        let mut changed = package.clone();
+        change(&mut changed);
+        let error = Golden::of(&changed).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("sidelight model golden"), "{error}");
+    };
+    let card = |p: &mut Package, change: &dyn Fn(&mut GoldenCard)| change(p.golden.as_mut().unwrap());
+    check(&|p| p.identity.version = "2.2.0".to_owned(), "holds the answers of site-chest@2.1.0#");
+    check(&|p| p.contract.low = -1.0, "or for another input contract");
+    check(&|p| card(p, &|g| g.file = "../golden.json".to_owned()), "leaves the package folder");
+    check(&|p| card(p, &|g| g.sha256 = Digest::of(b"")), "sha256: golden-");
+    let tolerance = |name: &str, value: f64| BTreeMap::from([(name.to_owned(), value)]);
+    check(&|p| card(p, &|g| g.tolerance = tolerance("tpu-fp8", 0.1)), "tolerance.tpu-fp8 is no device");
+    check(&|p| card(p, &|g| g.tolerance = tolerance("cpu-fp32", 0.0)), "not between 0 and 1");
+    let broken = |text: &[u8], expected: &str| {
+        std::fs::write(folder.join("golden.json"), text).unwrap();
+        let pinned =
+            GoldenCard { file: "golden.json".to_owned(), sha256: Digest::of(text), tolerance: BTreeMap::new() };
+        check(&|p| p.golden = Some(pinned.clone()), expected);
+    };
+    broken(b"{", "is no file of golden values");
+    let digest = package.contract.digest();
+    let empty = format!(r#"{{"format": 1, "model": "m", "contract": "{digest}", "device": "cpu-fp32", "cases": []}}"#);
+    broken(empty.as_bytes(), "or empty");
+}
+
+#[test]
+fn a_model_that_answers_all_alike_has_no_golden_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let flat = function(|xs| xs.f_flatten(1, -1)?.f_slice(1, 0, 2, 1)?.f_mul_scalar(0.0));
+    let (package, folder) = package(dir.path(), &flat);
+    let error = block_on(write_golden(&folder, &package, &start(&package))).unwrap_err();
+    assert!(matches!(error, GoldenError::Constant), "{error}");
+    assert!(Package::load(&folder).unwrap().golden.is_none());
+}
