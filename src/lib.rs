@@ -29,6 +29,8 @@ pub mod pixels;
 pub mod receive;
 pub mod report;
 
+pub mod remote;
+
 pub mod analyse;
 pub mod phantom;
 pub mod serve;

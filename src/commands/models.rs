@@ -8,7 +8,8 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use sidelight::config::Config;
 use sidelight::domain::Purpose;
-use sidelight::infer::{Engine, EngineOptions, Package, export_package};
+use sidelight::infer::{Elsewhere, Engine, EngineOptions, Package, export_package};
+use sidelight::remote::Servers;
 
 use super::{print, print_json, table};
 
@@ -74,11 +75,10 @@ pub fn verify(config: &Config, name: Option<&str>, json: bool) -> anyhow::Result
     let mut fit = true;
     let mut rows = Vec::new();
     for name in names {
-        let started = Package::load(&config.models.dir.join(&name))
-            .map_err(|e| e.to_string())
-            .and_then(|p| Engine::start(vec![p], EngineOptions::from(&config.models)).map_err(|e| e.to_string()));
+        let started =
+            Package::load(&config.models.dir.join(&name)).map_err(|e| e.to_string()).and_then(|p| try_out(config, p));
         fit &= started.is_ok();
-        let outcome = started.map_or_else(|fault| fault, |engine| format!("ok on {}", engine.device()));
+        let outcome = started.unwrap_or_else(|fault| fault);
         rows.push(vec![name, outcome]);
     }
     if json {
@@ -87,6 +87,23 @@ pub fn verify(config: &Config, name: Option<&str>, json: bool) -> anyhow::Result
         print(&table(&["name", "hash, load, warm-up"], rows))?;
     }
     Ok(if fit { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Runs a package once where it runs; says that, or what is wrong.
+fn try_out(config: &Config, package: Package) -> Result<String, String> {
+    match &package.elsewhere {
+        None => {
+            let engine =
+                Engine::start(vec![package], EngineOptions::from(&config.models)).map_err(|e| e.to_string())?;
+            Ok(format!("ok on {}", engine.device()))
+        }
+        Some(Elsewhere::Server(server)) => {
+            let runtime = tokio::runtime::Runtime::new().map_err(|e| e.to_string())?;
+            let asked =
+                runtime.block_on(async { Servers::start(std::slice::from_ref(&package)).probe(&package.key()).await });
+            asked.map(|()| format!("ok on {}", server.url)).map_err(|e| e.to_string())
+        }
+    }
 }
 
 /// Writes a package's network as TorchScript.

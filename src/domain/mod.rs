@@ -23,7 +23,9 @@ pub use completeness::{ClosedBy, ImageGroup, Required, RequiredView};
 pub use contract::{Contract, Filter, Fit, Mask, ModelInput, ValueRange};
 pub use header::{Attribute, AttributeValue, Attributes, ImageFacts, InstanceHeader, Laterality, View};
 pub use ident::{AeTitle, Digest, ParseError, Probability, Uid};
-pub use model::{Finding, Group, ImageScore, ModelIdentity, ModelOutputs, Purpose, StudyScore};
+pub use model::{
+    DigestOf, Finding, Given, Group, ImageScore, ModelIdentity, ModelOutputs, Purpose, StudyResult, StudyScore,
+};
 pub use orientation::{Orientation, Turn};
 pub use refusal::{Refusal, RefusalCode};
 pub use study::{

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{Code, Digest, Filter, Fit, Mask, Orientation, Probability, Purpose, Uid, ValueRange};
 
+use super::elsewhere::ServerCard;
 use super::scope::ScopeCard;
 
 /// A model card.
@@ -25,9 +26,11 @@ pub struct Card {
     /// Needed for `safetensors`, where the file holds weights only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<Architecture>,
-    /// The weight file, relative to the card, within its folder.
+    /// The weight file, relative to the card, within its folder. A model that is not run in this process has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub file: String,
     /// SHA-256 of the weight file.
+    #[serde(default = "of_nothing", skip_serializing_if = "is_of_nothing")]
     pub sha256: Digest,
     /// One per model version; written into reports (Device UID).
     pub device_uid: Uid,
@@ -40,10 +43,13 @@ pub struct Card {
     pub scope: ScopeCard,
     #[serde(default)]
     pub aggregation: AggregationCard,
+    /// Of format `open-inference`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerCard>,
     pub provenance: Provenance,
 }
 
-/// What the weight file is.
+/// What the weight file is, or where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -51,6 +57,17 @@ pub enum Format {
     TorchScript,
     /// Weights under torchvision's names, for one of the [`Architecture`]s.
     Safetensors,
+    /// No file: a model server with the Open Inference Protocol v2.
+    #[serde(rename = "open-inference")]
+    OpenInference,
+}
+
+fn of_nothing() -> Digest {
+    Digest::of(&[])
+}
+
+fn is_of_nothing(digest: &Digest) -> bool {
+    *digest == of_nothing()
 }
 
 /// Networks that this program builds itself; names, layers and numbers are torchvision's.
@@ -188,6 +205,13 @@ pub struct Provenance {
     /// Figures on data that the model was not trained on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, f64>,
+}
+
+impl Format {
+    /// Whether this program runs the model itself, from a weight file.
+    pub fn is_in_process(self) -> bool {
+        matches!(self, Format::TorchScript | Format::Safetensors)
+    }
 }
 
 impl Architecture {

@@ -12,10 +12,11 @@ use std::path::{Component, Path, PathBuf};
 
 use sha2::Digest as _;
 
-use crate::domain::{Contract, Digest, Finding, Group, ModelIdentity, ModelOutputs, Purpose};
+use crate::domain::{Contract, Digest, DigestOf, Finding, Group, ModelIdentity, ModelOutputs, Purpose};
 
 use super::card::{Activation, Aggregation, Architecture, Card, Provenance};
 use super::check::{Faults, NAME_RULE, check_names, check_provenance, columns, contract, is_name, outputs, weights};
+use super::elsewhere::{Elsewhere, elsewhere, identity};
 use super::scope::Scope;
 
 /// A model card is some screens of text.
@@ -35,7 +36,10 @@ pub struct Package {
     /// The column of each of `outputs`.
     pub column_of: Vec<usize>,
     pub weights: Weights,
+    /// The card itself, of a model that is not run in this process.
     pub weights_path: PathBuf,
+    /// Set where [`Weights::Elsewhere`].
+    pub elsewhere: Option<Elsewhere>,
     pub provenance: Provenance,
 }
 
@@ -44,6 +48,8 @@ pub struct Package {
 pub enum Weights {
     TorchScript,
     Safetensors(Architecture),
+    /// There is none: the model is not run in this process.
+    Elsewhere,
 }
 
 /// What is wrong with a package.
@@ -173,7 +179,7 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
     if card.purpose == Purpose::Race && aggregation == Aggregation::Max {
         faults.add("aggregation.method", "\"max\" is for findings", "use \"mean\" for groups");
     }
-    let scope = match Scope::new(card.scope) {
+    let scope = match Scope::new(card.scope.clone()) {
         Ok(scope) => scope,
         Err(list) => {
             list.into_iter().for_each(|(key, problem, remedy)| faults.add(key, problem, remedy));
@@ -181,13 +187,22 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
         }
     };
     check_provenance(&card.provenance, faults);
-    let weights_path = weight_file(dir, &card.file, &card.sha256, faults)?;
+    let elsewhere = elsewhere(dir, &card, faults);
+    let (digest, digest_of) = match card.format.is_in_process() {
+        true => (card.sha256.clone(), DigestOf::Weights),
+        false => (identity(&card), DigestOf::Card),
+    };
+    let weights_path = match digest_of {
+        DigestOf::Weights => weight_file(dir, &card.file, &card.sha256, faults)?,
+        DigestOf::Card => dir.join("model.toml"),
+    };
     let (contract, weights) = (contract?, weights?);
     let identity = ModelIdentity {
         name: card.name,
         version: card.version,
         manufacturer: card.manufacturer,
-        weights: card.sha256,
+        weights: digest,
+        digest_of,
         contract: contract.label(),
         device_uid: card.device_uid,
         phantoms_only: card.phantoms_only,
@@ -204,6 +219,7 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
         column_of,
         weights,
         weights_path,
+        elsewhere,
         provenance: card.provenance,
     })
 }
@@ -212,7 +228,11 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
 fn weight_file(dir: &Path, file: &str, sha256: &Digest, faults: &mut Faults) -> Option<PathBuf> {
     let relative = Path::new(file);
     let plain = relative.components().all(|c| matches!(c, Component::Normal(_)));
-    if file.is_empty() || !plain {
+    if file.is_empty() {
+        faults.add("file", "is missing", "name the weight file beside model.toml");
+        return None;
+    }
+    if !plain {
         let remedy = "give a plain path below the folder of model.toml";
         faults.add("file", format!("{file:?} leaves the package folder"), remedy);
         return None;

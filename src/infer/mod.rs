@@ -4,6 +4,7 @@
 //! model may see; `engine` batches requests over `torch` (the only user of tch beside `train`), whose native
 //! networks are in `layers` and `nets`; `aggregate` turns image scores into a study score; `export` writes
 //! TorchScript. Neighbours: `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above.
+//! `elsewhere` is what a card says of a model that is not run here.
 //! Left out: pixels, thresholds (they are in the card, `assess` applies them) and any network socket.
 
 mod aggregate;
@@ -11,6 +12,7 @@ mod card;
 mod check;
 mod cuda;
 mod device;
+mod elsewhere;
 mod engine;
 mod error;
 mod export;
@@ -27,6 +29,7 @@ pub use card::{
 };
 pub use check::contract_of;
 pub use device::{device_name, resolve as resolve_device};
+pub use elsewhere::{Elsewhere, Server, ServerCard, Shape, Token};
 pub use engine::{Engine, EngineOptions, EngineStats};
 pub use error::{EngineError, InferError};
 pub use export::{ExportError, export_package, trace, write_package};

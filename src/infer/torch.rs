@@ -51,6 +51,7 @@ impl LoadedModel {
             Weights::Safetensors(architecture) => {
                 Network::Native(load_native(&bytes, architecture, package.columns, device).map_err(fail)?)
             }
+            Weights::Elsewhere => return Err(fail("it is not run in this process".to_owned())),
         };
         let contract = package.contract.digest();
         Ok(Self { package, contract, network, device })

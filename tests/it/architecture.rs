@@ -10,6 +10,8 @@ const FLOORS: &[&[&str]] = &[
     &["config", "dicom", "assemble"],
     &["store", "wire"],
     &["receive", "pixels", "infer", "assess", "report", "deliver"],
+    // the models that run elsewhere: packages are of `infer`
+    &["remote"],
     &["analyse"],
     &["phantom"],
     &["web", "train"],
@@ -23,11 +25,11 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("sqlx::", &["store"]),
     ("tch::", &["infer", "train"]),
     ("axum::", &["web"]),
-    ("hyper::", &["web", "deliver"]),
+    ("hyper::", &["web", "wire", "deliver", "remote"]),
     ("clap::", &["cli", "main"]),
     ("dicom_ul::", &["wire", "receive"]),
     // tokio_rustls too
-    ("rustls::", &["wire", "deliver"]),
+    ("rustls::", &["wire"]),
     ("turbojpeg_sys::", &["pixels"]),
     ("openjpeg_sys::", &["pixels"]),
     ("charls::", &["pixels"]),
