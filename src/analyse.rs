@@ -2,8 +2,10 @@
 //!
 //! The node and the offline commands share this room, so that both give the same answer. It holds what a study
 //! needs: the decode workers, the models on their device, the profile. Left out: storing, sending, and the
-//! question whether a study is complete. `scorers` is what scores images, `study` what holds of a study as a whole.
+//! question whether a study is complete. `scorers` is what scores images, `product` what others say of
+//! them, `study` what holds of a study as a whole.
 
+mod product;
 mod scorers;
 mod study;
 
@@ -13,11 +15,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::assemble::ResultWait;
 use crate::assess::{self, AssessInput, Profile, RiskSettings};
 use crate::config::Config;
 use crate::domain::{
-    Assessment, Contract, Digest, Disclosure, FindingAssessment, ImageScore, InstanceHeader, ModelIdentity, Purpose,
-    ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore, Timestamp, Uid,
+    AeTitle, Assessment, ClinicalResult, Contract, Digest, Disclosure, FindingAssessment, ImageScore, InstanceHeader,
+    ModelIdentity, Purpose, ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore, Timestamp, Uid,
 };
 use crate::infer::{self, Elsewhere, Package};
 use crate::pixels::{self, Frames, Workers};
@@ -26,7 +29,7 @@ use crate::report::{self, Completion, Observer, Predecessor, ReportOptions, SrCl
 use scorers::{Scorers, Unscored};
 use study::{
     admits, asked, frames_seen, in_slice_order, is_loss, is_purpose, kept, lacks_a_score, nothing_to_analyse,
-    patient_mismatch, race_of,
+    patient_mismatch, race_of, scores_images,
 };
 
 /// What reading, decoding and scoring one instance gave.
@@ -40,6 +43,10 @@ pub struct Read {
     pub refusal: Option<Refusal>,
     /// A model server cannot be asked now: the object is to be read again after so long. Says nothing of the object.
     pub later: Option<Duration>,
+    /// What a clinical product says in this object, with the refusal `clinical-result`.
+    pub results: Vec<ClinicalResult>,
+    /// Keys of the packages of products that may see this image, and whose result comes elsewhere.
+    pub awaited: Vec<String>,
     /// A model server failed at the image, which another attempt may change. What else is here holds if it does not.
     pub failed: Option<Refusal>,
 }
@@ -49,6 +56,8 @@ pub struct Read {
 pub struct ReadOptions<'a> {
     /// The clinical packages that are asked; empty: all.
     pub clinical: &'a [String],
+    /// The AE title that sent the object; a file that a person names has none.
+    pub sender: Option<&'a AeTitle>,
     /// How long the object has waited: one that waited as long as a card allows goes on without that model server.
     pub waited: Duration,
 }
@@ -166,6 +175,9 @@ impl Analyser {
             Err(refusal) => return Ok(Read { refusal: Some(refusal), ..Read::default() }),
         };
         let mut read = Read { header: Some(header.clone()), ..Read::default() };
+        if is_report(&header) {
+            return self.read_report(file, header, options).await;
+        }
         let admitted = match self.admitted(&header, options.clinical) {
             Ok(admitted) => admitted,
             Err(refusal) => {
@@ -173,6 +185,8 @@ impl Analyser {
                 return Ok(read);
             }
         };
+        let (products, admitted): (Vec<&Package>, _) = admitted.into_iter().partition(|p| !scores_images(p));
+        read.awaited = products.iter().map(|p| p.key()).collect();
         read.later = admitted.iter().filter_map(|p| self.scorers.down_for(p).filter(|_| waits(p, options))).max();
         if read.later.is_some() {
             return Ok(read);
@@ -200,7 +214,7 @@ impl Analyser {
                 self.scorers.score(package, inputs, outputs).await?;
             }
             frames.extend(part.frames);
-            if outputs.iter().all(Result::is_err) {
+            if !outputs.is_empty() && outputs.iter().all(Result::is_err) {
                 break;
             }
         }
@@ -218,7 +232,7 @@ impl Analyser {
         if read.later.is_some() {
             return Ok(read);
         }
-        match kept(&admitted, outputs, &header.sop_instance) {
+        match kept(&admitted, outputs, &header.sop_instance, !products.is_empty()) {
             Ok(scores) => {
                 read.pixel_digest = Some(pixels::pixel_digest(&frames));
                 read.scores = scores;
@@ -228,13 +242,35 @@ impl Analyser {
         Ok(read)
     }
 
+    /// Reads a report of a clinical product by the cards of those whose it may be.
+    async fn read_report(&self, file: &Path, header: InstanceHeader, options: ReadOptions<'_>) -> anyhow::Result<Read> {
+        let asked = asked(&self.packages, options.clinical);
+        let products: Vec<_> = asked.into_iter().filter_map(|p| Some((p, product::report_rules(p)?))).collect();
+        let mut read = Read { header: Some(header.clone()), ..Read::default() };
+        if products.is_empty() {
+            read.refusal = Some(Refusal::new(RefusalCode::NotAnImage, "a structured report holds no image"));
+            return Ok(read);
+        }
+        let rules: Vec<_> = products.iter().map(|(_, (rules, _))| (*rules).clone()).collect();
+        match self.workers.read_results(file, &rules).await {
+            Ok(documents) => {
+                let (results, refusal) = product::results_of(&products, documents, &header, options.sender);
+                (read.results, read.refusal) = (results, Some(refusal));
+            }
+            Err(refusal) => read.refusal = Some(refusal),
+        }
+        Ok(read)
+    }
+
+    /// How long the results of these `clinical` packages (empty: all) are waited for, where a product gives them.
+    pub fn result_waits(&self, clinical: &[String]) -> Vec<ResultWait> {
+        asked(&self.packages, clinical).into_iter().filter_map(product::wait).collect()
+    }
+
     /// The packages in whose scope the instance is, or why there is none.
     fn admitted(&self, header: &InstanceHeader, clinical: &[String]) -> Result<Vec<&Package>, Refusal> {
         if report::is_own(header) {
             return Err(Refusal::new(RefusalCode::OwnReport, "a report of sidelight is kept and never processed"));
-        }
-        if header.modality == "SR" {
-            return Err(Refusal::new(RefusalCode::NotAnImage, "a structured report holds no image"));
         }
         if let Some(refusal) = header.not_an_image() {
             return Err(refusal);
@@ -344,11 +380,20 @@ impl Analyser {
     }
 }
 
+/// Whether the object is a Structured Report that is not the node's own.
+fn is_report(header: &InstanceHeader) -> bool {
+    /// Key Object Selection Document: it marks, and says nothing.
+    const KEY_OBJECTS: &str = "1.2.840.10008.5.1.4.1.1.88.59";
+    let class = header.sop_class.as_str();
+    let is_class = class.starts_with("1.2.840.10008.5.1.4.1.1.88.") && class != KEY_OBJECTS;
+    (header.modality == "SR" || is_class) && !report::is_own(header)
+}
+
 /// Whether an image waits for the package's server still.
 fn waits(package: &Package, options: ReadOptions<'_>) -> bool {
     match &package.elsewhere {
         Some(Elsewhere::Server(server)) => options.waited < server.wait,
-        None => false,
+        Some(Elsewhere::Product(_)) | None => false,
     }
 }
 

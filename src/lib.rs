@@ -17,6 +17,7 @@ pub mod stats;
 
 pub mod config;
 pub mod dicom;
+pub mod results;
 
 pub mod store;
 pub mod wire;

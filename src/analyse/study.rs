@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::{
-    Given, ImageScore, IndReason, InstanceHeader, Purpose, ReadyStudy, Refusal, RefusalCode, ScoredInstance,
-    StudyResult, StudyScore, Uid,
+    ClinicalResult, Given, ImageScore, IndReason, InstanceHeader, Purpose, ReadyStudy, Refusal, RefusalCode,
+    ScoredInstance, StudyResult, StudyScore, Uid,
 };
 use crate::infer::{Elsewhere, Package};
 use crate::pixels::{self, Frames};
+use crate::results::settle;
 
 use super::scorers::Unscored;
 
@@ -25,13 +26,14 @@ pub(super) fn is_purpose(score: &StudyScore, purpose: Purpose, packages: &[Packa
 
 /// The scores of an image by the packages that had something to say of it: means over its frames. An image counts whole
 /// or not at all for a package. Without a clinical score it is refused, for the reason of the first clinical package;
-/// not so where one of them runs elsewhere, whose result may be missing or still to come.
+/// not so where one of them runs elsewhere, whose result may be missing or (`awaited`) still to come.
 pub(super) fn kept(
     packages: &[&Package],
     outputs: Vec<Result<Vec<Vec<f64>>, Unscored>>,
     instance: &Uid,
+    awaited: bool,
 ) -> Result<Vec<ImageScore>, Refusal> {
-    let (mut scores, mut clinical, mut first_refusal) = (Vec::new(), false, None);
+    let (mut scores, mut clinical, mut first_refusal) = (Vec::new(), awaited, None);
     for (package, outputs) in packages.iter().zip(outputs) {
         let is_clinical = package.purpose == Purpose::Clinical;
         clinical |= package.elsewhere.is_some();
@@ -69,9 +71,17 @@ pub(super) fn results(packages: &[&Package], study: &ReadyStudy, scores: &[Study
         if images.is_empty() {
             return None;
         }
-        let given = match package.elsewhere.as_ref()? {
+        let (given, images) = match package.elsewhere.as_ref()? {
             // Every attempt to ask the server for a score failed.
-            Elsewhere::Server(_) => vec![Given::Absent(IndReason::Failed); package.findings().len()],
+            Elsewhere::Server(_) => (vec![Given::Absent(IndReason::Failed); package.findings().len()], images),
+            Elsewhere::Product(product) => {
+                let key = package.key();
+                let own: Vec<ClinicalResult> = study.results.iter().filter(|r| r.model == key).cloned().collect();
+                let named: BTreeSet<&Uid> = own.iter().flat_map(|r| &r.said).flat_map(|s| &s.images).collect();
+                let given = settle(&own, package.findings(), &images, product.settle);
+                let about: Vec<Uid> = images.iter().filter(|i| named.contains(i)).cloned().collect();
+                (given, if about.is_empty() { images } else { about })
+            }
         };
         let findings = package.findings().iter().cloned().zip(given).collect();
         Some(StudyResult { model: package.identity.clone(), findings, images })
@@ -79,9 +89,9 @@ pub(super) fn results(packages: &[&Package], study: &ReadyStudy, scores: &[Study
     packages.iter().filter(lacking).filter_map(|package| result(package)).collect()
 }
 
-/// The results that are missing or could not be used, for people.
+/// The results that are missing, for people. One that contradicts itself is there.
 pub(super) fn missing(results: &[StudyResult]) -> Vec<String> {
-    let absent = |r: &&StudyResult| r.findings.iter().any(|(_, given)| matches!(given, Given::Absent(_)));
+    let absent = |r: &&StudyResult| r.findings.iter().any(|(_, given)| *given == Given::Absent(IndReason::Failed));
     results.iter().filter(absent).map(|r| format!("result of {}", r.model.name)).collect()
 }
 
@@ -98,6 +108,7 @@ pub(super) fn lacks_a_score(packages: &[&Package], instance: &ScoredInstance) ->
 pub(super) fn scores_images(package: &Package) -> bool {
     match package.elsewhere {
         None | Some(Elsewhere::Server(_)) => true,
+        Some(Elsewhere::Product(_)) => false,
     }
 }
 
@@ -154,12 +165,18 @@ pub(super) fn mean_of_frames(outputs: &[Vec<f64>]) -> Option<Vec<f64>> {
 pub(super) fn is_loss(refusal: &Refusal) -> bool {
     !matches!(
         refusal.code,
-        RefusalCode::OutOfScope | RefusalCode::OwnReport | RefusalCode::NotAnImage | RefusalCode::NoPixels
+        RefusalCode::OutOfScope
+            | RefusalCode::OwnReport
+            | RefusalCode::NotAnImage
+            | RefusalCode::ClinicalResult
+            | RefusalCode::NoPixels
     )
 }
 
 /// Instances of one study must agree on the patient: Patient ID (0010,0020) and its issuer (0010,0021).
 pub(super) fn patient_mismatch(study: &ReadyStudy) -> Option<Refusal> {
+    let is_result = |i: &ScoredInstance| i.refusal.as_ref().is_some_and(|r| r.code == RefusalCode::ClinicalResult);
+    let counts = |i: &ScoredInstance| !i.scores.is_empty() || is_result(i);
     let identity = |tag: u32, header: &InstanceHeader| match header.copied.get(&tag).map(|a| &a.value) {
         Some(crate::domain::AttributeValue::Bytes(bytes)) => {
             String::from_utf8_lossy(bytes).trim_matches([' ', '\0']).to_owned()
@@ -168,7 +185,7 @@ pub(super) fn patient_mismatch(study: &ReadyStudy) -> Option<Refusal> {
     };
     for (tag, name) in [(0x0010_0020, "Patient ID (0010,0020)"), (0x0010_0021, "Issuer of Patient ID (0010,0021)")] {
         let values: BTreeSet<String> =
-            study.instances.iter().filter(|i| !i.scores.is_empty()).map(|i| identity(tag, &i.header)).collect();
+            study.instances.iter().filter(|i| counts(i)).map(|i| identity(tag, &i.header)).collect();
         if values.len() > 1 {
             return Some(Refusal::new(
                 RefusalCode::PatientMismatch,

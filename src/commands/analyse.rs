@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use sidelight::analyse::{Analyser, Conclusion, NOT_ALL_AUDITED, Read, ReadOptions, ReportContext, fresh_uid};
 use sidelight::config::Config;
 use sidelight::domain::{
-    Assessment, Disclosure, FindingAssessment, ModelOutputs, Purpose, ReadyStudy, Refusal, RefusalCode, ScoredInstance,
-    StudyScore, Uid,
+    Assessment, ClinicalResult, Disclosure, FindingAssessment, ModelOutputs, Purpose, ReadyStudy, Refusal, RefusalCode,
+    ScoredInstance, StudyScore, Uid,
 };
 use sidelight::report;
 use tokio::sync::Semaphore;
@@ -159,6 +159,7 @@ async fn read_all(
 /// Instances by study; what has no readable header stands apart, and so do further files of the same SOP instance.
 fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refusal)>) {
     let mut studies: BTreeMap<Uid, Vec<ScoredInstance>> = BTreeMap::new();
+    let mut results: BTreeMap<Uid, Vec<ClinicalResult>> = BTreeMap::new();
     let mut unreadable = Vec::new();
     let mut known = BTreeSet::new();
     for (path, read) in read {
@@ -172,6 +173,7 @@ fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refus
             unreadable.push((path, Refusal::new(RefusalCode::Inconsistent, detail)));
             continue;
         }
+        results.entry(header.study.clone()).or_default().extend(read.results);
         studies.entry(header.study.clone()).or_default().push(ScoredInstance {
             header,
             pixel_digest: read.pixel_digest,
@@ -179,7 +181,11 @@ fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refus
             refusal: read.refusal,
         });
     }
-    (studies.into_iter().map(|(study, instances)| ReadyStudy { study, instances }).collect(), unreadable)
+    let ready = studies.into_iter().map(|(study, instances)| {
+        let results = results.remove(&study).unwrap_or_default();
+        ReadyStudy { study, instances, results }
+    });
+    (ready.collect(), unreadable)
 }
 
 fn conclude(analyser: &Analyser, study: &ReadyStudy, options: &Options) -> anyhow::Result<StudyResult> {

@@ -8,6 +8,7 @@ pub mod check;
 pub mod cohort;
 pub mod folder;
 pub mod models;
+pub mod results;
 pub mod studies;
 pub mod tools;
 

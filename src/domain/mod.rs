@@ -13,6 +13,7 @@ mod ident;
 mod model;
 mod orientation;
 mod refusal;
+mod result;
 mod study;
 
 pub use assessment::{
@@ -28,6 +29,10 @@ pub use model::{
 };
 pub use orientation::{Orientation, Turn};
 pub use refusal::{Refusal, RefusalCode};
+pub use result::{
+    ClinicalResult, CodeKey, FindingRule, LabelRule, ReportKind, ReportRules, ResultDevice, ResultDocument,
+    ResultSource, Said,
+};
 pub use study::{
     Accepted, CommitmentState, DeliveryState, InstanceState, ReadyStudy, ReceivedInstance, Report, ScoredInstance,
     StudyState, Timestamp,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{Code, Digest, Filter, Fit, Mask, Orientation, Probability, Purpose, Uid, ValueRange};
 
 use super::elsewhere::ServerCard;
+use super::product::ResultCard;
 use super::scope::ScopeCard;
 
 /// A model card.
@@ -37,6 +38,8 @@ pub struct Card {
     /// The model has seen nothing but phantoms; reports say so.
     #[serde(default)]
     pub phantoms_only: bool,
+    /// A product that scores images on its own has none.
+    #[serde(default = "no_input", skip_serializing_if = "is_no_input")]
     pub input: InputCard,
     pub output: OutputCard,
     #[serde(default)]
@@ -46,6 +49,9 @@ pub struct Card {
     /// Of format `open-inference`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerCard>,
+    /// Of formats `result-sr` and `result-csv`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<ResultCard>,
     pub provenance: Provenance,
 }
 
@@ -60,6 +66,35 @@ pub enum Format {
     /// No file: a model server with the Open Inference Protocol v2.
     #[serde(rename = "open-inference")]
     OpenInference,
+    /// No file: Structured Reports of the product itself.
+    #[serde(rename = "result-sr")]
+    ResultSr,
+    /// No file: a table that the product's system drops.
+    #[serde(rename = "result-csv")]
+    ResultCsv,
+}
+
+fn no_input() -> InputCard {
+    InputCard {
+        contract: String::new(),
+        size: 0,
+        name: None,
+        version: None,
+        low: None,
+        high: None,
+        fit: None,
+        channels: None,
+        mean: None,
+        std: None,
+        range: None,
+        filter: None,
+        orientation: None,
+        mask: None,
+    }
+}
+
+fn is_no_input(input: &InputCard) -> bool {
+    *input == no_input()
 }
 
 fn of_nothing() -> Digest {
@@ -211,6 +246,11 @@ impl Format {
     /// Whether this program runs the model itself, from a weight file.
     pub fn is_in_process(self) -> bool {
         matches!(self, Format::TorchScript | Format::Safetensors)
+    }
+
+    /// Whether the product scores images on its own, and only its results come here.
+    pub fn is_result(self) -> bool {
+        matches!(self, Format::ResultSr | Format::ResultCsv)
     }
 }
 

@@ -125,7 +125,7 @@ pub(super) fn contract(input: &InputCard, faults: &mut Faults) -> Option<Contrac
 
 pub(super) fn weights(card: &Card, contract: Option<&Contract>, faults: &mut Faults) -> Option<Weights> {
     match (card.format, card.architecture) {
-        (Format::OpenInference, _) => Some(Weights::Elsewhere),
+        (Format::OpenInference | Format::ResultSr | Format::ResultCsv, _) => Some(Weights::Elsewhere),
         (Format::TorchScript, None) => Some(Weights::TorchScript),
         (Format::TorchScript, Some(_)) => {
             faults.add("architecture", "is given for a TorchScript file", "remove it: the file holds the network");

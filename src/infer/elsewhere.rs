@@ -3,7 +3,8 @@
 //! A model server that speaks the Open Inference Protocol v2 is asked image by image (`[server]`, asked by `remote`).
 //! Such a package is identified by the digest of its card: of everything in it that can change a number. Where the
 //! server stands, how it is asked and how long it is waited for are no part of that, so that moving it makes no other
-//! model of it and no profile stale. Neighbours: `card` (the rest of the file), `manifest`. Left out: the network.
+//! model of it and no profile stale. Neighbours: `card` (the rest of the file), `manifest`, `product` (`[result]`). Left
+//! out: the network.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,11 +16,14 @@ use crate::domain::Digest;
 
 use super::card::{Card, Format};
 use super::check::Faults;
+use super::product::{Product, product};
 
 /// Where the clinical results of a package come from, if not from this process.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Elsewhere {
     Server(Box<Server>),
+    /// A product that scores images on its own.
+    Product(Box<Product>),
 }
 
 /// `[server]` of a card: a model behind the Open Inference Protocol v2 (KServe, Triton, MLServer), over HTTP.
@@ -154,12 +158,10 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Where the package's results come from; `None` for one that is run here, and after a fault.
 pub(super) fn elsewhere(dir: &Path, card: &Card, faults: &mut Faults) -> Option<Elsewhere> {
     if card.format.is_in_process() {
-        if card.server.is_some() {
-            let remedy = "remove it, or set format = \"open-inference\"";
-            faults.add("server", "is given for a model that is run in this process", remedy);
-        }
+        strangers(card, faults, &[]);
         return None;
     }
+    strangers(card, faults, &[if card.format.is_result() { "result" } else { "server" }]);
     if card.purpose != crate::domain::Purpose::Clinical {
         let remedy = "use format torchscript or safetensors: the audit needs its own instrument";
         faults.add("format", "a race model is run in this process", remedy);
@@ -176,30 +178,43 @@ pub(super) fn elsewhere(dir: &Path, card: &Card, faults: &mut Faults) -> Option<
                 None
             }
         },
+        Format::ResultSr | Format::ResultCsv => product(card, faults).map(|p| Elsewhere::Product(Box::new(p))),
         Format::TorchScript | Format::Safetensors => None,
+    }
+}
+
+/// Sections that belong to other formats than the card's.
+fn strangers(card: &Card, faults: &mut Faults, own: &[&str]) {
+    let given = [("server", card.server.is_some()), ("result", card.result.is_some())];
+    for (key, _) in given.into_iter().filter(|(key, given)| *given && !own.contains(key)) {
+        let remedy = "remove it, or set format: [server] is of open-inference, [result] of result-sr and result-csv";
+        faults.add(key, "is given for a model of another format", remedy);
     }
 }
 
 /// The digest that identifies a package that is not run here: of the card without comments, address and pace.
 pub(super) fn identity(card: &Card) -> Digest {
     /// Keys that change no number.
-    const TRANSPORT: [(&str, &[&str]); 1] = [(
-        "server",
-        &[
-            "url",
-            "timeout",
-            "retries",
-            "batch_max",
-            "batch_delay",
-            "requests_max",
-            "failures_max",
-            "pause",
-            "wait",
-            "token_file",
-            "token_variable",
-            "authorities",
-        ],
-    )];
+    const TRANSPORT: [(&str, &[&str]); 2] = [
+        ("result", &["wait"]),
+        (
+            "server",
+            &[
+                "url",
+                "timeout",
+                "retries",
+                "batch_max",
+                "batch_delay",
+                "requests_max",
+                "failures_max",
+                "pause",
+                "wait",
+                "token_file",
+                "token_variable",
+                "authorities",
+            ],
+        ),
+    ];
     let mut table = toml::Table::try_from(card).unwrap_or_default();
     for (section, keys) in TRANSPORT {
         if let Some(section) = table.get_mut(section).and_then(toml::Value::as_table_mut) {

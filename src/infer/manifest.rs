@@ -27,6 +27,7 @@ pub struct Package {
     pub identity: ModelIdentity,
     pub purpose: Purpose,
     pub outputs: ModelOutputs,
+    /// Of no meaning for a product that scores images on its own.
     pub contract: Contract,
     pub scope: Scope,
     pub aggregation: Aggregation,
@@ -171,7 +172,11 @@ fn read_card(path: &Path, faults: &mut Faults) -> Option<Card> {
 
 fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
     check_names(dir, &card, faults);
-    let contract = contract(&card.input, faults);
+    let contract = match card.format.is_result() {
+        // Never fulfilled: nobody here makes an input for it.
+        true => Contract::preset(Contract::PRESETS[0], 8),
+        false => contract(&card.input, faults),
+    };
     let weights = weights(&card, contract.as_ref(), faults);
     let (outputs, column_of) = outputs(&card.output, card.purpose, faults);
     let columns = columns(&card.output, &column_of, card.purpose, faults);
@@ -203,7 +208,7 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
         manufacturer: card.manufacturer,
         weights: digest,
         digest_of,
-        contract: contract.label(),
+        contract: if card.format.is_result() { String::new() } else { contract.label() },
         device_uid: card.device_uid,
         phantoms_only: card.phantoms_only,
     };

@@ -4,7 +4,7 @@
 //! model may see; `engine` batches requests over `torch` (the only user of tch beside `train`), whose native
 //! networks are in `layers` and `nets`; `aggregate` turns image scores into a study score; `export` writes
 //! TorchScript. Neighbours: `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above.
-//! `elsewhere` is what a card says of a model that is not run here.
+//! `elsewhere` and `product` are what a card says of a model that is not run here.
 //! Left out: pixels, thresholds (they are in the card, `assess` applies them) and any network socket.
 
 mod aggregate;
@@ -19,6 +19,7 @@ mod export;
 mod layers;
 mod manifest;
 mod nets;
+mod product;
 mod scope;
 mod torch;
 
@@ -36,5 +37,6 @@ pub use export::{ExportError, export_package, trace, write_package};
 pub use layers::{ConvOptions, Forward, conv, dropout, function, linear, norm, relu, sequence};
 pub use manifest::{CardFault, ManifestError, Package, Weights, load_all};
 pub use nets::build as build_network;
+pub use product::{Product, ProductKind, ResultCard};
 pub use scope::{Scope, ScopeCard};
 pub use torch::probabilities;

@@ -51,10 +51,12 @@ impl Node {
 
     /// Asks `assemble`, with the study's images where they can matter by now.
     async fn decide(&self, activity: &StudyActivity, config: &Config) -> Result<Decision, StoreError> {
+        let results = self.analyser.result_waits(config.clinical(activity.called.as_ref()));
         let rules = AssembleRules {
             quiet_period: config.quiet_period(&activity.source, activity.called.as_ref()),
             cap: config.study.cap,
             required: &config.study.required,
+            results: &results,
         };
         let (now, earliest) = (Utc::now(), assemble::earliest(activity, &rules));
         if now < earliest {

@@ -54,6 +54,7 @@ impl Node {
         let config = self.config();
         let options = ReadOptions {
             clinical: config.clinical(Some(&pending.called)),
+            sender: Some(&pending.calling),
             waited: (Utc::now() - pending.received_at).to_std().unwrap_or_default(),
         };
         let mut read = match self.read_claimed(&pending, options).await {
@@ -120,7 +121,14 @@ impl Node {
             .map(|s| if self.analyser.is_race(&s.model) { (s, Purpose::Race) } else { (s, Purpose::Clinical) })
             .collect();
         let reading = match (&refusal, &read.header, &read.pixel_digest) {
-            (None, Some(header), Some(pixel_digest)) => Reading::Scored { header, pixel_digest, scores: &scores },
+            (None, Some(header), Some(pixel_digest)) => {
+                Reading::Scored { header, pixel_digest, scores: &scores, awaited: &read.awaited }
+            }
+            (Some(refusal), Some(header), _) if refusal.code == RefusalCode::ClinicalResult => {
+                info!(detail = %refusal.detail, "a clinical result arrived");
+                read.results.iter_mut().for_each(|result| result.received_at = pending.received_at);
+                Reading::Results { header, refusal, results: &read.results }
+            }
             (Some(refusal), header, _) => {
                 info!(code = %refusal.code, detail = %refusal.detail, "an object is not analysed");
                 Reading::Refused { header: header.as_ref(), refusal }

@@ -79,6 +79,7 @@ fn card(recipe: &Recipe, evaluation: &Evaluation, dataset: &Dataset) -> Card {
         scope: recipe.scope.clone(),
         aggregation: recipe.aggregation,
         server: None,
+        result: None,
         provenance: Provenance {
             training_data: format!("{} ({} images)", recipe.card.training_data, dataset.len()),
             intended_use: recipe.card.intended_use.clone(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Rooms from the ground floor up. A room may use rooms of lower floors, itself, and nothing beside or above it.
 const FLOORS: &[&[&str]] = &[
     &["domain", "stats"],
-    &["config", "dicom", "assemble"],
+    &["config", "dicom", "assemble", "results"],
     &["store", "wire"],
     &["receive", "pixels", "infer", "assess", "report", "deliver"],
     // the models that run elsewhere: packages are of `infer`
@@ -50,6 +50,7 @@ const PURE: &[&str] = &[
     "domain",
     "stats",
     "assemble",
+    "results",
     "assess",
     "report",
     "pixels/normalise.rs",

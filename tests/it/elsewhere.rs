@@ -1,7 +1,9 @@
 //! Clinical results that come from elsewhere, through the whole node: a real model server, a vendor's own reports, a
 //! table. Each late, missing, twice and contradictory.
 
+mod reading;
 mod server;
+mod sr;
 
 use std::fs;
 use std::path::{Path, PathBuf};

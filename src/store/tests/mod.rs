@@ -201,6 +201,7 @@ async fn score_all(store: &Store, study: &str, second: i64) {
             header: &header(study, instance),
             pixel_digest: &Digest::of(b"pixels"),
             scores: &image_scores(instance),
+            awaited: &[],
         };
         assert!(store.save_read(&pending.sop_instance, reading, Late::Replace, at(second)).await.unwrap());
     }

@@ -178,9 +178,7 @@ fn a_model_server_scores_what_the_node_normalised_and_its_silence_is_told() {
     // It is back: the study can be analysed again.
     let _server = ModelServer::start(&folder.path().join("mlserver"), port);
     node.command(&["studies", "requeue", &study]);
-    wait_for("a report with scores", LIMIT, || {
-        assessment(&node, &study)["findings"][0]["score"].as_f64().is_some()
-    });
+    wait_for("a report with scores", LIMIT, || assessment(&node, &study)["findings"][0]["score"].as_f64().is_some());
     let row = node.studies().into_iter().find(|s| s["study"] == study.as_str()).expect("listed");
     assert_eq!((&row["complete"], &row["missing"]), (&json!(true), &json!([])));
 }
