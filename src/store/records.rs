@@ -365,7 +365,7 @@ pub struct Purged {
 pub struct Imported {
     /// Rows that were not known.
     pub new: u64,
-    /// Rows that were imported before.
+    /// Rows that were imported before, or are there twice.
     pub known: u64,
     /// Studies that are reported anew.
     pub studies_reopened: u64,

@@ -5,7 +5,7 @@
 //! Neighbours: `reading` calls this for reports, the command `results import` for tables. Left out: which results
 //! count (`results`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{Sqlite, Transaction};
 use tracing::{info, warn};
@@ -31,15 +31,15 @@ impl Store {
         let mut imported = Imported::default();
         // A study is looked at once, with all of its new results.
         let mut of_study: BTreeMap<&Uid, Vec<&ClinicalResult>> = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         for result in results {
             let sql = "SELECT 1 FROM clinical_results WHERE model = ? AND source = ?";
             let known = sqlx::query(sql).bind(&result.model).bind(&result.source).fetch_optional(&mut *tx).await?;
-            match known {
-                Some(_) => imported.known += 1,
-                None => {
-                    imported.new += 1;
-                    of_study.entry(&result.study).or_default().push(result);
-                }
+            if known.is_some() || !seen.insert((&result.model, &result.source)) {
+                imported.known += 1;
+            } else {
+                imported.new += 1;
+                of_study.entry(&result.study).or_default().push(result);
             }
         }
         for (study, new) in of_study {

@@ -1,6 +1,7 @@
 //! Clinical results that come from elsewhere, through the whole node: a real model server, a vendor's own reports, a
 //! table. Each late, missing, twice and contradictory.
 
+mod csv;
 mod reading;
 mod server;
 mod sr;

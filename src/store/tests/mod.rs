@@ -10,6 +10,7 @@ mod kill;
 mod late;
 mod outbox;
 mod recovery;
+mod results;
 mod retention;
 mod studies;
 
