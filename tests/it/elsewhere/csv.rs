@@ -52,7 +52,10 @@ fn a_table_is_the_clinical_result_and_what_it_lacks_is_told() {
         uid(decision)
     );
     let (code, preview) = import(&site, &rows, &["--dry-run"]);
-    assert_eq!((code, &preview["imported"]["new"], preview["rejected"].as_array().map(Vec::len)), (1, &json!(7), Some(2)));
+    assert_eq!(
+        (code, &preview["imported"]["new"], preview["rejected"].as_array().map(Vec::len)),
+        (1, &json!(7), Some(2))
+    );
     assert_eq!((&preview["rejected"][0]["line"], &preview["rejected"][1]["line"]), (&json!(9), &json!(10)));
     let (_, imported) = import(&site, &rows, &[]);
     assert_eq!((&imported["imported"], &preview["imported"]["studies_unknown"]), (&preview["imported"], &json!(3)));
