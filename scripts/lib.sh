@@ -10,6 +10,8 @@ cache=${SIDELIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sidelight}
 export SIDELIGHT_CACHE=$cache
 # The environment of the tests, benches and seeds; scripts/setup makes it.
 test_python=$cache/python-4/bin/python
+# A model server that the tests ask.
+test_mlserver=$cache/mlserver-1.7.1/bin/mlserver
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
 
 say() { printf '%s\n' "$*" >&2; }

@@ -2,29 +2,42 @@
 //!
 //! The node and the offline commands share this room, so that both give the same answer. It holds what a study
 //! needs: the decode workers, the models on their device, the profile. Left out: storing, sending, and the
-//! question whether a study is complete.
+//! question whether a study is complete. `scorers` is what scores images, `scored` what that is for a study, `product` what others say of
+//! them, `study` what holds of a study as a whole.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-
-use anyhow::Context;
-
-use crate::assess::{self, AssessInput, Profile, RiskSettings};
-use crate::config::Config;
-use crate::domain::{
-    Assessment, Contract, Digest, Disclosure, FindingAssessment, ImageScore, IndReason, InstanceHeader, ModelIdentity,
-    ModelInput, Purpose, ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore, Timestamp, Uid,
-};
-use crate::infer::{self, Engine, EngineOptions, InferError, Package};
-use crate::pixels::{self, Frames, Workers};
-use crate::report::{self, Completion, Observer, Predecessor, ReportOptions, SrClass};
-
+mod product;
 mod race_prior;
 mod scored;
+mod scorers;
+mod study;
 
 pub use race_prior::{RacePrior, STUDIES_MIN};
 pub use scored::posterior;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::assemble::ResultWait;
+use crate::assess::{self, AssessInput, Profile, RiskSettings};
+use crate::config::Config;
+use crate::domain::{
+    AeTitle, Assessment, ClinicalResult, Contract, Digest, Disclosure, FindingAssessment, ImageScore, IndReason,
+    InstanceHeader, ModelIdentity, Purpose, ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore,
+    Timestamp, Uid,
+};
+use crate::infer::{self, Elsewhere, Package};
+use crate::pixels::{self, Frames, Workers};
+use crate::report::{self, Completion, Observer, Predecessor, ReportOptions, SrClass};
+
 use scored::{Scored, scored};
+use scorers::{Scorers, Unscored};
+use study::{
+    admits, asked, frames_seen, in_slice_order, is_loss, is_purpose, kept, lacks_a_score, nothing_to_analyse,
+    patient_mismatch, race_of, scores_images,
+};
 
 /// What reading, decoding and scoring one instance gave.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +48,25 @@ pub struct Read {
     pub scores: Vec<ImageScore>,
     /// Set where no model scored the instance, with the reason.
     pub refusal: Option<Refusal>,
+    /// A model server cannot be asked now: the object is to be read again after so long. Says nothing of the object.
+    pub later: Option<Duration>,
+    /// What a clinical product says in this object, with the refusal `clinical-result`.
+    pub results: Vec<ClinicalResult>,
+    /// Keys of the packages of products that may see this image, and whose result comes elsewhere.
+    pub awaited: Vec<String>,
+    /// A model server failed at the image, which another attempt may change. What else is here holds if it does not.
+    pub failed: Option<Refusal>,
+}
+
+/// How an object is read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReadOptions<'a> {
+    /// The clinical packages that are asked; empty: all.
+    pub clinical: &'a [String],
+    /// The AE title that sent the object; a file that a person names has none.
+    pub sender: Option<&'a AeTitle>,
+    /// How long the object has waited: one that waited as long as a card allows goes on without that model server.
+    pub waited: Duration,
 }
 
 /// What a complete study comes to.
@@ -44,10 +76,14 @@ pub enum Conclusion {
         assessment: Box<Assessment>,
         /// Aggregated scores, the race model's first where there is one.
         scores: Vec<StudyScore>,
+        /// The images that each clinical model's result is about, by [`ModelIdentity::key`].
+        sources: BTreeMap<String, Vec<Uid>>,
         /// The instances that at least one model scored.
         analysed: Vec<Uid>,
-        /// False where an image in scope could not be read.
+        /// False where an image in scope could not be read, or a clinical result is missing.
         complete: bool,
+        /// The clinical results that are missing, for people.
+        missing: Vec<String>,
     },
     Refused(Refusal),
 }
@@ -70,7 +106,7 @@ pub const NOT_ALL_AUDITED: &str = "Not every image of the study could be audited
 /// Everything that is loaded once and serves every study.
 pub struct Analyser {
     workers: Workers,
-    engine: Engine,
+    scorers: Scorers,
     packages: Vec<Package>,
     audit: ModelIdentity,
     profile: Option<Profile>,
@@ -107,10 +143,10 @@ impl Analyser {
             .map_or_else(|| report::own_identity(&device_uid), |p| p.identity.clone());
         let profile = config.risk.profile.as_deref().map(read_profile).transpose()?;
         let race_prior = models.race_prior.as_deref().map(|path| RacePrior::of(path, &packages)).transpose()?;
-        let engine = Engine::start(packages.clone(), EngineOptions::from(models))?;
+        let scorers = Scorers::start(&packages, models)?;
         Ok(Self {
             workers: Workers::start(&config.pixels, executable),
-            engine,
+            scorers,
             packages,
             audit,
             profile,
@@ -136,39 +172,47 @@ impl Analyser {
 
     /// Names of the devices that the models run on, e.g. `cpu`, `cuda:0,cuda:1`.
     pub fn device(&self) -> &str {
-        self.engine.device()
+        self.scorers.device()
     }
 
     /// Resolves when no image can be scored any more, which is a fault of the node.
     pub async fn ended(&self) {
-        self.engine.ended().await;
+        self.scorers.ended().await;
     }
 
-    /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal. `clinical` names the clinical
-    /// packages that are asked; empty: all.
+    /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal.
     ///
     /// # Errors
     /// Only faults of the node itself (the engine is gone), after which the instance should be tried again.
-    pub async fn read(&self, file: &Path, clinical: &[String]) -> anyhow::Result<Read> {
+    pub async fn read(&self, file: &Path, options: ReadOptions<'_>) -> anyhow::Result<Read> {
         let header = match self.workers.read_header(file).await {
             Ok(header) => header,
             Err(refusal) => return Ok(Read { refusal: Some(refusal), ..Read::default() }),
         };
         let mut read = Read { header: Some(header.clone()), ..Read::default() };
-        let admitted = match self.admitted(&header, clinical) {
+        if is_report(&header) {
+            return self.read_report(file, header, options).await;
+        }
+        let admitted = match self.admitted(&header, options.clinical) {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 read.refusal = Some(refusal);
                 return Ok(read);
             }
         };
+        let (products, admitted): (Vec<&Package>, _) = admitted.into_iter().partition(|p| !scores_images(p));
+        read.awaited = products.iter().map(|p| p.key()).collect();
+        read.later = admitted.iter().filter_map(|p| self.scorers.down_for(p).filter(|_| waits(p, options))).max();
+        if read.later.is_some() {
+            return Ok(read);
+        }
         let mut contracts: Vec<Contract> = Vec::new();
         for package in &admitted {
             if !contracts.contains(&package.contract) {
                 contracts.push(package.contract.clone());
             }
         }
-        let mut outputs: Vec<Result<Vec<Vec<f64>>, Refusal>> = vec![Ok(Vec::new()); admitted.len()];
+        let mut outputs: Vec<Result<Vec<Vec<f64>>, Unscored>> = vec![Ok(Vec::new()); admitted.len()];
         let mut frames = Vec::new();
         let mut parts = self.workers.parts(file, &contracts, Frames::default());
         while let Some(part) = parts.next().await {
@@ -182,14 +226,28 @@ impl Analyser {
             for (package, outputs) in admitted.iter().zip(&mut outputs) {
                 let place = contracts.iter().position(|c| *c == package.contract);
                 let inputs = place.and_then(|place| part.inputs.get(place).cloned()).unwrap_or_else(|| Ok(Vec::new()));
-                self.score(package, inputs, outputs).await?;
+                self.scorers.score(package, inputs, outputs).await?;
             }
             frames.extend(part.frames);
-            if outputs.iter().all(Result::is_err) {
+            if !outputs.is_empty() && outputs.iter().all(Result::is_err) {
                 break;
             }
         }
-        match kept(&admitted, outputs, &header.sop_instance) {
+        for (package, outcome) in admitted.iter().zip(&outputs).filter(|(p, _)| p.elsewhere.is_some()) {
+            match outcome {
+                Err(Unscored::Unavailable { after, .. }) if waits(package, options) => {
+                    read.later = read.later.max(Some(*after));
+                }
+                Err(Unscored::Refused(refusal)) if refusal.code == RefusalCode::ModelFailed => {
+                    read.failed = Some(refusal.clone());
+                }
+                Err(Unscored::Refused(_) | Unscored::Unavailable { .. }) | Ok(_) => {}
+            }
+        }
+        if read.later.is_some() {
+            return Ok(read);
+        }
+        match kept(&admitted, outputs, &header.sop_instance, !products.is_empty()) {
             Ok(scores) => {
                 read.pixel_digest = Some(pixels::pixel_digest(&frames));
                 read.scores = scores;
@@ -199,42 +257,35 @@ impl Analyser {
         Ok(read)
     }
 
-    /// Adds the model's outputs for these inputs, one by one; or the first reason why it has none for the image.
-    async fn score(
-        &self,
-        package: &Package,
-        inputs: Result<Vec<ModelInput>, Refusal>,
-        outputs: &mut Result<Vec<Vec<f64>>, Refusal>,
-    ) -> anyhow::Result<()> {
-        let Ok(scored) = outputs else { return Ok(()) };
-        let inputs = match inputs {
-            Ok(inputs) => inputs,
-            Err(refusal) => {
-                *outputs = Err(refusal);
-                return Ok(());
-            }
-        };
-        for input in inputs {
-            match self.engine.score(&package.identity.key(), input).await {
-                Ok(values) => scored.push(values),
-                Err(InferError::Stopped) => return Err(InferError::Stopped.into()),
-                Err(error) => {
-                    let failure = format!("{}: {error}", package.identity.name);
-                    *outputs = Err(Refusal::new(RefusalCode::ModelFailed, failure));
-                    return Ok(());
-                }
-            }
+    /// Reads a report of a clinical product by the cards of those whose it may be.
+    async fn read_report(&self, file: &Path, header: InstanceHeader, options: ReadOptions<'_>) -> anyhow::Result<Read> {
+        let asked = asked(&self.packages, options.clinical);
+        let products: Vec<_> = asked.into_iter().filter_map(|p| Some((p, product::report_rules(p)?))).collect();
+        let mut read = Read { header: Some(header.clone()), ..Read::default() };
+        if products.is_empty() {
+            read.refusal = Some(Refusal::new(RefusalCode::NotAnImage, "a structured report holds no image"));
+            return Ok(read);
         }
-        Ok(())
+        let rules: Vec<_> = products.iter().map(|(_, (rules, _))| (*rules).clone()).collect();
+        match self.workers.read_results(file, &rules).await {
+            Ok(documents) => {
+                let (results, refusal) = product::results_of(&products, documents, &header, options.sender);
+                (read.results, read.refusal) = (results, Some(refusal));
+            }
+            Err(refusal) => read.refusal = Some(refusal),
+        }
+        Ok(read)
+    }
+
+    /// How long the results of these `clinical` packages (empty: all) are waited for, where a product gives them.
+    pub fn result_waits(&self, clinical: &[String]) -> Vec<ResultWait> {
+        asked(&self.packages, clinical).into_iter().filter_map(product::wait).collect()
     }
 
     /// The packages in whose scope the instance is, or why there is none.
     fn admitted(&self, header: &InstanceHeader, clinical: &[String]) -> Result<Vec<&Package>, Refusal> {
         if report::is_own(header) {
             return Err(Refusal::new(RefusalCode::OwnReport, "a report of sidelight is kept and never processed"));
-        }
-        if header.modality == "SR" {
-            return Err(Refusal::new(RefusalCode::NotAnImage, "a structured report holds no image"));
         }
         if let Some(refusal) = header.not_an_image() {
             return Err(refusal);
@@ -269,27 +320,41 @@ impl Analyser {
             .and_then(|score| if unknown.contains(&score.model.key()) { Err(IndReason::Ood) } else { Ok(score) });
         let clinical: Vec<StudyScore> =
             scores.iter().filter(|s| is_purpose(s, Purpose::Clinical, &self.packages)).cloned().collect();
-        if clinical.is_empty() {
+        let results = study::results(&packages, study, &scores);
+        if clinical.is_empty() && results.is_empty() {
             return Conclusion::Refused(nothing_to_analyse(study));
         }
         let prior = self.race_prior.as_ref().and_then(RacePrior::digest);
-        let input =
-            AssessInput { audit: &self.audit, race, clinical: &clinical, upstream: &[], unknown: &unknown, prior };
+        let input = AssessInput {
+            audit: &self.audit,
+            race,
+            clinical: &clinical,
+            results: &results,
+            upstream: &[],
+            unknown: &unknown,
+            prior,
+        };
         let assessment = match assess::assess(&input, self.profile.as_ref(), &self.risk, now) {
             Ok(assessment) => assessment,
             Err(error) => return Conclusion::Refused(Refusal::new(RefusalCode::ModelFailed, error.to_string())),
         };
-        let analysed: BTreeSet<Uid> = scores.iter().flat_map(|s| s.images.iter().cloned()).collect();
+        let mut sources: BTreeMap<String, Vec<Uid>> =
+            scores.iter().map(|s| (s.model.key(), s.images.clone())).collect();
+        sources.extend(results.iter().map(|r| (r.model.key(), r.images.clone())));
+        let analysed: BTreeSet<Uid> = sources.values().flatten().cloned().collect();
         let lost = |i: &ScoredInstance| i.refusal.as_ref().is_some_and(is_loss);
         // Scored before the models were changed: those numbers are not comparable, `studies requeue` makes new ones.
         let outdated = |i: &ScoredInstance| !i.scores.is_empty() && !analysed.contains(&i.header.sop_instance);
         let lacking = |i: &ScoredInstance| lacks_a_score(&packages, i);
-        let complete = !study.instances.iter().any(|i| lost(i) || outdated(i) || lacking(i));
+        let missing = study::missing(&results);
+        let complete = missing.is_empty() && !study.instances.iter().any(|i| lost(i) || outdated(i) || lacking(i));
         Conclusion::Assessed {
             assessment: Box::new(assessment),
             scores,
+            sources,
             analysed: analysed.into_iter().collect(),
             complete,
+            missing,
         }
     }
 
@@ -301,11 +366,11 @@ impl Analyser {
     }
 
     /// The report in the three SOP classes that a destination may accept, the preferred first, each under its own
-    /// fresh SOP Instance UID in one fresh series.
+    /// fresh SOP Instance UID in one fresh series. `sources` is that of [`Conclusion::Assessed`].
     pub fn reports(
         &self,
         assessment: &Assessment,
-        scores: &[StudyScore],
+        sources: &BTreeMap<String, Vec<Uid>>,
         images: &[&InstanceHeader],
         context: &ReportContext,
     ) -> anyhow::Result<Vec<Report>> {
@@ -324,13 +389,30 @@ impl Analyser {
                 series: series.clone(),
                 predecessor: predecessor.cloned(),
                 completion: completion.clone(),
-                sources: scores.iter().map(|s| (s.model.key(), s.images.clone())).collect(),
+                sources: sources.clone(),
                 parameters: parameters.clone(),
                 now: context.now.with_timezone(&chrono::Local).fixed_offset(),
             };
             report::build(&assessment, &images, &options).context("the report could not be built")
         };
         SrClass::ALL.iter().map(variant).collect()
+    }
+}
+
+/// Whether the object is a Structured Report that is not the node's own.
+fn is_report(header: &InstanceHeader) -> bool {
+    /// Key Object Selection Document: it marks, and says nothing.
+    const KEY_OBJECTS: &str = "1.2.840.10008.5.1.4.1.1.88.59";
+    let class = header.sop_class.as_str();
+    let is_class = class.starts_with("1.2.840.10008.5.1.4.1.1.88.") && class != KEY_OBJECTS;
+    (header.modality == "SR" || is_class) && !report::is_own(header)
+}
+
+/// Whether an image waits for the package's server still.
+fn waits(package: &Package, options: ReadOptions<'_>) -> bool {
+    match &package.elsewhere {
+        Some(Elsewhere::Server(server)) => options.waited < server.wait,
+        Some(Elsewhere::Product(_)) | None => false,
     }
 }
 
@@ -344,159 +426,6 @@ pub fn read_profile(path: &Path) -> anyhow::Result<Profile> {
     let bytes = std::fs::read(path)
         .with_context(|| format!("profile {} cannot be read: fit one with `sidelight profile fit`", path.display()))?;
     Profile::parse(&bytes).with_context(|| format!("profile {} is not valid", path.display()))
-}
-
-/// The race model, and the clinical packages of these names; without names, all.
-fn asked<'a>(packages: &'a [Package], clinical: &[String]) -> Vec<&'a Package> {
-    let named = |p: &Package| clinical.is_empty() || clinical.contains(&p.identity.name);
-    packages.iter().filter(|p| p.purpose == Purpose::Race || named(p)).collect()
-}
-
-fn is_purpose(score: &StudyScore, purpose: Purpose, packages: &[Package]) -> bool {
-    packages.iter().any(|p| p.purpose == purpose && p.identity.key() == score.model.key())
-}
-
-/// The scores of an image by the packages that had something to say of it: means over its frames. An image counts whole
-/// or not at all for a package. Without a clinical score it is refused, for the reason of the first clinical package.
-fn kept(
-    packages: &[&Package],
-    outputs: Vec<Result<Vec<Vec<f64>>, Refusal>>,
-    instance: &Uid,
-) -> Result<Vec<ImageScore>, Refusal> {
-    let (mut scores, mut clinical, mut first_refusal) = (Vec::new(), false, None);
-    for (package, outputs) in packages.iter().zip(outputs) {
-        let is_clinical = package.purpose == Purpose::Clinical;
-        match outputs.map(|outputs| mean_of_frames(&outputs)) {
-            Ok(None) => {}
-            Ok(Some(outputs)) => {
-                clinical |= is_clinical;
-                let (model, contract) = (package.identity.key(), package.contract.digest());
-                scores.push(ImageScore { instance: instance.clone(), model, contract, outputs });
-            }
-            Err(refusal) => {
-                tracing::warn!(model = package.identity.name, %refusal, "a model has no score of an image");
-                if is_clinical {
-                    first_refusal.get_or_insert(refusal);
-                }
-            }
-        }
-    }
-    match first_refusal {
-        Some(refusal) if !clinical => Err(refusal),
-        _ => Ok(scores),
-    }
-}
-
-/// Whether a clinical package that may see the instance has no score of it, though others have: it failed on the image,
-/// or was put in its place since then (`studies requeue` makes new scores).
-fn lacks_a_score(packages: &[&Package], instance: &ScoredInstance) -> bool {
-    let clinical = packages.iter().filter(|p| p.purpose == Purpose::Clinical);
-    let mut expected = clinical.filter(|p| admits(p, &instance.header).is_ok());
-    let has = |p: &Package| instance.scores.iter().any(|s| s.model == p.identity.key());
-    !instance.scores.is_empty() && expected.any(|p| !has(p))
-}
-
-/// Whether the model may see the instance, and its contract can be fulfilled as far as the header tells.
-fn admits(package: &Package, header: &InstanceHeader) -> Result<(), Refusal> {
-    package.scope.admits(header).and_then(|()| package.contract.admits(header))
-}
-
-/// The study's race posterior, or why there is none. It must come from every image that both models may see: one of
-/// other images than the clinical score would not be the posterior that the profile was fitted with.
-fn race_of<'a>(
-    package: Option<&Package>,
-    study: &ReadyStudy,
-    scores: &'a [StudyScore],
-) -> Result<&'a StudyScore, IndReason> {
-    let package = package.ok_or(IndReason::Off)?;
-    let mut shared = study
-        .instances
-        .iter()
-        .filter(|i| !i.scores.is_empty() && admits(package, &i.header).is_ok())
-        .map(|i| &i.header.sop_instance)
-        .peekable();
-    if shared.peek().is_none() {
-        return Err(IndReason::Scope);
-    }
-    let score = scores.iter().find(|s| s.model.key() == package.identity.key()).ok_or(IndReason::Failed)?;
-    if shared.all(|image| score.images.contains(image)) { Ok(score) } else { Err(IndReason::Failed) }
-}
-
-/// The images of a volume from one end to the other, whatever order they came in; other images as they are.
-fn in_slice_order<'a>(images: &[&'a InstanceHeader]) -> Vec<&'a InstanceHeader> {
-    match pixels::slice_order(images) {
-        Ok(order) => order.into_iter().map(|index| images[index]).collect(),
-        Err(_) => images.to_vec(),
-    }
-}
-
-/// How many frames the models saw of the image that they saw least of, if they did not see all of every image.
-fn frames_seen(images: &[&InstanceHeader]) -> Option<String> {
-    let of_image = |image: &&InstanceHeader| (Frames::default().of(image.frames).len() as u32, image.frames);
-    let cut = images.iter().map(of_image).filter(|(seen, frames)| seen < frames);
-    cut.max_by_key(|(_, frames)| *frames).map(|(seen, frames)| format!("frames={seen}/{frames}"))
-}
-
-/// Mean over the frames of one image; `None` without frames.
-fn mean_of_frames(outputs: &[Vec<f64>]) -> Option<Vec<f64>> {
-    let first = outputs.first()?;
-    let n = outputs.len() as f64;
-    Some((0..first.len()).map(|i| outputs.iter().map(|o| o[i]).sum::<f64>() / n).collect())
-}
-
-/// Whether a refusal means that something the models should have seen was lost.
-fn is_loss(refusal: &Refusal) -> bool {
-    !matches!(
-        refusal.code,
-        RefusalCode::OutOfScope | RefusalCode::OwnReport | RefusalCode::NotAnImage | RefusalCode::NoPixels
-    )
-}
-
-/// Instances of one study must agree on the patient: Patient ID (0010,0020) and its issuer (0010,0021).
-fn patient_mismatch(study: &ReadyStudy) -> Option<Refusal> {
-    let identity = |tag: u32, header: &InstanceHeader| match header.copied.get(&tag).map(|a| &a.value) {
-        Some(crate::domain::AttributeValue::Bytes(bytes)) => {
-            String::from_utf8_lossy(bytes).trim_matches([' ', '\0']).to_owned()
-        }
-        _ => String::new(),
-    };
-    for (tag, name) in [(0x0010_0020, "Patient ID (0010,0020)"), (0x0010_0021, "Issuer of Patient ID (0010,0021)")] {
-        let values: BTreeSet<String> =
-            study.instances.iter().filter(|i| !i.scores.is_empty()).map(|i| identity(tag, &i.header)).collect();
-        if values.len() > 1 {
-            return Some(Refusal::new(
-                RefusalCode::PatientMismatch,
-                format!(
-                    "{} different values of {name} in one study: correct it on the PACS and send again",
-                    values.len()
-                ),
-            ));
-        }
-    }
-    None
-}
-
-/// Why no instance was analysed: each reason with its count.
-fn nothing_to_analyse(study: &ReadyStudy) -> Refusal {
-    let mut reasons: BTreeMap<(RefusalCode, &str), usize> = BTreeMap::new();
-    for refusal in study.instances.iter().filter_map(|i| i.refusal.as_ref()) {
-        *reasons.entry((refusal.code, refusal.detail.as_str())).or_default() += 1;
-    }
-    if let (1, Some(((code, detail), _))) = (reasons.len(), reasons.first_key_value()) {
-        return Refusal::new(*code, *detail);
-    }
-    let detail = reasons
-        .iter()
-        .take(4)
-        .map(|((code, detail), n)| format!("{n} × {code}: {detail}"))
-        .collect::<Vec<_>>()
-        .join("; ");
-    let detail = if detail.is_empty() {
-        "no image has a score by the models in use: `sidelight studies requeue` analyses the study again".to_owned()
-    } else {
-        detail
-    };
-    Refusal::new(RefusalCode::NothingToAnalyse, detail)
 }
 
 #[cfg(test)]

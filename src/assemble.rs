@@ -3,7 +3,8 @@
 //! A sender never says that it is done, so a study is taken as complete when nothing arrived for the quiet period
 //! and no object that is received but not read yet could belong to it. Rules may name what studies of one kind need:
 //! with all of it the wait is shorter, without it the study is closed as incomplete. A cap bounds the wait for studies
-//! that never fall quiet, and a hand may end it. Neighbours: `store` supplies the activity of each open study, `serve`
+//! that never fall quiet, and a hand may end it. A study whose images are complete may wait for the result of a clinical
+//! product that scores images on its own. Neighbours: `store` supplies the activity of each open study, `serve`
 //! asks and acts. Left out: clocks and timers, which are arguments.
 
 use std::time::Duration;
@@ -19,6 +20,18 @@ pub struct AssembleRules<'a> {
     pub cap: Duration,
     /// What has to be there, each for one kind of study.
     pub required: &'a [Required],
+    /// How long a study whose images are complete waits for the results of which products.
+    pub results: &'a [ResultWait],
+}
+
+/// How long the result of a clinical product is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultWait {
+    /// The package's key.
+    pub model: String,
+    /// The package's name, for people.
+    pub name: String,
+    pub wait: Duration,
 }
 
 /// What is known of an open study at one instant.
@@ -40,6 +53,8 @@ pub struct StudyActivity {
     /// Arrival of the oldest object that is not read yet and is of this study, or could be: same sender, study
     /// not known.
     pub unread_since: Option<Timestamp>,
+    /// Keys of the packages that may see an image of the study and of which no result has arrived.
+    pub awaited: Vec<String>,
     /// Somebody asked to close it.
     pub hand: Option<HandClose>,
 }
@@ -73,7 +88,7 @@ pub struct Closing {
 
 /// Decides about one study, of which `images` were read. Never closes as complete within the shortest quiet period
 /// that a rule allows, but by hand; always closes at the cap; once it says close, it says so at every later instant of
-/// the same activity.
+/// the same activity. Where a product's result has not arrived, quiet and cap are followed by its time.
 pub fn decide(activity: &StudyActivity, images: &[ImageGroup], rules: &AssembleRules<'_>, now: Timestamp) -> Decision {
     let about: Vec<&Required> = rules.required.iter().filter(|rule| rule.applies(images)).collect();
     let missing: Vec<String> = about.iter().flat_map(|rule| rule.missing(images)).collect();
@@ -82,9 +97,13 @@ pub fn decide(activity: &StudyActivity, images: &[ImageGroup], rules: &AssembleR
     let quiet_period = shorter.filter(|_| all_there).unwrap_or(rules.quiet_period);
     let waits = about.iter().any(|rule| rule.wait && !rule.missing(images).is_empty());
 
-    let quiet_at = (!waits).then(|| later(activity.last_at, quiet_period)).filter(|at| settled(activity, *at));
+    let patience = patience(activity, rules);
+    let closes_at = |images_at| later(images_at, patience);
+    let quiet_at = (!waits).then(|| closes_at(later(activity.last_at, quiet_period)));
+    let quiet_at = quiet_at.filter(|at| settled(activity, *at));
     let hand = activity.hand.filter(|hand| settled(activity, hand.at));
-    let cap_at = later(activity.first_at, rules.cap);
+    let cap_at = closes_at(later(activity.first_at, rules.cap));
+    let missing: Vec<String> = missing.into_iter().chain(results_missing(activity, rules)).collect();
     if let Some(hand) = hand.filter(|hand| now >= hand.at) {
         let complete = hand.complete.unwrap_or(missing.is_empty());
         return Decision::Close(Closing { complete, by: ClosedBy::Hand, missing });
@@ -102,12 +121,27 @@ pub fn decide(activity: &StudyActivity, images: &[ImageGroup], rules: &AssembleR
 /// The first moment at which a study may be closed, whatever its images are; they need not be looked up before.
 pub fn earliest(activity: &StudyActivity, rules: &AssembleRules<'_>) -> Timestamp {
     let shortest = rules.required.iter().filter_map(|rule| rule.quiet_period).fold(rules.quiet_period, Duration::min);
-    let quiet_at = later(activity.last_at, shortest);
+    let patience = patience(activity, rules);
+    let quiet_at = later(later(activity.last_at, shortest), patience);
     let ends = [Some(quiet_at), activity.hand.map(|hand| hand.at)];
     ends.into_iter()
         .flatten()
         .filter(|at| settled(activity, *at))
-        .fold(later(activity.first_at, rules.cap), Timestamp::min)
+        .fold(later(later(activity.first_at, rules.cap), patience), Timestamp::min)
+}
+
+/// How long the results that have not arrived are waited for.
+fn patience(activity: &StudyActivity, rules: &AssembleRules<'_>) -> Duration {
+    awaited(activity, rules).map(|result| result.wait).max().unwrap_or_default()
+}
+
+fn results_missing(activity: &StudyActivity, rules: &AssembleRules<'_>) -> impl Iterator<Item = String> {
+    awaited(activity, rules).map(|result| format!("result of {}", result.name))
+}
+
+/// Products that are not in use any more are waited for by nobody.
+fn awaited<'a>(activity: &StudyActivity, rules: &AssembleRules<'a>) -> impl Iterator<Item = &'a ResultWait> {
+    rules.results.iter().filter(|result| activity.awaited.contains(&result.model))
 }
 
 /// Whether no object that is not read yet could have belonged to the study by then. One that arrived later does not

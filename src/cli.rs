@@ -103,6 +103,16 @@ Examples:
     )]
     Studies(Studies),
 
+    /// Results of clinical products that score images on their own
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight results import today.csv --model vendor-chest --dry-run   # what would be imported, and what not
+  sidelight results import today.csv --model vendor-chest"
+    )]
+    Results(Results),
+
     /// Copy the data folder as it is at one moment, while the node runs
     ///
     /// DIR becomes a data folder of its own: index, objects, reports. To restore, put it where store.data_dir points,
@@ -285,6 +295,31 @@ pub enum Studies {
         #[arg(value_name = "UID")]
         study: Uid,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Results {
+    /// Import a table (CSV) of results, while the node runs or not; rows that were imported before change nothing
+    ///
+    /// Columns: study or accession, instance (optional), finding, score or label, time and version (optional). Rows
+    /// that cannot be used are listed with the reason, and exit code 1 says that there are some; all others are
+    /// imported.
+    Import(ResultsImport),
+}
+
+#[derive(Debug, Args)]
+pub struct ResultsImport {
+    /// The table
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The package of format result-csv that it is of
+    #[arg(long, value_name = "NAME")]
+    pub model: String,
+    /// Say what would be imported, and import nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub table: Table,
 }
 
 #[derive(Debug, Args)]

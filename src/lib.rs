@@ -17,6 +17,7 @@ pub mod stats;
 
 pub mod config;
 pub mod dicom;
+pub mod results;
 
 pub mod store;
 pub mod wire;
@@ -28,6 +29,8 @@ pub mod infer;
 pub mod pixels;
 pub mod receive;
 pub mod report;
+
+pub mod remote;
 
 pub mod analyse;
 pub mod phantom;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
-use sidelight::cli::{Cli, Command, Model, ModelAdd, Profile, Settings, Studies};
+use sidelight::cli::{Cli, Command, Model, ModelAdd, Profile, Results, Settings, Studies};
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
 use sidelight::phantom::{PhantomOptions, World};
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use commands::{analyse, check, cohort, folder, models, prior, studies, tools};
+use commands::{analyse, check, cohort, folder, models, prior, results, studies, tools};
 
 /// Wrong use: arguments or configuration.
 const WRONG_USE: u8 = 2;
@@ -93,6 +93,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                     Studies::Destinations(table) => studies::destinations(&config, table.json).await,
                 }
             })
+        }
+        Command::Results(Results::Import(options)) => {
+            let config = load(&settings, false)?;
+            let import = results::Import { file: &options.file, model: &options.model, dry: options.dry_run };
+            runtime(0)?.block_on(results::import(&config, import, options.table.json))
         }
         Command::Backup(options) => {
             let config = load(&settings, false)?;

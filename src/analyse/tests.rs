@@ -1,7 +1,7 @@
 //! The race score must come from the same images as the clinical score; what a report says of its images.
 
 use super::*;
-use crate::domain::ImageFacts;
+use crate::domain::{ImageFacts, IndReason};
 
 fn header(instance: &str, modality: &str) -> InstanceHeader {
     let header = serde_json::json!({
@@ -33,7 +33,7 @@ fn race(images: &[(&str, &str)], scored: Option<&[&str]>) -> Result<usize, IndRe
         scores: vec![score(instance)],
         refusal: None,
     };
-    let study = ReadyStudy { study: uid("1.2"), instances: images.iter().map(instance).collect() };
+    let study = ReadyStudy { study: uid("1.2"), instances: images.iter().map(instance).collect(), results: Vec::new() };
     let of_race = scored.map(|scored| StudyScore {
         model: package.identity.clone(),
         outputs: package.outputs.clone(),
@@ -59,7 +59,7 @@ fn a_race_score_comes_from_every_image_that_both_models_may_see_or_is_none() {
     for (images, scored, expected) in rows {
         assert_eq!(race(images, scored), expected, "{images:?} {scored:?}");
     }
-    let study = ReadyStudy { study: uid("1.2"), instances: Vec::new() };
+    let study = ReadyStudy { study: uid("1.2"), instances: Vec::new(), results: Vec::new() };
     assert_eq!(race_of(None, &study, &[]), Err(IndReason::Off));
 }
 
@@ -95,7 +95,9 @@ fn a_contract_fails_alone_and_the_study_is_not_complete() {
     let key = |package: &Package| (package.identity.key(), vec![0.5]);
     let packages = [&race, &one, &other];
     let kept = |outputs: [Result<Vec<Vec<f64>>, Refusal>; 3]| {
-        kept(&packages, outputs.to_vec(), &uid("1.2.3")).map(names).map_err(|refusal| refusal.detail)
+        kept(&packages, outputs.map(|o| o.map_err(Unscored::Refused)).to_vec(), &uid("1.2.3"), false)
+            .map(names)
+            .map_err(|refusal| refusal.detail)
     };
     assert_eq!(kept([scored(), scored(), scored()]), Ok(vec![key(&race), key(&one), key(&other)]));
     assert_eq!(kept([scored(), refused("one"), scored()]), Ok(vec![key(&race), key(&other)]));

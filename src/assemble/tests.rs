@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::{Laterality, RequiredView, View};
 
 const RULES: AssembleRules<'_> =
-    AssembleRules { quiet_period: Duration::from_secs(60), cap: Duration::from_secs(600), required: &[] };
+    AssembleRules { quiet_period: Duration::from_secs(60), cap: Duration::from_secs(600), required: &[], results: &[] };
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_timestamp(1_700_000_000 + second, 0).unwrap()
@@ -22,6 +22,7 @@ fn activity(first: i64, last: i64, unread: Option<i64>) -> StudyActivity {
         first_at: at(first),
         last_at: at(last),
         unread_since: unread.map(at),
+        awaited: Vec::new(),
         hand: None,
     }
 }
@@ -132,9 +133,50 @@ fn a_hand_ends_the_wait_for_what_is_not_there_and_not_for_what_is() {
 
 #[test]
 fn a_quiet_period_beyond_the_end_of_time_waits_for_the_cap() {
-    let rules = AssembleRules { quiet_period: Duration::MAX, cap: Duration::from_secs(5), required: &[] };
+    let rules = AssembleRules { quiet_period: Duration::MAX, cap: Duration::from_secs(5), required: &[], results: &[] };
     assert_eq!(decide(&activity(0, 0, None), &[], &rules, at(4)), wait(5));
     assert_eq!(decide(&activity(0, 0, None), &[], &rules, at(5)), close(false, ClosedBy::Cap, &[]));
+}
+
+fn product(number: usize, seconds: u64) -> ResultWait {
+    let name = format!("vendor-{number}");
+    ResultWait { model: format!("{name}@1#aaaaaaaaaaaa"), name, wait: Duration::from_secs(seconds) }
+}
+
+#[test]
+fn a_complete_study_waits_for_its_results_and_no_longer_than_their_cards_say() {
+    let results = [product(0, 100), product(1, 30)];
+    let rules = AssembleRules { results: &results, ..RULES };
+    let lacking = |models: &[usize], last, unread| {
+        let awaited = models.iter().map(|n| results[*n].model.clone()).collect();
+        StudyActivity { awaited, ..activity(0, last, unread) }
+    };
+    let both = &["result of vendor-0", "result of vendor-1"];
+    let rows = [
+        ("both are there", lacking(&[], 0, None), 60, close(true, ClosedBy::Quiet, &[])),
+        ("one is not", lacking(&[1], 0, None), 60, wait(90)),
+        ("its time is over", lacking(&[1], 0, None), 90, close(false, ClosedBy::Quiet, &both[1..])),
+        ("the longest wait counts", lacking(&[0, 1], 0, None), 90, wait(160)),
+        ("and ends", lacking(&[0, 1], 0, None), 160, close(false, ClosedBy::Quiet, both)),
+        ("a report that is not read yet may be it", lacking(&[1], 0, Some(89)), 90, wait(630)),
+        ("the cap of the images, then the results' time", lacking(&[1], 580, Some(0)), 600, wait(630)),
+        ("at most", lacking(&[1], 580, Some(0)), 630, close(false, ClosedBy::Cap, &both[1..])),
+        (
+            "a product that is not in use",
+            StudyActivity { awaited: vec!["x".into()], ..activity(0, 0, None) },
+            60,
+            close(true, ClosedBy::Quiet, &[]),
+        ),
+        (
+            "a hand waits for none",
+            by_hand(lacking(&[0], 10, None), 20, None),
+            20,
+            close(false, ClosedBy::Hand, &both[..1]),
+        ),
+    ];
+    for (name, study, now, expected) in rows {
+        assert_eq!(decide(&study, &[], &rules, at(now)), expected, "{name}");
+    }
 }
 
 /// An activity, images, rules and an instant.
@@ -143,6 +185,7 @@ struct Case {
     activity: StudyActivity,
     images: Vec<ImageGroup>,
     required: Vec<Required>,
+    results: Vec<ResultWait>,
     quiet: u64,
     cap: u64,
     now: i64,
@@ -154,7 +197,14 @@ impl Case {
             quiet_period: Duration::from_secs(self.quiet),
             cap: Duration::from_secs(self.cap),
             required: &self.required,
+            results: &self.results,
         }
+    }
+
+    /// How long its results are waited for.
+    fn patience(&self) -> Duration {
+        let awaited = self.results.iter().filter(|r| self.activity.awaited.contains(&r.model));
+        awaited.map(|r| r.wait).max().unwrap_or_default()
     }
 
     fn decide(&self, now: i64) -> Decision {
@@ -192,11 +242,16 @@ fn any_case() -> impl Strategy<Value = Case> {
     let hand = prop::option::of((0i64..4000, any::<Option<bool>>()));
     let times = (0i64..2000, 0i64..2000, prop::option::of(0i64..4000), hand);
     let rules = (prop::collection::vec(any_rule(), 0..3), 0u64..500, 0u64..2000);
-    (times, prop::collection::vec(any_image(), 0..6), rules, 0i64..6000).prop_map(
-        |((first, last, unread, hand), images, (required, quiet, cap), now)| {
+    let results = prop::collection::vec((0u64..1000, any::<bool>()), 0..3);
+    (times, prop::collection::vec(any_image(), 0..6), rules, 0i64..6000, results).prop_map(
+        |((first, last, unread, hand), images, (required, quiet, cap), now, waits)| {
+            let results: Vec<ResultWait> = waits.iter().enumerate().map(|(n, (wait, _))| product(n, *wait)).collect();
+            let awaited = waits.iter().zip(&results).filter(|((_, awaited), _)| *awaited).map(|(_, r)| r.model.clone());
+            // and one that is in use no more
+            let awaited = awaited.chain(["gone@1#0".to_owned()]).collect();
             let hand = hand.map(|(second, complete)| HandClose { at: at(second), complete });
-            let activity = StudyActivity { hand, ..activity(first, last, unread) };
-            Case { activity, images, required, quiet, cap, now }
+            let activity = StudyActivity { hand, awaited, ..activity(first, last, unread) };
+            Case { activity, images, required, results, quiet, cap, now }
         },
     )
 }
@@ -223,9 +278,32 @@ proptest! {
 
     #[test]
     fn always_closes_by_the_cap(case in any_case()) {
-        if at(case.now) >= later(case.activity.first_at, case.rules().cap) {
+        if at(case.now) >= later(later(case.activity.first_at, case.rules().cap), case.patience()) {
             let closed = matches!(case.decide(case.now), Decision::Close(_));
             prop_assert!(closed);
+        }
+    }
+
+    #[test]
+    fn a_result_that_arrives_never_makes_the_answer_later_or_less_complete(case in any_case(), which in any::<prop::sample::Index>()) {
+        let mut after = case.clone();
+        after.activity.awaited.remove(which.index(case.activity.awaited.len()));
+        let rank = |decision: &Decision| match decision {
+            Decision::Wait { until } => (0, std::cmp::Reverse(*until)),
+            Decision::Close(closing) => (1 + i32::from(closing.complete), std::cmp::Reverse(Timestamp::MIN_UTC)),
+        };
+        // What is not read yet is looked for until the wait is over, so a shorter one may end before it came.
+        if case.activity.unread_since.is_none() {
+            prop_assert!(rank(&after.decide(case.now)) >= rank(&case.decide(case.now)));
+        }
+    }
+
+    #[test]
+    fn only_a_hand_calls_a_study_complete_whose_result_is_awaited(case in any_case()) {
+        let awaited = case.results.iter().any(|r| case.activity.awaited.contains(&r.model));
+        if let Decision::Close(closing) = case.decide(case.now) && awaited {
+            prop_assert!(!closing.complete || closing.by == ClosedBy::Hand);
+            prop_assert!(closing.missing.iter().any(|m| m.starts_with("result of ")));
         }
     }
 
@@ -278,7 +356,7 @@ proptest! {
     ) {
         arrivals.sort_unstable();
         let rules = AssembleRules {
-            quiet_period: Duration::from_secs(quiet), cap: Duration::from_secs(cap), required: &[]
+            quiet_period: Duration::from_secs(quiet), cap: Duration::from_secs(cap), required: &[], results: &[]
         };
         let (mut open, mut closed, mut seen, mut in_last) = (None::<StudyActivity>, Vec::new(), 0, 0);
         for second in 0..600 {

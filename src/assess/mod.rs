@@ -36,8 +36,8 @@ pub use reach::Reach;
 pub use show::{ProfileSummary, render, summary};
 
 use crate::domain::{
-    Assessment, Digest, Direction, Disclosed, Disclosure, Finding, FindingAssessment, Group, GroupEstimate, IndReason,
-    Level, ModelIdentity, ModelOutputs, ParseError, Probability, StudyScore, Timestamp,
+    Assessment, Digest, Direction, Disclosed, Disclosure, Finding, FindingAssessment, Given, Group, GroupEstimate,
+    IndReason, Level, ModelIdentity, ModelOutputs, ParseError, Probability, StudyResult, StudyScore, Timestamp,
 };
 use risk::{Decision, Individual};
 
@@ -49,6 +49,8 @@ pub struct AssessInput<'a> {
     /// Its posteriors for this study, or why there are none.
     pub race: Result<&'a StudyScore, IndReason>,
     pub clinical: &'a [StudyScore],
+    /// Of clinical models that run elsewhere.
+    pub results: &'a [StudyResult],
     /// Reasons found elsewhere that forbid any statement on this study (drift alarm, unsuitable images).
     pub upstream: &'a [IndReason],
     /// Keys of clinical models for which the study lies outside what they know: nothing is said of their findings.
@@ -95,8 +97,32 @@ pub fn assess(
             findings.push(result.assess(input, profile, settings, now));
         }
     }
+    for StudyResult { model, findings: given, .. } in input.results {
+        findings.extend(given.iter().map(|(finding, given)| match *given {
+            Given::Score(score) => Scored { finding, model, score }.assess(input, profile, settings, now),
+            // Curves are over scores: for a decision alone there is no calibration.
+            Given::Label { positive } => unscored(finding, model, Some(positive), IndReason::NoCal),
+            Given::Absent(reason) => unscored(finding, model, None, reason),
+        }));
+    }
     let profile = profile.map_or_else(|| "none".to_owned(), |p| p.id.clone());
     Ok(Assessment { audit: input.audit.clone(), profile, findings })
+}
+
+/// A finding of which there is no score: no other reason matters.
+fn unscored(finding: &Finding, model: &ModelIdentity, positive: Option<bool>, reason: IndReason) -> FindingAssessment {
+    FindingAssessment {
+        finding: finding.clone(),
+        clinical: model.clone(),
+        score: None,
+        positive,
+        direction: None,
+        level: Level::Indeterminate,
+        reasons: vec![reason],
+        expected_error: None,
+        spread: None,
+        disclosed: None,
+    }
 }
 
 /// A finding as a destination may see it. Level 2 depends on the image's race posterior, so where groups are withheld
@@ -199,9 +225,9 @@ impl Scored<'_> {
         FindingAssessment {
             finding: self.finding.clone(),
             clinical: self.model.clone(),
-            score: self.score,
-            positive,
-            direction: if positive { Direction::FalseAlarm } else { Direction::Miss },
+            score: Some(self.score),
+            positive: Some(positive),
+            direction: Some(if positive { Direction::FalseAlarm } else { Direction::Miss }),
             level,
             reasons,
             expected_error: estimates.as_ref().map(|e| e.expected),

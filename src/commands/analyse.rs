@@ -9,11 +9,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use chrono::Utc;
 use serde_json::{Value, json};
-use sidelight::analyse::{Analyser, Conclusion, NOT_ALL_AUDITED, RacePrior, Read, ReportContext, fresh_uid};
+use sidelight::analyse::{
+    Analyser, Conclusion, NOT_ALL_AUDITED, RacePrior, Read, ReadOptions, ReportContext, fresh_uid,
+};
 use sidelight::config::Config;
 use sidelight::domain::{
-    Assessment, Disclosure, FindingAssessment, ModelOutputs, Purpose, ReadyStudy, Refusal, RefusalCode, ScoredInstance,
-    StudyScore, Uid,
+    Assessment, ClinicalResult, Disclosure, FindingAssessment, ModelOutputs, Purpose, ReadyStudy, Refusal, RefusalCode,
+    ScoredInstance, StudyScore, Uid,
 };
 use sidelight::report;
 use tokio::sync::Semaphore;
@@ -138,7 +140,7 @@ async fn read_all(
         let permit = Arc::clone(&permits).acquire_owned().await.context("reading was stopped")?;
         let (analyser, bar) = (Arc::clone(analyser), bar.clone());
         running.spawn(async move {
-            let read = analyser.read(&path, &[]).await;
+            let read = analyser.read(&path, ReadOptions::default()).await;
             bar.inc(1);
             drop(permit);
             read.map(|read| (index, path, read))
@@ -146,7 +148,10 @@ async fn read_all(
     }
     let mut read = Vec::new();
     while let Some(done) = running.join_next().await {
-        read.push(done.context("reading a file ended early")??);
+        let done = done.context("reading a file ended early")??;
+        let waits = done.2.later.is_some();
+        anyhow::ensure!(!waits, "a model server cannot be asked now; `sidelight model verify` tells why");
+        read.push(done);
     }
     bar.finish_and_clear();
     read.sort_by_key(|(index, ..)| *index);
@@ -156,6 +161,7 @@ async fn read_all(
 /// Instances by study; what has no readable header stands apart, and so do further files of the same SOP instance.
 fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refusal)>) {
     let mut studies: BTreeMap<Uid, Vec<ScoredInstance>> = BTreeMap::new();
+    let mut results: BTreeMap<Uid, Vec<ClinicalResult>> = BTreeMap::new();
     let mut unreadable = Vec::new();
     let mut known = BTreeSet::new();
     for (path, read) in read {
@@ -169,6 +175,7 @@ fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refus
             unreadable.push((path, Refusal::new(RefusalCode::Inconsistent, detail)));
             continue;
         }
+        results.entry(header.study.clone()).or_default().extend(read.results);
         studies.entry(header.study.clone()).or_default().push(ScoredInstance {
             header,
             pixel_digest: read.pixel_digest,
@@ -176,13 +183,17 @@ fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refus
             refusal: read.refusal,
         });
     }
-    (studies.into_iter().map(|(study, instances)| ReadyStudy { study, instances }).collect(), unreadable)
+    let ready = studies.into_iter().map(|(study, instances)| {
+        let results = results.remove(&study).unwrap_or_default();
+        ReadyStudy { study, instances, results }
+    });
+    (ready.collect(), unreadable)
 }
 
 fn conclude(analyser: &Analyser, study: &ReadyStudy, options: &Options) -> anyhow::Result<StudyResult> {
     let now = Utc::now();
     let uid = study.study.to_string();
-    let (assessment, scores, analysed, complete) = match analyser.conclude(study, &[], now) {
+    let (assessment, scores, sources, analysed, complete, missing) = match analyser.conclude(study, &[], now) {
         Conclusion::Refused(refusal) => {
             let row =
                 vec![uid.clone(), String::new(), String::new(), String::new(), "refused".into(), refusal.to_string()];
@@ -191,14 +202,19 @@ fn conclude(analyser: &Analyser, study: &ReadyStudy, options: &Options) -> anyho
             });
             return Ok(StudyResult { value, rows: vec![row] });
         }
-        Conclusion::Assessed { assessment, scores, analysed, complete } => (assessment, scores, analysed, complete),
+        Conclusion::Assessed { assessment, scores, sources, analysed, complete, missing } => {
+            (assessment, scores, sources, analysed, complete, missing)
+        }
     };
     let disclosure = if options.disclose { Disclosure::Probabilities } else { Disclosure::Withheld };
     let images: Vec<_> =
         study.instances.iter().map(|i| &i.header).filter(|h| analysed.contains(&h.sop_instance)).collect();
-    let partial = (!complete).then(|| NOT_ALL_AUDITED.to_owned());
+    let partial = match missing.is_empty() {
+        true => (!complete).then(|| NOT_ALL_AUDITED.to_owned()),
+        false => Some(format!("Missing: {}", missing.join(", "))),
+    };
     let context = ReportContext { disclosure, predecessors: Vec::new(), partial, now };
-    let variants = analyser.reports(&assessment, &scores, &images, &context)?;
+    let variants = analyser.reports(&assessment, &sources, &images, &context)?;
     let report = variants.first().context("a report has at least one variant")?;
     let name = format!("{uid}.dcm");
     let path = options.out.join(&name);
@@ -288,8 +304,12 @@ fn rows(study: &str, assessment: &Assessment) -> Vec<Vec<String>> {
         vec![
             study.to_owned(),
             f.finding.code.meaning.clone(),
-            format!("{:.1} %", f.score.get() * 100.0),
-            if f.positive { "positive".into() } else { "negative".into() },
+            f.score.map_or_else(|| "none".to_owned(), |score| format!("{:.1} %", score.get() * 100.0)),
+            match f.positive {
+                Some(true) => "positive".into(),
+                Some(false) => "negative".into(),
+                None => "none".into(),
+            },
             f.level.code().1.to_owned(),
             f.reasons.iter().map(|r| r.code().0).collect::<Vec<_>>().join(" "),
         ]

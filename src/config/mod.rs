@@ -34,7 +34,7 @@ pub use archives::{Archive, callers};
 pub use fault::{ConfigError, FAULTS_MAX, Fault};
 pub use fingerprint::Fingerprint;
 pub use load::{environment, load, load_to_serve};
-pub(crate) use parse::host_fault;
+pub(crate) use parse::{host_fault, span};
 pub use secret::{SecretFault, open_to_others, read_secret, read_secret_text};
 pub use walk::FILE_BYTES_MAX;
 
@@ -300,7 +300,7 @@ pub enum Endpoint {
     },
 }
 
-/// The root of a DICOMweb service: `http://host:port/path` or `https://…`, without user, query and fragment.
+/// The root of a DICOMweb service or a model server: `http://host:port/path` or `https://…`, without user, query and fragment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceUrl {
     pub https: bool,

@@ -44,6 +44,11 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Entry) -> Pa
     }
 }
 
+/// A duration as it stands in a model card; else what is wrong with it, and the remedy.
+pub(crate) fn span(written: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    duration(range)(&Entry::Text(written.to_owned())).map_err(|problem| problem.to_string())
+}
+
 /// As [`duration`], or `None` for the word `never`.
 pub(super) fn duration_or(
     never: &'static str,

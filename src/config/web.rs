@@ -206,6 +206,13 @@ fn service_url(entry: &Entry) -> Parsed<ServiceUrl> {
     Ok(ServiceUrl { https, host: host.to_owned(), port, path: path.to_owned() })
 }
 
+impl ServiceUrl {
+    /// The root of a service as it stands in a model card; else what is wrong with it.
+    pub(crate) fn parse(written: &str) -> Result<Self, String> {
+        service_url(&Entry::Text(written.to_owned())).map_err(|problem| problem.what)
+    }
+}
+
 impl std::fmt::Display for ServiceUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = if self.https { "https" } else { "http" };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::FileError;
 use crate::dicom::Status;
-use crate::wire::{RequestError, Step};
+use crate::wire::{HttpError, RequestError, Step};
 
 /// When to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +113,19 @@ impl DeliverError {
             | RequestError::Violation(_)
             | RequestError::Wire(_)
             | RequestError::TooMany(_) => DeliverError::Broken { peer, cause: error.to_string() },
+        }
+    }
+}
+
+impl From<HttpError> for DeliverError {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::Unreachable { peer, cause } => DeliverError::Unreachable { peer, cause },
+            HttpError::Timeout { peer, step, after } => DeliverError::Timeout { peer, step, after },
+            HttpError::Broken { peer, cause } => DeliverError::Broken { peer, cause },
+            HttpError::TooLong { ref peer, .. } => {
+                DeliverError::Broken { peer: peer.clone(), cause: error.to_string() }
+            }
         }
     }
 }

@@ -5,13 +5,12 @@
 //! each with its own SOP Instance UID) were fixed when the result was, so that every attempt sends the same bytes.
 //! Whether and when to try again is judged by [`DeliverError::retry`] and [`backoff`]; the outbox itself lives in
 //! `store`, its clock in `serve`. Neighbours: `peer` holds the association, `transcode` the encoding, `stow` the other
-//! road over `http`. Left out: folders.
+//! road over HTTP. Left out: folders.
 
 mod backoff;
 mod commitment;
 mod confirmation;
 mod error;
-mod http;
 mod peer;
 mod session;
 mod stow;

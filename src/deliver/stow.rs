@@ -1,7 +1,7 @@
 //! STOW-RS as a client (PS3.18 10.5): a report to a DICOMweb service, and what its answer means.
 //!
 //! A report counts as delivered only where the answer names it among the stored instances: a status alone is no proof,
-//! since 200 and 202 are sent with failures too by some. Neighbours: `http` asks, `error` says when to try again. Left
+//! since 200 and 202 are sent with failures too by some. Neighbours: `wire` asks, `error` says when to try again. Left
 //! out: several reports in one request, since each attempt is for one.
 
 use std::path::Path;
@@ -13,12 +13,15 @@ use tracing::{info, warn};
 use crate::config::{Destination, ServiceUrl, read_secret_text};
 use crate::dicom::Status;
 use crate::domain::Uid;
+use crate::wire::{Answer, Ask, Bounds, Trust, request};
 
 use super::error::DeliverError;
-use super::http::{Answer, Ask, request};
 use super::{ReportFile, Sent};
 
 const TOKEN_FILE_BYTES_MAX: u64 = 4_096;
+/// Longest answer that is read, bytes. One to a single report has some hundreds.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+const JSON: &str = "application/dicom+json";
 
 /// Sends the first of `alternatives` whose SOP class the service takes.
 pub(super) async fn send(
@@ -33,11 +36,12 @@ pub(super) async fn send(
         let ask = Ask {
             method: Method::POST,
             resource: "/studies",
+            accept: JSON,
             content_type: Some(content_type),
             token: token_file.map(token).transpose()?,
             body,
         };
-        let answer = request(service, ask, destination.timeout).await?;
+        let answer = ask_once(service, ask, destination.timeout).await?;
         match judge(service, alternative.sop_instance, &answer) {
             Ok(status) => {
                 match status {
@@ -63,14 +67,20 @@ pub(super) async fn probe(
     timeout: std::time::Duration,
 ) -> Result<&'static str, DeliverError> {
     let token = token_file.map(token).transpose()?;
-    let ask = Ask { method: Method::GET, resource: "/studies?limit=1", content_type: None, token, body: Vec::new() };
-    let Answer { status, .. } = request(service, ask, timeout).await?;
+    let (method, resource) = (Method::GET, "/studies?limit=1");
+    let ask = Ask { method, resource, accept: JSON, content_type: None, token, body: Vec::new() };
+    let Answer { status, .. } = ask_once(service, ask, timeout).await?;
     match status.as_u16() {
         200..=299 => Ok("answers QIDO-RS"),
         // Offering STOW-RS alone is allowed.
         404 | 405 | 406 | 501 => Ok("answers, and offers no QIDO-RS; whether it takes reports shows at the first one"),
         _ => Err(failed(service, status)),
     }
+}
+
+/// A connection is for one request, as an association is for one report.
+async fn ask_once(service: &ServiceUrl, ask: Ask<'_>, timeout: std::time::Duration) -> Result<Answer, DeliverError> {
+    Ok(request(service, &Trust::Machine, ask, Bounds { timeout, answer_bytes_max: ANSWER_BYTES_MAX }).await?)
 }
 
 fn token(file: &Path) -> Result<String, DeliverError> {

@@ -105,9 +105,13 @@ pub struct Disclosed {
 pub struct FindingAssessment {
     pub finding: Finding,
     pub clinical: ModelIdentity,
-    pub score: Probability,
-    pub positive: bool,
-    pub direction: Direction,
+    /// Absent where the clinical result is missing or contradicts itself, or is a decision alone; the finding is
+    /// indeterminate then.
+    pub score: Option<Probability>,
+    /// Absent where there is no clinical result.
+    pub positive: Option<bool>,
+    /// Of the score's side of the threshold; absent without a score.
+    pub direction: Option<Direction>,
     pub level: Level,
     /// Every reason that applied, the first is the one that is reported. Empty unless indeterminate,
     /// except for reasons that withheld only the individual part (`IND-WEAK`, `IND-OFF`).

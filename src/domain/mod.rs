@@ -13,6 +13,7 @@ mod ident;
 mod model;
 mod orientation;
 mod refusal;
+mod result;
 mod study;
 
 pub use assessment::{
@@ -23,9 +24,16 @@ pub use completeness::{ClosedBy, ImageGroup, Required, RequiredView};
 pub use contract::{Contract, Filter, Fit, Mask, ModelInput, ValueRange};
 pub use header::{Attribute, AttributeValue, Attributes, ImageFacts, InstanceHeader, Laterality, View};
 pub use ident::{AeTitle, Digest, ParseError, Probability, Uid};
-pub use model::{Finding, Group, ImageScore, ModelIdentity, ModelOutputs, Precision, Purpose, StudyScore};
+pub use model::{
+    DigestOf, Finding, Given, Group, ImageScore, ModelIdentity, ModelOutputs, Precision, Purpose, StudyResult,
+    StudyScore,
+};
 pub use orientation::{Orientation, Turn};
 pub use refusal::{Refusal, RefusalCode};
+pub use result::{
+    ClinicalResult, CodeKey, FindingRule, LabelRule, ReportKind, ReportRules, ResultDevice, ResultDocument,
+    ResultSource, Said,
+};
 pub use study::{
     Accepted, CommitmentState, DeliveryState, InstanceState, ReadyStudy, ReceivedInstance, Report, ScoredInstance,
     StudyState, Timestamp,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Code, Digest, Probability, Uid};
+use super::{Code, Digest, IndReason, Probability, Uid};
 
 /// What a model is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,14 +39,27 @@ pub struct ModelIdentity {
     pub name: String,
     pub version: String,
     pub manufacturer: String,
-    /// SHA-256 of the weight file.
+    /// SHA-256 of what `digest_of` says.
     pub weights: Digest,
-    /// [`super::Contract::label`] of the input contract.
+    #[serde(default)]
+    pub digest_of: DigestOf,
+    /// [`super::Contract::label`] of the input contract; empty where the model's own system makes its input.
     pub contract: String,
     /// One per model version, from the card.
     pub device_uid: Uid,
     /// Set for models that know nothing but phantoms; reports say so.
     pub phantoms_only: bool,
+}
+
+/// What identifies a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DigestOf {
+    /// Its weight file.
+    #[default]
+    Weights,
+    /// Its card, since its weights are not here: a model server's, or a vendor's product.
+    Card,
 }
 
 /// A finding that a clinical model scores.
@@ -74,7 +87,7 @@ pub struct Group {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageScore {
     pub instance: Uid,
-    /// Name, version and weights of the model: `name@version#hash12`.
+    /// [`ModelIdentity::key`].
     pub model: String,
     /// Digest of the input contract that the pixels were normalised to.
     pub contract: Digest,
@@ -101,6 +114,28 @@ pub struct StudyScore {
     pub values: Vec<f64>,
     /// The images that the model scored.
     pub images: Vec<Uid>,
+}
+
+/// What a study has of a clinical model that runs elsewhere, finding by finding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StudyResult {
+    pub model: ModelIdentity,
+    pub findings: Vec<(Finding, Given)>,
+    /// The images that it is about.
+    pub images: Vec<Uid>,
+}
+
+/// What is known of one finding.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Given {
+    Score(Probability),
+    /// The decision alone: there is no score that an error risk could be told of.
+    Label {
+        positive: bool,
+    },
+    /// Nothing that could be used, and why.
+    Absent(IndReason),
 }
 
 impl ModelIdentity {

@@ -32,6 +32,8 @@ pub enum RefusalCode {
     OwnReport,
     /// A report or other object without pixels that is kept and not analysed.
     NotAnImage,
+    /// A report of a clinical product: no image, and what it says was taken as the clinical result.
+    ClinicalResult,
     /// A model gave no usable answer for this image.
     ModelFailed,
     /// Instances of one study disagree on the patient.
@@ -56,6 +58,7 @@ impl RefusalCode {
             RefusalCode::OutOfScope => "out-of-scope",
             RefusalCode::OwnReport => "own-report",
             RefusalCode::NotAnImage => "not-an-image",
+            RefusalCode::ClinicalResult => "clinical-result",
             RefusalCode::ModelFailed => "model-failed",
             RefusalCode::PatientMismatch => "patient-mismatch",
             RefusalCode::NothingToAnalyse => "nothing-to-analyse",

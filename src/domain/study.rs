@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AeTitle, Digest, ImageScore, InstanceHeader, Refusal, Uid};
+use super::{AeTitle, ClinicalResult, Digest, ImageScore, InstanceHeader, Refusal, Uid};
 
 /// A point in time, always UTC.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
@@ -102,6 +102,8 @@ pub struct ScoredInstance {
 pub struct ReadyStudy {
     pub study: Uid,
     pub instances: Vec<ScoredInstance>,
+    /// What clinical products that score images on their own said of it.
+    pub results: Vec<ClinicalResult>,
 }
 
 /// A finished report: bytes that are sent as they are on every attempt.

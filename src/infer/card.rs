@@ -13,8 +13,10 @@ use crate::domain::{
 };
 
 use super::calibration::CalibrationCard;
+use super::elsewhere::ServerCard;
 use super::golden::GoldenCard;
 use super::ood::OodCard;
+use super::product::ResultCard;
 use super::scope::ScopeCard;
 
 /// A model card.
@@ -30,15 +32,19 @@ pub struct Card {
     /// Needed for `safetensors`, where the file holds weights only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<Architecture>,
-    /// The weight file, relative to the card, within its folder.
+    /// The weight file, relative to the card, within its folder. A model that is not run in this process has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub file: String,
     /// SHA-256 of the weight file.
+    #[serde(default = "of_nothing", skip_serializing_if = "is_of_nothing")]
     pub sha256: Digest,
     /// One per model version; written into reports (Device UID).
     pub device_uid: Uid,
     /// The model has seen nothing but phantoms; reports say so.
     #[serde(default)]
     pub phantoms_only: bool,
+    /// A product that scores images on its own has none.
+    #[serde(default = "no_input", skip_serializing_if = "is_no_input")]
     pub input: InputCard,
     pub output: OutputCard,
     /// What the model may compute in beside fp32, with what it costs.
@@ -54,10 +60,16 @@ pub struct Card {
     pub ood: Option<OodCard>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub golden: Option<GoldenCard>,
+    /// Of format `open-inference`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerCard>,
+    /// Of formats `result-sr` and `result-csv`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<ResultCard>,
     pub provenance: Provenance,
 }
 
-/// What the weight file is.
+/// What the weight file is, or where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -65,6 +77,46 @@ pub enum Format {
     TorchScript,
     /// Weights under torchvision's names, for one of the [`Architecture`]s.
     Safetensors,
+    /// No file: a model server with the Open Inference Protocol v2.
+    #[serde(rename = "open-inference")]
+    OpenInference,
+    /// No file: Structured Reports of the product itself.
+    #[serde(rename = "result-sr")]
+    ResultSr,
+    /// No file: a table that the product's system drops.
+    #[serde(rename = "result-csv")]
+    ResultCsv,
+}
+
+fn no_input() -> InputCard {
+    InputCard {
+        contract: String::new(),
+        size: 0,
+        name: None,
+        version: None,
+        low: None,
+        high: None,
+        fit: None,
+        channels: None,
+        mean: None,
+        std: None,
+        range: None,
+        filter: None,
+        orientation: None,
+        mask: None,
+    }
+}
+
+fn is_no_input(input: &InputCard) -> bool {
+    *input == no_input()
+}
+
+fn of_nothing() -> Digest {
+    Digest::of(&[])
+}
+
+fn is_of_nothing(digest: &Digest) -> bool {
+    *digest == of_nothing()
 }
 
 /// Networks that this program builds itself; names, layers and numbers are torchvision's.
@@ -219,6 +271,18 @@ pub struct Provenance {
     /// Figures on data that the model was not trained on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, f64>,
+}
+
+impl Format {
+    /// Whether this program runs the model itself, from a weight file.
+    pub fn is_in_process(self) -> bool {
+        matches!(self, Format::TorchScript | Format::Safetensors)
+    }
+
+    /// Whether the product scores images on its own, and only its results come here.
+    pub fn is_result(self) -> bool {
+        matches!(self, Format::ResultSr | Format::ResultCsv)
+    }
 }
 
 impl Architecture {

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config;
 use crate::infer::EngineOptions;
 use crate::infer::layers::{Forward, function, linear, sequence};
 use crate::infer::manifest::fixtures::clinical_with;
@@ -14,7 +13,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 fn start(package: &Package) -> Engine {
     let options =
-        EngineOptions { device: config::Device::Cpu, batch_max: 4, batch_delay: std::time::Duration::ZERO, threads: 1 };
+        EngineOptions { batch_max: 4, batch_delay: std::time::Duration::ZERO, threads: 1, ..EngineOptions::default() };
     Engine::start(vec![package.clone()], options).unwrap()
 }
 

@@ -115,6 +115,7 @@ pub fn stage(import: &Import<'_>) -> Result<Staged, ImportError> {
     let expected = match package.weights {
         super::Weights::TorchScript => Kind::TorchScript,
         super::Weights::Safetensors(_) => Kind::Safetensors,
+        super::Weights::Elsewhere => return Err(card_error("its format has no weight file to add".to_owned())),
     };
     if kind != expected {
         let (found, remedy) = match kind {

@@ -10,14 +10,15 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::domain::{Contract, Digest, Finding, Group, ModelIdentity, ModelOutputs, Purpose};
+use crate::domain::{Contract, Digest, DigestOf, Finding, Group, ModelIdentity, ModelOutputs, Purpose};
 
 use super::calibration::Calibration;
 use super::card::{Activation, AggregationCard, Architecture, Card, PrecisionCard, Provenance};
 use super::check::{
-    Faults, NAME_RULE, check_aggregation, check_names, check_precisions, check_provenance, columns, contract, is_name,
-    outputs, shares, weights,
+    Faults, NAME_RULE, check_aggregation, check_names, check_place, check_precisions, check_provenance, columns,
+    contract, is_name, outputs, shares, weights,
 };
+use super::elsewhere::{Elsewhere, elsewhere, identity};
 use super::files::{self, CARD_BYTES_MAX, WEIGHTS_BYTES_MAX};
 use super::golden::GoldenCard;
 use super::nets::Width;
@@ -30,6 +31,7 @@ pub struct Package {
     pub identity: ModelIdentity,
     pub purpose: Purpose,
     pub outputs: ModelOutputs,
+    /// Of no meaning for a product that scores images on its own.
     pub contract: Contract,
     pub scope: Scope,
     pub aggregation: AggregationCard,
@@ -45,11 +47,14 @@ pub struct Package {
     /// The reduced precisions that the card permits.
     pub precisions: Vec<PrecisionCard>,
     pub weights: Weights,
+    /// The card itself, of a model that is not run in this process.
     pub weights_path: PathBuf,
     /// The package's folder.
     pub dir: PathBuf,
     /// Read by whoever compares with them ([`super::Golden::of`]).
     pub golden: Option<GoldenCard>,
+    /// Set where [`Weights::Elsewhere`].
+    pub elsewhere: Option<Elsewhere>,
     pub provenance: Provenance,
 }
 
@@ -58,6 +63,8 @@ pub struct Package {
 pub enum Weights {
     TorchScript,
     Safetensors(Architecture),
+    /// There is none: the model is not run in this process.
+    Elsewhere,
 }
 
 /// What is wrong with a package.
@@ -190,16 +197,21 @@ fn read_card(path: &Path, faults: &mut Faults) -> Option<Card> {
 
 fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
     check_names(dir, &card, faults);
-    let contract = contract(&card.input, faults);
+    let contract = match card.format.is_result() {
+        // Never fulfilled: nobody here makes an input for it.
+        true => Contract::preset(Contract::PRESETS[0], 8),
+        false => contract(&card.input, faults),
+    };
     let weights = weights(&card, contract.as_ref(), faults);
     let (outputs, column_of) = outputs(&card.output, card.purpose, faults);
     let shares = shares(&card.output, faults);
     let columns = columns(&card.output, &column_of, card.purpose, faults);
     check_aggregation(&card.aggregation, card.purpose, faults);
-    let calibration = card.calibration.map(|c| Calibration::new(c, &outputs));
+    check_place(&card, faults);
+    let calibration = card.calibration.clone().map(|c| Calibration::new(c, &outputs));
     let calibration = calibration.and_then(|made| faults.take(made));
-    let ood = card.ood.map(|o| Ood::new(o, dir, card.output.activation)).and_then(|made| faults.take(made));
-    let scope = match Scope::new(card.scope) {
+    let ood = card.ood.clone().map(|o| Ood::new(o, dir, card.output.activation)).and_then(|made| faults.take(made));
+    let scope = match Scope::new(card.scope.clone()) {
         Ok(scope) => scope,
         Err(list) => {
             list.into_iter().for_each(|(key, problem, remedy)| faults.add(key, problem, remedy));
@@ -208,14 +220,23 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
     };
     check_precisions(&card.precision, faults);
     check_provenance(&card.provenance, faults);
-    let weights_path = weight_file(dir, &card.file, &card.sha256, faults)?;
+    let elsewhere = elsewhere(dir, &card, faults);
+    let (digest, digest_of) = match card.format.is_in_process() {
+        true => (card.sha256.clone(), DigestOf::Weights),
+        false => (identity(&card), DigestOf::Card),
+    };
+    let weights_path = match digest_of {
+        DigestOf::Weights => weight_file(dir, &card.file, &card.sha256, faults)?,
+        DigestOf::Card => dir.join("model.toml"),
+    };
     let (contract, weights) = (contract?, weights?);
     let identity = ModelIdentity {
         name: card.name,
         version: card.version,
         manufacturer: card.manufacturer,
-        weights: card.sha256,
-        contract: contract.label(),
+        weights: digest,
+        digest_of,
+        contract: if card.format.is_result() { String::new() } else { contract.label() },
         device_uid: card.device_uid,
         phantoms_only: card.phantoms_only,
     };
@@ -237,6 +258,7 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
         weights_path,
         dir: dir.to_owned(),
         golden: card.golden,
+        elsewhere,
         provenance: card.provenance,
     })
 }

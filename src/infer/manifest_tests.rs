@@ -150,7 +150,7 @@ fn every_fault_is_named_with_its_key() {
     };
     check(replace("version", "verzion"), &[("model.toml", "unknown field `verzion`")]);
     check(replace("size = 8", "size = \"8\""), &[("model.toml", "line 12: invalid type")]);
-    check(replace("file = \"weights.pt\"\n", ""), &[("model.toml", "missing field `file`")]);
+    check(replace("file = \"weights.pt\"\n", ""), &[("file", "is missing")]);
     check(replace("0.5", "1.5"), &[("model.toml", "probability")]);
     check(replace("\"site-chest\"", "\"other\""), &[("name", "differs from the folder")]);
     check(replace("\"site-chest\"", "\"a/b\""), &[("name", "is not a package name")]);
@@ -172,7 +172,7 @@ fn every_fault_is_named_with_its_key() {
     );
     check(replace("\"weights.pt\"", "\"../weights.pt\""), &[("file", "leaves the package folder")]);
     check(replace("\"weights.pt\"", "\"/etc/hostname\""), &[("file", "leaves the package folder")]);
-    check(replace("\"weights.pt\"", "\"\""), &[("file", "leaves the package folder")]);
+    check(replace("\"weights.pt\"", "\"\""), &[("file", "is missing")]);
     check(replace("\"weights.pt\"", "\"lost.pt\""), &[("file", "cannot be read")]);
     check(
         |card| card.replace(Digest::of(b"weights").as_str(), Digest::of(b"others").as_str()),
@@ -243,6 +243,10 @@ fn all_packages_are_checked_before_anything_is_said() {
 /// Packages for the tests of this room.
 pub(in crate::infer) mod fixtures {
     use super::*;
+
+    pub(in crate::infer) fn write_clinical(dir: &Path, change: impl Fn(String) -> String) -> PathBuf {
+        super::write_clinical(dir, change)
+    }
 
     pub(in crate::infer) fn clinical_package(dir: &Path) -> Package {
         Package::load(&write_clinical(dir, |c| c)).unwrap()

@@ -4,8 +4,8 @@
 //! model may see; `engine` batches requests over `torch` (the only user of tch beside `train`), whose native
 //! networks are in `layers` and `nets`; `aggregate` turns image scores into a study score
 //! (`calibration`), `ood` says how far an image is from what the model knows; `export` writes
-//! TorchScript, `import` brings packages in, `golden` compares them with what they answered before. Neighbours:
-//! `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above. Left out: pixels, thresholds (they
+//! TorchScript, `import` brings packages in, `golden` compares them with what they answered before. `elsewhere`
+//! and `product` are what a card says of a model that is not run here. Neighbours: `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above. Left out: pixels, thresholds (they
 //! are in the card, `assess` applies them) and any network socket.
 
 mod aggregate;
@@ -14,6 +14,7 @@ mod card;
 mod check;
 mod cuda;
 mod device;
+mod elsewhere;
 mod engine;
 mod error;
 mod export;
@@ -27,6 +28,7 @@ mod nets;
 mod ood;
 mod precision;
 mod probe;
+mod product;
 mod queue;
 #[cfg(test)]
 mod reference;
@@ -43,6 +45,7 @@ pub use card::{
 };
 pub use check::contract_of;
 pub use device::{device_name, resolve as resolve_device};
+pub use elsewhere::{Elsewhere, Server, ServerCard, Shape, Token};
 pub use engine::{Engine, EngineOptions, EngineStats, Placement};
 pub use error::{EngineError, InferError};
 pub use export::{ExportError, export_package, trace, write_package};
@@ -52,5 +55,6 @@ pub use layers::{ConvOptions, Forward, conv, dropout, function, linear, norm, re
 pub use manifest::{CardFault, ManifestError, Package, Weights, load_all};
 pub use nets::{Width, build as build_network};
 pub use ood::{Ood, OodCard};
+pub use product::{Product, ProductKind, ResultCard};
 pub use scope::{Scope, ScopeCard};
 pub use torch::probabilities;

@@ -85,7 +85,7 @@ fn an_image_has_its_score_behind_its_probabilities() {
     let load = |bytes: &[u8]| -> LoadedModel {
         std::fs::write(&weights, bytes).unwrap();
         let package = clinical_with(dir.path(), &weights, |c| with_section(&c, &sidecar));
-        LoadedModel::load(package, tch::Device::Cpu).unwrap()
+        LoadedModel::load(package, tch::Device::Cpu, crate::domain::Precision::Fp32).unwrap()
     };
     let model = load(&network(true));
     model.warm_up().unwrap();
@@ -123,7 +123,7 @@ fn a_native_network_gives_the_features_before_its_last_layer() {
         let native = c.replace("\"torchscript\"", "\"safetensors\"\narchitecture = \"resnet18\"");
         with_section(&native.replace("size = 8", "size = 32"), &sidecar)
     });
-    let model = LoadedModel::load(package, tch::Device::Cpu).unwrap();
+    let model = LoadedModel::load(package, tch::Device::Cpu, crate::domain::Precision::Fp32).unwrap();
     model.warm_up().unwrap();
     let found = model.forward(&[&image]).unwrap().remove(0).unwrap();
     let length: f64 = features.iter().map(|f| f * f).sum();

@@ -320,7 +320,11 @@ pub(super) fn load_native(
 
 /// The package's network as TorchScript: a native one is traced.
 fn script_of(package: &Package, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
-    let Weights::Safetensors(architecture) = package.weights else { return Ok(bytes) };
+    let architecture = match package.weights {
+        Weights::TorchScript => return Ok(bytes),
+        Weights::Safetensors(architecture) => architecture,
+        Weights::Elsewhere => return Err("it is not run in this process".to_owned()),
+    };
     let Parts { features, head } = load_native(&bytes, architecture, package.width(), Device::Cpu)?;
     let module = trace(&sequence(vec![features, head]), &package.contract).map_err(|e| e.to_string())?;
     // libtorch writes to files by name only; this one is memory.

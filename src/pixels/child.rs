@@ -27,7 +27,7 @@ use super::part::frames_per_part;
 use super::sandbox::{LIFE_REQUESTS, Outcome, Protections};
 use super::wire::{self, Hello, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Ready, Reply, Task};
 use super::{Frames, Part, Seen};
-use crate::domain::{Contract, InstanceHeader, ModelInput, Refusal, RefusalCode};
+use crate::domain::{Contract, InstanceHeader, ModelInput, Refusal, RefusalCode, ReportRules, ResultDocument};
 
 /// A worker is replaced after so many requests: whatever its decoders leak ends there.
 const REQUESTS_PER_PROCESS: u32 = 500;
@@ -58,6 +58,7 @@ pub struct Process {
 /// A worker's answer, checked.
 pub enum Answer {
     Header(Box<InstanceHeader>),
+    Results(Vec<Result<ResultDocument, String>>),
     Part(Part),
     Probed(Outcome),
 }
@@ -163,6 +164,7 @@ impl Process {
         let answer = match (reply, task) {
             (Reply::Refused(refusal), _) => Err(believed(refusal)?),
             (Reply::Header(header), Task::Header) => Ok(Answer::Header(header)),
+            (Reply::Results(results), Task::Results(rules)) => Ok(Answer::Results(results_of(results, rules)?)),
             (Reply::Probed(outcome), Task::Probe(_)) => Ok(Answer::Probed(outcome)),
             (Reply::Normalised(seen), Task::Normalise { contracts, frames, from }) => {
                 check_frames(&seen, *frames, *from, contracts)?;
@@ -302,10 +304,40 @@ fn believed(refusal: Refusal) -> io::Result<Refusal> {
         Malformed | Inconsistent | NoPixels | UnsupportedFormat | DecodeFailed | TooLarge | OutOfScope | WorkerDied => {
             Ok(Refusal::new(refusal.code, cleaned(&refusal.detail)))
         }
-        Lost | WorkerUnavailable | OwnReport | NotAnImage | ModelFailed | PatientMismatch | NothingToAnalyse => {
-            Err(invalid(&format!("a refusal as {}, which is not a worker's to give", refusal.code)))
-        }
+        Lost | WorkerUnavailable | OwnReport | NotAnImage | ClinicalResult | ModelFailed | PatientMismatch
+        | NothingToAnalyse => Err(invalid(&format!("a refusal as {}, which is not a worker's to give", refusal.code))),
     }
+}
+
+/// What a report says, as far as it was asked for: findings of the rules, numbers within their limits, clean texts.
+fn results_of(
+    results: Vec<Result<ResultDocument, String>>,
+    rules: &[ReportRules],
+) -> io::Result<Vec<Result<ResultDocument, String>>> {
+    use super::result::{IMAGES_MAX, PREDECESSORS_MAX, SAID_MAX, TEXT_MAX as DEVICE_TEXT_MAX};
+    if results.len() != rules.len() {
+        return Err(invalid("answers to other rules"));
+    }
+    let checked = results.into_iter().zip(rules).map(|(result, rules)| {
+        let mut document = match result {
+            Ok(document) => document,
+            Err(reason) => return Ok(Err(cleaned(&reason))),
+        };
+        let asked = |finding: &String| rules.findings.iter().any(|rule| rule.key == *finding);
+        if document.said.len() > SAID_MAX
+            || document.predecessors.len() > PREDECESSORS_MAX
+            || document.said.iter().any(|s| s.images.len() > IMAGES_MAX || !asked(&s.finding))
+        {
+            return Err(invalid("statements that were not asked for"));
+        }
+        let device = &mut document.device;
+        let texts = [&mut device.manufacturer, &mut device.model_name, &mut device.serial_number];
+        for text in texts.into_iter().chain(&mut device.software_versions) {
+            *text = cleaned(text).chars().take(DEVICE_TEXT_MAX).collect();
+        }
+        Ok(Ok(document))
+    });
+    checked.collect()
 }
 
 /// The text, cut to [`TEXT_MAX`] characters; what would break a line or turn its direction becomes a question mark.

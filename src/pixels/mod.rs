@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! file ─▶ prescan ─▶ header        identity, scope, what a report copies
+//!            ├─▶ result        what a clinical product's own report says
 //!            └─▶ layout ─▶ decode ─▶ grey ─▶ normalise ─▶ ModelInput, one per contract and frame
 //! ```
 //!
@@ -35,6 +36,7 @@ mod part;
 mod prescan;
 mod process;
 mod resize;
+mod result;
 mod rle;
 mod samples;
 mod sandbox;
@@ -64,7 +66,7 @@ pub use sandbox::{Attempt, Outcome, Protections};
 pub use slices::slice_order;
 pub use worker::Workers;
 
-use crate::domain::{Contract, Digest, InstanceHeader, ModelInput, Refusal, RefusalCode};
+use crate::domain::{Contract, Digest, InstanceHeader, ModelInput, Refusal, RefusalCode, ReportRules, ResultDocument};
 use decode::Decoder;
 use grey::Grey;
 use layout::Layout;
@@ -127,6 +129,15 @@ impl Frames {
 /// Reads the header of a trusted file in this process.
 pub fn read_header_file(path: &Path, limits: &Limits) -> Result<InstanceHeader, Refusal> {
     read_header_object(open(path)?, limits)
+}
+
+/// Reads what a trusted report says by each of these rules, in this process.
+pub fn read_result_file(
+    path: &Path,
+    rules: &[ReportRules],
+    limits: &Limits,
+) -> Result<Vec<Result<ResultDocument, String>>, Refusal> {
+    result::read_result_object(open(path)?, rules, limits)
 }
 
 /// Decodes and normalises a trusted file in this process.

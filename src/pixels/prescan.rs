@@ -41,6 +41,15 @@ const DEFLATED_LE: &str = "1.2.840.10008.1.2.1.99";
 
 /// Walks the whole object. `Malformed` and `TooLarge` refusals name the element and where it starts.
 pub fn scan(source: Box<dyn Source>, limits: &Limits) -> Result<Scan, Refusal> {
+    scan_keeping(source, limits, Keep::Root)
+}
+
+/// The same, with what the content of a report is made of in place of pixels.
+pub fn scan_report(source: Box<dyn Source>, limits: &Limits) -> Result<Scan, Refusal> {
+    scan_keeping(source, limits, Keep::Report)
+}
+
+fn scan_keeping(source: Box<dyn Source>, limits: &Limits, keep: Keep) -> Result<Scan, Refusal> {
     let mut walker = Walker::new(source)?;
     let start = walker.find_start()?;
     walker.go_to(start.at)?;
@@ -57,7 +66,7 @@ pub fn scan(source: Box<dyn Source>, limits: &Limits) -> Result<Scan, Refusal> {
     }
     let encoding = Encoding { explicit: transfer_syntax != IMPLICIT_LE, big: transfer_syntax == EXPLICIT_BE };
     let end = walker.end;
-    let root = walker.data_set(encoding, end, false, 0, Keep::Root)?;
+    let root = walker.data_set(encoding, end, false, 0, keep)?;
     Ok(Scan {
         transfer_syntax,
         media_sop_class: meta.sop_class,

@@ -85,6 +85,9 @@ impl Worker {
         let limits = &self.hello.limits;
         match task {
             Task::Header => Ok(Reply::Header(Box::new(read_header_object(Box::new(object), limits)?))),
+            Task::Results(rules) => {
+                Ok(Reply::Results(super::result::read_result_object(Box::new(object), &rules, limits)?))
+            }
             Task::Normalise { contracts, frames, from } => {
                 let mut hand_over = |_, at: u64, input: ModelInput| {
                     let full = "the values cannot be handed over: is there memory left on this machine?";

@@ -11,6 +11,8 @@ use super::dataset::Tag;
 pub enum Keep {
     /// The data set itself.
     Root,
+    /// The data set of a Structured Report whose content is read.
+    Report,
     /// Everything but private elements: look-up tables, codes, functional group macros.
     All,
     /// Everything that may be copied into a report.
@@ -32,6 +34,7 @@ impl Keep {
             Keep::Root if COPIED.binary_search(&tag).is_ok() => Some(Keep::Copy),
             Keep::Root if matches!(tag, 0x5200_9229 | 0x5200_9230) => Some(Keep::Groups),
             Keep::Root if IMAGE.binary_search(&tag).is_ok() => Some(Keep::All),
+            Keep::Report if REPORT.binary_search(&tag).is_ok() => Some(Keep::All),
             Keep::Groups if MACROS.binary_search(&tag).is_ok() => Some(Keep::All),
             Keep::All => Some(Keep::All),
             Keep::Copy if !NEVER.contains(&tag) => Some(Keep::Copy),
@@ -44,6 +47,21 @@ impl Keep {
 pub fn is_copied(tag: Tag) -> bool {
     COPIED.binary_search(&tag).is_ok()
 }
+
+/// Of a Structured Report: who says it, when, in place of what, and the content tree; in ascending order.
+const REPORT: [Tag; 11] = [
+    0x0008_0023, // Content Date
+    0x0008_0033, // Content Time
+    0x0008_0070, // Manufacturer
+    0x0008_0201, // Timezone Offset From UTC
+    0x0008_1090, // Manufacturer's Model Name
+    0x0018_1000, // Device Serial Number
+    0x0018_1020, // Software Versions
+    0x0040_A040, // Value Type
+    0x0040_A043, // Concept Name Code Sequence
+    0x0040_A360, // Predecessor Documents Sequence
+    0x0040_A730, // Content Sequence
+];
 
 /// Functional group macros that are kept, in ascending order.
 const MACROS: [Tag; 7] = [
@@ -251,7 +269,7 @@ mod tests {
 
     #[test]
     fn tables_are_sorted_so_that_they_can_be_searched() {
-        assert!(COPIED.is_sorted() && IMAGE.is_sorted() && MACROS.is_sorted());
+        assert!(COPIED.is_sorted() && IMAGE.is_sorted() && MACROS.is_sorted() && REPORT.is_sorted());
     }
 
     #[test]

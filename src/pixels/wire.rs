@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sandbox::{Attempt, Outcome, Protections};
 use super::{Frames, Limits, Seen};
-use crate::domain::{Contract, InstanceHeader, Refusal};
+use crate::domain::{Contract, InstanceHeader, Refusal, ReportRules, ResultDocument};
 
 /// Fits into an empty socket, so that writing one never blocks.
 pub const REQUEST_BYTES_MAX: usize = 60 * 1024;
@@ -45,6 +45,8 @@ pub struct Ready {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Task {
     Header,
+    /// What a report says by each of these rules.
+    Results(Vec<ReportRules>),
     Normalise {
         contracts: Vec<Contract>,
         frames: Frames,
@@ -58,6 +60,8 @@ pub enum Task {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
     Header(Box<InstanceHeader>),
+    /// For each of the rules, what the report says, or why nothing.
+    Results(Vec<Result<ResultDocument, String>>),
     /// The values of all inputs are in the hand-over memory.
     Normalised(Seen),
     Probed(Outcome),

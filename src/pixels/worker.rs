@@ -20,7 +20,7 @@ use super::sandbox::{Attempt, Outcome, Protections};
 use super::wire::{Hello, Task};
 use super::{Frames, Limits, Normalised, Part, Parts, open_file, part};
 use crate::config;
-use crate::domain::{Contract, InstanceHeader, Refusal, RefusalCode};
+use crate::domain::{Contract, InstanceHeader, Refusal, RefusalCode, ReportRules, ResultDocument};
 
 /// How often a thread that waits for its process to start looks whether something is asked of it.
 const LOOK_UP: Duration = Duration::from_millis(50);
@@ -100,6 +100,18 @@ impl Workers {
         match self.ask(Some(path), Task::Header).await? {
             Answer::Header(header) => Ok(*header),
             _ => Err(nonsense("something else where a header was asked for")),
+        }
+    }
+
+    /// Reads what the report at `path` says by each of these rules, or why nothing.
+    pub async fn read_results(
+        &self,
+        path: &Path,
+        rules: &[ReportRules],
+    ) -> Result<Vec<Result<ResultDocument, String>>, Refusal> {
+        match self.ask(Some(path), Task::Results(rules.to_vec())).await? {
+            Answer::Results(results) => Ok(results),
+            _ => Err(nonsense("something else where a report was asked for")),
         }
     }
 

@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, FixedOffset};
 
 use crate::domain::{
-    Assessment, Code, Digest, Disclosure, FindingAssessment, InstanceHeader, ModelIdentity, Report, Uid,
+    Assessment, Code, Digest, DigestOf, Direction, Disclosure, FindingAssessment, InstanceHeader, Level, ModelIdentity,
+    Report, Uid,
 };
 
 pub use codes::{PRIVATE_CODES, PRIVATE_SCHEME};
@@ -105,7 +106,7 @@ pub enum ReportError {
     MissingReason(String),
     #[error("finding {finding} lacks a valid {what}")]
     Estimate { finding: String, what: &'static str },
-    #[error("finding {0}: decision, direction, score and threshold contradict each other")]
+    #[error("finding {0}: decision, direction, score, threshold and level contradict each other")]
     Contradiction(String),
     #[error("finding {0} appears twice for the same model")]
     RepeatedFinding(String),
@@ -181,6 +182,7 @@ pub fn own_identity(device_uid: &Uid) -> ModelIdentity {
         version: env!("CARGO_PKG_VERSION").into(),
         manufacturer: MANUFACTURER.into(),
         weights: Digest::of(&[]),
+        digest_of: DigestOf::Weights,
         contract: String::new(),
         device_uid: device_uid.clone(),
         phantoms_only: false,
@@ -219,14 +221,20 @@ fn or_default(text: String, default: &str) -> String {
 
 /// What must agree before anything is written.
 fn check(assessment: &Assessment) -> Result<(), ReportError> {
-    use crate::domain::Direction;
     if assessment.findings.is_empty() {
         return Err(ReportError::NoFindings);
     }
     let mut seen = BTreeSet::new();
     for f in &assessment.findings {
-        let positive = f.score.get() >= f.finding.threshold.get();
-        if f.positive != positive || (f.direction == Direction::FalseAlarm) != positive {
+        let consistent = match f.score {
+            Some(score) => {
+                let positive = score >= f.finding.threshold;
+                let direction = if positive { Direction::FalseAlarm } else { Direction::Miss };
+                f.positive == Some(positive) && f.direction == Some(direction)
+            }
+            None => f.direction.is_none() && f.level == Level::Indeterminate,
+        };
+        if !consistent {
             return Err(ReportError::Contradiction(f.finding.key.clone()));
         }
         if !seen.insert((f.clinical.key(), &f.finding.key)) {

@@ -27,6 +27,7 @@ fn model(name: &str, device: &str) -> ModelIdentity {
         version: "1.2.0".into(),
         manufacturer: "Example".into(),
         weights: Digest::of(name.as_bytes()),
+        digest_of: DigestOf::Weights,
         contract: "imagenet-rgb@224/v1 0123456789ab".into(),
         device_uid: uid(device),
         phantoms_only: true,
@@ -46,9 +47,9 @@ fn negative() -> FindingAssessment {
     FindingAssessment {
         finding: finding("pneumothorax", "36118008", "Pneumothorax"),
         clinical: model("ChestNet", "2.25.11"),
-        score: Probability::new(0.12).unwrap(),
-        positive: false,
-        direction: Direction::Miss,
+        score: Some(Probability::new(0.12).unwrap()),
+        positive: Some(false),
+        direction: Some(Direction::Miss),
         level: Level::ScoreDependent,
         reasons: vec![],
         expected_error: interval(0.31, 0.24, 0.40),
@@ -60,9 +61,9 @@ fn negative() -> FindingAssessment {
 pub(super) fn positive() -> FindingAssessment {
     FindingAssessment {
         finding: finding("effusion", "60046008", "Pleural effusion"),
-        score: Probability::new(0.83).unwrap(),
-        positive: true,
-        direction: Direction::FalseAlarm,
+        score: Some(Probability::new(0.83).unwrap()),
+        positive: Some(true),
+        direction: Some(Direction::FalseAlarm),
         level: Level::NotElevated,
         expected_error: interval(0.06, 0.04, 0.085),
         spread: interval(0.015, 0.005, 0.03),
@@ -342,8 +343,8 @@ fn what_contradicts_itself_is_not_written() {
     type IsExpected = fn(&ReportError) -> bool;
     let rows: Vec<(Vec<FindingAssessment>, IsExpected)> = vec![
         (vec![], |e| matches!(e, ReportError::NoFindings)),
-        (with(|f| f.positive = true), |e| matches!(e, ReportError::Contradiction(_))),
-        (with(|f| f.direction = Direction::FalseAlarm), |e| matches!(e, ReportError::Contradiction(_))),
+        (with(|f| f.positive = Some(true)), |e| matches!(e, ReportError::Contradiction(_))),
+        (with(|f| f.direction = Some(Direction::FalseAlarm)), |e| matches!(e, ReportError::Contradiction(_))),
         (with(|f| f.expected_error = None), |e| matches!(e, ReportError::Estimate { .. })),
         (with(|f| f.spread = interval(f64::NAN, 0.0, 1.0)), |e| matches!(e, ReportError::Estimate { .. })),
         (with(|f| f.level = Level::Indeterminate), |e| matches!(e, ReportError::MissingReason(_))),

@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 use super::numbers;
 use super::{LIMITATIONS, PHANTOMS_ONLY};
 use crate::domain::{
-    Assessment, Direction, Disclosed, Disclosure, FindingAssessment, IndReason, Interval, Level, ModelIdentity,
+    Assessment, DigestOf, Direction, Disclosed, Disclosure, FindingAssessment, IndReason, Interval, Level,
+    ModelIdentity,
 };
 
 /// Renders an assessment as plain text, lines ended by `\n`.
@@ -32,19 +33,30 @@ pub fn render(assessment: &Assessment, disclosure: Disclosure) -> String {
 }
 
 fn render_finding(out: &mut String, f: &FindingAssessment, disclosure: Disclosure) {
-    let (score, threshold) = numbers::score_and_threshold(f.score.get(), f.finding.threshold.get());
-    let result = if f.positive { "POSITIVE" } else { "NEGATIVE" };
-    line(out, 0, &format!("{}: AI result {result}", f.finding.code.meaning));
+    let result = match f.positive {
+        Some(true) => "AI result POSITIVE",
+        Some(false) => "AI result NEGATIVE",
+        None => "no AI result",
+    };
+    line(out, 0, &format!("{}: {result}", f.finding.code.meaning));
     line(out, 1, &format!("Flag: {}", coded(f.level.code())));
-    line(out, 1, &format!("Score {score} %, decision threshold {threshold} %"));
+    match f.score {
+        Some(score) => {
+            let (score, threshold) = numbers::score_and_threshold(score.get(), f.finding.threshold.get());
+            line(out, 1, &format!("Score {score} %, decision threshold {threshold} %"));
+        }
+        None => {
+            line(out, 1, &format!("No score, decision threshold {} %", numbers::percent(f.finding.threshold.get())))
+        }
+    }
     if f.level == Level::Indeterminate {
         if let Some(reason) = f.reasons.first() {
             line(out, 1, &format!("Reason: {}", coded(reason.code())));
         }
     } else {
         let error = match f.direction {
-            Direction::Miss => "Expected probability of missed finding at this score",
-            Direction::FalseAlarm => "Expected probability of false alarm at this score",
+            Some(Direction::FalseAlarm) => "Expected probability of false alarm at this score",
+            Some(Direction::Miss) | None => "Expected probability of missed finding at this score",
         };
         interval(out, 1, error, f.expected_error.as_ref(), 0);
         interval(out, 1, "Range of error probability across racial groups, R", f.spread.as_ref(), 0);
@@ -83,8 +95,13 @@ fn coded((value, meaning): (&str, &str)) -> String {
 
 fn model(m: &ModelIdentity) -> String {
     let mut text = format!("{} {} by {}", m.name, m.version, m.manufacturer);
+    match m.digest_of {
+        DigestOf::Card => text.push_str(&format!(", card {}", m.weights.short())),
+        DigestOf::Weights if !m.contract.is_empty() => text.push_str(&format!(", weights {}", m.weights.short())),
+        DigestOf::Weights => {}
+    }
     if !m.contract.is_empty() {
-        let _ = write!(text, ", weights {}, input {}", m.weights.short(), m.contract);
+        let _ = write!(text, ", input {}", m.contract);
     }
     text
 }

@@ -11,8 +11,8 @@ use super::numbers::{self, Range};
 use super::write::plain;
 use super::{Context, LIMITATIONS, MANUFACTURER, MODEL_NAME, PHANTOMS_ONLY, ReportError};
 use crate::domain::{
-    Direction, Disclosed, Disclosure, FindingAssessment, GroupEstimate, InstanceHeader, Interval, Level, ModelIdentity,
-    Uid,
+    DigestOf, Direction, Disclosed, Disclosure, FindingAssessment, GroupEstimate, InstanceHeader, Interval, Level,
+    ModelIdentity, Uid,
 };
 
 /// Namespace of tracking UIDs (UUIDv5).
@@ -86,8 +86,12 @@ impl Algorithm {
             text => Ok(text),
         };
         let mut parameters = Vec::new();
-        if !model.contract.is_empty() {
+        if model.digest_of == DigestOf::Card {
+            parameters.push(format!("card={}", model.weights.short()));
+        } else if !model.contract.is_empty() {
             parameters.push(format!("weights={}", model.weights.short()));
+        }
+        if !model.contract.is_empty() {
             parameters.push(plain(&format!("contract={}", model.contract), 64));
             parameters.extend(further.iter().map(|p| plain(p, 64)));
         }
@@ -170,8 +174,12 @@ fn measurement_group(context: &Context, index: usize, parameters: Parameters) ->
     let clinical = &context.clinical[index];
     let audit = context.audit;
     let first_of_model = !context.assessment.findings[..index].iter().any(|g| g.clinical == f.clinical);
-    let result = if f.positive { "positive" } else { "negative" };
-    let tracking = format!("AI audit: {} (AI result {result})", f.finding.code.meaning);
+    let result = match f.positive {
+        Some(true) => "AI result positive",
+        Some(false) => "AI result negative",
+        None => "no AI result",
+    };
+    let tracking = format!("AI audit: {} ({result})", f.finding.code.meaning);
     let all = parameters == Parameters::Everywhere;
     let mut group = Item::templated(Relation::Contains, codes::MEASUREMENT_GROUP, "1501")
         .with(Item::text(Relation::HasObsContext, codes::TRACKING_ID, plain(&tracking, 400)))
@@ -180,27 +188,39 @@ fn measurement_group(context: &Context, index: usize, parameters: Parameters) ->
     if let Some(site) = &f.finding.site {
         group = group.with(Item::code(Relation::HasConceptMod, codes::FINDING_SITE, site.clone()));
     }
-    let (score, threshold) = numbers::score_and_threshold(f.score.get(), f.finding.threshold.get());
     group = group
         .with_all(audit.in_full(all || index == 0))
-        .with(
-            Item::percent(Relation::Contains, codes::CERTAINTY, score)
-                .with_all(clinical.in_full(all || first_of_model)),
-        )
-        .with(Item::percent(Relation::Contains, private("THRESHOLD"), threshold).with_all(clinical.identification()))
+        .with_all(score_and_threshold(f, clinical, all || first_of_model))
         .with_all(estimates(context, f)?)
         .with_all(measurement_sources(context, f));
-    let result = if f.positive { codes::POSITIVE } else { codes::NEGATIVE };
-    group = group.with(Item::code(Relation::Contains, private("AIRESULT"), result)).with(Item::code(
-        Relation::Contains,
-        private("RDER"),
-        private(f.level.code().0),
-    ));
+    if let Some(positive) = f.positive {
+        let result = if positive { codes::POSITIVE } else { codes::NEGATIVE };
+        group = group.with(Item::code(Relation::Contains, private("AIRESULT"), result));
+    }
+    group = group.with(Item::code(Relation::Contains, private("RDER"), private(f.level.code().0)));
     if f.level == Level::Indeterminate {
         let reason = f.reasons.first().ok_or_else(|| ReportError::MissingReason(f.finding.key.clone()))?;
         group = group.with(Item::code(Relation::Contains, private("INDREASON"), private(reason.code().0)));
     }
     Ok(group)
+}
+
+/// The clinical model's own numbers. Where it gave no score none is written, and the threshold alone names the model.
+fn score_and_threshold(f: &FindingAssessment, clinical: &Algorithm, with_parameters: bool) -> Vec<Item> {
+    let item = |concept: Concept, percent: String| Item::percent(Relation::Contains, concept, percent);
+    match f.score {
+        Some(score) => {
+            let (score, threshold) = numbers::score_and_threshold(score.get(), f.finding.threshold.get());
+            vec![
+                item(codes::CERTAINTY, score).with_all(clinical.in_full(with_parameters)),
+                item(private("THRESHOLD"), threshold).with_all(clinical.identification()),
+            ]
+        }
+        None => {
+            let threshold = numbers::percent(f.finding.threshold.get());
+            vec![item(private("THRESHOLD"), threshold).with_all(clinical.in_full(with_parameters))]
+        }
+    }
 }
 
 /// Everything that an indeterminate finding must not carry.
@@ -209,7 +229,7 @@ fn estimates(context: &Context, f: &FindingAssessment) -> Result<Vec<Item>, Repo
         return Ok(Vec::new());
     }
     let missing = |what| ReportError::Estimate { finding: f.finding.key.clone(), what };
-    let (error, error_in_group) = match f.direction {
+    let (error, error_in_group) = match f.direction.ok_or_else(|| missing("direction"))? {
         Direction::Miss => (private("PMISS"), private("PMISS-GRP")),
         Direction::FalseAlarm => (private("PFALSE"), private("PFALSE-GRP")),
     };

@@ -51,10 +51,12 @@ impl Node {
 
     /// Asks `assemble`, with the study's images where they can matter by now.
     async fn decide(&self, activity: &StudyActivity, config: &Config) -> Result<Decision, StoreError> {
+        let results = self.analyser.result_waits(config.clinical(activity.called.as_ref()));
         let rules = AssembleRules {
             quiet_period: config.quiet_period(&activity.source, activity.called.as_ref()),
             cap: config.study.cap,
             required: &config.study.required,
+            results: &results,
         };
         let (now, earliest) = (Utc::now(), assemble::earliest(activity, &rules));
         if now < earliest {
@@ -121,12 +123,18 @@ impl Node {
         let ready = self.store.ready_study(&claim.study).await?;
         let called = claim.called.as_ref();
         let concluded = self.analyser.conclude(&ready, config.clinical(called), now);
-        let (assessment, scores, analysed, all_audited) = match concluded {
+        let (assessment, sources, analysed, all_audited, missing) = match concluded {
             Conclusion::Refused(refusal) => {
                 return Ok(self.store.close_study(claim, Outcome::Refused(&refusal), now).await?);
             }
-            Conclusion::Assessed { assessment, scores, analysed, complete } => (assessment, scores, analysed, complete),
+            Conclusion::Assessed { assessment, sources, analysed, complete, missing, .. } => {
+                (assessment, sources, analysed, complete, missing)
+            }
         };
+        closing
+            .missing
+            .extend(missing.iter().filter(|what| !closing.missing.contains(what)).cloned().collect::<Vec<_>>());
+        closing.complete &= missing.is_empty();
         let partial = why_partial(&closing, all_audited);
         closing.complete &= all_audited;
         let images: Vec<_> =
@@ -153,7 +161,7 @@ impl Node {
                 })
                 .collect();
             let context = ReportContext { disclosure, predecessors, partial: partial.clone(), now };
-            let variants = self.analyser.reports(&assessment, &scores, &images, &context)?;
+            let variants = self.analyser.reports(&assessment, &sources, &images, &context)?;
             outgoing.push(OutgoingReport { variants, disclosure, destinations });
         }
         // What is kept for people is what a withheld destination sees.

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::watchdog::Loop;
 use super::{ATTEMPTS_MAX, IDLE, INTERRUPTIONS_MAX, LEASE, Node};
-use crate::analyse::Read;
+use crate::analyse::{Read, ReadOptions};
 use crate::domain::{Purpose, Refusal, RefusalCode, Timestamp, Uid};
 use crate::store::{PendingInstance, Reading};
 
@@ -52,8 +52,12 @@ impl Node {
             return;
         }
         let config = self.config();
-        let clinical = config.clinical(Some(&pending.called));
-        let mut read = match self.read_claimed(&pending, clinical).await {
+        let options = ReadOptions {
+            clinical: config.clinical(Some(&pending.called)),
+            sender: Some(&pending.calling),
+            waited: (Utc::now() - pending.received_at).to_std().unwrap_or_default(),
+        };
+        let mut read = match self.read_claimed(&pending, options).await {
             Ok(read) => read,
             // The claim stays: the next start lifts it, and does not count it as an attempt.
             Err(error) => return self.give_up(&format!("inference ended: {error:#}")),
@@ -79,6 +83,14 @@ impl Node {
                 let later = Utc::now() + IDLE * pending.attempts;
                 return self.release(sop_instance, true, Some(later)).await;
             }
+        }
+        if let Some(after) = read.later {
+            // The server's trouble is no attempt of the object's.
+            return self.release(sop_instance, false, Some(Utc::now() + after)).await;
+        }
+        if let Some(refusal) = read.failed.as_ref().filter(|_| pending.attempts < ATTEMPTS_MAX) {
+            warn!(attempt = pending.attempts, detail = refusal.detail, "the object will be tried again");
+            return self.release(sop_instance, true, Some(Utc::now() + IDLE * pending.attempts)).await;
         }
         let own = match self.store.is_own_report(sop_instance).await {
             Ok(own) => own,
@@ -109,7 +121,14 @@ impl Node {
             .map(|s| if self.analyser.is_race(&s.model) { (s, Purpose::Race) } else { (s, Purpose::Clinical) })
             .collect();
         let reading = match (&refusal, &read.header, &read.pixel_digest) {
-            (None, Some(header), Some(pixel_digest)) => Reading::Scored { header, pixel_digest, scores: &scores },
+            (None, Some(header), Some(pixel_digest)) => {
+                Reading::Scored { header, pixel_digest, scores: &scores, awaited: &read.awaited }
+            }
+            (Some(refusal), Some(header), _) if refusal.code == RefusalCode::ClinicalResult => {
+                info!(detail = %refusal.detail, "a clinical result arrived");
+                read.results.iter_mut().for_each(|result| result.received_at = pending.received_at);
+                Reading::Results { header, refusal, results: &read.results }
+            }
             (Some(refusal), header, _) => {
                 info!(code = %refusal.code, detail = %refusal.detail, "an object is not analysed");
                 Reading::Refused { header: header.as_ref(), refusal }
@@ -123,8 +142,8 @@ impl Node {
     }
 
     /// Prolongs the claim for as long as reading takes: the time limit of a worker holds for each part of a long image.
-    async fn read_claimed(&self, pending: &PendingInstance, clinical: &[String]) -> anyhow::Result<Read> {
-        let reading = self.analyser.read(&pending.path, clinical);
+    async fn read_claimed(&self, pending: &PendingInstance, options: ReadOptions<'_>) -> anyhow::Result<Read> {
+        let reading = self.analyser.read(&pending.path, options);
         tokio::pin!(reading);
         loop {
             tokio::select! {

@@ -33,6 +33,7 @@ mod intake;
 mod outbox;
 mod reading;
 mod records;
+mod results;
 mod retention;
 mod salvage;
 mod spool;
@@ -69,9 +70,9 @@ pub use backup::{BackedUp, Files};
 pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
 pub use records::{
-    Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp, Inquiry,
-    InstanceDetail, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, Purged, Reading, Recovered,
-    ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow, Unreached,
+    Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp, Imported,
+    Inquiry, InstanceDetail, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, Purged, Reading,
+    Recovered, ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow, Unreached,
 };
 
 /// A handle on one data folder; clones share everything.

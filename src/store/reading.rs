@@ -13,7 +13,7 @@ use crate::config::Late;
 use crate::domain::{ImageScore, InstanceHeader, Purpose, Refusal, RefusalCode, StudyState, Timestamp, Uid};
 
 use super::index::{Columns, json, micros, shifted, word};
-use super::{PendingInstance, Reading, Store, StoreError};
+use super::{PendingInstance, Reading, Store, StoreError, results};
 
 /// So many ends of the node say nothing of an object that was being read.
 const INTERRUPTIONS_FREE: u8 = 10;
@@ -111,16 +111,19 @@ impl Store {
         let Some(row) = sqlx::query(sql).bind(sop_instance.as_str()).fetch_optional(&mut *tx).await? else {
             return Ok(false);
         };
-        let arrival = Arrival {
+        let mut arrival = Arrival {
             calling: row.text("calling")?,
             called: row.text("called")?,
             received_at: row.int("received_at")?,
             now: micros(now),
+            news: false,
         };
-        let (header, refusal) = match reading {
-            Reading::Scored { header, .. } => (Some(header), None),
-            Reading::Refused { header, refusal } => (header, Some(refusal)),
+        let (header, refusal, results) = match reading {
+            Reading::Scored { header, .. } => (Some(header), None, &[][..]),
+            Reading::Results { header, refusal, results } => (Some(header), Some(refusal), results),
+            Reading::Refused { header, refusal } => (header, Some(refusal), &[][..]),
         };
+        arrival.news = results::is_news(&mut tx, results.iter()).await?;
         // An object that is read again may give less than before; its study is known all the same.
         let study = header.map(|h| h.study.clone()).or(row.opt_parsed("study")?);
         let joined = match (&study, refusal) {
@@ -133,6 +136,10 @@ impl Store {
         };
         let study = study.as_ref().unwrap_or(sop_instance);
         write_reading(&mut tx, sop_instance, study, reading, now).await?;
+        results::replace(&mut tx, sop_instance, results, joined == Joined::Late).await?;
+        if let Reading::Scored { awaited, .. } = reading {
+            results::await_results(&mut tx, study, awaited).await?;
+        }
         if joined == Joined::Late {
             let sql = "UPDATE instances SET late = 1 WHERE sop_instance = ?";
             sqlx::query(sql).bind(sop_instance.as_str()).execute(&mut *tx).await?;
@@ -161,11 +168,17 @@ struct Arrival {
     called: String,
     received_at: i64,
     now: i64,
+    /// It holds a clinical result that says something new.
+    news: bool,
 }
 
 /// Whether such an instance says something new about a study that is closed.
-fn reopens(refusal: Option<&Refusal>) -> bool {
-    !matches!(refusal.map(|r| r.code), Some(RefusalCode::OwnReport | RefusalCode::NotAnImage))
+fn reopens(refusal: Option<&Refusal>, arrival: &Arrival) -> bool {
+    match refusal.map(|r| r.code) {
+        Some(RefusalCode::OwnReport | RefusalCode::NotAnImage) => false,
+        Some(RefusalCode::ClinicalResult) => arrival.news,
+        _ => true,
+    }
 }
 
 /// What an instance did to its study.
@@ -198,11 +211,16 @@ async fn join(
             let sql = "UPDATE studies SET version = version + 1, last_at = max(last_at, ?) WHERE study = ?";
             sqlx::query(sql).bind(arrival.received_at).bind(study.as_str()).execute(&mut **tx).await?;
         }
-        Some(_) if reopens(refusal) => {
-            if late == Late::Never && is_reported(tx, study).await? {
+        Some(_) if reopens(refusal, arrival) => {
+            let reported = is_reported(tx, study).await?;
+            // A result is news of a report alone: images make the others analysed.
+            if !reported && refusal.is_some_and(|r| r.code == RefusalCode::ClinicalResult) {
+                return Ok(Joined::AsUsual);
+            }
+            if late == Late::Never && reported {
                 return Ok(Joined::Late);
             }
-            reopen(tx, study, arrival).await?;
+            reopen(tx, study, arrival.now, arrival.received_at).await?;
             return Ok(Joined::Reopened);
         }
         Some(_) => {}
@@ -210,7 +228,7 @@ async fn join(
     Ok(Joined::AsUsual)
 }
 
-async fn is_reported(tx: &mut Transaction<'_, Sqlite>, study: &Uid) -> Result<bool, StoreError> {
+pub(super) async fn is_reported(tx: &mut Transaction<'_, Sqlite>, study: &Uid) -> Result<bool, StoreError> {
     let sql = "SELECT EXISTS (SELECT 1 FROM reports WHERE study = ? AND current = 1)";
     Ok(sqlx::query_scalar(sql).bind(study.as_str()).fetch_one(&mut **tx).await?)
 }
@@ -255,15 +273,24 @@ async fn begin(
     Ok(())
 }
 
-async fn reopen(tx: &mut Transaction<'_, Sqlite>, study: &Uid, arrival: &Arrival) -> Result<(), StoreError> {
+/// Opens a closed study again: at `now`, for what arrived at `received_at`, both in microseconds.
+pub(super) async fn reopen(
+    tx: &mut Transaction<'_, Sqlite>,
+    study: &Uid,
+    now: i64,
+    received_at: i64,
+) -> Result<(), StoreError> {
     // `assessment`, `level` and `complete` stay: they tell of the last report until there is a new one.
     let sql = "UPDATE studies SET kind = 'study', state = 'open', revision = revision + 1, version = version + 1,
                first_at = ?, last_at = max(last_at, ?), lease_until = NULL, attempts = 0, interrupted = 0,
                closed_at = NULL, refusal_code = NULL, refusal_detail = NULL, error = NULL, hand_at = NULL,
                hand_complete = NULL WHERE study = ?";
-    sqlx::query(sql).bind(arrival.now).bind(arrival.received_at).bind(study.as_str()).execute(&mut **tx).await?;
+    sqlx::query(sql).bind(now).bind(received_at).bind(study.as_str()).execute(&mut **tx).await?;
     // What came late before is part of what is analysed now.
-    sqlx::query("UPDATE instances SET late = 0 WHERE study = ?").bind(study.as_str()).execute(&mut **tx).await?;
+    for table in ["instances", "clinical_results"] {
+        let sql = format!("UPDATE {table} SET late = 0 WHERE study = ?");
+        sqlx::query(&sql).bind(study.as_str()).execute(&mut **tx).await?;
+    }
     // Race scores that are past their retention are needed once more, where the object is still there.
     let sql = "UPDATE instances SET state = 'received', lease_until = NULL, attempts = 0, interrupted = 0
                WHERE study = ? AND scores_expired = 1 AND path IS NOT NULL";
@@ -279,9 +306,10 @@ async fn write_reading(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let (state, header, pixel_digest, scores, refusal): (_, Option<&InstanceHeader>, _, _, _) = match reading {
-        Reading::Scored { header, pixel_digest, scores } => {
+        Reading::Scored { header, pixel_digest, scores, .. } => {
             ("scored", Some(header), Some(pixel_digest.as_str()), scores, None)
         }
+        Reading::Results { header, refusal, .. } => ("refused", Some(header), None, &[][..], Some(refusal)),
         Reading::Refused { header, refusal } => ("refused", header, None, &[][..], Some(refusal)),
     };
     let sql = "UPDATE instances SET state = ?, study = ?, series = ifnull(?, series), header = ifnull(?, header),

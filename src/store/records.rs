@@ -12,8 +12,8 @@ use serde::Serialize;
 use crate::assemble::Closing;
 use crate::dicom::CommitmentRq;
 use crate::domain::{
-    AeTitle, Assessment, ClosedBy, CommitmentState, DeliveryState, Digest, Disclosure, ImageScore, InstanceHeader,
-    InstanceState, Level, Purpose, Refusal, Report, StudyState, Timestamp, Uid,
+    AeTitle, Assessment, ClinicalResult, ClosedBy, CommitmentState, DeliveryState, Digest, Disclosure, ImageScore,
+    InstanceHeader, InstanceState, Level, Purpose, Refusal, Report, StudyState, Timestamp, Uid,
 };
 
 /// A durable object that waits to be read, leased to the caller.
@@ -45,7 +45,11 @@ pub enum Reading<'a> {
         pixel_digest: &'a Digest,
         /// Race scores are told apart, since they have their own retention.
         scores: &'a [(ImageScore, Purpose)],
+        /// Keys of the packages whose result the study waits for because of this image.
+        awaited: &'a [String],
     },
+    /// No image: a report of a clinical product, whose results these are.
+    Results { header: &'a InstanceHeader, refusal: &'a Refusal, results: &'a [ClinicalResult] },
     /// Not analysed. Without a header the study is not known: the object is then listed as a study of its own,
     /// refused, under its SOP Instance UID.
     Refused { header: Option<&'a InstanceHeader>, refusal: &'a Refusal },
@@ -265,6 +269,8 @@ pub struct StudyDetail {
     pub instances: Vec<InstanceDetail>,
     pub reports: Vec<ReportDetail>,
     pub deliveries: Vec<DeliveryDetail>,
+    /// What clinical products that score images on their own said of it.
+    pub results: Vec<ClinicalResult>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -337,6 +343,8 @@ pub struct Expired {
     pub objects: u64,
     /// Studies whose rows and reports went.
     pub studies: u64,
+    /// Clinical results of studies that never came.
+    pub results: u64,
     /// Race scores.
     pub posteriors: u64,
     /// Disclosed reports, which hold posteriors.
@@ -350,6 +358,21 @@ pub struct Expired {
 pub struct Purged {
     pub objects: u64,
     pub reports: u64,
+}
+
+/// What an import of results did, or would do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Imported {
+    /// Rows that were not known.
+    pub new: u64,
+    /// Rows that were imported before, or are there twice.
+    pub known: u64,
+    /// Studies that are reported anew.
+    pub studies_reopened: u64,
+    /// Studies whose report stays as it is, by `study.late`.
+    pub studies_late: u64,
+    /// Studies of which no image is here yet.
+    pub studies_unknown: u64,
 }
 
 /// How much there is of what, for health and metrics.

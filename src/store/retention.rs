@@ -11,7 +11,7 @@ use tracing::info;
 use crate::domain::{Timestamp, Uid};
 
 use super::index::{Columns, from_micros, shifted};
-use super::{Expired, Purged, Retention, Store, StoreError, blocking, commitments};
+use super::{Expired, Purged, Retention, Store, StoreError, blocking, commitments, results};
 
 /// Studies that ended before `?1` and have nothing left to deliver, and no report that a destination was asked to keep
 /// and has not committed to. One that a newer report has taken the place of is waited for as long as it is asked for.
@@ -38,6 +38,9 @@ impl Store {
         self.index().commit(tx).await?;
         let before = |kept: Option<Duration>| kept.map(|span| shifted(now, span, -1));
         if let Some(before) = before(retention.objects_kept) {
+            let mut tx = self.index().write().await?;
+            expired.results = results::forget_strays(&mut tx, before).await?;
+            self.index().commit(tx).await?;
             expired.objects =
                 self.in_batches(before, Due::Objects).await? + self.in_batches(before, Due::Conflicts).await?;
         }
@@ -58,6 +61,7 @@ impl Store {
             info!(
                 objects = expired.objects,
                 studies = expired.studies,
+                results = expired.results,
                 posteriors = expired.posteriors,
                 disclosed_reports = expired.disclosed_reports,
                 damaged = expired.damaged,
@@ -109,6 +113,7 @@ impl Store {
         ] {
             deleted.push(sqlx::query(&sql).bind(study.as_str()).execute(&mut *tx).await?.rows_affected());
         }
+        results::forget(&mut tx, study.as_str()).await?;
         let spool = self.spool().clone();
         blocking(move || {
             files.iter().for_each(|path| spool.remove(path));
@@ -235,6 +240,7 @@ async fn forget_studies(
         files.extend(paths);
         // Scores go with instances, reports and deliveries with studies (ON DELETE CASCADE).
         sqlx::query("DELETE FROM instances WHERE study = ?").bind(study).execute(&mut **tx).await?;
+        results::forget(tx, study).await?;
         sqlx::query("DELETE FROM studies WHERE study = ?").bind(study).execute(&mut **tx).await?;
     }
     Ok((studies.len(), studies.len() as u64))

@@ -18,7 +18,7 @@ use crate::domain::{
 
 use super::index::{Columns, json, micros, shifted, word};
 use super::spool::Spool;
-use super::{Closed, Older, Outcome, OutgoingReport, PreviousReport, Store, StoreError, StudyClaim, blocking};
+use super::{Closed, Older, Outcome, OutgoingReport, PreviousReport, Store, StoreError, StudyClaim, blocking, results};
 
 impl Store {
     /// The activity of every open study that nobody is closing, for `assemble::decide`.
@@ -36,7 +36,9 @@ impl Store {
                        s.hand_complete,
                        (SELECT min(since) FROM (SELECT k.since UNION ALL SELECT u.since FROM unknown u
                            WHERE EXISTS (SELECT 1 FROM instances i WHERE i.study = s.study AND i.calling = u.calling)))
-                           AS unread_since
+                           AS unread_since,
+                       (SELECT json_group_array(a.model) FROM awaited_results a WHERE a.study = s.study AND NOT EXISTS
+                           (SELECT 1 FROM clinical_results c WHERE c.study = a.study AND c.model = a.model)) AS awaited
                    FROM studies s LEFT JOIN known k ON k.study = s.study
                    WHERE s.state = 'open' AND (s.lease_until IS NULL OR s.lease_until <= ?)
                    ORDER BY s.last_at, s.study";
@@ -52,6 +54,7 @@ impl Store {
                 first_at: row.time("first_at")?,
                 last_at: row.time("last_at")?,
                 unread_since: row.opt_time("unread_since")?,
+                awaited: row.opt_json("awaited")?.unwrap_or_default(),
                 hand: match row.opt_time("hand_at")? {
                     Some(at) => Some(HandClose { at, complete: row.opt_int("hand_complete")?.map(|flag| flag != 0) }),
                     None => None,
@@ -181,8 +184,9 @@ impl Store {
                 refusal: row.refusal()?,
             });
         }
+        let results = results::of_study(&mut tx, study).await?;
         info!(study = self.log_id(study.as_str()), instances = instances.len(), "race scores were read for {purpose}");
-        Ok(ReadyStudy { study: study.clone(), instances })
+        Ok(ReadyStudy { study: study.clone(), instances, results })
     }
 
     /// The newest report of a study for this disclosure, which the next one replaces, in each of its SOP classes.
@@ -256,6 +260,12 @@ impl Store {
                    refusal_code = NULL, refusal_detail = NULL, scores_expired = 0, late = 0,
                    study = iif(?1, NULL, study) WHERE study = ?2";
         sqlx::query(sql).bind(unknown).bind(study.as_str()).execute(&mut *tx).await?;
+        // What its images wait for is noted as they are read again.
+        for sql in
+            ["DELETE FROM awaited_results WHERE study = ?", "UPDATE clinical_results SET late = 0 WHERE study = ?"]
+        {
+            sqlx::query(sql).bind(study.as_str()).execute(&mut *tx).await?;
+        }
         let sql = if unknown {
             "DELETE FROM studies WHERE study = ?2"
         } else {

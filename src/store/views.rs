@@ -13,7 +13,7 @@ use crate::domain::{InstanceHeader, Uid};
 use super::index::{Columns, micros};
 use super::{
     Counts, DeliveryDetail, InstanceDetail, ReportDetail, Store, StoreError, StudyDetail, StudyFilter, StudyRow,
-    studies,
+    results, studies,
 };
 
 const ROW: &str = "SELECT s.*, (SELECT count(*) FROM instances i WHERE i.study = s.study) AS instances,
@@ -52,6 +52,7 @@ impl Store {
             instances: instances(&mut tx, study).await?,
             reports: reports(&mut tx, study).await?,
             deliveries: deliveries(&mut tx, study).await?,
+            results: results::of_study(&mut tx, study).await?,
         }))
     }
 

@@ -79,6 +79,8 @@ fn card(recipe: &Recipe, evaluation: &Evaluation, dataset: &Dataset) -> Card {
         calibration: None,
         ood: None,
         golden: None,
+        server: None,
+        result: None,
         provenance: Provenance {
             training_data: format!("{} ({} images)", recipe.card.training_data, dataset.len()),
             intended_use: recipe.card.intended_use.clone(),

@@ -1,12 +1,13 @@
 //! PDUs on a connection (PS3.8 9.3), for both roles: framing, limits, an orderly end, and the requestor's side of an
 //! association (`requestor`), on TCP or TLS (`tls`).
 //!
-//! Neighbours: `receive` accepts associations through it, `deliver` requests them. `frame` judges a header before
+//! Beside it HTTP as a client (`http`). Neighbours: `receive` accepts associations through it, `deliver` requests them. `frame` judges a header before
 //! anything is allocated (one that claims 4 GiB costs six bytes) and reads the PDU, dicom-ul writes it. Left out: what
 //! an accepted association does, and deadlines for reading in [`Wire`], which its caller sets.
 
 mod fragments;
 mod frame;
+mod http;
 mod newcomers;
 mod requestor;
 mod stream;
@@ -22,6 +23,7 @@ use dicom_ul::pdu::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use fragments::{FragmentError, Fragments};
+pub use http::{Answer, Ask, Bounds, HttpConnection, HttpError, Trust, request};
 pub use newcomers::{Newcomer, Newcomers, ThisMachine};
 pub use requestor::{Accepted, Call, Message, Proposal, RequestError, Requestor, Roles, Security, Step};
 pub use stream::Stream;

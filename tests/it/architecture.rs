@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 /// Rooms from the ground floor up. A room may use rooms of lower floors, itself, and nothing beside or above it.
 const FLOORS: &[&[&str]] = &[
     &["domain", "stats"],
-    &["config", "dicom", "assemble"],
+    &["config", "dicom", "assemble", "results"],
     &["store", "wire"],
     &["receive", "pixels", "infer", "assess", "report", "deliver"],
+    // the models that run elsewhere: packages are of `infer`
+    &["remote"],
     &["analyse"],
     &["phantom"],
     &["web", "train"],
@@ -23,11 +25,11 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("sqlx::", &["store"]),
     ("tch::", &["infer", "train"]),
     ("axum::", &["web"]),
-    ("hyper::", &["web", "deliver"]),
+    ("hyper::", &["web", "wire", "deliver", "remote"]),
     ("clap::", &["cli", "main"]),
     ("dicom_ul::", &["wire", "receive"]),
     // tokio_rustls too
-    ("rustls::", &["wire", "deliver"]),
+    ("rustls::", &["wire"]),
     ("turbojpeg_sys::", &["pixels"]),
     ("openjpeg_sys::", &["pixels"]),
     ("charls::", &["pixels"]),
@@ -49,6 +51,7 @@ const PURE: &[&str] = &[
     "domain",
     "stats",
     "assemble",
+    "results",
     "assess",
     "report",
     "pixels/normalise.rs",

@@ -11,6 +11,7 @@ mod conformance;
 mod corpus;
 mod crash;
 mod delivery;
+mod elsewhere;
 mod faults;
 mod interop;
 mod lifecycle;

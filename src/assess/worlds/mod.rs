@@ -111,6 +111,7 @@ fn identity(name: &str, purpose: Purpose) -> ModelIdentity {
         version: "1".into(),
         manufacturer: "test".into(),
         weights: Digest::of(format!("{purpose:?}").as_bytes()),
+        digest_of: crate::domain::DigestOf::Weights,
         contract: "unit".into(),
         device_uid: Uid::parse("2.25.1").unwrap(),
         phantoms_only: true,
@@ -144,8 +145,15 @@ const SETTINGS: RiskSettings = RiskSettings { delta: DELTA, per_study_inference:
 
 fn assessed(profile: &Profile, score: f64, posteriors: &[f64]) -> FindingAssessment {
     let (audit, race, clinical) = (identity("race", Purpose::Race), race(posteriors), [clinical(score)]);
-    let input =
-        AssessInput { audit: &audit, race: Ok(&race), clinical: &clinical, upstream: &[], unknown: &[], prior: None };
+    let input = AssessInput {
+        audit: &audit,
+        race: Ok(&race),
+        clinical: &clinical,
+        results: &[],
+        upstream: &[],
+        unknown: &[],
+        prior: None,
+    };
     assess(&input, Some(profile), &SETTINGS, day(1)).unwrap().findings.remove(0)
 }
 
@@ -252,7 +260,7 @@ fn flagged_studies_are_wrong_more_often_than_unflagged_ones_with_the_same_score(
             continue;
         }
         let wrong = |rows: &[&(Row, FindingAssessment)]| {
-            rows.iter().filter(|(r, a)| r.outcome != a.positive).count() as f64 / rows.len() as f64
+            rows.iter().filter(|(r, a)| Some(r.outcome) != a.positive).count() as f64 / rows.len() as f64
         };
         let d = |(_, a): &&(Row, FindingAssessment)| a.disclosed.as_ref().unwrap().excess.unwrap().estimate;
         excess += (wrong(&high) - wrong(&rest)) * high.len() as f64;
@@ -277,7 +285,7 @@ fn group_estimates_and_expected_error_agree_with_the_planted_truth() {
         assert!((error.lower..=error.upper).contains(&BIASED.event(g, z)), "{g} {error:?}");
     }
     assert!(disclosed.groups[1].posterior > 0.9);
-    assert_eq!((a.level, a.direction, a.positive), (Level::Elevated, Direction::Miss, false));
+    assert_eq!((a.level, a.direction, a.positive), (Level::Elevated, Some(Direction::Miss), Some(false)));
     let expected = a.expected_error.unwrap();
     let truth: f64 = (0..3).map(|g| BIASED.share[g] * BIASED.event(g, z)).sum();
     assert!((expected.lower..=expected.upper).contains(&truth), "{expected:?} {truth}");

@@ -28,8 +28,15 @@ fn every_precondition_is_named_when_it_fails() {
                  level,
                  reasons: &[IndReason]| {
         let audit = identity("race", Purpose::Race);
-        let input =
-            AssessInput { audit: &audit, race, clinical: &[clinical], upstream: &[], unknown: &[], prior: None };
+        let input = AssessInput {
+            audit: &audit,
+            race,
+            clinical: &[clinical],
+            results: &[],
+            upstream: &[],
+            unknown: &[],
+            prior: None,
+        };
         let a = assess(&input, profile, &s, day(40)).unwrap().findings.remove(0);
         assert_eq!((a.level, a.reasons.as_slice()), (level, reasons));
         assert_eq!(a.spread.is_some(), level != Level::Indeterminate);
@@ -56,6 +63,7 @@ fn every_precondition_is_named_when_it_fails() {
         audit: &audit,
         race: Err(IndReason::Failed),
         clinical: &[clinical(0.42)],
+        results: &[],
         upstream: &[IndReason::Drift],
         unknown: &[],
         prior: None,

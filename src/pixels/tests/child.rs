@@ -50,6 +50,7 @@ fn only_refusals_of_a_decoder_are_believed() {
         (WorkerUnavailable, false),
         (OwnReport, false),
         (NotAnImage, false),
+        (ClinicalResult, false),
         (ModelFailed, false),
         (PatientMismatch, false),
         (NothingToAnalyse, false),

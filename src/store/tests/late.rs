@@ -12,6 +12,7 @@ async fn score_late(store: &Store, study: &str, late: Late, second: i64) {
             header: &header(study, instance),
             pixel_digest: &Digest::of(b"pixels"),
             scores: &image_scores(instance),
+            awaited: &[],
         };
         assert!(store.save_read(&pending.sop_instance, reading, late, at(second)).await.unwrap());
     }
@@ -109,7 +110,7 @@ async fn a_close_by_hand_reaches_the_decision() {
     let decide = async |second: i64| {
         let activity = store.activities(at(second)).await.unwrap().remove(0);
         let hour = Duration::from_secs(3600);
-        let rules = AssembleRules { quiet_period: hour, cap: 2 * hour, required: &[] };
+        let rules = AssembleRules { quiet_period: hour, cap: 2 * hour, required: &[], results: &[] };
         assemble::decide(&activity, &[], &rules, at(second))
     };
     assert!(matches!(decide(10).await, Decision::Wait { .. }));
@@ -149,13 +150,13 @@ async fn a_study_that_is_spread_over_hours_is_one_study_with_what_is_missing() {
         wait: true,
     }];
     let (quiet_period, cap) = (Duration::from_secs(60), Duration::from_secs(8 * 3600));
-    let rules = AssembleRules { quiet_period, cap, required: &required };
+    let rules = AssembleRules { quiet_period, cap, required: &required, results: &[] };
     let save = async |instance: &str, series: &str, view: View, second: i64| {
         put(&store, instance, second).await;
         store.claim_received(10, LEASE, at(second)).await.unwrap();
         let header = InstanceHeader { series: uid(series), view: Some(view), ..header("1.2", instance) };
         let (pixel_digest, scores) = (Digest::of(b"pixels"), image_scores(instance));
-        let reading = Reading::Scored { header: &header, pixel_digest: &pixel_digest, scores: &scores };
+        let reading = Reading::Scored { header: &header, pixel_digest: &pixel_digest, scores: &scores, awaited: &[] };
         assert!(store.save_read(&uid(instance), reading, Late::Replace, at(second)).await.unwrap());
     };
     let decide = async |second: i64| {

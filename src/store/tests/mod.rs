@@ -10,6 +10,7 @@ mod kill;
 mod late;
 mod outbox;
 mod recovery;
+mod results;
 mod retention;
 mod studies;
 
@@ -24,9 +25,9 @@ use super::*;
 use crate::assemble::Closing;
 use crate::config::Late;
 use crate::domain::{
-    AeTitle, Assessment, ClosedBy, Code, Contract, Direction, Disclosed, Disclosure, Finding, FindingAssessment,
-    ImageScore, InstanceHeader, Level, ModelIdentity, Probability, Purpose, Refusal, RefusalCode, Report, StudyState,
-    Timestamp,
+    AeTitle, Assessment, ClosedBy, Code, Contract, DigestOf, Direction, Disclosed, Disclosure, Finding,
+    FindingAssessment, ImageScore, InstanceHeader, Level, ModelIdentity, Probability, Purpose, Refusal, RefusalCode,
+    Report, StudyState, Timestamp,
 };
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -201,6 +202,7 @@ async fn score_all(store: &Store, study: &str, second: i64) {
             header: &header(study, instance),
             pixel_digest: &Digest::of(b"pixels"),
             scores: &image_scores(instance),
+            awaited: &[],
         };
         assert!(store.save_read(&pending.sop_instance, reading, Late::Replace, at(second)).await.unwrap());
     }
@@ -221,6 +223,7 @@ fn model(name: &str) -> ModelIdentity {
         version: "1".into(),
         manufacturer: "M".into(),
         weights: Digest::of(name.as_bytes()),
+        digest_of: DigestOf::Weights,
         contract: "c".into(),
         device_uid: uid("2.25.1"),
         phantoms_only: true,
@@ -236,9 +239,9 @@ fn assessment() -> Assessment {
             threshold: Probability::new(0.5).unwrap(),
         },
         clinical: model("clinical"),
-        score: Probability::new(0.25).unwrap(),
-        positive: false,
-        direction: Direction::Miss,
+        score: Some(Probability::new(0.25).unwrap()),
+        positive: Some(false),
+        direction: Some(Direction::Miss),
         level: Level::ScoreDependent,
         reasons: Vec::new(),
         expected_error: None,

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sidelight::domain::{
-    Assessment, Attribute, AttributeValue, Attributes, Code, Digest, Direction, Disclosed, Disclosure, Finding,
-    FindingAssessment, Group, GroupEstimate, IndReason, InstanceHeader, Interval, Level, ModelIdentity, Probability,
-    Uid,
+    Assessment, Attribute, AttributeValue, Attributes, Code, Digest, DigestOf, Direction, Disclosed, Disclosure,
+    Finding, FindingAssessment, Group, GroupEstimate, IndReason, InstanceHeader, Interval, Level, ModelIdentity,
+    Probability, Uid,
 };
 use sidelight::report::{Completion, Observer, ReportOptions, SrClass};
 
@@ -185,6 +185,7 @@ pub fn model(name: &str, device: &str) -> ModelIdentity {
         version: "1.2.0".into(),
         manufacturer: "Example Imaging AI".into(),
         weights: Digest::of(name.as_bytes()),
+        digest_of: DigestOf::Weights,
         contract: "imagenet-rgb@224/v1 0123456789ab".into(),
         device_uid: uid(device),
         phantoms_only: true,
@@ -210,9 +211,9 @@ pub fn scored(key: &str, score: f64) -> FindingAssessment {
             threshold: Probability::new(0.5).unwrap(),
         },
         clinical: model("ChestNet", "2.25.11"),
-        score: Probability::new(score).unwrap(),
-        positive,
-        direction: if positive { Direction::FalseAlarm } else { Direction::Miss },
+        score: Some(Probability::new(score).unwrap()),
+        positive: Some(positive),
+        direction: Some(if positive { Direction::FalseAlarm } else { Direction::Miss }),
         level: Level::ScoreDependent,
         reasons: vec![],
         expected_error: interval(0.31, 0.24, 0.40),

@@ -1,0 +1,137 @@
+//! Clinical results in the index: what is waited for, what is news, what opens a study again, what is forgotten.
+
+use super::*;
+use crate::domain::{ClinicalResult, Said};
+
+const MODEL: &str = "vendor@1#cccccccccccc";
+
+fn result(study: &str, source: &str, score: f64, second: i64) -> ClinicalResult {
+    let score = Some(Probability::new(score).unwrap());
+    ClinicalResult {
+        study: uid(study),
+        model: MODEL.into(),
+        source: source.into(),
+        observed_at: Some(at(second)),
+        received_at: at(second),
+        version: "1".into(),
+        predecessors: Vec::new(),
+        said: vec![Said { finding: "ptx".into(), images: Vec::new(), score, positive: None }],
+    }
+}
+
+/// Reads a waiting object as an image for which a result of the product is awaited.
+async fn image(store: &Store, study: &str, instance: &str, second: i64) {
+    put(store, instance, second).await;
+    store.claim_received(100, LEASE, at(second)).await.unwrap();
+    let reading = Reading::Scored {
+        header: &header(study, instance),
+        pixel_digest: &Digest::of(b"pixels"),
+        scores: &image_scores(instance),
+        awaited: &[MODEL.to_owned()],
+    };
+    assert!(store.save_read(&uid(instance), reading, Late::Replace, at(second)).await.unwrap());
+}
+
+/// Reads a waiting object as a report of the product.
+async fn document(store: &Store, study: &str, instance: &str, score: f64, late: Late, second: i64) {
+    put(store, instance, second).await;
+    store.claim_received(100, LEASE, at(second)).await.unwrap();
+    let refusal = Refusal::new(RefusalCode::ClinicalResult, "a result");
+    let results = [result(study, instance, score, second)];
+    let reading = Reading::Results { header: &header(study, instance), refusal: &refusal, results: &results };
+    assert!(store.save_read(&uid(instance), reading, late, at(second)).await.unwrap());
+}
+
+async fn awaited(store: &Store, study: &str) -> Vec<String> {
+    let activities = store.activities(at(1000)).await.unwrap();
+    activities.into_iter().find(|a| a.study == uid(study)).expect("open").awaited
+}
+
+async fn sources(store: &Store, study: &str) -> Vec<String> {
+    store.ready_study(&uid(study)).await.unwrap().results.into_iter().map(|r| r.source).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_study_waits_until_a_result_is_there_and_remembers_both() {
+    let (dir, store) = fresh().await;
+    image(&store, "1.2", "1.2.3", 0).await;
+    assert_eq!(awaited(&store, "1.2").await, [MODEL]);
+    document(&store, "1.2", "1.2.9", 0.25, Late::Replace, 5).await;
+    assert_eq!(awaited(&store, "1.2").await, [] as [&str; 0]);
+    let after = as_after_a_kill(dir.path());
+    let store = open(after.path()).await;
+    assert_eq!(sources(&store, "1.2").await, ["1.2.9"]);
+    assert_eq!(store.ready_study(&uid("1.2")).await.unwrap().results, [result("1.2", "1.2.9", 0.25, 5)]);
+    // Read again, it takes its own place.
+    store.requeue(&uid("1.2"), at(10)).await.unwrap();
+    assert_eq!(awaited(&store, "1.2").await, [] as [&str; 0], "noted as its images are read again");
+    let refusal = Refusal::new(RefusalCode::NotAnImage, "no product's any more");
+    let reading = Reading::Refused { header: Some(&header("1.2", "1.2.9")), refusal: &refusal };
+    assert!(store.save_read(&uid("1.2.9"), reading, Late::Replace, at(11)).await.unwrap());
+    assert_eq!(sources(&store, "1.2").await, [] as [&str; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_result_opens_a_reported_study_if_it_is_news_and_late_results_are_wanted() {
+    let rows = [
+        ("news", 0.75, Late::Replace, StudyState::Open, 2),
+        ("nothing new", 0.25, Late::Replace, StudyState::Delivered, 2),
+        ("not wanted", 0.75, Late::Never, StudyState::Delivered, 1),
+    ];
+    for (name, score, late, expected, counted) in rows {
+        let (_dir, store) = fresh().await;
+        image(&store, "1.2", "1.2.3", 0).await;
+        document(&store, "1.2", "1.2.8", 0.25, Late::Replace, 1).await;
+        report(&store, "1.2", "2.25.1", &[], 60).await;
+        document(&store, "1.2", "1.2.9", score, late, 100).await;
+        assert_eq!(state(&store, "1.2").await, expected, "{name}");
+        assert_eq!(sources(&store, "1.2").await.len(), counted, "{name}");
+        if late == Late::Never {
+            store.requeue(&uid("1.2"), at(200)).await.unwrap();
+            assert_eq!(sources(&store, "1.2").await.len(), 2, "{name}: it counts from now on");
+        }
+    }
+    // A study that was refused has no report that a result could change.
+    let (_dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    refuse(&store, "1.2.3", Some("1.2"), RefusalCode::OutOfScope, 1).await;
+    let claim = claim(&store, "1.2", 60).await;
+    let refusal = Refusal::new(RefusalCode::OutOfScope, "x");
+    store.close_study(&claim, Outcome::Refused(&refusal), at(60)).await.unwrap();
+    document(&store, "1.2", "1.2.9", 0.5, Late::Replace, 100).await;
+    assert_eq!(state(&store, "1.2").await, StudyState::Refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_imported_once_and_a_preview_changes_nothing() {
+    let (_dir, store) = fresh().await;
+    image(&store, "1.2", "1.2.3", 0).await;
+    report(&store, "1.2", "2.25.1", &[], 60).await;
+    image(&store, "1.4", "1.4.3", 0).await;
+    let rows = [result("1.2", "a", 0.5, 1), result("1.4", "b", 0.5, 1), result("1.9", "c", 0.5, 1)];
+    let expected = Imported { new: 3, known: 0, studies_reopened: 1, studies_late: 0, studies_unknown: 1 };
+    for dry in [true, false] {
+        assert_eq!(store.import_results(&rows, Late::Replace, dry, at(100)).await.unwrap(), expected, "{dry}");
+        let states = (state(&store, "1.2").await, awaited(&store, "1.4").await.len());
+        assert_eq!(states, if dry { (StudyState::Delivered, 1) } else { (StudyState::Open, 0) });
+    }
+    let again = store.import_results(&rows, Late::Replace, false, at(101)).await.unwrap();
+    assert_eq!(again, Imported { known: 3, ..Imported::default() });
+    assert_eq!(sources(&store, "1.4").await, ["b"]);
+    // A result that was here before its study is found by it.
+    image(&store, "1.9", "1.9.3", 102).await;
+    assert_eq!((awaited(&store, "1.9").await.len(), sources(&store, "1.9").await.len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_go_with_their_study_and_strays_by_their_age() {
+    let (_dir, store) = fresh().await;
+    image(&store, "1.2", "1.2.3", 0).await;
+    let rows = [result("1.2", "a", 0.5, 1), result("1.9", "old", 0.5, 1), result("1.8", "new", 0.5, 900)];
+    store.import_results(&rows, Late::Replace, false, at(2)).await.unwrap();
+    let retention = Retention { objects_kept: Some(Duration::from_secs(100)), ..Retention::default() };
+    assert_eq!(store.expire(at(950), retention).await.unwrap().results, 1);
+    store.purge(&uid("1.2"), true).await.unwrap();
+    let known = store.import_results(&rows, Late::Replace, true, at(951)).await.unwrap();
+    assert_eq!((known.new, known.known), (2, 1), "the stray that is young enough");
+}
