@@ -221,6 +221,9 @@ pub struct Analyse {
     /// Folder for the reports and result.json; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// A table with the results of a product, of the package NAME (format result-csv); may be given for several
+    #[arg(long, value_name = "NAME=FILE", value_parser = key_value)]
+    pub results: Vec<(String, String)>,
     /// Write race posteriors into result.json, as `profile fit` needs them; treat the file accordingly
     #[arg(long)]
     pub with_posteriors: bool,

@@ -68,6 +68,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let options = analyse::Options {
                 paths: options.paths,
                 out: options.out,
+                results: options.results,
                 with_posteriors: options.with_posteriors,
                 disclose: options.disclose,
                 json: options.table.json,

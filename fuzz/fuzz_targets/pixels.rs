@@ -20,9 +20,12 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use domain::{Contract, Filter, InstanceHeader, Mask, Orientation, Refusal, ValueRange};
+use domain::{
+    CodeKey, Contract, Filter, FindingRule, InstanceHeader, LabelRule, Mask, Orientation, Refusal, ReportKind, ReportRules,
+    ValueRange,
+};
 use libfuzzer_sys::fuzz_target;
-use pixels::{Frames, Limits, normalise_file, read_header_file};
+use pixels::{Frames, Limits, normalise_file, read_header_file, read_result_file};
 
 /// Small enough that an input takes milliseconds, large enough for every path: a worker's limits only bound more.
 const LIMITS: Limits = Limits { samples_max: 1 << 21, inflate_bytes_max: 1 << 23, frame_bytes_max: 1 << 27 };
@@ -50,11 +53,31 @@ static CONTRACTS: LazyLock<Vec<Contract>> = LazyLock::new(|| {
     contracts
 });
 
+/// A report of a clinical product, in each layout that a card can name.
+static RULES: LazyLock<Vec<ReportRules>> = LazyLock::new(|| {
+    let key = |value: &str, scheme: &str| CodeKey { value: value.into(), scheme: scheme.into() };
+    let rules = |kind| ReportRules {
+        kind,
+        probability: key("111012", "DCM"),
+        label: Some(LabelRule { concept: key("R", "99V"), positive: vec![key("1", "99V")], negative: Vec::new() }),
+        findings: vec![FindingRule {
+            key: "finding".into(),
+            code: key("36118008", "SCT"),
+            path: vec![key("126010", "DCM"), key("125007", "DCM"), key("111012", "DCM")],
+        }],
+    };
+    [ReportKind::Tid1500, ReportKind::ChestCad, ReportKind::Paths].map(rules).to_vec()
+});
+
 fuzz_target!(|object: &[u8]| {
     let Some(&choice) = object.first() else { return };
     let (_file, path) = in_memory(object);
     match read_header_file(&path, &LIMITS) {
         Ok(header) => check_header(&header),
+        Err(refusal) => check_refusal(&refusal),
+    }
+    match read_result_file(&path, &RULES, &LIMITS) {
+        Ok(results) => assert_eq!(results.len(), RULES.len()),
         Err(refusal) => check_refusal(&refusal),
     }
     let frames = FRAMES[usize::from(choice & 3)];

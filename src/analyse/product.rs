@@ -16,7 +16,7 @@ const REASONS_MAX: usize = 400;
 pub(super) fn report_rules(package: &Package) -> Option<(&ReportRules, &ResultSource)> {
     match package.elsewhere.as_ref()? {
         Elsewhere::Product(product) => match &product.kind {
-            ProductKind::Report { rules, from } => Some((rules, from)),
+            ProductKind::Report { rules, from } => Some((&**rules, &**from)),
             ProductKind::Table { .. } => None,
         },
         Elsewhere::Server(_) => None,

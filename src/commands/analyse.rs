@@ -21,13 +21,15 @@ use sidelight::report;
 use tokio::sync::Semaphore;
 use tracing::info;
 
-use super::{print, print_json, progress, table};
+use super::{print, print_json, progress, results, table};
 
 /// What to analyse, and what to write.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub paths: Vec<PathBuf>,
     pub out: PathBuf,
+    /// Tables of results, each with the name of its package.
+    pub results: Vec<(String, String)>,
     /// Write race posteriors into `result.json`, for `profile fit`.
     pub with_posteriors: bool,
     /// Write reports as a destination with `disclose = "probabilities"` would get them.
@@ -56,7 +58,10 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     let analyser = Arc::new(analyser);
     let read = read_all(&analyser, files, config.pixels.workers + 1).await?;
 
-    let (studies, unreadable) = by_study(read);
+    let (mut studies, unreadable) = by_study(read);
+    for (model, file) in &options.results {
+        results::attach(&config, model, Path::new(file), &mut studies)?;
+    }
     let bar = progress(studies.len() as u64, "assessing");
     let mut results = Vec::new();
     for study in studies {

@@ -1,4 +1,4 @@
-//! `results import`: the table of a clinical product's own system.
+//! The table of a clinical product's own system: `results import`, and beside images in `analyse`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,10 +10,11 @@ use anyhow::Context;
 use chrono::Utc;
 use serde_json::json;
 use sidelight::config::Config;
-use sidelight::domain::ClinicalResult;
+use sidelight::domain::{ClinicalResult, ReadyStudy, Uid};
 use sidelight::infer::{Elsewhere, Package, ProductKind};
-use sidelight::results::{Row, RowFault, read_table};
+use sidelight::results::{self, Row, RowFault, read_table};
 use sidelight::store::Store;
+use tracing::warn;
 
 use super::{print, print_json, table};
 
@@ -33,22 +34,7 @@ pub struct Import<'a> {
 /// Imports every row that can be used; exit code 1 if there are others.
 pub async fn import(config: &Config, import: Import<'_>, json: bool) -> anyhow::Result<ExitCode> {
     let Import { file, model, dry } = import;
-    anyhow::ensure!(
-        config.models.clinical.iter().any(|name| name == model),
-        "{model} is not among models.clinical of this configuration; nobody would use its results"
-    );
-    let package = Package::load(&config.models.dir.join(model))?;
-    let (names, versions) = match &package.elsewhere {
-        Some(Elsewhere::Product(product)) => match &product.kind {
-            ProductKind::Table { names, versions } => (names, versions),
-            ProductKind::Report { .. } => anyhow::bail!("{model} has the format result-sr: its results are reports"),
-        },
-        _ => anyhow::bail!("{model} scores images; results are imported for format = \"result-csv\""),
-    };
-    let mut bytes = Vec::new();
-    let read = File::open(file).and_then(|f| f.take(BYTES_MAX).read_to_end(&mut bytes));
-    read.with_context(|| format!("{} cannot be read", file.display()))?;
-    let read = read_table(&bytes, names).map_err(|reason| anyhow::anyhow!("{}: {reason}", file.display()))?;
+    let (package, versions, read) = read_for(config, model, file)?;
     let store = Store::attach(&config.store).await?;
     let by_number = if read.rows.iter().any(|row| row.study.is_err()) {
         store.studies_by_accession().await?
@@ -58,7 +44,7 @@ pub async fn import(config: &Config, import: Import<'_>, json: bool) -> anyhow::
     let (mut results, mut faults) = (Vec::new(), read.faults);
     for row in read.rows {
         let line = row.line;
-        match result(row, &package, versions, &by_number) {
+        match result(row, &package, &versions, &by_number) {
             Ok(result) => results.push(result),
             Err(reason) => faults.push(RowFault { line, reason }),
         }
@@ -92,11 +78,58 @@ pub async fn import(config: &Config, import: Import<'_>, json: bool) -> anyhow::
     Ok(code)
 }
 
+/// Adds the results in a table to the studies that it names; rows that cannot be used are told in the log.
+pub fn attach(config: &Config, model: &str, file: &Path, studies: &mut [ReadyStudy]) -> anyhow::Result<()> {
+    let (package, versions, read) = read_for(config, model, file)?;
+    let mut by_number: BTreeMap<String, Vec<Uid>> = BTreeMap::new();
+    for study in studies.iter() {
+        if let Some(number) = study.instances.first().and_then(|i| i.header.accession_number()) {
+            by_number.entry(number).or_default().push(study.study.clone());
+        }
+    }
+    let mut faults = read.faults;
+    for row in read.rows {
+        let line = row.line;
+        match result(row, &package, &versions, &by_number) {
+            Ok(result) => {
+                let of = studies.iter_mut().find(|study| study.study == result.study);
+                of.into_iter().for_each(|study| study.results.push(result.clone()));
+            }
+            Err(reason) => faults.push(RowFault { line, reason }),
+        }
+    }
+    for fault in &faults {
+        warn!(model, line = fault.line, reason = fault.reason, "a row of the table is not used");
+    }
+    Ok(())
+}
+
+/// The package, the versions that its card is for, and the table.
+fn read_for(config: &Config, model: &str, file: &Path) -> anyhow::Result<(Package, Vec<String>, results::Table)> {
+    anyhow::ensure!(
+        config.models.clinical.iter().any(|name| name == model),
+        "{model} is not among models.clinical of this configuration; nobody would use its results"
+    );
+    let package = Package::load(&config.models.dir.join(model))?;
+    let (names, versions) = match &package.elsewhere {
+        Some(Elsewhere::Product(product)) => match &product.kind {
+            ProductKind::Table { names, versions } => (names.clone(), versions.clone()),
+            ProductKind::Report { .. } => anyhow::bail!("{model} has the format result-sr: its results are reports"),
+        },
+        _ => anyhow::bail!("{model} scores images; tables are for format = \"result-csv\""),
+    };
+    let mut bytes = Vec::new();
+    let read = File::open(file).and_then(|f| f.take(BYTES_MAX).read_to_end(&mut bytes));
+    read.with_context(|| format!("{} cannot be read", file.display()))?;
+    let table = read_table(&bytes, &names).map_err(|reason| anyhow::anyhow!("{}: {reason}", file.display()))?;
+    Ok((package, versions, table))
+}
+
 fn result(
     row: Row,
     package: &Package,
     versions: &[String],
-    by_number: &BTreeMap<String, Vec<sidelight::domain::Uid>>,
+    by_number: &BTreeMap<String, Vec<Uid>>,
 ) -> Result<ClinicalResult, String> {
     if !versions.is_empty() && !versions.contains(&row.version) {
         return Err(format!("version {:?} is not one that the card is for: {}", row.version, versions.join(", ")));

@@ -6,7 +6,7 @@ use anyhow::Context;
 use chrono::Utc;
 use serde_json::{Value, json};
 use sidelight::config::Config;
-use sidelight::domain::{ClosedBy, Disclosure, StudyState, Timestamp, Uid};
+use sidelight::domain::{ClosedBy, Disclosure, Said, StudyState, Timestamp, Uid};
 use sidelight::report;
 use sidelight::store::{DestinationState, Resend, Store, StudyDetail, StudyFilter, StudyRow};
 
@@ -184,6 +184,20 @@ fn describe(detail: &StudyDetail) -> String {
     });
     text.push_str(&table(&["object", "modality", "state"], objects));
     text.push('\n');
+    if !detail.results.is_empty() {
+        let lines = detail.results.iter().map(|r| {
+            let product = r.model.split('#').next().unwrap_or_default().to_owned();
+            let said = |s: &Said| match (s.score, s.positive) {
+                (Some(score), _) => format!("{} {:.1} %", s.finding, score.get() * 100.0),
+                (None, Some(true)) => format!("{} positive", s.finding),
+                (None, _) => format!("{} negative", s.finding),
+            };
+            let said = r.said.iter().map(said).collect::<Vec<_>>().join(", ");
+            vec![product, r.received_at.format("%Y-%m-%d %H:%M:%S").to_string(), r.version.clone(), said]
+        });
+        text.push_str(&table(&["clinical result of", "arrived (UTC)", "version", "says"], lines));
+        text.push('\n');
+    }
     if let Some(assessment) = &detail.assessment {
         text.push_str(&report::render(assessment, Disclosure::Withheld));
         text.push('\n');

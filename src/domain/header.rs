@@ -130,6 +130,13 @@ pub struct InstanceHeader {
 }
 
 impl InstanceHeader {
+    /// Accession Number (0008,0050), trimmed, to compare; `None` if absent or empty.
+    pub fn accession_number(&self) -> Option<String> {
+        let Some(AttributeValue::Bytes(bytes)) = self.copied.get(&0x0008_0050).map(|a| &a.value) else { return None };
+        let number = String::from_utf8_lossy(bytes).trim_matches([' ', '\0']).to_owned();
+        (!number.is_empty()).then_some(number)
+    }
+
     /// Why the object is no image that a model could see, whatever its scope: by its SOP class, which says more than
     /// the absence of pixels does, and some such objects have pixels.
     pub fn not_an_image(&self) -> Option<Refusal> {

@@ -74,8 +74,8 @@ pub struct Product {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProductKind {
     Report {
-        rules: ReportRules,
-        from: ResultSource,
+        rules: Box<ReportRules>,
+        from: Box<ResultSource>,
     },
     Table {
         /// The name of each finding in the table, and its key.
@@ -168,7 +168,7 @@ fn report(card: &Card, result: &ResultCard, faults: &mut Faults) -> ProductKind 
     let certainty = CodeKey { value: CERTAINTY.0.into(), scheme: CERTAINTY.1.into() };
     let probability = result.probability.clone().unwrap_or(certainty);
     let rules = ReportRules { kind, probability, label: result.label.clone(), findings };
-    ProductKind::Report { rules, from: result.from.clone() }
+    ProductKind::Report { rules: Box::new(rules), from: Box::new(result.from.clone()) }
 }
 
 fn table(card: &Card, result: &ResultCard, faults: &mut Faults) -> ProductKind {

@@ -334,6 +334,37 @@ fn a_partial_report_says_what_is_missing_and_a_new_one_names_its_predecessor() {
 }
 
 #[test]
+fn a_finding_without_a_score_holds_none_and_names_its_model_all_the_same() {
+    let mut clinical = model("Vendor", "2.25.11");
+    (clinical.digest_of, clinical.contract) = (DigestOf::Card, String::new());
+    let unscored = |positive| FindingAssessment {
+        clinical: clinical.clone(),
+        score: None,
+        positive,
+        direction: None,
+        ..indeterminate(IndReason::Failed)
+    };
+    for (positive, results) in [(None, 0), (Some(true), 1)] {
+        let report = build_one(vec![unscored(positive)], &options());
+        let all = items(&report);
+        assert_eq!((count(&all, "111012"), count(&all, "THRESHOLD=50"), count(&all, "AIRESULT")), (0, 1, results));
+        assert_eq!((count(&all, "INDREASON=IND-FAILED"), count(&all, "PMISS"), count(&all, "PFALSE")), (1, 0, 0));
+        let file =
+            build(&assessment(vec![unscored(positive)]), &[&image("1.2.3.1", "1.2.3.1.1")], &options()).unwrap().file;
+        let holds = |text: &str| file.windows(text.len()).any(|w| w == text.as_bytes());
+        assert!(holds(&format!("card={}", clinical.weights.short())) && holds("Vendor"));
+        assert!(!holds(&format!("weights={}", clinical.weights.short())));
+        let shown = render(&assessment(vec![unscored(positive)]), Disclosure::Withheld);
+        assert!(shown.contains("No score, decision threshold 50 %") && shown.contains(", card "), "{shown}");
+        assert_eq!(shown.contains("AI result POSITIVE"), positive.is_some());
+    }
+    let mut flagged = unscored(None);
+    (flagged.level, flagged.reasons) = (Level::ScoreDependent, Vec::new());
+    let error = build(&assessment(vec![flagged]), &[&image("1.2.3.1", "1.2.3.1.1")], &options()).unwrap_err();
+    assert!(matches!(error, ReportError::Contradiction(_)), "{error}");
+}
+
+#[test]
 fn what_contradicts_itself_is_not_written() {
     let with = |change: fn(&mut FindingAssessment)| {
         let mut f = negative();

@@ -11,7 +11,7 @@ use sqlx::{Sqlite, Transaction};
 use tracing::{info, warn};
 
 use crate::config::Late;
-use crate::domain::{AttributeValue, ClinicalResult, Digest, InstanceHeader, StudyState, Timestamp, Uid};
+use crate::domain::{ClinicalResult, Digest, InstanceHeader, StudyState, Timestamp, Uid};
 
 use super::index::{Columns, json, micros};
 use super::reading::{is_reported, reopen};
@@ -82,11 +82,8 @@ impl Store {
         let mut studies: BTreeMap<String, Vec<Uid>> = BTreeMap::new();
         for row in sqlx::query(sql).fetch_all(self.index().read()).await? {
             let Some(header) = row.opt_json::<InstanceHeader>("header")? else { continue };
-            if let Some(AttributeValue::Bytes(bytes)) = header.copied.get(&0x0008_0050).map(|a| &a.value) {
-                let number = String::from_utf8_lossy(bytes).trim_matches([' ', '\0']).to_owned();
-                if !number.is_empty() {
-                    studies.entry(number).or_default().push(row.parsed("study")?);
-                }
+            if let Some(number) = header.accession_number() {
+                studies.entry(number).or_default().push(row.parsed("study")?);
             }
         }
         Ok(studies)

@@ -233,3 +233,33 @@ fn cohorts_that_make_no_sense_are_refused() {
     check(&|c| c.findings[0].threshold = f64::NAN, 60, "threshold");
     check(&|_| (), 3, "bootstrap");
 }
+
+#[test]
+fn a_result_from_elsewhere_counts_as_any_score_and_without_one_is_indeterminate() {
+    let profile = BIASED.profile(16, 80);
+    let (audit, scored) = (identity("race", Purpose::Race), clinical(0.42));
+    let ModelOutputs::Findings(findings) = &scored.outputs else { panic!("a clinical model has findings") };
+    let given = |given: Given| {
+        let result = StudyResult {
+            model: scored.model.clone(),
+            findings: vec![(findings[0].clone(), given)],
+            images: scored.images.clone(),
+        };
+        let race = Err(IndReason::Failed);
+        let input = AssessInput { audit: &audit, race, clinical: &[], results: &[result], upstream: &[] };
+        assess(&input, Some(&profile), &SETTINGS, day(1)).unwrap().findings.remove(0)
+    };
+    let race = Err(IndReason::Failed);
+    let clinical = [scored.clone()];
+    let input = AssessInput { audit: &audit, race, clinical: &clinical, results: &[], upstream: &[] };
+    let here = assess(&input, Some(&profile), &SETTINGS, day(1)).unwrap().findings.remove(0);
+    assert_eq!(given(Given::Score(Probability::new(0.42).unwrap())), here);
+    for (given, positive, reason) in [
+        (given(Given::Label { positive: true }), Some(true), IndReason::NoCal),
+        (given(Given::Absent(IndReason::Conflict)), None, IndReason::Conflict),
+    ] {
+        assert_eq!((given.level, given.reasons.as_slice()), (Level::Indeterminate, &[reason][..]));
+        assert_eq!((given.score, given.positive, given.direction), (None, positive, None));
+        assert!(given.expected_error.is_none() && given.spread.is_none() && given.disclosed.is_none());
+    }
+}

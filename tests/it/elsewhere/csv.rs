@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::server::check_without_score;
 use super::sr::Site;
 use crate::road::check_report;
-use crate::support::{Node, element, run, sidelight, storescu, wait_for};
+use crate::support::{Node, element, run, run_ok, sidelight, storescu, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -97,5 +97,24 @@ fn a_table_is_the_clinical_result_and_what_it_lacks_is_told() {
     wait_for("its scores", LIMIT, || site.findings(&node, late)[0]["score"] == 0.25);
     assert_eq!(site.row(&node, late)["revision"], 2);
     assert_eq!(site.reports(missing).len(), 1);
+    let shown = node.command(&["studies", "show", &site.study(late)]);
+    assert!(shown.contains("vendor@3.1") && shown.contains("pneumothorax 25.0 %"), "{shown}");
+
+    // Offline, for a profile: the same table beside the images, and no race model at all.
+    let rows = format!("study,finding,score\n{0},PTX,0.9\n{0},pleural_effusion,0.02\n", site.study(in_time));
+    let (table, out) = (site.folder.path().join("offline.csv"), site.folder.path().join("offline"));
+    fs::write(&table, rows).expect("writable");
+    let named = format!("vendor={}", table.display());
+    let mut offline = sidelight(&["analyse", "--results", &named, "--json", "--set", "risk.per_study_inference=false"]);
+    offline
+        .args(["--set", "models.race="])
+        .arg("--config")
+        .arg(&site.config)
+        .arg(&site.files[in_time])
+        .arg("--out")
+        .arg(&out);
+    let document: Value = serde_json::from_str(&run_ok(&mut offline)).expect("JSON");
+    let findings = &document["studies"][0]["findings"];
+    assert_eq!((&findings[0]["score"], &findings[1]["score"]), (&json!(0.9), &json!(0.02)));
     assert_eq!(site.row(&node, missing)["missing"], json!(["result of vendor"]));
 }

@@ -112,11 +112,12 @@ fn assessment(node: &Node, study: &str) -> Value {
 #[test]
 fn a_model_server_scores_what_the_node_normalised_and_its_silence_is_told() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let files = frontals(folder.path(), 3, 41);
+    let files = frontals(folder.path(), 4, 41);
     let port = free_port();
     let sections = format!(
         "[input]\ncontract = \"minmax-unit\"\nsize = 128\n[server]\nurl = \"http://127.0.0.1:{port}\"\nmodel = \"chest\"\n\
-         version = \"3\"\ninput = \"image\"\noutputs = [\"scores\"]\nwait = \"3s\"\npause = \"500ms\"\nretries = 1\n"
+         version = \"3\"\ninput = \"image\"\noutputs = [\"scores\"]\nwait = \"3s\"\npause = \"500ms\"\nretries = 1\n\
+         failures_max = 2\n"
     );
     let models = models(folder.path(), &[("served", &card("served", "open-inference", &sections))]);
     let server = ModelServer::start(&folder.path().join("mlserver"), port);
@@ -138,7 +139,8 @@ fn a_model_server_scores_what_the_node_normalised_and_its_silence_is_told() {
     assert!(verified.contains(&format!("ok on http://127.0.0.1:{port}")), "{verified}");
 
     let node = Node::restart(&config);
-    let (answered, silent) = files.split_at(2);
+    let (answered, rest) = files.split_at(2);
+    let (silent, waiting) = rest.split_at(1);
     assert!(storescu(node.dicom_port, &[], answered).status.success());
     wait_for("the reports", LIMIT, || pacs.files().len() == 2);
     for file in answered {
@@ -175,8 +177,23 @@ fn a_model_server_scores_what_the_node_normalised_and_its_silence_is_told() {
     assert_eq!(element(&report, "CompletionFlagDescription"), "Missing: result of served");
     check_without_score(&report, &silent[0]);
 
-    // It is back: the study can be analysed again.
+    // With more patience the image waits until the server is back; the card's patience makes no other model of it.
+    assert!(node.stop().success());
+    let patient = sections.replace("wait = \"3s\"", "wait = \"10m\"");
+    fs::write(models.join("served/model.toml"), card("served", "open-inference", &patient)).expect("writable");
+    let node = Node::restart(&config);
+    assert!(storescu(node.dicom_port, &[], waiting).status.success());
+    wait_for("the server is missed", LIMIT, || node.log().contains("left alone for a while"));
+    assert_eq!(pacs.files().len(), 3, "nothing is reported meanwhile");
     let _server = ModelServer::start(&folder.path().join("mlserver"), port);
+    wait_for("the fourth report", LIMIT, || pacs.files().len() == 4);
+    let waited = element(&waiting[0], "StudyInstanceUID");
+    let scores = expected(&waiting[0], folder.path());
+    let found = assessment(&node, &waited);
+    let first = found["findings"][0]["score"].as_f64().expect("a score");
+    assert!((first - scores[0]).abs() < 1e-5, "{first} {scores:?}");
+
+    // It is back: what went on without it can be analysed again.
     node.command(&["studies", "requeue", &study]);
     wait_for("a report with scores", LIMIT, || assessment(&node, &study)["findings"][0]["score"].as_f64().is_some());
     let row = node.studies().into_iter().find(|s| s["study"] == study.as_str()).expect("listed");
