@@ -12,7 +12,8 @@ use sidelight::assess::Profile;
 use sidelight::config::{Config, open_to_others};
 use sidelight::deliver;
 use sidelight::domain::{Finding, ModelOutputs, Purpose};
-use sidelight::infer::{self, Package};
+use sidelight::infer::{self, Elsewhere, Package};
+use sidelight::remote::Servers;
 use sidelight::receive;
 use sidelight::web;
 use sidelight::wire::tls::{self, Tls};
@@ -74,6 +75,9 @@ pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<E
         let outcome = outcome.map(str::to_owned);
         items.push(Item::new(format!("destination {}", destination.name), outcome));
     }
+    if network {
+        items.extend(servers(config).await);
+    }
     let fit = items.iter().all(|i| i.outcome.is_ok());
     if json {
         let value = |i: &Item| match &i.outcome {
@@ -107,6 +111,19 @@ fn models(config: &Config) -> Vec<Item> {
             Item::new(format!("model {name}"), outcome)
         })
         .collect()
+}
+
+/// Model servers: whether each has what its card says.
+async fn servers(config: &Config) -> Vec<Item> {
+    let mut items = Vec::new();
+    for name in &config.models.clinical {
+        let Ok(package) = Package::load(&config.models.dir.join(name)) else { continue };
+        let Some(Elsewhere::Server(server)) = &package.elsewhere else { continue };
+        let asked = Servers::start(std::slice::from_ref(&package)).probe(&package.key()).await;
+        let outcome = asked.map(|()| format!("{} answers", server.url)).map_err(|e| e.to_string());
+        items.push(Item::new(format!("model server of {name}"), outcome));
+    }
+    items
 }
 
 /// The profile is valid and was fitted for the configured models.

@@ -102,7 +102,7 @@ fn by_measurement_groups(root: &Item, rules: &ReportRules) -> Result<Vec<Said>, 
         let found = group.items(CONTENT).iter().filter(|i| is_named(i, FINDING)).filter_map(|i| code(i, CONCEPT_CODE));
         let found: Vec<CodeKey> = found.collect();
         let Some(rule) = rules.findings.iter().find(|rule| found.contains(&rule.code)) else { continue };
-        said.push(statement(rule, rules, group)?);
+        said.extend(statement(rule, rules, group)?);
     }
     if said.is_empty() { Err("no measurement group with a finding of the card".into()) } else { Ok(said) }
 }
@@ -118,7 +118,7 @@ fn by_image_findings(root: &Item, rules: &ReportRules) -> Result<Vec<Said>, Stri
         else {
             continue;
         };
-        let said = statement(rule, rules, item)?;
+        let Some(said) = statement(rule, rules, item)? else { continue };
         let kept = highest.entry((said.finding.clone(), said.images.clone())).or_insert_with(|| said.clone());
         // Several marks of one kind on one image: there is such a finding if the likeliest is one.
         if said.score.map(Probability::get) > kept.score.map(Probability::get) {
@@ -156,8 +156,8 @@ fn by_paths(root: &Item, rules: &ReportRules) -> Result<Vec<Said>, String> {
     if said.is_empty() { Err("nothing at the paths of the card".into()) } else { Ok(said) }
 }
 
-/// What the item and its children say of this finding.
-fn statement(rule: &FindingRule, rules: &ReportRules, item: &Item) -> Result<Said, String> {
+/// What the item and its children say of this finding, if anything.
+fn statement(rule: &FindingRule, rules: &ReportRules, item: &Item) -> Result<Option<Said>, String> {
     let (mut score, mut positive) = (None, None);
     for child in item.items(CONTENT) {
         let name = code(child, CONCEPT_NAME);
@@ -173,7 +173,10 @@ fn statement(rule: &FindingRule, rules: &ReportRules, item: &Item) -> Result<Sai
             positive = positive.max(decision(child, rules.label.as_ref()));
         }
     }
-    Ok(Said { finding: rule.key.clone(), images: images_below(item)?, score, positive })
+    if score.is_none() && positive.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Said { finding: rule.key.clone(), images: images_below(item)?, score, positive }))
 }
 
 /// The probability of a NUM item; `None` where it is no number. An error for one that is no probability.

@@ -12,7 +12,7 @@ use hyper::{Method, StatusCode};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{info, warn};
 
-use crate::config::read_secret_text;
+use crate::config::{open_to_others, read_secret_text};
 use crate::domain::{Digest, ModelInput};
 use crate::infer::{InferError, Package, Server, Token};
 use crate::wire::{Ask, Bounds, HttpConnection, HttpError, Trust};
@@ -118,6 +118,11 @@ impl Client {
     /// Whether the server has the model of the card and scores an image of zeros.
     pub(super) async fn check(&self) -> Result<(), RemoteError> {
         let asker = &self.asker;
+        if let Some(Token::File(file)) = &asker.server.token
+            && let Some(remark) = open_to_others(file)
+        {
+            warn!(model = self.name(), "a file with a secret: {remark}");
+        }
         let unavailable = |cause: String| RemoteError::Unavailable { after: AGAIN, cause };
         let answered = asker.exchange(Method::GET, &asker.path, Vec::new(), 1).await;
         let body = match answered {

@@ -49,6 +49,26 @@ struct Value {
     positive: Option<bool>,
 }
 
+/// What is said of one set of images.
+struct Unit<'a> {
+    about: BTreeSet<&'a Uid>,
+    newest: Option<Timestamp>,
+    /// Absent where statements contradict each other.
+    value: Option<Value>,
+}
+
+impl<'a> Unit<'a> {
+    fn of(about: BTreeSet<&'a Uid>, said: &[(Option<Timestamp>, Value)], correction: Correction) -> Self {
+        Self { about, newest: said.iter().filter_map(|(at, _)| *at).max(), value: agreed(said, correction) }
+    }
+
+    /// Whether something newer is said of other images and some of these: one image after the other, then both at once.
+    fn is_replaced_by(&self, other: &Self, correction: Correction) -> bool {
+        let newer = matches!((self.newest, other.newest), (Some(own), Some(others)) if others > own);
+        correction == Correction::Newer && newer && !self.about.is_disjoint(&other.about)
+    }
+}
+
 /// What a study has of each finding. `results` are all that there are of it, of one model; `images` those of the study
 /// that the product may see. Their order does not matter.
 pub fn settle(results: &[ClinicalResult], findings: &[Finding], images: &[Uid], rules: SettleRules) -> Vec<Given> {
@@ -73,16 +93,17 @@ fn settle_one(live: &[&ClinicalResult], finding: &Finding, images: &[Uid], rules
             }
         }
     }
-    let mut values = BTreeMap::new();
-    for (about, candidates) in said {
-        match agreed(&candidates, rules.correction) {
-            Some(value) if !contradicts_itself(value, finding) => values.insert(about, value),
-            _ => return Some(Given::Absent(IndReason::Conflict)),
-        };
-    }
+    let units: Vec<Unit<'_>> = said.into_iter().map(|(about, all)| Unit::of(about, &all, rules.correction)).collect();
     // What is said of the whole study needs nothing of its images.
-    let whole = values.get(&BTreeSet::new()).copied();
-    let values: Vec<Value> = whole.map_or_else(|| values.into_values().collect(), |value| vec![value]);
+    let standing: Vec<&Unit<'_>> = match units.iter().find(|unit| unit.about.is_empty()) {
+        Some(whole) => vec![whole],
+        None => units.iter().filter(|unit| !units.iter().any(|other| unit.is_replaced_by(other, rules.correction))).collect(),
+    };
+    let overlap = standing.iter().enumerate().any(|(i, a)| standing[..i].iter().any(|b| !a.about.is_disjoint(&b.about)));
+    let values: Option<Vec<Value>> = standing.iter().map(|unit| unit.value).collect();
+    let Some(values) = values.filter(|all| !overlap && !all.iter().any(|v| contradicts_itself(*v, finding))) else {
+        return Some(Given::Absent(IndReason::Conflict));
+    };
     let scores: Vec<f64> = values.iter().filter_map(|v| v.score).map(Probability::get).collect();
     if !scores.is_empty() {
         let score = match rules.combine {

@@ -97,6 +97,10 @@ fn images_are_combined_and_those_of_other_studies_do_not_count() {
     assert_eq!(settled(&per_image, max), Given::Score(probability(0.6)));
     let whole = result("1.4", None, &[], vec![said(&[], Some(0.1), None)]);
     assert_eq!(settled(&[&per_image[..], &[whole]].concat(), max), Given::Score(probability(0.1)));
+    let both = |second| result("1.5", second, &[], vec![said(&["1.2.1", "1.2.2"], Some(0.9), None)]);
+    let of_one = result("1.1", Some(1), &[], vec![said(&["1.2.1"], Some(0.2), None)]);
+    assert_eq!(settled(&[of_one.clone(), both(Some(2))], RULES), Given::Score(probability(0.9)), "made anew");
+    assert_eq!(settled(&[of_one, both(None)], RULES), Given::Absent(IndReason::Conflict));
     let elsewhere = [result("1.1", None, &[], vec![said(&["9.9"], Some(0.2), None)])];
     assert_eq!(settled(&elsewhere, RULES), Given::Absent(IndReason::Failed));
 }

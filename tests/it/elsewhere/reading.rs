@@ -98,6 +98,7 @@ fn a_report_is_read_by_the_rules_of_its_card() {
         {"code": PTX, "value": 93, "unit": "%", "label": POSITIVE, "images": ["1.2.3", "1.2.4"]},
         {"code": EFFUSION, "value": 0.25, "unit": "1"},
         {"code": EDEMA, "value": 300, "unit": "ml"},
+        {"code": PTX, "value": 300, "unit": "ml", "concept": ["118565006", "SCT", "Volume"]},
     ]);
     let file = scene.write("tid1500", findings.clone(), json!({"predecessor": "1.2.9", "time": "101500.25"}));
     let document = scene.read(&file, ReportKind::Tid1500).expect("a result");
