@@ -24,8 +24,10 @@ const IMAGES: usize = 8;
 /// Where a batch size is measured: the largest that is tried. Beyond these a batch only waits longer.
 const BATCH_MAX_CPU: usize = 16;
 const BATCH_MAX_CUDA: usize = 128;
-/// What is less than this much faster is not.
+/// A precision that takes more than this share of the time is not worth its loss.
 const GAIN: f64 = 0.95;
+/// A batch that takes less than this share of the time per image is worth its memory.
+const BATCH_GAIN: f64 = 0.97;
 /// Runs of which the fastest counts.
 const RUNS: usize = 2;
 
@@ -82,20 +84,24 @@ pub(super) fn batch_max(model: &LoadedModel, given: usize) -> Result<usize, Engi
     }
 }
 
-/// The smallest size after which two doublings bring nothing.
+/// The smallest size that is about as fast as any. Sizes double until two in a row bring nothing.
 fn fastest_batch(largest: usize, seconds: impl Fn(usize) -> Result<f64, InferError>) -> Result<usize, InferError> {
-    let (mut best, mut fastest) = (1, seconds(1)?);
+    let mut tried = vec![(1, seconds(1)?)];
+    let (mut fastest, mut in_vain) = (tried[0].1, 0);
     let mut images = 2;
-    while images <= largest && images <= best * 4 {
-        match seconds(images) {
-            Ok(found) if found < GAIN * fastest => (best, fastest) = (images, found),
-            Ok(_) => {}
+    while images <= largest && in_vain < 2 {
+        let found = match seconds(images) {
+            Ok(found) => found,
             Err(InferError::OutOfMemory(_)) => break,
             Err(error) => return Err(error),
-        }
+        };
+        in_vain = if found < 0.99 * fastest { 0 } else { in_vain + 1 };
+        fastest = fastest.min(found);
+        tried.push((images, found));
         images *= 2;
     }
-    Ok(best)
+    let about = |(_, seconds): &(usize, f64)| BATCH_GAIN * seconds <= fastest;
+    Ok(tried.into_iter().find(about).map_or(1, |(images, _)| images))
 }
 
 fn candidates(package: &Package, device: Device, choice: PrecisionChoice) -> Vec<PrecisionCard> {
@@ -130,7 +136,7 @@ fn cpu_computes(kind: Precision) -> bool {
 
 /// Both give the fixed images, together and one by one, about the same scores.
 fn keeps(exact: &LoadedModel, reduced: &LoadedModel, tolerance: f64) -> Result<(), String> {
-    let images: Vec<Vec<f32>> = (0..IMAGES).map(|i| probe::image(&exact.package().contract, i)).collect();
+    let images: Vec<Vec<f32>> = (2..2 + IMAGES).map(|i| probe::image(&exact.package().contract, i)).collect();
     let images: Vec<&[f32]> = images.iter().map(Vec::as_slice).collect();
     let scores = |model: &LoadedModel, images: &[&[f32]]| -> Result<Vec<Vec<f64>>, String> {
         model.forward(images).and_then(|rows| rows.into_iter().collect()).map_err(|e| e.to_string())

@@ -83,6 +83,7 @@ fn the_smallest_batch_that_is_about_as_fast_as_any_is_taken() {
     check(|_| Some(1.0), 1, &[1, 2, 4]);
     check(|n| Some(1.0 / n as f64), 16, &[1, 2, 4, 8, 16]);
     check(|n| if n < 4 { Some(1.0) } else { Some(0.9) }, 4, &[1, 2, 4, 8, 16]);
+    check(|n| Some(1.0 - 0.02 * (n as f64).log2()), 8, &[1, 2, 4, 8, 16]);
     check(|n| if n < 4 { Some(1.0 / n as f64) } else { None }, 2, &[1, 2, 4]);
     let failing = fastest_batch(16, |_| Err(InferError::Torch("x".into())));
     assert_eq!(failing, Err(InferError::Torch("x".into())));

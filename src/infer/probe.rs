@@ -1,12 +1,14 @@
 //! Fixed images of a contract, for models before anyone waits for them.
 //!
-//! Warm-up, precision checks and measuring use these. They are no patient's and need no file: gradients, discs and
-//! noise within the contract's range of values, always the same. Neighbours: `torch`, `precision`, `worker`. Left out:
+//! Warm-up, precision checks and measuring use these. They are no patient's and need no file: something like lungs, with
+//! noise, within the contract's range of values, always the same. A network says nothing stable of plain black or noise,
+//! so precision is judged by the others. Neighbours: `torch`, `precision`, `worker`. Left out:
 //! what a model should say of them; a card's golden inputs do that.
 
 use crate::domain::{Contract, ModelInput};
 
-/// Image number `i` of the contract, any number of them. Number 0 is black.
+/// Image number `i` of the contract, any number of them. Number 0 is black, number 1 a ramp, the others are somewhat like
+/// radiographs.
 pub(super) fn image(contract: &Contract, i: usize) -> Vec<f32> {
     let side = contract.size as usize;
     let mut state = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -37,7 +39,6 @@ fn grey(i: usize, x: f32, y: f32, noise: f32) -> f32 {
     match i {
         0 => 0.0,
         1 => x,
-        _ if i % 4 == 3 => noise,
         _ => {
             let body = 0.6 + 0.3 * (x * turn.cos() + y * turn.sin());
             let radius = 0.1 + 0.02 * (i % 5) as f32;

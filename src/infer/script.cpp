@@ -12,6 +12,7 @@
 #include <ATen/Context.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
 
 namespace {
@@ -57,6 +58,9 @@ char* sidelight_script_prepare(const char* data, size_t length, int8_t kind, siz
   *out_length = 0;
   *error = nullptr;
   try {
+    // Without it inlining goes one call deep, and the network still asks for methods that freezing removed. The thread
+    // that calls may have switched it off for what it runs.
+    torch::jit::GraphOptimizerEnabledGuard inline_all(true);
     std::istringstream in(std::string(data, length));
     torch::jit::Module module = torch::jit::load(in);
     module.eval();

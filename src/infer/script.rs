@@ -62,6 +62,7 @@ unsafe extern "C" {
 mod tests {
     use std::path::Path;
 
+    use base64::Engine as _;
     use tch::nn::VarStore;
     use tch::{CModule, Device, Kind, Tensor};
 
@@ -123,6 +124,25 @@ mod tests {
         check(&prepare(&given, Precision::Bf16).unwrap(), Kind::BFloat16, 0.05);
         check(&prepare(&frozen, Precision::Bf16).unwrap(), Kind::BFloat16, 0.05);
         check(&prepare(&frozen, Precision::Fp16).unwrap(), Kind::Half, 0.01);
+    }
+
+    /// Traced by PyTorch 2.11: modules within modules, whose methods freezing removes. nested.csv has the file and what
+    /// PyTorch computes for a ramp.
+    #[test]
+    fn a_network_of_modules_within_modules_is_frozen_on_a_thread_that_optimises_nothing() {
+        let table = include_str!("nested.csv");
+        let row: Vec<&str> = table.lines().nth(1).unwrap().split(',').collect();
+        let given = base64::engine::general_purpose::STANDARD.decode(row[2]).unwrap();
+        tch::jit::set_graph_executor_optimize(false);
+        let ramp = (Tensor::arange(64, (Kind::Float, Device::Cpu)) / 64.0).view([1, 1, 8, 8]);
+        let frozen = prepare(&given, Precision::Fp32).unwrap();
+        let found = load(&frozen).forward_ts(&[ramp]).unwrap();
+        for (i, expected) in row[..2].iter().enumerate() {
+            let apart = found.double_value(&[0, i as i64]) - expected.parse::<f64>().unwrap();
+            assert!(apart.abs() < 1e-6, "{i}: {apart}");
+        }
+        // two convolutions and a linear layer, with a bias each
+        assert_eq!(constants(&frozen), 6);
     }
 
     #[test]
