@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Node, NodeOptions, Pacs, dicom_files, phantoms, root, run, run_ok, sidelight, storescu, wait_for,
+    Node, NodeOptions, Pacs, dicom_files, element, phantoms, root, run, run_ok, sidelight, storescu, wait_for,
 };
 
 /// A folder of packages with copies of the demo models' and a card that has no weights yet.
@@ -271,6 +271,31 @@ fn the_sites_mix_needs_many_studies_and_every_reading_is_logged() {
         let said = ask(more);
         assert!(said.contains(expected) && !said.contains("race scores were read"), "{said}");
     }
+}
+
+#[test]
+fn a_model_for_each_view_gives_its_findings_where_there_is_that_view() {
+    let scene = Scene::new();
+    let card = fs::read_to_string(scene.path("card.toml")).expect("a card");
+    assert!(card.contains("views = [\"PA\", \"AP\"]"), "{card}");
+    let lateral = card.replace("views = [\"PA\", \"AP\"]", "views = [\"LATERAL\"]");
+    fs::write(scene.path("card.toml"), lateral).expect("writable");
+    run_ok(&mut scene.add(&root().join("models/demo-clinical/weights.pt"), &scene.path("card.toml")));
+    let images = phantoms(&scene.path("phantoms"), "biased", 8, 84);
+    let mut command = scene.command(&["analyse", "--json", "--config", "conf/demo.toml"]);
+    command.args(["--set", "models.clinical=demo-clinical,second", "--out"]).arg(scene.path("out")).args(&images);
+    let result: Value = serde_json::from_str(&run_ok(&mut command)).expect("JSON");
+    let mut seen = [0, 0];
+    for study in result["studies"].as_array().expect("a list") {
+        let of_study = |f: &&PathBuf| Some(element(f, "StudyInstanceUID").as_str()) == study["study"].as_str();
+        let has_lateral = images.iter().filter(of_study).any(|f| element(f, "ViewPosition") == "LL");
+        let findings = study["findings"].as_array().expect("a list");
+        let keys: Vec<_> = findings.iter().map(|f| f["key"].as_str().expect("text")).collect();
+        let all = ["pneumothorax", "pleural_effusion", "second_pneumothorax", "second_pleural_effusion"];
+        assert_eq!(keys, all[..if has_lateral { 4 } else { 2 }], "{study}");
+        seen[usize::from(has_lateral)] += 1;
+    }
+    assert!(seen.iter().all(|n| *n > 0), "{seen:?}");
 }
 
 #[test]
