@@ -13,8 +13,8 @@ use sidelight::config::{Config, open_to_others};
 use sidelight::deliver;
 use sidelight::domain::{Finding, ModelOutputs, Purpose};
 use sidelight::infer::{self, Elsewhere, Package};
-use sidelight::remote::Servers;
 use sidelight::receive;
+use sidelight::remote::Servers;
 use sidelight::web;
 use sidelight::wire::tls::{self, Tls};
 

@@ -97,9 +97,13 @@ fn settle_one(live: &[&ClinicalResult], finding: &Finding, images: &[Uid], rules
     // What is said of the whole study needs nothing of its images.
     let standing: Vec<&Unit<'_>> = match units.iter().find(|unit| unit.about.is_empty()) {
         Some(whole) => vec![whole],
-        None => units.iter().filter(|unit| !units.iter().any(|other| unit.is_replaced_by(other, rules.correction))).collect(),
+        None => units
+            .iter()
+            .filter(|unit| !units.iter().any(|other| unit.is_replaced_by(other, rules.correction)))
+            .collect(),
     };
-    let overlap = standing.iter().enumerate().any(|(i, a)| standing[..i].iter().any(|b| !a.about.is_disjoint(&b.about)));
+    let overlap =
+        standing.iter().enumerate().any(|(i, a)| standing[..i].iter().any(|b| !a.about.is_disjoint(&b.about)));
     let values: Option<Vec<Value>> = standing.iter().map(|unit| unit.value).collect();
     let Some(values) = values.filter(|all| !overlap && !all.iter().any(|v| contradicts_itself(*v, finding))) else {
         return Some(Given::Absent(IndReason::Conflict));
