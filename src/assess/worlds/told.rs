@@ -246,12 +246,28 @@ fn a_result_from_elsewhere_counts_as_any_score_and_without_one_is_indeterminate(
             images: scored.images.clone(),
         };
         let race = Err(IndReason::Failed);
-        let input = AssessInput { audit: &audit, race, clinical: &[], results: &[result], upstream: &[] };
+        let input = AssessInput {
+            audit: &audit,
+            race,
+            clinical: &[],
+            results: &[result],
+            upstream: &[],
+            unknown: &[],
+            prior: None,
+        };
         assess(&input, Some(&profile), &SETTINGS, day(1)).unwrap().findings.remove(0)
     };
     let race = Err(IndReason::Failed);
     let clinical = [scored.clone()];
-    let input = AssessInput { audit: &audit, race, clinical: &clinical, results: &[], upstream: &[] };
+    let input = AssessInput {
+        audit: &audit,
+        race,
+        clinical: &clinical,
+        results: &[],
+        upstream: &[],
+        unknown: &[],
+        prior: None,
+    };
     let here = assess(&input, Some(&profile), &SETTINGS, day(1)).unwrap().findings.remove(0);
     assert_eq!(given(Given::Score(Probability::new(0.42).unwrap())), here);
     for (given, positive, reason) in [
