@@ -170,6 +170,22 @@ pub(super) fn elsewhere(dir: &Path, card: &Card, faults: &mut Faults) -> Option<
     for (key, _) in held.into_iter().filter(|(_, given)| *given) {
         faults.add(key, "is given for a model that is not run in this process", "remove it: there is no weight file");
     }
+    // What would be taken for granted and is not done: a scored image's calibration, a device's precision.
+    let study_level = card.format.is_result();
+    let held = [
+        ("precision", !card.precision.is_empty()),
+        ("golden", card.golden.is_some()),
+        ("ood", card.ood.is_some()),
+        ("calibration", study_level && card.calibration.is_some()),
+        ("aggregation.weights", study_level && !card.aggregation.weights.is_empty()),
+    ];
+    for (key, _) in held.into_iter().filter(|(_, given)| *given) {
+        faults.add(
+            key,
+            "is given for a model that is not run in this process",
+            "remove it: nothing here would follow it",
+        );
+    }
     match card.format {
         Format::OpenInference => match &card.server {
             Some(server) => check_server(dir, server, faults).map(|server| Elsewhere::Server(Box::new(server))),

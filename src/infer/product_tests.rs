@@ -77,6 +77,8 @@ fn every_fault_of_a_product_is_told() {
     report("\"sigmoid\"", "\"logits-sigmoid\"", "output.activation", "probabilities already");
     report("[result]", "[input]\ncontract = \"minmax-unit\"\nsize = 8\n[result]", "input", "its own input");
     report("threshold = 0.5", "threshold = 0.5\ncolumn = 0", "output.columns", "without columns");
+    let weights = "method = \"mean\"\nweights = { PA = 2.0 }";
+    report("method = \"max\"", weights, "aggregation.weights", "not run in this process");
     report("[\"VENDORAI\"]", "[\"SEVENTEEN_LETTERS\"]", "model.toml", "");
     let table = |from, to, key: &str, problem: &str| check("result-csv", TABLE, from, to, key, problem);
     table("wait =", "kind = \"tid1500\"\nwait =", "result.kind", "for a table");
