@@ -12,7 +12,7 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Contract, Digest, ModelInput};
+use crate::domain::{Contract, Digest, ModelInput, Precision};
 
 use super::engine::Engine;
 use super::error::InferError;
@@ -205,10 +205,11 @@ async fn answer(package: &Package, engine: &Engine, seed: u64) -> Result<Vec<f64
     engine.score(&package.key(), input).await
 }
 
-/// Device and precision of the engine.
+/// Device and precision of the engine; of several devices the first, which are all of one kind.
 fn place(engine: &Engine) -> String {
-    let kind = engine.device().split(':').next().unwrap_or("cpu");
-    format!("{kind}-fp32")
+    let placement = engine.placements().first();
+    let kind = placement.map_or("cpu", |p| p.device.split(':').next().unwrap_or("cpu"));
+    format!("{kind}-{}", placement.map_or(Precision::Fp32, |p| p.precision).as_str())
 }
 
 /// The golden image of a seed: soft shapes of some eighths of the image with grain, in the contract's range. Additions

@@ -38,7 +38,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("bytemuck::", &["pixels"]),
     ("landlock::", &["pixels"]),
     ("seccompiler::", &["pixels"]),
-    ("libc::", &["pixels"]),
+    ("libc::", &["pixels", "infer"]),
     ("dicom_object::", &["dicom", "receive", "deliver", "pixels", "report", "phantom"]),
 ];
 
