@@ -64,3 +64,28 @@ pub(super) fn torch_reason(error: &tch::TchError) -> String {
         _ => first,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_memory_is_known_by_what_each_allocator_says() {
+        for (text, memory) in [
+            ("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.72 GiB", true),
+            ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", true),
+            ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", true),
+            ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", true),
+            (
+                "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried",
+                true,
+            ),
+            ("std::bad_alloc", true),
+            ("CUDA error: an illegal memory access was encountered", false),
+            ("index out of range in self", false),
+        ] {
+            let found = torch_error(&tch::TchError::Torch(text.to_owned()));
+            assert_eq!(matches!(found, InferError::OutOfMemory(_)), memory, "{found}");
+        }
+    }
+}

@@ -84,6 +84,11 @@ char* sidelight_script_prepare(const char* data, size_t length, int8_t kind, siz
   return nullptr;
 }
 
+// Gives back what `sidelight_script_prepare` returned; null is nothing.
+void sidelight_script_free(char* memory) {
+  std::free(memory);
+}
+
 // Algorithms whose results do not depend on the order in which threads finish. A GPU operation that has none goes on and
 // warns.
 void sidelight_deterministic(bool on) {

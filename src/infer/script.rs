@@ -24,7 +24,7 @@ pub(super) fn prepare(bytes: &[u8], precision: Precision) -> Result<Vec<u8>, Str
 fn call(bytes: &[u8], kind: i8) -> Result<Vec<u8>, String> {
     let (mut length, mut error) = (0, std::ptr::null_mut());
     // SAFETY: the function reads `bytes.len()` bytes and keeps none of them. What it returns is null, or `length` bytes
-    // from malloc; `error` is null, or a C string from malloc. Both are copied here and freed once.
+    // from malloc; `error` is null, or a C string from malloc. Both are copied here and given back once.
     unsafe {
         let out = sidelight_script_prepare(bytes.as_ptr().cast(), bytes.len(), kind, &raw mut length, &raw mut error);
         let result = if out.is_null() {
@@ -33,8 +33,8 @@ fn call(bytes: &[u8], kind: i8) -> Result<Vec<u8>, String> {
         } else {
             Ok(std::slice::from_raw_parts(out.cast::<u8>(), length).to_vec())
         };
-        libc::free(out.cast());
-        libc::free(error.cast());
+        sidelight_script_free(out);
+        sidelight_script_free(error);
         result
     }
 }
@@ -55,6 +55,7 @@ unsafe extern "C" {
         out_length: *mut usize,
         error: *mut *mut c_char,
     ) -> *mut c_char;
+    fn sidelight_script_free(memory: *mut c_char);
     fn sidelight_deterministic(on: bool);
 }
 
