@@ -75,8 +75,7 @@ pub fn export_package(package: &Package, out: &Path) -> Result<Digest, ExportErr
     };
     let file_error = |reason: String| ExportError::File { path: package.weights_path.clone(), reason };
     let bytes = read_weights(package).map_err(file_error)?;
-    let Parts { features, head } =
-        load_native(&bytes, architecture, package.width(), Device::Cpu).map_err(file_error)?;
+    let Parts { features, head } = load_native(&bytes, architecture, package.width()).map_err(file_error)?;
     save(&trace(&sequence(vec![features, head]), &package.contract)?, out)
 }
 

@@ -1,7 +1,7 @@
 //! Tests of `nets`: the same weights and images through PyTorch's own torchvision.
 
 use safetensors::SafeTensors;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::*;
 use crate::infer::reference;
@@ -26,7 +26,7 @@ fn difference(a: &Tensor, b: &Tensor) -> f64 {
 fn check(folder: &std::path::Path, name: &str, architecture: Architecture, width: Width) {
     let _guard = tch::no_grad_guard();
     let weights = std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
-    let Parts { features, head } = load_native(&weights, architecture, width, Device::Cpu).unwrap();
+    let Parts { features, head } = load_native(&weights, architecture, width).unwrap();
     let cases = std::fs::read(folder.join(format!("{name}.cases.safetensors"))).unwrap();
     let cases = SafeTensors::deserialize(&cases).unwrap();
     for (i, size) in [(0, 320), (1, 97)] {

@@ -19,7 +19,7 @@ use super::card::{Activation, Architecture};
 use super::device::device_name;
 use super::error::{EngineError, InferError, torch_error, torch_reason};
 use super::export::trace;
-use super::layers::sequence;
+use super::layers::{Forward, sequence};
 use super::manifest::{Package, Weights};
 use super::nets::{self, Parts, Width};
 use super::{probe, script};
@@ -37,8 +37,9 @@ const SUM_TOLERANCE: f64 = 5e-3;
 
 enum Network {
     Script(CModule),
-    /// Whose features are looked at, which a traced one does not give.
-    Native(Parts),
+    /// What only tests need: a network that fails as they want it.
+    #[cfg(test)]
+    Native(Forward),
 }
 
 /// What a network says of an image.
@@ -62,17 +63,7 @@ impl LoadedModel {
     /// compute in `precision`. In fp32 a network that freezing would change stays as it is.
     pub(super) fn load(package: Package, device: Device, precision: Precision) -> Result<Self, EngineError> {
         let fail = |reason: String| EngineError::Load { model: package.identity.name.clone(), reason };
-        let bytes = read_weights(&package).map_err(fail)?;
-        if let (Weights::Safetensors(architecture), true) = (package.weights, package.needs_features()) {
-            if precision != Precision::Fp32 {
-                return Err(fail(
-                    "features of a native network are computed in fp32 only: set models.precision".into(),
-                ));
-            }
-            let parts = load_native(&bytes, architecture, package.width(), device).map_err(fail)?;
-            return Ok(Self::new(package, Network::Native(parts), device, precision));
-        }
-        let script = script_of(&package, bytes).map_err(fail)?;
+        let script = read_weights(&package).and_then(|bytes| script_of(&package, bytes)).map_err(fail)?;
         let load = |mut bytes: &[u8]| -> Result<CModule, String> {
             let mut module = CModule::load_data_on_device(&mut bytes, device)
                 .map_err(|e| format!("not a TorchScript file for this libtorch: {}", torch_reason(&e)))?;
@@ -102,9 +93,8 @@ impl LoadedModel {
 
     /// A network that is no file, for tests of what becomes of its errors.
     #[cfg(test)]
-    pub(super) fn of(package: Package, forward: super::layers::Forward) -> Self {
-        let parts = Parts { features: forward, head: sequence(Vec::new()) };
-        Self::new(package, Network::Native(parts), Device::Cpu, Precision::Fp32)
+    pub(super) fn of(package: Package, forward: Forward) -> Self {
+        Self::new(package, Network::Native(forward), Device::Cpu, Precision::Fp32)
     }
 
     pub(super) fn package(&self) -> &Package {
@@ -170,7 +160,7 @@ impl LoadedModel {
         let apart = expected
             .iter()
             .zip(&found)
-            .flat_map(|(a, b)| a.outputs.iter().chain(&a.features).zip(b.outputs.iter().chain(&b.features)))
+            .flat_map(|(a, b)| a.outputs.iter().zip(&b.outputs).chain(a.features.iter().zip(&b.features)))
             .find(|pair| !same(*pair) && pair.0 != pair.1);
         apart.map_or(Ok(()), |(a, b)| Err(format!("an output would be {b} in place of {a}")))
     }
@@ -190,16 +180,22 @@ impl LoadedModel {
             .and_then(|t| t.f_to_device(self.device))
             .and_then(|t| t.f_to_kind(kind(self.precision)))
             .map_err(torch)?;
+        let columns = self.package.columns as i64;
         let with_features = self.package.needs_features();
         let (output, features) = match &self.network {
-            Network::Script(module) if with_features => two_outputs(module, input)?,
-            Network::Script(module) => (module.forward_ts(&[input]).map_err(torch)?, None),
-            Network::Native(parts) => {
-                let features = (parts.features)(&input, false).map_err(torch)?;
-                ((parts.head)(&features, false).map_err(torch)?, Some(features))
+            Network::Script(module) if !with_features => (module.forward_ts(&[input]).map_err(torch)?, None),
+            Network::Script(module) if self.package.weights == Weights::TorchScript => two_outputs(module, input)?,
+            // As `script_of` joined them.
+            Network::Script(module) => {
+                let joined = module.forward_ts(&[input]).map_err(torch)?;
+                let width = joined.size().get(1).copied().unwrap_or_default();
+                let features = joined.f_narrow(1, columns, width - columns).map_err(torch)?;
+                (joined.f_narrow(1, 0, columns).map_err(torch)?, Some(features))
             }
+            #[cfg(test)]
+            Network::Native(forward) => (forward(&input, false).map_err(torch)?, None),
         };
-        let expected = [n, self.package.columns as i64];
+        let expected = [n, columns];
         if output.size() != expected {
             let reason =
                 format!("its shape is {:?}, the card's labels and the batch ask for {expected:?}", output.size());
@@ -281,13 +277,8 @@ pub fn probabilities(activation: Activation, outputs: &[f64]) -> Result<Vec<f64>
 }
 
 /// A native network with the weights of a safetensors file under torchvision's names, ready for inference.
-pub(super) fn load_native(
-    bytes: &[u8],
-    architecture: Architecture,
-    width: Width,
-    device: Device,
-) -> Result<Parts, String> {
-    let mut store = VarStore::new(device);
+pub(super) fn load_native(bytes: &[u8], architecture: Architecture, width: Width) -> Result<Parts, String> {
+    let mut store = VarStore::new(Device::Cpu);
     let reason = |e: TchError| torch_reason(&e);
     let parts = nets::parts(&store.root(), architecture, width).map_err(reason)?;
     let file = SafeTensors::deserialize(bytes).map_err(|e| format!("not a safetensors file: {e}"))?;
@@ -318,15 +309,24 @@ pub(super) fn load_native(
     Ok(parts)
 }
 
-/// The package's network as TorchScript: a native one is traced.
+/// The package's network as TorchScript: a native one is traced, with its features behind its outputs where they are
+/// wanted.
 fn script_of(package: &Package, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     let architecture = match package.weights {
         Weights::TorchScript => return Ok(bytes),
         Weights::Safetensors(architecture) => architecture,
         Weights::Elsewhere => return Err("it is not run in this process".to_owned()),
     };
-    let Parts { features, head } = load_native(&bytes, architecture, package.width(), Device::Cpu)?;
-    let module = trace(&sequence(vec![features, head]), &package.contract).map_err(|e| e.to_string())?;
+    let Parts { features, head } = load_native(&bytes, architecture, package.width())?;
+    let forward: Forward = if package.needs_features() {
+        Box::new(move |xs, train| {
+            let features = features(xs, train)?;
+            Tensor::f_cat(&[&head(&features, train)?, &features], 1)
+        })
+    } else {
+        sequence(vec![features, head])
+    };
+    let module = trace(&forward, &package.contract).map_err(|e| e.to_string())?;
     // libtorch writes to files by name only; this one is memory.
     let mut file = std::fs::File::from(
         rustix::fs::memfd_create("script", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| e.to_string())?,

@@ -173,8 +173,7 @@ fn weights_of_another_network_are_refused_by_name_and_shape() {
         store.save(&path).unwrap();
         std::fs::read(path).unwrap()
     };
-    let load =
-        |bytes: &[u8]| load_native(bytes, Architecture::Resnet18, width(2), Device::Cpu).err().unwrap_or_default();
+    let load = |bytes: &[u8]| load_native(bytes, Architecture::Resnet18, width(2)).err().unwrap_or_default();
     let resnet =
         |columns: i64| move |p: &tch::nn::Path| drop(nets::build(p, Architecture::Resnet18, width(columns)).unwrap());
     assert_eq!(load(&save("right.safetensors", &resnet(2))), "");
