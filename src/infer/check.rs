@@ -282,26 +282,6 @@ pub(super) fn columns(output: &OutputCard, column_of: &[usize], purpose: Purpose
     columns
 }
 
-/// What only a network in this process can have, and what only a study's score that is made here.
-pub(super) fn check_place(card: &Card, faults: &mut Faults) {
-    let mut without = |key: &str, is_given: bool, why: &str| {
-        if is_given {
-            faults.add(key, why, "remove the section");
-        }
-    };
-    if !card.format.is_in_process() {
-        let why = "is given for a model that is not run in this process";
-        without("precision", !card.precision.is_empty(), why);
-        without("ood", card.ood.is_some(), why);
-        without("golden", card.golden.is_some(), why);
-    }
-    if card.format.is_result() {
-        let why = "is given for a product whose results are taken as they are";
-        without("calibration", card.calibration.is_some(), why);
-        without("aggregation", card.aggregation != AggregationCard::default(), why);
-    }
-}
-
 pub(super) fn check_precisions(precisions: &[PrecisionCard], faults: &mut Faults) {
     for (i, PrecisionCard { kind, score_tolerance }) in precisions.iter().enumerate() {
         if *kind == Precision::Fp32 {

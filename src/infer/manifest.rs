@@ -15,8 +15,8 @@ use crate::domain::{Contract, Digest, DigestOf, Finding, Group, ModelIdentity, M
 use super::calibration::Calibration;
 use super::card::{Activation, AggregationCard, Architecture, Card, PrecisionCard, Provenance};
 use super::check::{
-    Faults, NAME_RULE, check_aggregation, check_names, check_place, check_precisions, check_provenance, columns,
-    contract, is_name, outputs, shares, weights,
+    Faults, NAME_RULE, check_aggregation, check_names, check_precisions, check_provenance, columns, contract, is_name,
+    outputs, shares, weights,
 };
 use super::elsewhere::{Elsewhere, elsewhere, identity};
 use super::files::{self, CARD_BYTES_MAX, WEIGHTS_BYTES_MAX};
@@ -207,7 +207,6 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
     let shares = shares(&card.output, faults);
     let columns = columns(&card.output, &column_of, card.purpose, faults);
     check_aggregation(&card.aggregation, card.purpose, faults);
-    check_place(&card, faults);
     let calibration = card.calibration.clone().map(|c| Calibration::new(c, &outputs));
     let calibration = calibration.and_then(|made| faults.take(made));
     let ood = card.ood.clone().map(|o| Ood::new(o, dir, card.output.activation)).and_then(|made| faults.take(made));
@@ -265,6 +264,10 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
 
 /// The path of the weight file, within the folder and with the card's hash.
 fn weight_file(dir: &Path, file: &str, sha256: &Digest, faults: &mut Faults) -> Option<PathBuf> {
+    if file.is_empty() {
+        faults.add("file", "is missing", "name the weight file beside model.toml");
+        return None;
+    }
     let path = match files::inside(dir, file) {
         Ok(path) => path,
         Err(problem) => {
