@@ -32,6 +32,7 @@ fn models(folder: &Path, packages: &[(&str, &str)]) -> PathBuf {
 fn card(name: &str, format: &str, sections: &str) -> String {
     let demo = fs::read_to_string(root().join("models/demo-clinical/model.toml")).expect("the demo card");
     let (_, rest) = demo.split_once("[[output.findings]]").expect("findings");
+    let (rest, _) = rest.split_once("[golden]").expect("its own answers, at the end");
     format!(
         "name = \"{name}\"\nversion = \"3.1\"\nmanufacturer = \"Example Imaging\"\npurpose = \"clinical\"\n\
          format = \"{format}\"\ndevice_uid = \"2.25.31\"\n{sections}\n[output]\nactivation = \"sigmoid\"\n\

@@ -1,0 +1,102 @@
+//! `model …` and `profile …`: what models are, and what a site fitted for them.
+//!
+//! Left out: doing anything.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::Table;
+
+#[derive(Debug, Subcommand)]
+pub enum Model {
+    /// List the packages in models.dir
+    List(Table),
+    /// Make a package of a weight file and a card, once the model has run
+    Add(ModelAdd),
+    /// Check card, hash, a trial run and the golden values of one package, or of all
+    Verify {
+        /// Package name; without one, all packages
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        #[command(flatten)]
+        table: Table,
+    },
+    /// Write a package's golden values anew: what it answers now is what `model verify` expects from then on
+    Golden {
+        /// Package name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Write a package's model as one TorchScript file
+    Export {
+        /// Package name
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ModelAdd {
+    /// Weights: TorchScript (torch.jit.save) or safetensors; docs/models.md tells how to make either
+    #[arg(value_name = "FILE")]
+    pub weights: PathBuf,
+    /// Card of the model, or one of models/templates
+    #[arg(long, value_name = "CARD")]
+    pub card: PathBuf,
+    /// Name of the package, in place of the card's
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Write golden values too, by which `model verify` knows the model again on other devices
+    #[arg(long)]
+    pub golden: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Profile {
+    /// Fit a profile from the results of a labelled cohort
+    Fit(ProfileFit),
+    /// Estimate the site's own mix of groups from the race scores in the index, for models.race_prior
+    Prior {
+        /// File that receives it
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Shares of the groups that the race model was trained on, e.g. Asian=0.1,Black=0.3,White=0.6; from its card
+        /// where that gives them
+        #[arg(long, value_name = "SHARES")]
+        trained: Option<String>,
+        /// Studies that are needed at least; never less than 500
+        #[arg(long, value_name = "N", default_value_t = 500)]
+        studies_min: usize,
+    },
+    /// Print a profile: curves, gates and what it decides; read it before it is used
+    Show {
+        #[arg(value_name = "FILE")]
+        profile: PathBuf,
+        #[command(flatten)]
+        table: Table,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ProfileFit {
+    /// result.json files of `analyse --with-posteriors`
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub results: Vec<PathBuf>,
+    /// Labels (CSV): study, self-reported group, one column per finding
+    #[arg(long, value_name = "FILE")]
+    pub labels: PathBuf,
+    /// The profile to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Seed of the bootstrap
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// Number of bootstrap replicates
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    pub bootstrap: Option<u32>,
+    #[command(flatten)]
+    pub table: Table,
+}
