@@ -11,7 +11,7 @@ use super::*;
 mod faults;
 
 use crate::domain::Digest;
-use crate::infer::layers::{ConvOptions, Forward, conv, function, global_mean, linear, norm, relu, sequence};
+use crate::infer::layers::{Forward, function, global_mean, small_network};
 use crate::infer::manifest::fixtures::{clinical_with, race_with};
 
 fn script(path: &Path, forward: &Forward) {
@@ -25,13 +25,7 @@ fn script(path: &Path, forward: &Forward) {
 fn network() -> Forward {
     let mut store = tch::nn::VarStore::new(tch::Device::Cpu);
     let p = store.root();
-    let forward = sequence(vec![
-        conv(&(&p / 0), 1, 16, 3, ConvOptions { padding: 1, ..ConvOptions::default() }).unwrap(),
-        norm(&(&p / 1), 16).unwrap(),
-        relu(),
-        global_mean(),
-        linear(&(&p / 2), 16, 2).unwrap(),
-    ]);
+    let forward = small_network(&p);
     store.freeze();
     forward
 }

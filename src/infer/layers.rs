@@ -89,3 +89,16 @@ pub fn dropout(p: f64) -> Forward {
 pub(super) fn stem_pool() -> Forward {
     function(|xs| xs.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false))
 }
+
+/// A small convolutional network with two outputs for images of one channel, for tests.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) fn small_network(p: &Path) -> Forward {
+    sequence(vec![
+        conv(&(p / 0), 1, 16, 3, ConvOptions { padding: 1, ..ConvOptions::default() }).unwrap(),
+        norm(&(p / 1), 16).unwrap(),
+        relu(),
+        global_mean(),
+        linear(&(p / 2), 16, 2).unwrap(),
+    ])
+}

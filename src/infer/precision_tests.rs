@@ -9,7 +9,7 @@ use super::*;
 use crate::config::PrecisionChoice::{Fastest, Named};
 use crate::domain::Contract;
 use crate::domain::Precision::{Bf16, Fp16, Fp32};
-use crate::infer::layers::{ConvOptions, conv, global_mean, linear, norm, relu, sequence};
+use crate::infer::layers::small_network;
 use crate::infer::manifest::fixtures::clinical_with;
 use crate::infer::trace;
 
@@ -19,13 +19,7 @@ fn package(dir: &Path, precisions: &str) -> Package {
     tch::manual_seed(3);
     let mut store = VarStore::new(Device::Cpu);
     let p = store.root();
-    let forward = sequence(vec![
-        conv(&(&p / 0), 1, 16, 3, ConvOptions { padding: 1, ..ConvOptions::default() }).unwrap(),
-        norm(&(&p / 1), 16).unwrap(),
-        relu(),
-        global_mean(),
-        linear(&(&p / 2), 16, 2).unwrap(),
-    ]);
+    let forward = small_network(&p);
     store.freeze();
     trace(&forward, &Contract::preset("minmax-unit", 8).unwrap()).unwrap().save(&file).unwrap();
     clinical_with(dir, &file, |card| card.replace("[scope]", &format!("{precisions}\n[scope]")))

@@ -2,8 +2,8 @@
 //!
 //! A network as it was traced looks its parameters up, and normalises after each convolution. Frozen (as by
 //! `torch.jit.freeze`), with normalisation folded into convolutions and weights in channels last, it computes the same
-//! in three quarters of the time. Neighbours: `torch` loads what comes out. Left out: whether it still computes the
-//! same, which `torch` checks.
+//! in fewer steps. Neighbours: `torch` loads what comes out. Left out: whether it still computes the same, which `torch`
+//! checks.
 
 use std::ffi::{CStr, c_char};
 
@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
     use crate::domain::Contract;
-    use crate::infer::layers::{ConvOptions, conv, global_mean, linear, norm, relu, sequence};
+    use crate::infer::layers::small_network;
 
     fn load(mut bytes: &[u8]) -> CModule {
         CModule::load_data(&mut bytes).unwrap()
@@ -80,13 +80,7 @@ mod tests {
         tch::manual_seed(1);
         let mut store = VarStore::new(Device::Cpu);
         let p = store.root();
-        let forward = sequence(vec![
-            conv(&(&p / 0), 1, 16, 3, ConvOptions { padding: 1, ..ConvOptions::default() }).unwrap(),
-            norm(&(&p / 1), 16).unwrap(),
-            relu(),
-            global_mean(),
-            linear(&(&p / 2), 16, 2).unwrap(),
-        ]);
+        let forward = small_network(&p);
         {
             let _guard = tch::no_grad_guard();
             for name in ["running_mean", "running_var", "weight", "bias"] {

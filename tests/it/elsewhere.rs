@@ -9,7 +9,7 @@ mod sr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{phantoms, root};
+use crate::support::{NodeOptions, phantoms, root};
 
 /// The demo race model and further packages in a folder of models of its own, as `models.dir` takes it.
 fn models(folder: &Path, packages: &[(&str, &str)]) -> PathBuf {
@@ -26,6 +26,21 @@ fn models(folder: &Path, packages: &[(&str, &str)]) -> PathBuf {
         fs::write(models.join(name).join("model.toml"), card).expect("writable");
     }
     models
+}
+
+/// The configuration of a node that audits the package `name` of `models`, and has an archive on this port.
+fn configuration(data: &Path, archive: u16, models: &Path, name: &str) -> String {
+    let options = NodeOptions {
+        data_dir: data,
+        sources: &["STORESCU"],
+        destinations: &[("archive", "PACS", archive, true, "withheld")],
+        quiet_period: "300ms",
+        extra: "",
+    };
+    let folder = |path: &Path| format!("dir = \"{}\"", path.display());
+    crate::support::configuration(&options)
+        .replace(&folder(&root().join("models")), &folder(models))
+        .replace("[\"demo-clinical\"]", &format!("[\"{name}\"]"))
 }
 
 /// A card with the demo model's findings, thresholds and scope; `sections` come from the test.

@@ -9,9 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::road::check_report;
-use crate::support::{
-    Node, NodeOptions, Pacs, element, free_port, reference_python, run, run_ok, sidelight, storescu, wait_for,
-};
+use crate::support::{Node, Pacs, element, free_port, reference_python, run, run_ok, sidelight, storescu, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -123,16 +121,7 @@ fn a_model_server_scores_what_the_node_normalised_and_its_silence_is_told() {
     let server = ModelServer::start(&folder.path().join("mlserver"), port);
     let pacs = Pacs::start(&folder.path().join("pacs"));
     let data = folder.path().join("data");
-    let options = NodeOptions {
-        data_dir: &data,
-        sources: &["STORESCU"],
-        destinations: &[("archive", "PACS", pacs.port, true, "withheld")],
-        quiet_period: "300ms",
-        extra: "",
-    };
-    let text = crate::support::configuration(&options)
-        .replace(&format!("dir = \"{}\"", root().join("models").display()), &format!("dir = \"{}\"", models.display()))
-        .replace("[\"demo-clinical\"]", "[\"served\"]");
+    let text = configuration(&data, pacs.port, &models, "served");
     let config = data.with_extension("toml");
     fs::write(&config, text).expect("writable");
     let verified = run_ok(sidelight(&["model", "verify", "served", "--config"]).arg(&config));

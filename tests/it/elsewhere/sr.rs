@@ -13,7 +13,7 @@ use super::reading::write_reports;
 use super::server::check_without_score;
 use super::*;
 use crate::road::check_report;
-use crate::support::{Node, NodeOptions, Pacs, element, run_ok, sidelight, storescu, wait_for};
+use crate::support::{Node, Pacs, element, run_ok, sidelight, storescu, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -47,20 +47,10 @@ impl Site {
         profile.id = format!("profile-{}", &sidelight::domain::Digest::of(&profile.to_json()).as_str()[..16]);
         let pacs = Pacs::start(&folder.path().join("pacs"));
         let data = folder.path().join("data");
-        let options = NodeOptions {
-            data_dir: &data,
-            sources: &["STORESCU"],
-            destinations: &[("archive", "PACS", pacs.port, true, "withheld")],
-            quiet_period: "300ms",
-            extra: "",
-        };
         let fitted = folder.path().join("profile.json");
         fs::write(&fitted, profile.to_json()).expect("writable");
-        let shipped = root().join("models");
-        let text = crate::support::configuration(&options)
-            .replace(&format!("{}/demo-profile.json", shipped.display()), &fitted.display().to_string())
-            .replace(&format!("dir = \"{}\"", shipped.display()), &format!("dir = \"{}\"", models.display()))
-            .replace("[\"demo-clinical\"]", "[\"vendor\"]");
+        let shipped = root().join("models/demo-profile.json").display().to_string();
+        let text = configuration(&data, pacs.port, &models, "vendor").replace(&shipped, &fitted.display().to_string());
         let config = data.with_extension("toml");
         fs::write(&config, text).expect("writable");
         Self { folder, files, pacs, config }
