@@ -67,7 +67,12 @@ fn twice_the_same_is_one_a_correction_counts_and_a_contradiction_is_told() {
         ("twice the same", vec![first(), result("1.3", Some(1), &[], one(0.25))], score(0.25)),
         ("the same later", vec![first(), result("1.3", Some(9), &[], one(0.25))], score(0.25)),
         ("another at the same time", vec![first(), result("1.3", Some(1), &[], one(0.75))], conflict),
-        ("another without a date", vec![first(), result("1.3", None, &[], one(0.75))], conflict),
+        ("another without a date", vec![first(), result("1.3", None, &[], one(0.75))], score(0.25)),
+        (
+            "both without a date",
+            vec![result("1.1", None, &[], one(0.25)), result("1.3", None, &[], one(0.75))],
+            conflict,
+        ),
         ("another later", vec![first(), result("1.3", Some(2), &[], one(0.75))], score(0.75)),
         ("it names the first", vec![first(), result("1.3", None, &["1.1"], one(0.75))], score(0.75)),
         ("an older one names the newer", vec![first(), result("1.3", Some(0), &["1.1"], one(0.75))], score(0.75)),
@@ -75,8 +80,18 @@ fn twice_the_same_is_one_a_correction_counts_and_a_contradiction_is_told() {
         (
             "each replaces the other",
             vec![result("1.1", None, &["1.3"], one(0.25)), result("1.3", None, &["1.1"], one(0.75))],
-            missing,
+            conflict,
         ),
+        (
+            "a third replaces both of them",
+            vec![
+                result("1.1", None, &["1.3"], one(0.25)),
+                result("1.3", None, &["1.1"], one(0.75)),
+                result("1.4", None, &["1.1"], one(0.5)),
+            ],
+            score(0.5),
+        ),
+        ("it names itself", vec![result("1.1", None, &["1.1"], one(0.25))], score(0.25)),
     ];
     for (name, results, expected) in rows {
         assert_eq!(settled(&results, RULES), expected, "{name}");
@@ -100,9 +115,43 @@ fn images_are_combined_and_those_of_other_studies_do_not_count() {
     let both = |second| result("1.5", second, &[], vec![said(&["1.2.1", "1.2.2"], Some(0.9), None)]);
     let of_one = result("1.1", Some(1), &[], vec![said(&["1.2.1"], Some(0.2), None)]);
     assert_eq!(settled(&[of_one.clone(), both(Some(2))], RULES), Given::Score(probability(0.9)), "made anew");
-    assert_eq!(settled(&[of_one, both(None)], RULES), Given::Absent(IndReason::Conflict));
+    let missing = Given::Absent(IndReason::Failed);
+    let undated = result("1.1", None, &[], vec![said(&["1.2.1"], Some(0.2), None)]);
+    assert_eq!(settled(&[undated, both(None)], RULES), Given::Absent(IndReason::Conflict));
+    // Of each image something has to be said: what stands of one alone is not the study's.
+    assert_eq!(settled(&per_image[..1], RULES), missing);
+    assert_eq!(settled(&[of_one, both(None)], RULES), missing, "the newer one is of one image");
+    let label = result("1.6", None, &[], vec![said(&["1.2.2"], None, Some(true))]);
+    assert_eq!(settled(&[per_image[0].clone(), label], RULES), missing, "of the other one a decision alone");
+    // The same of one image and of both is no contradiction; what else they are about is none of this study's.
+    let of = |source: &str, images: &[&str], score| result(source, None, &[], vec![said(images, Some(score), None)]);
+    let same = [of("1.1", &["1.2.1"], 0.5), of("1.3", &["1.2.1", "1.2.2"], 0.5)];
+    assert_eq!(settled(&same, RULES), Given::Score(probability(0.5)));
+    let with_priors = [of("1.1", &["1.2.1", "9.9"], 0.2), of("1.3", &["1.2.2", "9.9"], 0.6)];
+    assert_eq!(settled(&with_priors, RULES), Given::Score(probability(0.4)));
     let elsewhere = [result("1.1", None, &[], vec![said(&["9.9"], Some(0.2), None)])];
     assert_eq!(settled(&elsewhere, RULES), Given::Absent(IndReason::Failed));
+}
+
+#[test]
+fn news_is_what_changes_what_stands() {
+    let one = |source: &str, second, score| result(source, second, &[], vec![said(&[], Some(score), None)]);
+    let known = [one("1.1", Some(15), 0.9), one("1.2", Some(20), 0.1)];
+    let rows = [
+        ("the same again", one("1.3", Some(20), 0.1), false),
+        ("the same, later", one("1.3", Some(30), 0.1), false),
+        ("the replaced one again", one("1.3", Some(15), 0.9), false),
+        ("another, older", one("1.3", Some(10), 0.5), false),
+        ("back to the first", one("1.3", Some(30), 0.9), true),
+        ("without a statement", result("1.3", Some(30), &[], Vec::new()), false),
+        ("of an image", result("1.3", Some(30), &[], vec![said(&["1.2.1"], Some(0.5), None)]), false),
+    ];
+    for (name, new, expected) in rows {
+        assert_eq!(is_news(&known, &[new]), expected, "{name}");
+    }
+    let conflict = [one("1.1", Some(15), 0.9), one("1.2", Some(15), 0.1)];
+    assert!(is_news(&conflict, &[one("1.3", Some(30), 0.9)]), "a contradiction ends");
+    assert!(is_news(&[], &known[..1]) && !is_news(&[], &[]));
 }
 
 #[test]
