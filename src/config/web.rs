@@ -120,8 +120,7 @@ impl Check<'_> {
                 let url = self.get(&key("url"), &raw.url, service_url);
                 let token_file = self.get(&key("token_file"), &raw.token_file, parse::path_if_given);
                 if let (Some(url), Some(Some(_))) = (&url, &token_file)
-                    && !url.https
-                    && !is_this_machine(&url.host)
+                    && url.is_overheard()
                 {
                     let what = "would show the token of token_file to everybody on the way".to_owned();
                     self.contradiction(&key("url"), &raw.url, what, "write https://, or leave token_file out");
@@ -133,7 +132,6 @@ impl Check<'_> {
     }
 }
 
-/// Whether what is sent there stays on this machine.
 /// Whether a service is at this address of this machine, as far as a name or an address tells.
 pub(super) fn is_at(url: &Entry, listen: SocketAddr) -> bool {
     service_url(url).is_ok_and(|url| {
@@ -143,6 +141,7 @@ pub(super) fn is_at(url: &Entry, listen: SocketAddr) -> bool {
     })
 }
 
+/// Whether what is sent there stays on this machine.
 fn is_this_machine(host: &str) -> bool {
     host.parse::<IpAddr>().map_or(host.eq_ignore_ascii_case("localhost"), |ip| ip.to_canonical().is_loopback())
 }
@@ -207,6 +206,11 @@ fn service_url(entry: &Entry) -> Parsed<ServiceUrl> {
 }
 
 impl ServiceUrl {
+    /// Whether everybody on the way reads what is sent there.
+    pub fn is_overheard(&self) -> bool {
+        !self.https && !is_this_machine(&self.host)
+    }
+
     /// The root of a service as it stands in a model card; else what is wrong with it.
     pub(crate) fn parse(written: &str) -> Result<Self, String> {
         service_url(&Entry::Text(written.to_owned())).map_err(|problem| problem.what)

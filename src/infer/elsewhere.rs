@@ -208,10 +208,11 @@ fn strangers(card: &Card, faults: &mut Faults, own: &[&str]) {
     }
 }
 
-/// The digest that identifies a package that is not run here: of the card without comments, address and pace.
+/// The digest that identifies a package that is not run here: of the card without comments, address and pace, and
+/// without what is told of the model or asked of the sender alone.
 pub(super) fn identity(card: &Card) -> Digest {
     /// Keys that change no number.
-    const TRANSPORT: [(&str, &[&str]); 2] = [
+    const KEPT_OUT: [(&str, &[&str]); 2] = [
         ("result", &["wait"]),
         (
             "server",
@@ -232,9 +233,13 @@ pub(super) fn identity(card: &Card) -> Digest {
         ),
     ];
     let mut table = toml::Table::try_from(card).unwrap_or_default();
-    for (section, keys) in TRANSPORT {
+    ["provenance", "manufacturer", "device_uid"].iter().for_each(|key| drop(table.remove(*key)));
+    for (section, keys) in KEPT_OUT {
         if let Some(section) = table.get_mut(section).and_then(toml::Value::as_table_mut) {
             keys.iter().for_each(|key| drop(section.remove(*key)));
+            if let Some(from) = section.get_mut("from").and_then(toml::Value::as_table_mut) {
+                from.remove("ae_titles");
+            }
         }
     }
     Digest::of(serde_json::to_string(&sorted(&toml::Value::Table(table))).unwrap_or_default().as_bytes())
@@ -316,6 +321,10 @@ fn check_server(dir: &Path, card: &ServerCard, faults: &mut Faults) -> Option<Se
         (None, Some(variable)) => Some(Token::Variable(variable.clone())),
         (None, None) => None,
     };
+    if token.is_some() && url.as_ref().is_ok_and(ServiceUrl::is_overheard) {
+        let remedy = "write https://, or leave the token out";
+        faults.add("server.url", "would show the token to everybody on the way", remedy);
+    }
     let url = url.ok().filter(|_| faults.list.len() == before)?;
     Some(Server {
         url,

@@ -54,11 +54,13 @@ fn what_changes_no_number_makes_no_other_model() {
     let key = |from, to| load(with_server(from, to)).unwrap().key();
     let usual = key("", "");
     for (from, to) in [
-        ("models.example.org:8443", "192.0.2.7:80"),
+        ("models.example.org:8443", "192.0.2.7:8443"),
         ("\"2s\"", "\"3s\""),
         ("\"1h\"", "\"1m\""),
         ("token_file = \"token\"", "batch_max = 3"),
         ("[server]", "# a remark\n[server]"),
+        ("manufacturer = \"", "manufacturer = \"The same "),
+        ("training_data = \"", "training_data = \"More of "),
     ] {
         assert_eq!(key(from, to), usual, "{from} {to}");
     }
@@ -76,6 +78,7 @@ fn every_fault_of_a_server_is_told() {
         assert!(told, "{to}: {faults:?}");
     };
     check("https://models", "models", "server.url", "not a URL");
+    check("https://models", "http://models", "server.url", "would show the token");
     check("\"chest\"", "\"../chest\"", "server.model", "no name of a model server");
     check("\"chest\"", "\"..\"", "server.model", "no name of a model server");
     check("\"3\"", "\"a/b\"", "server.version", "no name of a model server");

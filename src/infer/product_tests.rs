@@ -50,8 +50,10 @@ fn a_product_is_a_package_without_weights_and_without_a_contract() {
     assert_eq!((rules.probability.value.as_str(), from.ae_titles.len()), ("111012", 1));
     assert_eq!((product.wait, product.settle.combine), (Duration::from_secs(600), Combine::Max));
     assert_eq!(package.identity.contract, "");
-    let waiting = load("result-sr", REPORT, "10m", "20m").unwrap();
-    assert_eq!(waiting.key(), package.key(), "how long it is waited for makes no other model");
+    for (from, to) in [("10m", "20m"), ("\"VENDORAI\"", "\"VENDORAI\", \"ROUTER\"")] {
+        let same = load("result-sr", REPORT, from, to).unwrap();
+        assert_eq!(same.key(), package.key(), "how long it is waited for, and who sends it, makes no other model");
+    }
 
     let package = load("result-csv", TABLE, "", "").unwrap();
     let Some(Elsewhere::Product(product)) = &package.elsewhere else { panic!("{:?}", package.elsewhere) };
