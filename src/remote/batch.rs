@@ -2,8 +2,9 @@
 //!
 //! Requests wait in a bounded queue, so callers wait and memory does not grow. A batch leaves when it is full or when
 //! its oldest image has waited for the card's delay; so many are under way as the card allows. A batch that the server
-//! refuses is asked again image by image, so that one bad image fails alone. Neighbours: `protocol`, `breaker`. Left
-//! out: what becomes of an image that has no score.
+//! refuses is asked again image by image, so that one bad image fails alone; and after each that did, an image of zeros
+//! tells whether the image or the server is at fault. Neighbours: `protocol`, `breaker`. Left out: what becomes of an
+//! image that has no score.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -123,25 +124,21 @@ impl Client {
         {
             warn!(model = self.name(), "a file with a secret: {remark}");
         }
+        if asker.server.url.is_overheard() {
+            warn!(model = self.name(), server = self.peer(), "images travel without encryption; use https://");
+        }
         let unavailable = |cause: String| RemoteError::Unavailable { after: AGAIN, cause };
-        let answered = asker.exchange(Method::GET, &asker.path, Vec::new(), 1).await;
-        let body = match answered {
-            Ok(body) => body,
-            Err(Trouble::Passing(cause)) => return Err(unavailable(cause)),
-            Err(Trouble::Standing(cause) | Trouble::Refused(cause)) => return Err(InferError::BadOutput(cause).into()),
-            Err(Trouble::Nonsense(error)) => return Err(error.into()),
-        };
+        // Whatever else is answered may pass: a server that loads its models still, or a gateway before it.
+        let body = asker.exchange(Method::GET, &asker.path, Vec::new(), 1).await.map_err(|t| unavailable(t.cause()))?;
+        let told = protocol::description(&body).map_err(unavailable)?;
         let (contract, columns) = (&asker.package.contract, asker.package.columns);
-        if let Some(reason) = protocol::contradiction(&asker.server, contract, columns, &body) {
+        if let Some(reason) = protocol::contradiction(&asker.server, contract, columns, &told) {
             return Err(InferError::BadOutput(reason).into());
         }
-        let zeros = vec![0.0; contract.len()];
-        match asker.ask(&[&zeros]).await {
-            Ok(rows) => rows.into_iter().try_for_each(|row| row.map(drop)).map_err(RemoteError::from),
-            Err(Trouble::Passing(cause)) => Err(unavailable(cause)),
-            Err(Trouble::Standing(cause) | Trouble::Refused(cause)) => Err(InferError::BadOutput(cause).into()),
-            Err(Trouble::Nonsense(error)) => Err(error.into()),
-        }
+        asker.ask_zeros().await.map_err(|trouble| match trouble {
+            Trouble::Nonsense(error) => error.into(),
+            other => unavailable(other.cause()),
+        })
     }
 }
 
@@ -204,15 +201,25 @@ impl Asker {
             return Err(Trouble::Passing("it failed too often and is left alone for a while".into()));
         }
         let images: Vec<&[f32]> = batch.iter().map(|request| request.input.values.as_slice()).collect();
-        let asked = self.ask(&images).await;
+        let mut asked = self.ask(&images).await;
+        let scoreless = match &asked {
+            Ok(rows) => rows.iter().all(Result::is_err),
+            Err(trouble) => matches!(trouble, Trouble::Refused(_) | Trouble::Nonsense(_)),
+        };
+        if scoreless
+            && batch.len() == 1
+            && let Err(trouble) = self.ask_zeros().await
+        {
+            asked = Err(Trouble::Standing(format!("it fails at an image of zeros too: {}", trouble.cause())));
+        }
         match &asked {
-            Ok(_) | Err(Trouble::Nonsense(_)) => {
+            // A batch that is refused may hold one bad image: each alone will tell.
+            Err(Trouble::Refused(_) | Trouble::Nonsense(_)) if batch.len() > 1 => self.breaker().answered(),
+            Ok(_) | Err(Trouble::Refused(_) | Trouble::Nonsense(_)) => {
                 if self.breaker().succeeded() {
                     info!(model = self.package.identity.name, "the model server answers again");
                 }
             }
-            // A batch that is refused may hold one bad image: each alone will tell.
-            Err(Trouble::Refused(_)) if batch.len() > 1 => self.breaker().answered(),
             Err(trouble) => {
                 let cause = trouble.cause();
                 if self.breaker().failed(Instant::now()) {
@@ -224,16 +231,23 @@ impl Asker {
         Ok(asked?.into_iter().map(|row| row.map_err(RemoteError::from)).collect())
     }
 
-    /// What trouble means for an image: while the server is left alone, none is the image's own.
+    /// What trouble means for an image that was asked for alone.
     fn verdict(&self, trouble: Trouble) -> RemoteError {
-        let down = self.breaker().down_for(Instant::now());
         match trouble {
             Trouble::Nonsense(error) => error.into(),
-            Trouble::Refused(cause) if down.is_none() => InferError::BadOutput(cause).into(),
-            Trouble::Passing(cause) | Trouble::Standing(cause) | Trouble::Refused(cause) => {
+            Trouble::Refused(cause) => InferError::BadOutput(cause).into(),
+            Trouble::Passing(cause) | Trouble::Standing(cause) => {
+                let down = self.breaker().down_for(Instant::now());
                 RemoteError::Unavailable { after: down.unwrap_or(AGAIN), cause }
             }
         }
+    }
+
+    /// Whether the server scores an image of zeros.
+    async fn ask_zeros(&self) -> Result<(), Trouble> {
+        let zeros = vec![0.0; self.package.contract.len()];
+        let rows = self.ask(&[&zeros]).await?;
+        rows.into_iter().try_for_each(|row| row.map(drop)).map_err(Trouble::Nonsense)
     }
 
     /// Asks for the scores of these images, again after what passes.
@@ -275,10 +289,13 @@ impl Asker {
             HttpError::TooLong { .. } => Trouble::Nonsense(InferError::BadOutput(error.to_string())),
             error => passing(error),
         })?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         let told = format!("it answered HTTP {}", answer.status);
         match answer.status {
-            StatusCode::OK => Ok(answer.body),
+            StatusCode::OK => {
+                // One that answers before it has read the question may never read the rest.
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+                Ok(answer.body)
+            }
             StatusCode::TOO_MANY_REQUESTS
             | StatusCode::REQUEST_TIMEOUT
             | StatusCode::BAD_GATEWAY
@@ -296,7 +313,7 @@ impl Asker {
         loop {
             let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(mut kept) = kept else { break };
-            if kept.is_open().await {
+            if kept.is_open(self.server.timeout).await {
                 return Ok(kept);
             }
         }

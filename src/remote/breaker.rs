@@ -6,6 +6,9 @@
 
 use std::time::{Duration, Instant};
 
+/// When to come back while one request finds out.
+const FINDING_OUT: Duration = Duration::from_secs(2);
+
 /// Whether a request may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admit {
@@ -53,10 +56,11 @@ impl Breaker {
         }
     }
 
-    /// How long nothing is asked still.
+    /// How long nothing is asked still. While one request finds out, that is soon.
     pub(super) fn down_for(&self, now: Instant) -> Option<Duration> {
         match self.state {
             State::Open { until } if now < until => Some(until - now),
+            State::HalfOpen { until } if now < until => Some(FINDING_OUT.min(until - now)),
             _ => None,
         }
     }
@@ -68,7 +72,7 @@ impl Breaker {
         !was_closed
     }
 
-    /// The server answered, be it with a refusal: it is asked on, and failures in a row still count.
+    /// The server answered, be it with a refusal of several images: it is asked on, and failures in a row still count.
     pub(super) fn answered(&mut self) {
         if !matches!(self.state, State::Closed { .. }) {
             self.state = State::Closed { failures: 0 };
@@ -107,6 +111,7 @@ mod tests {
         assert_eq!((breaker.admit(at(12)), breaker.down_for(at(12))), (left(20), Some(Duration::from_secs(20))));
         // half-open: one, and no other
         assert_eq!((breaker.admit(at(32)), breaker.admit(at(33))), (Admit::Yes, left(29)));
+        assert_eq!(breaker.down_for(at(33)), Some(FINDING_OUT), "nothing is decoded for it meanwhile");
         assert!(breaker.failed(at(40)), "one failure is enough now");
         assert_eq!(breaker.admit(at(69)), left(1));
         assert_eq!(breaker.admit(at(70)), Admit::Yes);

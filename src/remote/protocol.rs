@@ -60,8 +60,9 @@ struct Output {
 #[derive(Default)]
 struct Flat(Vec<f64>);
 
+/// What a server says of its model.
 #[derive(Deserialize)]
-struct Metadata {
+pub(super) struct Metadata {
     name: String,
     versions: Option<Vec<String>>,
     #[serde(default)]
@@ -178,16 +179,17 @@ fn columns(shape: &[i64], images: usize) -> Option<usize> {
     (columns > 0).then_some(columns)
 }
 
+/// A server's description of its model, or why it is none.
+pub(super) fn description(body: &[u8]) -> Result<Metadata, String> {
+    serde_json::from_slice(body).map_err(|e| format!("its description of the model cannot be read: {e}"))
+}
+
 /// What a server's description of its model says against the card. What it leaves open says nothing.
-pub(super) fn contradiction(server: &Server, contract: &Contract, columns: usize, body: &[u8]) -> Option<String> {
-    let told: Metadata = match serde_json::from_slice(body) {
-        Ok(told) => told,
-        Err(e) => return Some(format!("its description of the model cannot be read: {e}")),
-    };
+pub(super) fn contradiction(server: &Server, contract: &Contract, columns: usize, told: &Metadata) -> Option<String> {
     if told.name != server.model {
         return Some(format!("it describes model {}, not {}", cleaned(&told.name), server.model));
     }
-    let versions = told.versions.unwrap_or_default();
+    let versions = told.versions.as_deref().unwrap_or_default();
     if let Some(version) = server.version.as_ref().filter(|v| !versions.is_empty() && !versions.contains(v)) {
         return Some(format!("it has no version {version}"));
     }

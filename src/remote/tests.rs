@@ -208,10 +208,52 @@ async fn what_passes_is_asked_again_and_what_does_not_is_not() {
     assert_eq!(scene.requests(), 3);
 
     for (act, status) in [(Act::Status(400), "400"), (Act::Status(500), "500")] {
-        let scene = self::scene(vec![act], "retries = 2");
+        let scene = self::scene(vec![act, Act::Right], "retries = 2");
         let error = scene.score(0.5).await.unwrap_err();
         assert!(matches!(&error, RemoteError::Failed(_)) && error.to_string().contains(status), "{error}");
-        assert_eq!(scene.requests(), 1, "{status}");
+        assert_eq!(scene.requests(), 2, "{status}: the image, and one of zeros");
+    }
+}
+
+#[tokio::test]
+async fn images_that_a_server_fails_at_are_no_trouble_of_the_servers() {
+    let script = [vec![Act::Status(503); 2], vec![Act::Poisoned]].concat();
+    let scene = scene(script, "retries = 0\nfailures_max = 2\npause = \"300ms\"");
+    let key = scene.package.key();
+    for _ in 0..2 {
+        assert!(matches!(scene.score(0.5).await, Err(RemoteError::Unavailable { .. })));
+    }
+    // The first one to ask again is a bad image: that is its own fault, and the server is asked on.
+    let start = Instant::now();
+    loop {
+        match scene.score(0.95).await {
+            Err(RemoteError::Failed(_)) => break,
+            other => assert!(matches!(other, Err(RemoteError::Unavailable { .. })), "{other:?}"),
+        }
+        assert!(start.elapsed() < Duration::from_secs(10));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(scene.servers.down_for(&key), None);
+    for _ in 0..5 {
+        assert!(matches!(scene.score(0.95).await, Err(RemoteError::Failed(_))));
+    }
+    assert_eq!(scene.servers.down_for(&key), None);
+    assert!(close(&scene.score(0.5).await.unwrap(), [0.5, 0.5]));
+}
+
+#[tokio::test]
+async fn a_server_that_fails_at_every_image_is_at_fault_itself() {
+    let other_model = right(&json!({"inputs": [{"data": vec![0.5; 64]}]}), 1).replace("chest", "knee");
+    let acts =
+        [Act::Status(500), Act::Status(400), Act::Body("<html>maintenance</html>".into()), Act::Body(other_model)];
+    for act in acts {
+        let scene = scene(vec![act], "retries = 0\nfailures_max = 2");
+        for _ in 0..2 {
+            let error = scene.score(0.5).await.unwrap_err();
+            let told = matches!(&error, RemoteError::Unavailable { cause, .. } if cause.contains("zeros too"));
+            assert!(told, "{error}");
+        }
+        assert!(scene.servers.down_for(&scene.package.key()).is_some(), "it is left alone");
     }
 }
 
@@ -308,7 +350,7 @@ async fn an_answer_is_believed_as_far_as_it_fits_the_question() {
     ];
     for (body, expected) in rows {
         let shown: String = body.chars().take(100).collect();
-        let found = scene(vec![Act::Body(body)], "retries = 0").score(0.5).await;
+        let found = scene(vec![Act::Body(body), Act::Right], "retries = 0").score(0.5).await;
         match expected {
             Ok(values) => assert!(close(&found.unwrap(), values), "{shown}"),
             Err(part) => {
@@ -348,6 +390,15 @@ async fn a_description_that_contradicts_the_card_is_told_at_once() {
             (other, _) => panic!("{other:?}, expected {expected:?}"),
         }
     }
+    // What is no description may be what stands before a server, or one that loads its models still.
+    let passing =
+        [vec![Act::Body("<html>".into())], [200, 302, 400, 401, 403, 404, 500, 503].map(Act::Status).to_vec()];
+    for act in passing.concat() {
+        assert_eq!(scene(vec![act], "retries = 0").servers.check().await, Ok(()), "the node starts");
+    }
+    let scene = scene(vec![Act::Body(described(|_| ())), Act::Status(400)], "retries = 0");
+    assert_eq!(scene.servers.check().await, Ok(()));
+    assert!(matches!(scene.servers.probe(&scene.package.key()).await, Err(RemoteError::Unavailable { .. })));
 }
 
 #[tokio::test]

@@ -119,9 +119,10 @@ impl HttpConnection {
         Ok(Self { service: service.clone(), sender, _driver: AbortOnDrop(driver) })
     }
 
-    /// Whether the service keeps the connection for another request.
-    pub async fn is_open(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+    /// Whether the service keeps the connection for another request, as far as it shows within this time: one that
+    /// still has to read the last request does not say.
+    pub async fn is_open(&mut self, timeout: Duration) -> bool {
+        tokio::time::timeout(timeout, self.sender.ready()).await.is_ok_and(|ready| ready.is_ok())
     }
 
     /// Asks and reads the answer. After an error the connection is of no use any more.
@@ -213,4 +214,44 @@ fn build(service: &ServiceUrl, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, hyp
         request = request.header(AUTHORIZATION, value);
     }
     request.body(Full::new(Bytes::from(ask.body)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_whose_question_was_never_read_is_not_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        // Answers after the head of the question, and reads nothing of its body.
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let server = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let head = BufReader::with_capacity(64, stream.try_clone().unwrap()).lines();
+            let head: Vec<String> = head.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            write!(&stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{{}}").unwrap();
+            let _ = ended.recv();
+            head.len()
+        });
+        let service = ServiceUrl::parse(&url).unwrap();
+        let timeout = Duration::from_secs(20);
+        let mut connection = HttpConnection::open(&service, &Trust::Machine, timeout).await.unwrap();
+        let body = vec![0; 64 << 20];
+        let ask = Ask {
+            method: Method::POST,
+            resource: "/x",
+            accept: "application/json",
+            content_type: None,
+            token: None,
+            body,
+        };
+        let answer = connection.ask(ask, Bounds { timeout, answer_bytes_max: 100 }).await.unwrap();
+        assert_eq!(answer.body, b"{}");
+        assert!(!connection.is_open(Duration::from_millis(100)).await);
+        drop(end);
+        assert!(server.join().unwrap() > 1);
+    }
 }
