@@ -165,7 +165,8 @@ struct ResultStudy {
 struct ResultFinding {
     key: String,
     model: String,
-    score: f64,
+    /// Absent where a clinical result from elsewhere is missing or contradicts itself.
+    score: Option<f64>,
 }
 
 /// What the labels say of one study.
@@ -287,7 +288,11 @@ fn add(cohort: &mut Cohort, study: &ResultStudy, label: &StudyLabel) -> Result<(
         if scored.model != deployed.model {
             return Err(fault(format!("finding {} was scored by another model than models.clinical says", scored.key)));
         }
-        if !(0.0..=1.0).contains(&scored.score) {
+        let Some(score) = scored.score else {
+            *cohort.left_out.entry("finding has no score").or_default() += 1;
+            continue;
+        };
+        if !(0.0..=1.0).contains(&score) {
             return Err(fault(format!("the score of finding {} is not between 0 and 1", scored.key)));
         }
         let Some(&outcome) = label.outcomes.get(&deployed.finding) else {
@@ -298,7 +303,7 @@ fn add(cohort: &mut Cohort, study: &ResultStudy, label: &StudyLabel) -> Result<(
             patient: label.patient.clone(),
             study: study.study.clone(),
             finding: deployed.finding.clone(),
-            score: scored.score,
+            score,
             outcome,
             group: label.group.clone(),
             posteriors: posteriors.clone(),
@@ -349,6 +354,15 @@ mod tests {
         let two = LABELS.replace("p3,", "p1,");
         let cohort = read(RESULT.as_bytes(), two.as_bytes()).unwrap();
         assert_eq!((cohort.rows.len(), cohort.left_out["patient has two self-reported groups"]), (0, 2));
+    }
+
+    #[test]
+    fn a_study_whose_result_did_not_come_takes_no_other_with_it() {
+        let missing = r#"{"study":"1.2","state":"reported","findings":[{"key":"pneumothorax","model":"clin@1#b","score":null,
+            "reasons":["IND-FAILED"]}]}"#;
+        let result = RESULT.replace(r#"{"study":"1.2","state":"refused"}"#, missing);
+        let cohort = read(result.as_bytes(), LABELS.as_bytes()).unwrap();
+        assert_eq!((cohort.rows.len(), cohort.left_out["finding has no score"]), (1, 1));
     }
 
     #[test]
