@@ -35,8 +35,8 @@ use crate::report::{self, Completion, Observer, Predecessor, ReportOptions, SrCl
 use scored::{Scored, scored};
 use scorers::{Scorers, Unscored};
 use study::{
-    admits, asked, frames_seen, in_slice_order, is_loss, is_purpose, kept, lacks_a_score, nothing_to_analyse,
-    patient_mismatch, race_of, scores_images,
+    admits, asked, frames_seen, in_slice_order, is_loss, is_missing, is_purpose, kept, lacks_a_score,
+    nothing_to_analyse, patient_mismatch, race_of, scores_images, whole,
 };
 
 /// What reading, decoding and scoring one instance gave.
@@ -65,7 +65,7 @@ pub struct ReadOptions<'a> {
     pub clinical: &'a [String],
     /// The AE title that sent the object; a file that a person names has none.
     pub sender: Option<&'a AeTitle>,
-    /// How long the object has waited: one that waited as long as a card allows goes on without that model server.
+    /// How long the object has waited for model servers: after as long as a card allows it goes on without that one.
     pub waited: Duration,
 }
 
@@ -272,7 +272,7 @@ impl Analyser {
                 let (results, refusal) = product::results_of(&products, documents, &header, options.sender);
                 (read.results, read.refusal) = (results, Some(refusal));
             }
-            Err(refusal) => read.refusal = Some(refusal),
+            Err(refusal) => read.refusal = Some(product::unread(refusal)),
         }
         Ok(read)
     }
@@ -280,6 +280,14 @@ impl Analyser {
     /// How long the results of these `clinical` packages (empty: all) are waited for, where a product gives them.
     pub fn result_waits(&self, clinical: &[String]) -> Vec<ResultWait> {
         asked(&self.packages, clinical).into_iter().filter_map(product::wait).collect()
+    }
+
+    /// Keys of the products' packages whose results of this study are missing, in whole or of some image; `study` needs
+    /// no scores.
+    pub fn results_lacking(&self, study: &ReadyStudy) -> Vec<String> {
+        let products: Vec<&Package> = self.packages.iter().filter(|p| product::wait(p).is_some()).collect();
+        let results = study::results(&products, study, &[]);
+        results.iter().filter(|r| is_missing(r)).map(|r| r.model.key()).collect()
     }
 
     /// The packages in whose scope the instance is, or why there is none.
@@ -316,6 +324,7 @@ impl Analyser {
         }
         let packages = asked(&self.packages, clinical);
         let Scored { scores, unknown } = scored(&packages, study, self.race_prior.as_ref());
+        let scores = whole(scores, &packages, study);
         let race = race_of(self.packages.iter().find(|p| p.purpose == Purpose::Race), study, &scores)
             .and_then(|score| if unknown.contains(&score.model.key()) { Err(IndReason::Ood) } else { Ok(score) });
         let clinical: Vec<StudyScore> =
@@ -346,7 +355,8 @@ impl Analyser {
         // Scored before the models were changed: those numbers are not comparable, `studies requeue` makes new ones.
         let outdated = |i: &ScoredInstance| !i.scores.is_empty() && !analysed.contains(&i.header.sop_instance);
         let lacking = |i: &ScoredInstance| lacks_a_score(&packages, i);
-        let missing = study::missing(&results);
+        let missing: Vec<String> =
+            results.iter().filter(|r| is_missing(r)).map(|r| format!("result of {}", r.model.name)).collect();
         let complete = missing.is_empty() && !study.instances.iter().any(|i| lost(i) || outdated(i) || lacking(i));
         Conclusion::Assessed {
             assessment: Box::new(assessment),

@@ -53,7 +53,7 @@ pub struct StudyActivity {
     /// Arrival of the oldest object that is not read yet and is of this study, or could be: same sender, study
     /// not known.
     pub unread_since: Option<Timestamp>,
-    /// Keys of the packages that may see an image of the study and of which no result has arrived.
+    /// Keys of the packages that may see an image of the study and whose results are not all here.
     pub awaited: Vec<String>,
     /// Somebody asked to close it.
     pub hand: Option<HandClose>,

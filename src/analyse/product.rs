@@ -74,3 +74,12 @@ pub(super) fn results_of(
     };
     (results, refusal)
 }
+
+/// A report that cannot be read is nobody's result: no image is lost with it, and a study that is reported stays so.
+/// What is the worker's trouble stays that.
+pub(super) fn unread(refusal: Refusal) -> Refusal {
+    match refusal.code {
+        RefusalCode::WorkerDied | RefusalCode::WorkerUnavailable => refusal,
+        _ => Refusal::new(RefusalCode::NotAnImage, format!("a structured report that cannot be read: {refusal}")),
+    }
+}

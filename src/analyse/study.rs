@@ -61,18 +61,34 @@ pub(super) fn kept(
     }
 }
 
+/// The images of the study that the package may see.
+fn in_scope(package: &Package, study: &ReadyStudy) -> Vec<Uid> {
+    let admitted = |i: &&ScoredInstance| i.refusal.is_none() && admits(package, &i.header).is_ok();
+    study.instances.iter().filter(admitted).map(|i| i.header.sop_instance.clone()).collect()
+}
+
+/// The scores without those of a model server that lacks one of an image which its model may see: it is asked for each,
+/// and what it said of some of them is not the study's.
+pub(super) fn whole(scores: Vec<StudyScore>, packages: &[&Package], study: &ReadyStudy) -> Vec<StudyScore> {
+    let is_whole = |score: &StudyScore| {
+        let package = packages.iter().find(|p| p.identity.key() == score.model.key() && p.elsewhere.is_some());
+        package.is_none_or(|package| in_scope(package, study).iter().all(|image| score.images.contains(image)))
+    };
+    scores.into_iter().filter(is_whole).collect()
+}
+
 /// What the study has of the clinical packages that run elsewhere and of which `scores` holds nothing. Only packages
 /// that may see an image of it count.
 pub(super) fn results(packages: &[&Package], study: &ReadyStudy, scores: &[StudyScore]) -> Vec<StudyResult> {
     let lacking = |package: &&&Package| !scores.iter().any(|s| s.model.key() == package.identity.key());
     let result = |package: &Package| {
-        let in_scope = |i: &&ScoredInstance| i.refusal.is_none() && admits(package, &i.header).is_ok();
-        let images: Vec<Uid> = study.instances.iter().filter(in_scope).map(|i| i.header.sop_instance.clone()).collect();
+        let elsewhere = package.elsewhere.as_ref()?;
+        let images = in_scope(package, study);
         if images.is_empty() {
             return None;
         }
-        let (given, images) = match package.elsewhere.as_ref()? {
-            // Every attempt to ask the server for a score failed.
+        let (given, images) = match elsewhere {
+            // Every attempt to ask the server for a score of some image failed.
             Elsewhere::Server(_) => (vec![Given::Absent(IndReason::Failed); package.findings().len()], images),
             Elsewhere::Product(product) => {
                 let key = package.key();
@@ -89,10 +105,9 @@ pub(super) fn results(packages: &[&Package], study: &ReadyStudy, scores: &[Study
     packages.iter().filter(lacking).filter_map(|package| result(package)).collect()
 }
 
-/// The results that are missing, for people. One that contradicts itself is there.
-pub(super) fn missing(results: &[StudyResult]) -> Vec<String> {
-    let absent = |r: &&StudyResult| r.findings.iter().any(|(_, given)| *given == Given::Absent(IndReason::Failed));
-    results.iter().filter(absent).map(|r| format!("result of {}", r.model.name)).collect()
+/// Whether it, or a part of it, is missing. One that contradicts itself is there.
+pub(super) fn is_missing(result: &StudyResult) -> bool {
+    result.findings.iter().any(|(_, given)| *given == Given::Absent(IndReason::Failed))
 }
 
 /// Whether a clinical package that may see the instance has no score of it, though others have: it failed on the image,
@@ -173,19 +188,25 @@ pub(super) fn is_loss(refusal: &Refusal) -> bool {
     )
 }
 
-/// Instances of one study must agree on the patient: Patient ID (0010,0020) and its issuer (0010,0021).
+/// Instances of one study must agree on the patient: Patient ID (0010,0020) and its issuer (0010,0021). Images that
+/// were read count, whether or not a model of this process scored them, and what was taken as a result; products leave
+/// the issuer out of their reports, which says nothing.
 pub(super) fn patient_mismatch(study: &ReadyStudy) -> Option<Refusal> {
     let is_result = |i: &ScoredInstance| i.refusal.as_ref().is_some_and(|r| r.code == RefusalCode::ClinicalResult);
-    let counts = |i: &ScoredInstance| !i.scores.is_empty() || is_result(i);
     let identity = |tag: u32, header: &InstanceHeader| match header.copied.get(&tag).map(|a| &a.value) {
         Some(crate::domain::AttributeValue::Bytes(bytes)) => {
             String::from_utf8_lossy(bytes).trim_matches([' ', '\0']).to_owned()
         }
         _ => String::new(),
     };
-    for (tag, name) in [(0x0010_0020, "Patient ID (0010,0020)"), (0x0010_0021, "Issuer of Patient ID (0010,0021)")] {
-        let values: BTreeSet<String> =
-            study.instances.iter().filter(|i| counts(i)).map(|i| identity(tag, &i.header)).collect();
+    const ISSUER: u32 = 0x0010_0021;
+    for (tag, name) in [(0x0010_0020, "Patient ID (0010,0020)"), (ISSUER, "Issuer of Patient ID (0010,0021)")] {
+        let value = |i: &ScoredInstance| {
+            let value = identity(tag, &i.header);
+            let counts = i.refusal.is_none() || (is_result(i) && (tag != ISSUER || !value.is_empty()));
+            counts.then_some(value)
+        };
+        let values: BTreeSet<String> = study.instances.iter().filter_map(value).collect();
         if values.len() > 1 {
             return Some(Refusal::new(
                 RefusalCode::PatientMismatch,

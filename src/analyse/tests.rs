@@ -122,6 +122,132 @@ fn a_contract_fails_alone_and_the_study_is_not_complete() {
     assert!(!lacks("DX", &[]), "refused as a whole");
 }
 
+/// A study of instances that are nothing but their patient: ID, issuer, and why they hold no score.
+fn of_patients(instances: &[(&str, &str, Option<RefusalCode>)]) -> Option<RefusalCode> {
+    let instance = |(n, (id, issuer, refusal)): (usize, &(&str, &str, Option<RefusalCode>))| {
+        let text = |text: &str| crate::domain::Attribute {
+            vr: "LO".into(),
+            value: crate::domain::AttributeValue::Bytes(text.as_bytes().to_vec()),
+        };
+        let mut header = header(&format!("1.2.{n}"), "DX");
+        header.copied = [(0x0010_0020, text(id)), (0x0010_0021, text(issuer))].into();
+        let refusal = refusal.map(|code| Refusal::new(code, "x"));
+        ScoredInstance { header, pixel_digest: None, scores: Vec::new(), refusal }
+    };
+    let instances = instances.iter().enumerate().map(instance).collect();
+    patient_mismatch(&ReadyStudy { study: uid("1.2"), instances, results: Vec::new() }).map(|r| r.code)
+}
+
+#[test]
+fn what_counts_in_a_study_is_of_one_patient() {
+    let (result, other) = (Some(RefusalCode::ClinicalResult), Some(RefusalCode::OutOfScope));
+    let mismatch = Some(RefusalCode::PatientMismatch);
+    // Images count although no model of this process scored them.
+    assert_eq!(of_patients(&[("A", "H", None), ("A", "H", result)]), None);
+    assert_eq!(of_patients(&[("A", "H", None), ("B", "H", result)]), mismatch);
+    assert_eq!(of_patients(&[("A", "H", None), ("B", "H", None)]), mismatch);
+    assert_eq!(of_patients(&[("A", "H", None), ("A", "G", None)]), mismatch);
+    assert_eq!(of_patients(&[("A", "H", None), ("B", "H", other)]), None);
+    // A product that leaves the issuer out says nothing of it; one that names another does.
+    assert_eq!(of_patients(&[("A", "H", None), ("A", "", result)]), None);
+    assert_eq!(of_patients(&[("A", "H", None), ("A", "G", result)]), mismatch);
+    assert_eq!(of_patients(&[("A", "H", None), ("A", "", None)]), mismatch);
+    assert_eq!(of_patients(&[("A", "H", None), ("", "H", result)]), mismatch);
+}
+
+/// The demo model as one whose results come from elsewhere.
+fn elsewhere(section: &str) -> Package {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let demo = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-clinical/model.toml"));
+    let demo = demo.expect("the demo card");
+    let (_, rest) = demo.split_once("[[output.findings]]").expect("findings");
+    let (rest, _) = rest.split_once("[golden]").expect("its own answers, at the end");
+    let card = format!(
+        "name = \"there\"\nversion = \"1\"\nmanufacturer = \"M\"\npurpose = \"clinical\"\ndevice_uid = \"2.25.1\"\n\
+         {section}\n[output]\nactivation = \"sigmoid\"\n[[output.findings]]{rest}"
+    );
+    let dir = folder.path().join("there");
+    std::fs::create_dir(&dir).expect("writable");
+    std::fs::write(dir.join("model.toml"), card).expect("writable");
+    Package::load(&dir).expect("a package")
+}
+
+/// Two images in scope, and what products said of them.
+fn two_images(results: Vec<ClinicalResult>) -> ReadyStudy {
+    let instance = |instance: &str| ScoredInstance {
+        header: header(instance, "DX"),
+        pixel_digest: None,
+        scores: Vec::new(),
+        refusal: None,
+    };
+    ReadyStudy { study: uid("1.2"), instances: ["1.2.3", "1.2.4"].map(instance).into(), results }
+}
+
+#[test]
+fn what_is_known_of_some_images_is_not_the_studys() {
+    let server = elsewhere(
+        "format = \"open-inference\"\n[input]\ncontract = \"minmax-unit\"\nsize = 64\n[server]\n\
+         url = \"http://127.0.0.1:1\"\nmodel = \"m\"\ninput = \"i\"\noutputs = [\"o\"]",
+    );
+    let study = two_images(Vec::new());
+    let score = |images: &[&str]| StudyScore {
+        model: server.identity.clone(),
+        outputs: server.outputs.clone(),
+        values: vec![0.5, 0.5],
+        images: images.iter().map(|i| uid(i)).collect(),
+    };
+    let scores = |images: &[&str]| whole(vec![score(images)], &[&server], &study);
+    let (both, one) = (scores(&["1.2.3", "1.2.4"]), scores(&["1.2.3"]));
+    assert_eq!((both.len(), one.len()), (1, 0));
+    let results = study::results(&[&server], &study, &one);
+    assert!(results.len() == 1 && is_missing(&results[0]), "{results:?}");
+    // A model of this process says of each image why it has none, and the report is partial.
+    assert_eq!(whole(vec![score(&["1.2.3"])], &[], &study).len(), 1);
+
+    let product = elsewhere("format = \"result-csv\"\n[result]\nwait = \"1s\"");
+    let result = |source: &str, images: &[&str], findings: usize| ClinicalResult {
+        study: uid("1.2"),
+        model: product.key(),
+        source: source.into(),
+        observed_at: None,
+        received_at: Timestamp::UNIX_EPOCH,
+        version: String::new(),
+        predecessors: Vec::new(),
+        said: product.findings()[..findings]
+            .iter()
+            .map(|finding| crate::domain::Said {
+                finding: finding.key.clone(),
+                images: images.iter().map(|i| uid(i)).collect(),
+                score: crate::domain::Probability::new(0.25).ok(),
+                positive: None,
+            })
+            .collect(),
+    };
+    let missing = |results: Vec<ClinicalResult>| {
+        let results = study::results(&[&product], &two_images(results), &[]);
+        assert_eq!(results.len(), 1);
+        is_missing(&results[0])
+    };
+    assert!(missing(Vec::new()));
+    assert!(missing(vec![result("a", &["1.2.3"], 2)]), "the other image is waited for");
+    assert!(missing(vec![result("a", &[], 0)]), "a report without a statement");
+    assert!(missing(vec![result("a", &[], 1)]), "one of two findings");
+    assert!(!missing(vec![result("a", &["1.2.3"], 2), result("b", &["1.2.4"], 2)]));
+    assert!(!missing(vec![result("a", &[], 2)]));
+}
+
+#[test]
+fn a_report_that_cannot_be_read_is_nobodys_result() {
+    let code = |code| product::unread(Refusal::new(code, "x")).code;
+    for of_the_object in [RefusalCode::Malformed, RefusalCode::TooLarge, RefusalCode::Inconsistent] {
+        assert_eq!(code(of_the_object), RefusalCode::NotAnImage);
+    }
+    for of_the_worker in [RefusalCode::WorkerDied, RefusalCode::WorkerUnavailable] {
+        assert_eq!(code(of_the_worker), of_the_worker);
+    }
+    assert!(!is_loss(&product::unread(Refusal::new(RefusalCode::Malformed, "x"))));
+}
+
 #[test]
 fn clinical_models_are_asked_by_name_and_the_race_model_always() {
     let load = |name: &str| {

@@ -2,6 +2,7 @@
 //!
 //! Neighbours: `assemble` decides, `analyse` assesses and writes, `store` keeps. Left out: when a study is complete.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +15,17 @@ use crate::analyse::{Conclusion, NOT_ALL_AUDITED, ReportContext};
 use crate::assemble::{self, AssembleRules, Closing, Decision, StudyActivity};
 use crate::config::{Config, Late};
 use crate::deliver;
-use crate::domain::{ClosedBy, Disclosure};
+use crate::domain::{ClosedBy, Disclosure, Uid};
 use crate::report::Predecessor;
 use crate::store::{Closed, Older, Outcome, OutgoingReport, StoreError, StudyClaim};
+
+/// Keys of the packages whose results are not all here, of studies at a version each.
+type Lacking = HashMap<Uid, (i64, Vec<String>)>;
 
 impl Node {
     /// Closes studies that are complete.
     pub(super) async fn close_loop(self: Arc<Self>) {
+        let mut lacking = Lacking::new();
         while !self.cancel.is_cancelled() {
             self.pulse.beat(Loop::Closing);
             let activities = match self.store.activities(Utc::now()).await {
@@ -31,9 +36,11 @@ impl Node {
                 }
             };
             let (config, mut wait) = (self.config(), IDLE);
-            for activity in activities {
+            let versions: HashMap<&Uid, i64> = activities.iter().map(|a| (&a.study, a.version)).collect();
+            lacking.retain(|study, (version, _)| versions.get(study) == Some(version));
+            for mut activity in activities {
                 self.pulse.beat(Loop::Closing);
-                match self.decide(&activity, &config).await {
+                match self.decide(&mut activity, &mut lacking, &config).await {
                     Ok(Decision::Wait { until }) => {
                         let left = (until - Utc::now()).to_std().unwrap_or_default();
                         wait = wait.min(left.max(Duration::from_millis(5)));
@@ -49,8 +56,13 @@ impl Node {
         }
     }
 
-    /// Asks `assemble`, with the study's images where they can matter by now.
-    async fn decide(&self, activity: &StudyActivity, config: &Config) -> Result<Decision, StoreError> {
+    /// Asks `assemble`, with the study's images and what products said of them where they can matter by now.
+    async fn decide(
+        &self,
+        activity: &mut StudyActivity,
+        lacking: &mut Lacking,
+        config: &Config,
+    ) -> Result<Decision, StoreError> {
         let results = self.analyser.result_waits(config.clinical(activity.called.as_ref()));
         let rules = AssembleRules {
             quiet_period: config.quiet_period(&activity.source, activity.called.as_ref()),
@@ -58,7 +70,14 @@ impl Node {
             required: &config.study.required,
             results: &results,
         };
-        let (now, earliest) = (Utc::now(), assemble::earliest(activity, &rules));
+        let (now, mut awaited) = (Utc::now(), std::mem::take(&mut activity.awaited));
+        let mut earliest = assemble::earliest(activity, &rules);
+        if now >= earliest && !awaited.is_empty() {
+            let lacking = self.lacking(activity, lacking).await?;
+            awaited.retain(|model| lacking.contains(model));
+            activity.awaited = awaited;
+            earliest = assemble::earliest(activity, &rules);
+        }
         if now < earliest {
             return Ok(Decision::Wait { until: earliest });
         }
@@ -67,6 +86,15 @@ impl Node {
             _ => self.store.image_groups(&activity.study).await?,
         };
         Ok(assemble::decide(activity, &images, &rules, now))
+    }
+
+    /// The products whose results the study lacks; looked up once for each of its versions.
+    async fn lacking<'a>(&self, activity: &StudyActivity, known: &'a mut Lacking) -> Result<&'a [String], StoreError> {
+        if known.get(&activity.study).is_none_or(|(version, _)| *version != activity.version) {
+            let study = self.store.study_without_scores(&activity.study).await?;
+            known.insert(activity.study.clone(), (activity.version, self.analyser.results_lacking(&study)));
+        }
+        Ok(known.get(&activity.study).map_or(&[], |(_, models)| models))
     }
 
     async fn close(self: &Arc<Self>, activity: &StudyActivity, closing: Closing) {

@@ -55,7 +55,7 @@ impl Node {
         let options = ReadOptions {
             clinical: config.clinical(Some(&pending.called)),
             sender: Some(&pending.calling),
-            waited: (Utc::now() - pending.received_at).to_std().unwrap_or_default(),
+            waited: pending.waiting_since.and_then(|at| (Utc::now() - at).to_std().ok()).unwrap_or_default(),
         };
         let mut read = match self.read_claimed(&pending, options).await {
             Ok(read) => read,
@@ -84,9 +84,24 @@ impl Node {
                 return self.release(sop_instance, true, Some(later)).await;
             }
         }
+        let contradiction = read.header.as_ref().and_then(|header| {
+            let detail = if header.sop_instance != *sop_instance || header.sop_class != pending.sop_class {
+                "SOP class or instance UID of the data set differ from those that it was sent under"
+            } else if pending.announced_study.as_ref().is_some_and(|study| *study != header.study) {
+                "the data set is of another study than the one that it was stored into"
+            } else {
+                return None;
+            };
+            Some(Refusal::new(RefusalCode::Inconsistent, detail))
+        });
         if let Some(after) = read.later {
-            // The server's trouble is no attempt of the object's.
-            return self.release(sop_instance, false, Some(Utc::now() + after)).await;
+            let study = read.header.as_ref().filter(|_| contradiction.is_none()).map(|header| &header.study);
+            let now = Utc::now();
+            if let Err(error) = self.store.postpone_instance(sop_instance, study, now + after, now).await {
+                self.trouble("releasing the claim of an object", &error).await;
+                self.release(sop_instance, false, Some(now + after)).await;
+            }
+            return;
         }
         if let Some(refusal) = read.failed.as_ref().filter(|_| pending.attempts < ATTEMPTS_MAX) {
             warn!(attempt = pending.attempts, detail = refusal.detail, "the object will be tried again");
@@ -99,16 +114,6 @@ impl Node {
                 return self.release(sop_instance, false, None).await;
             }
         };
-        let contradiction = read.header.as_ref().and_then(|header| {
-            let detail = if header.sop_instance != *sop_instance || header.sop_class != pending.sop_class {
-                "SOP class or instance UID of the data set differ from those that it was sent under"
-            } else if pending.announced_study.as_ref().is_some_and(|study| *study != header.study) {
-                "the data set is of another study than the one that it was stored into"
-            } else {
-                return None;
-            };
-            Some(Refusal::new(RefusalCode::Inconsistent, detail))
-        });
         // What is no image never opens its study again, whatever else is wrong with it.
         let refusal = match read.refusal {
             _ if own => Some(Refusal::new(RefusalCode::OwnReport, "a report of sidelight is kept and never processed")),

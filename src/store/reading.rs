@@ -36,7 +36,7 @@ impl Store {
                            AND interrupted <= ?4
                        ORDER BY received_at, sop_instance LIMIT ?3)
                    RETURNING sop_instance, sop_class, transfer_syntax, path, calling, called, received_at,
-                       announced_study, attempts, interrupted";
+                       announced_study, attempts, interrupted, waiting_since";
         let patience = i64::from(INTERRUPTIONS_FREE) + self.inner.opened.elapsed().as_secs().cast_signed();
         let query = sqlx::query(sql).bind(shifted(now, lease, 1)).bind(micros(now)).bind(limit).bind(patience);
         let rows = query.fetch_all(&mut *tx).await?;
@@ -53,6 +53,7 @@ impl Store {
                 announced_study: row.opt_parsed("announced_study")?,
                 attempts: row.small("attempts")?,
                 interrupted: row.small("interrupted")?,
+                waiting_since: row.opt_time("waiting_since")?,
             });
         }
         self.index().commit(tx).await?;
@@ -76,6 +77,25 @@ impl Store {
         query.bind(sop_instance.as_str()).execute(&mut *tx).await?;
         self.index().commit(tx).await?;
         self.wake().instance_arrived.notify_one();
+        Ok(())
+    }
+
+    /// Gives a claim back until a model server may be asked again, which is no attempt. `study` is that of the object's
+    /// header, so that no other study of its sender has to wait for it.
+    pub async fn postpone_instance(
+        &self,
+        sop_instance: &Uid,
+        study: Option<&Uid>,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.index().write_lazily().await?;
+        let sql = "UPDATE instances SET lease_until = ?, attempts = attempts - 1, waiting_study = ?,
+                   waiting_since = ifnull(waiting_since, ?) WHERE sop_instance = ? AND state = 'received'";
+        let query = sqlx::query(sql).bind(micros(until)).bind(study.map(Uid::as_str)).bind(micros(now));
+        query.bind(sop_instance.as_str()).execute(&mut *tx).await?;
+        self.index().commit(tx).await?;
+        self.wake().study_changed.notify_one();
         Ok(())
     }
 
@@ -314,7 +334,8 @@ async fn write_reading(
     };
     let sql = "UPDATE instances SET state = ?, study = ?, series = ifnull(?, series), header = ifnull(?, header),
                    pixel_digest = ?, refusal_code = ?,
-               refusal_detail = ?, read_at = ?, lease_until = NULL, scores_expired = 0 WHERE sop_instance = ?";
+               refusal_detail = ?, read_at = ?, lease_until = NULL, scores_expired = 0, waiting_since = NULL,
+               waiting_study = NULL WHERE sop_instance = ?";
     sqlx::query(sql)
         .bind(state)
         .bind(study.as_str())

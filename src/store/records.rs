@@ -34,6 +34,8 @@ pub struct PendingInstance {
     pub attempts: u32,
     /// How many claims ended with the node. A few are ordinary; many say that this object brings the node down.
     pub interrupted: u32,
+    /// Since when it waits for a model server, if it does.
+    pub waiting_since: Option<Timestamp>,
 }
 
 /// What reading an instance came to.

@@ -11,7 +11,8 @@ use sqlx::{Sqlite, Transaction};
 use tracing::{info, warn};
 
 use crate::config::Late;
-use crate::domain::{ClinicalResult, Digest, InstanceHeader, StudyState, Timestamp, Uid};
+use crate::domain::{ClinicalResult, InstanceHeader, StudyState, Timestamp, Uid};
+use crate::results;
 
 use super::index::{Columns, json, micros};
 use super::reading::{is_reported, reopen};
@@ -123,15 +124,19 @@ async fn joined(
     }
 }
 
-/// Whether one of these says something that no other result of its study and model does.
+/// Whether one of these changes what is known of its study by its model. What came too late for the report is not.
 pub(super) async fn is_news(
     tx: &mut Transaction<'_, Sqlite>,
     results: impl Iterator<Item = &ClinicalResult>,
 ) -> Result<bool, StoreError> {
+    let mut of_model: BTreeMap<(&Uid, &str), Vec<ClinicalResult>> = BTreeMap::new();
     for result in results {
-        let sql = "SELECT 1 FROM clinical_results WHERE study = ? AND model = ? AND digest = ?";
-        let query = sqlx::query(sql).bind(result.study.as_str()).bind(&result.model).bind(digest(result)?);
-        if query.fetch_optional(&mut **tx).await?.is_none() {
+        of_model.entry((&result.study, &result.model)).or_default().push(result.clone());
+    }
+    for ((study, model), new) in of_model {
+        let mut known = of_study(tx, study).await?;
+        known.retain(|result| result.model == model);
+        if results::is_news(&known, &new) {
             return Ok(true);
         }
     }
@@ -201,13 +206,12 @@ pub(super) async fn forget_strays(tx: &mut Transaction<'_, Sqlite>, before: i64)
 }
 
 async fn insert(tx: &mut Transaction<'_, Sqlite>, result: &ClinicalResult) -> Result<(), StoreError> {
-    let sql = "INSERT INTO clinical_results (study, model, source, digest, observed_at, received_at, version,
-               predecessors, said) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+    let sql = "INSERT INTO clinical_results (study, model, source, observed_at, received_at, version, predecessors,
+               said) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
     sqlx::query(sql)
         .bind(result.study.as_str())
         .bind(&result.model)
         .bind(&result.source)
-        .bind(digest(result)?)
         .bind(result.observed_at.map(micros))
         .bind(micros(result.received_at))
         .bind(&result.version)
@@ -216,12 +220,4 @@ async fn insert(tx: &mut Transaction<'_, Sqlite>, result: &ClinicalResult) -> Re
         .execute(&mut **tx)
         .await?;
     Ok(())
-}
-
-/// Of what is said, in whatever order, and of what it takes the place.
-fn digest(result: &ClinicalResult) -> Result<String, StoreError> {
-    let mut said: Vec<String> = result.said.iter().map(json).collect::<Result<_, _>>()?;
-    said.sort();
-    said.dedup();
-    Ok(Digest::of(json(&(said, &result.predecessors))?.as_bytes()).to_string())
 }

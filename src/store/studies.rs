@@ -23,22 +23,24 @@ use super::{Closed, Older, Outcome, OutgoingReport, PreviousReport, Store, Store
 impl Store {
     /// The activity of every open study that nobody is closing, for `assemble::decide`.
     pub async fn activities(&self, now: Timestamp) -> Result<Vec<StudyActivity>, StoreError> {
-        // Unread and possibly of this study: known to be (analysed again), or study unknown and from one of its
+        // Unread and possibly of this study: known to be (analysed again, or waiting for a model server), or study
+        // unknown and from one of its
         // senders. What is unread is looked through once, by study and by sender, and not for each study again. EXISTS
         // ends at the first object of that sender; IN would list the study again for each of them.
         let sql = "WITH known AS MATERIALIZED (
-                       SELECT study, min(received_at) AS since FROM instances
-                       WHERE state = 'received' AND path IS NOT NULL AND study IS NOT NULL GROUP BY study),
+                       SELECT ifnull(study, waiting_study) AS study, min(received_at) AS since FROM instances
+                       WHERE state = 'received' AND path IS NOT NULL AND ifnull(study, waiting_study) IS NOT NULL
+                       GROUP BY 1),
                    unknown AS MATERIALIZED (
                        SELECT calling, min(received_at) AS since FROM instances
-                       WHERE state = 'received' AND path IS NOT NULL AND study IS NULL GROUP BY calling)
+                       WHERE state = 'received' AND path IS NOT NULL AND study IS NULL AND waiting_study IS NULL
+                       GROUP BY calling)
                    SELECT s.study, s.source, s.called, s.version, s.revision, s.first_at, s.last_at, s.hand_at,
                        s.hand_complete,
                        (SELECT min(since) FROM (SELECT k.since UNION ALL SELECT u.since FROM unknown u
                            WHERE EXISTS (SELECT 1 FROM instances i WHERE i.study = s.study AND i.calling = u.calling)))
                            AS unread_since,
-                       (SELECT json_group_array(a.model) FROM awaited_results a WHERE a.study = s.study AND NOT EXISTS
-                           (SELECT 1 FROM clinical_results c WHERE c.study = a.study AND c.model = a.model)) AS awaited
+                       (SELECT json_group_array(a.model) FROM awaited_results a WHERE a.study = s.study) AS awaited
                    FROM studies s LEFT JOIN known k ON k.study = s.study
                    WHERE s.state = 'open' AND (s.lease_until IS NULL OR s.lease_until <= ?)
                    ORDER BY s.last_at, s.study";
@@ -166,27 +168,18 @@ impl Store {
     /// As [`Store::ready_study`], for another use, which the log then names.
     pub async fn ready_study_for(&self, study: &Uid, purpose: &'static str) -> Result<ReadyStudy, StoreError> {
         let mut tx = self.index().snapshot().await?;
-        let sql = "SELECT 1 FROM studies WHERE study = ?";
-        if sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut *tx).await?.is_none() {
-            return Err(StoreError::UnknownStudy(study.clone()));
+        let mut ready = as_read(&mut tx, study).await?;
+        for instance in &mut ready.instances {
+            instance.scores = scores(&mut tx, &instance.header.sop_instance, "('race', 'clinical')").await?;
         }
-        let sql = "SELECT sop_instance, header, pixel_digest, refusal_code, refusal_detail FROM instances
-                   WHERE study = ? AND state <> 'received' AND late = 0 AND header IS NOT NULL ORDER BY sop_instance";
-        let rows = sqlx::query(sql).bind(study.as_str()).fetch_all(&mut *tx).await?;
-        let mut instances = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let sop_instance: Uid = row.parsed("sop_instance")?;
-            let header = row.opt_json("header")?;
-            instances.push(ScoredInstance {
-                header: header.ok_or_else(|| StoreError::Contents("an instance that was read has no header".into()))?,
-                pixel_digest: row.opt_parsed("pixel_digest")?,
-                scores: scores(&mut tx, &sop_instance, "('race', 'clinical')").await?,
-                refusal: row.refusal()?,
-            });
-        }
-        let results = results::of_study(&mut tx, study).await?;
-        info!(study = self.log_id(study.as_str()), instances = instances.len(), "race scores were read for {purpose}");
-        Ok(ReadyStudy { study: study.clone(), instances, results })
+        let instances = ready.instances.len();
+        info!(study = self.log_id(study.as_str()), instances, "race scores were read for {purpose}");
+        Ok(ready)
+    }
+
+    /// As [`Store::ready_study`], without any score.
+    pub async fn study_without_scores(&self, study: &Uid) -> Result<ReadyStudy, StoreError> {
+        as_read(&mut self.index().snapshot().await?, study).await
     }
 
     /// The newest report of a study for this disclosure, which the next one replaces, in each of its SOP classes.
@@ -257,7 +250,7 @@ impl Store {
         let sql = "DELETE FROM scores WHERE sop_instance IN (SELECT sop_instance FROM instances WHERE study = ?)";
         sqlx::query(sql).bind(study.as_str()).execute(&mut *tx).await?;
         let sql = "UPDATE instances SET state = 'received', lease_until = NULL, attempts = 0, interrupted = 0,
-                   refusal_code = NULL, refusal_detail = NULL, scores_expired = 0, late = 0,
+                   refusal_code = NULL, refusal_detail = NULL, scores_expired = 0, late = 0, waiting_since = NULL,
                    study = iif(?1, NULL, study) WHERE study = ?2";
         sqlx::query(sql).bind(unknown).bind(study.as_str()).execute(&mut *tx).await?;
         // What its images wait for is noted as they are read again.
@@ -299,6 +292,9 @@ impl Store {
             Outcome::Reported { assessment, closing, older, reports } => {
                 let queued = replace_reports(&mut tx, claim, reports, older, now).await?;
                 note_assessment(&mut tx, &claim.study, assessment, closing).await?;
+                // What did not come was given up; what opens the study again waits for what it needs itself.
+                let sql = "DELETE FROM awaited_results WHERE study = ?";
+                sqlx::query(sql).bind(claim.study.as_str()).execute(&mut *tx).await?;
                 if queued == 0 { StudyState::Delivered } else { StudyState::Reported }
             }
             Outcome::Refused(_) => StudyState::Refused,
@@ -325,6 +321,28 @@ impl Store {
         self.wake().delivery_due.notify_one();
         Ok(Closed::As(state))
     }
+}
+
+/// What was read of a study, without the scores.
+async fn as_read(tx: &mut Transaction<'_, Sqlite>, study: &Uid) -> Result<ReadyStudy, StoreError> {
+    let sql = "SELECT 1 FROM studies WHERE study = ?";
+    if sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut **tx).await?.is_none() {
+        return Err(StoreError::UnknownStudy(study.clone()));
+    }
+    let sql = "SELECT header, pixel_digest, refusal_code, refusal_detail FROM instances
+               WHERE study = ? AND state <> 'received' AND late = 0 AND header IS NOT NULL ORDER BY sop_instance";
+    let rows = sqlx::query(sql).bind(study.as_str()).fetch_all(&mut **tx).await?;
+    let mut instances = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let header = row.opt_json("header")?;
+        instances.push(ScoredInstance {
+            header: header.ok_or_else(|| StoreError::Contents("an instance that was read has no header".into()))?,
+            pixel_digest: row.opt_parsed("pixel_digest")?,
+            scores: Vec::new(),
+            refusal: row.refusal()?,
+        });
+    }
+    Ok(ReadyStudy { study: study.clone(), instances, results: results::of_study(tx, study).await? })
 }
 
 /// The scores of an instance by models of these purposes (an SQL list), in the order they were given.

@@ -42,6 +42,7 @@ async fn document(store: &Store, study: &str, instance: &str, score: f64, late: 
     assert!(store.save_read(&uid(instance), reading, late, at(second)).await.unwrap());
 }
 
+/// For which products a study waits: whether what they said suffices is not asked here.
 async fn awaited(store: &Store, study: &str) -> Vec<String> {
     let activities = store.activities(at(1000)).await.unwrap();
     activities.into_iter().find(|a| a.study == uid(study)).expect("open").awaited
@@ -52,12 +53,14 @@ async fn sources(store: &Store, study: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_study_waits_until_a_result_is_there_and_remembers_both() {
+async fn a_study_remembers_for_whom_it_waits_and_what_was_said() {
     let (dir, store) = fresh().await;
     image(&store, "1.2", "1.2.3", 0).await;
     assert_eq!(awaited(&store, "1.2").await, [MODEL]);
     document(&store, "1.2", "1.2.9", 0.25, Late::Replace, 5).await;
-    assert_eq!(awaited(&store, "1.2").await, [] as [&str; 0]);
+    let without_scores = store.study_without_scores(&uid("1.2")).await.unwrap();
+    assert_eq!((without_scores.instances.len(), without_scores.results.len()), (2, 1));
+    assert!(without_scores.instances.iter().all(|i| i.scores.is_empty()));
     let after = as_after_a_kill(dir.path());
     let store = open(after.path()).await;
     assert_eq!(sources(&store, "1.2").await, ["1.2.9"]);
@@ -103,6 +106,57 @@ async fn a_late_result_opens_a_reported_study_if_it_is_news_and_late_results_are
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_returns_to_an_earlier_value_is_news() {
+    let (_dir, store) = fresh().await;
+    image(&store, "1.2", "1.2.3", 0).await;
+    document(&store, "1.2", "1.2.7", 0.9, Late::Replace, 15).await;
+    document(&store, "1.2", "1.2.8", 0.1, Late::Replace, 20).await;
+    report(&store, "1.2", "2.25.1", &[], 60).await;
+    document(&store, "1.2", "1.2.9", 0.1, Late::Replace, 100).await;
+    assert_eq!(state(&store, "1.2").await, StudyState::Delivered);
+    document(&store, "1.2", "1.2.10", 0.9, Late::Replace, 110).await;
+    assert_eq!(state(&store, "1.2").await, StudyState::Open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_is_not_waited_for_again_without_another_image() {
+    let (_dir, store) = fresh().await;
+    image(&store, "1.2", "1.2.3", 0).await;
+    report(&store, "1.2", "2.25.1", &[], 60).await;
+    document(&store, "1.2", "1.2.9", 0.1, Late::Replace, 100).await;
+    assert_eq!(awaited(&store, "1.2").await, [] as [&str; 0]);
+    image(&store, "1.2", "1.2.4", 110).await;
+    assert_eq!(awaited(&store, "1.2").await, [MODEL]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_waits_for_a_server_holds_up_no_other_study_of_its_sender() {
+    let (_dir, store) = fresh().await;
+    image(&store, "1.2", "1.2.3", 0).await;
+    image(&store, "1.4", "1.4.3", 0).await;
+    put(&store, "1.2.4", 1).await;
+    let unread = async |study: &str| {
+        let activities = store.activities(at(1000)).await.unwrap();
+        activities.into_iter().find(|a| a.study == uid(study)).expect("open").unread_since
+    };
+    assert_eq!((unread("1.2").await, unread("1.4").await), (Some(at(1)), Some(at(1))), "it may be of either");
+    // Patience counts from the first time that the server could not be asked, and attempts do not.
+    for (second, since) in [(500, None), (600, Some(at(500)))] {
+        let claimed = store.claim_received(100, LEASE, at(second)).await.unwrap();
+        assert_eq!(claimed.iter().map(|p| (p.attempts, p.waiting_since)).collect::<Vec<_>>(), [(1, since)]);
+        store.postpone_instance(&uid("1.2.4"), Some(&uid("1.2")), at(second + 2), at(second)).await.unwrap();
+        assert!(store.claim_received(100, LEASE, at(second + 1)).await.unwrap().is_empty());
+        assert_eq!((unread("1.2").await, unread("1.4").await), (Some(at(1)), None));
+    }
+    score_all(&store, "1.2", 700).await;
+    assert_eq!(unread("1.2").await, None);
+    // Analysed again, it waits anew.
+    store.requeue(&uid("1.2"), at(800)).await.unwrap();
+    let claimed = store.claim_received(100, LEASE, at(801)).await.unwrap();
+    assert!(claimed.iter().all(|p| p.waiting_since.is_none()) && claimed.len() == 2, "{claimed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_imported_once_and_a_preview_changes_nothing() {
     let (_dir, store) = fresh().await;
     image(&store, "1.2", "1.2.3", 0).await;
@@ -112,15 +166,15 @@ async fn a_table_is_imported_once_and_a_preview_changes_nothing() {
     let expected = Imported { new: 3, known: 0, studies_reopened: 1, studies_late: 0, studies_unknown: 1 };
     for dry in [true, false] {
         assert_eq!(store.import_results(&rows, Late::Replace, dry, at(100)).await.unwrap(), expected, "{dry}");
-        let states = (state(&store, "1.2").await, awaited(&store, "1.4").await.len());
-        assert_eq!(states, if dry { (StudyState::Delivered, 1) } else { (StudyState::Open, 0) });
+        let states = (state(&store, "1.2").await, sources(&store, "1.4").await.len());
+        assert_eq!(states, if dry { (StudyState::Delivered, 0) } else { (StudyState::Open, 1) });
     }
     let again = store.import_results(&rows, Late::Replace, false, at(101)).await.unwrap();
     assert_eq!(again, Imported { known: 3, ..Imported::default() });
     assert_eq!(sources(&store, "1.4").await, ["b"]);
     // A result that was here before its study is found by it.
     image(&store, "1.9", "1.9.3", 102).await;
-    assert_eq!((awaited(&store, "1.9").await.len(), sources(&store, "1.9").await.len()), (0, 1));
+    assert_eq!(sources(&store, "1.9").await, ["c"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
