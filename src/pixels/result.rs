@@ -1,11 +1,11 @@
 //! Structured Reports of others, read by the rules of a card: what a clinical product says of which images.
 //!
 //! Runs in the locked worker, as all parsing of stored bytes does. The content tree is walked within limits on bytes,
-//! items and depth; by-reference relationships are not followed, so that every item is met once. Neighbours: `prescan`
-//! (the elements), `child` (checks the answer). Left out: whether the report is the product's own, and what several
+//! items and depth; of by-reference relationships only those to an image are followed, so that every item is met once.
+//! Neighbours: `prescan` (the elements), `child` (checks the answer). Left out: whether the report is the product's own, and what several
 //! reports come to (`analyse`, `results`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::dataset::{Item, Source, Tag};
 use super::{Limits, prescan};
@@ -19,9 +19,10 @@ const BYTES_MAX: u64 = 16 << 20;
 /// Items of its content tree, and items within items.
 const ITEMS_MAX: usize = 50_000;
 const DEPTH_MAX: u32 = 32;
-/// Statements that are taken from one report, images of one statement, predecessors, and software versions.
+/// Statements that are taken from one report, images of one statement and of all, predecessors.
 pub(super) const SAID_MAX: usize = 2000;
 pub(super) const IMAGES_MAX: usize = 2000;
+const IMAGES_ALL_MAX: usize = 100_000;
 pub(super) const PREDECESSORS_MAX: usize = 100;
 /// Characters of a text of the equipment (VR LO).
 pub(super) const TEXT_MAX: usize = 64;
@@ -30,6 +31,8 @@ const CONTENT: Tag = 0x0040_A730;
 const CONCEPT_NAME: Tag = 0x0040_A043;
 const CONCEPT_CODE: Tag = 0x0040_A168;
 const VALUE_TYPE: Tag = 0x0040_A040;
+/// Referenced Content Item Identifier: the place of another item of the report (PS3.3 C.17.3.2.5).
+const REFERENCED_ITEM: Tag = 0x0040_DB73;
 
 const MEASUREMENT_GROUP: (&str, &str) = ("125007", "DCM");
 const FINDING: (&str, &str) = ("121071", "DCM");
@@ -71,9 +74,6 @@ fn read(root: &Item, rules: &ReportRules) -> Result<ResultDocument, String> {
         ReportKind::ChestCad => by_image_findings(root, rules)?,
         ReportKind::Paths => by_paths(root, rules)?,
     };
-    if said.len() > SAID_MAX || said.iter().any(|s| s.images.len() > IMAGES_MAX) {
-        return Err(format!("more than {SAID_MAX} statements, or {IMAGES_MAX} images of one"));
-    }
     let text = |tag| root.text(tag).unwrap_or_default().chars().take(TEXT_MAX).collect::<String>();
     let mut predecessors = references(root.items(0x0040_A360))?;
     predecessors.truncate(PREDECESSORS_MAX);
@@ -95,14 +95,35 @@ fn read(root: &Item, rules: &ReportRules) -> Result<ResultDocument, String> {
     })
 }
 
+/// How much a report said so far: what exceeds the limits is not gathered first.
+#[derive(Default)]
+struct Amount {
+    said: usize,
+    images: usize,
+}
+
+impl Amount {
+    fn add(&mut self, said: &Said) -> Result<(), String> {
+        self.said += 1;
+        self.images += said.images.len();
+        if self.said > SAID_MAX || self.images > IMAGES_ALL_MAX {
+            return Err(format!("more than {SAID_MAX} statements, or {IMAGES_ALL_MAX} images of all"));
+        }
+        Ok(())
+    }
+}
+
 /// TID 1500: each measurement group with one of the findings.
 fn by_measurement_groups(root: &Item, rules: &ReportRules) -> Result<Vec<Said>, String> {
-    let mut said = Vec::new();
+    let (mut said, mut amount) = (Vec::new(), Amount::default());
     for group in all(root).filter(|item| is_named(item, MEASUREMENT_GROUP)) {
         let found = group.items(CONTENT).iter().filter(|i| is_named(i, FINDING)).filter_map(|i| code(i, CONCEPT_CODE));
         let found: Vec<CodeKey> = found.collect();
         let Some(rule) = rules.findings.iter().find(|rule| found.contains(&rule.code)) else { continue };
-        said.extend(statement(rule, rules, group)?);
+        if let Some(one) = statement(root, rule, rules, group)? {
+            amount.add(&one)?;
+            said.push(one);
+        }
     }
     if said.is_empty() { Err("no measurement group with a finding of the card".into()) } else { Ok(said) }
 }
@@ -112,13 +133,15 @@ fn by_image_findings(root: &Item, rules: &ReportRules) -> Result<Vec<Said>, Stri
     if !is_named(root, CHEST_CAD_REPORT) {
         return Err("not a Chest CAD report (112000, DCM)".into());
     }
+    let mut amount = Amount::default();
     let mut highest: BTreeMap<(String, Vec<Uid>), Said> = BTreeMap::new();
     for item in all(root).filter(|item| is_named(item, SINGLE_IMAGE_FINDING)) {
         let Some(rule) = rules.findings.iter().find(|rule| code(item, CONCEPT_CODE).as_ref() == Some(&rule.code))
         else {
             continue;
         };
-        let Some(said) = statement(rule, rules, item)? else { continue };
+        let Some(said) = statement(root, rule, rules, item)? else { continue };
+        amount.add(&said)?;
         let kept = highest.entry((said.finding.clone(), said.images.clone())).or_insert_with(|| said.clone());
         // Several marks of one kind on one image: there is such a finding if the likeliest is one.
         if said.score.map(Probability::get) > kept.score.map(Probability::get) {
@@ -131,7 +154,7 @@ fn by_image_findings(root: &Item, rules: &ReportRules) -> Result<Vec<Said>, Stri
 
 /// Each finding at the end of its path; one that is not there is not said.
 fn by_paths(root: &Item, rules: &ReportRules) -> Result<Vec<Said>, String> {
-    let mut said = Vec::new();
+    let (mut said, mut amount) = (Vec::new(), Amount::default());
     for rule in &rules.findings {
         let Some((last, parents)) = rule.path.split_last() else { continue };
         let mut within = vec![root];
@@ -140,16 +163,24 @@ fn by_paths(root: &Item, rules: &ReportRules) -> Result<Vec<Said>, String> {
             within = children.filter(|item| code(item, CONCEPT_NAME).as_ref() == Some(concept)).collect();
         }
         for parent in within {
+            // Once for all that it holds.
+            let mut of_parent = None;
             for item in parent.items(CONTENT).iter().filter(|i| code(i, CONCEPT_NAME).as_ref() == Some(last)) {
-                let mut images = images_below(item)?;
-                if images.is_empty() && parent != root {
-                    images = images_below(parent)?;
-                }
                 let score = number(item)?;
                 let positive = decision(item, rules.label.as_ref());
-                if score.is_some() || positive.is_some() {
-                    said.push(Said { finding: rule.key.clone(), images, score, positive });
+                if score.is_none() && positive.is_none() {
+                    continue;
                 }
+                let mut images = images_below(root, item)?;
+                if images.is_empty() && !std::ptr::eq(parent, root) {
+                    if of_parent.is_none() {
+                        of_parent = Some(images_below(root, parent)?);
+                    }
+                    images = of_parent.clone().unwrap_or_default();
+                }
+                let one = Said { finding: rule.key.clone(), images, score, positive };
+                amount.add(&one)?;
+                said.push(one);
             }
         }
     }
@@ -157,7 +188,7 @@ fn by_paths(root: &Item, rules: &ReportRules) -> Result<Vec<Said>, String> {
 }
 
 /// What the item and its children say of this finding, if anything.
-fn statement(rule: &FindingRule, rules: &ReportRules, item: &Item) -> Result<Option<Said>, String> {
+fn statement(root: &Item, rule: &FindingRule, rules: &ReportRules, item: &Item) -> Result<Option<Said>, String> {
     let (mut score, mut positive) = (None, None);
     for child in item.items(CONTENT) {
         let name = code(child, CONCEPT_NAME);
@@ -176,7 +207,7 @@ fn statement(rule: &FindingRule, rules: &ReportRules, item: &Item) -> Result<Opt
     if score.is_none() && positive.is_none() {
         return Ok(None);
     }
-    Ok(Some(Said { finding: rule.key.clone(), images: images_below(item)?, score, positive }))
+    Ok(Some(Said { finding: rule.key.clone(), images: images_below(root, item)?, score, positive }))
 }
 
 /// The probability of a NUM item; `None` where it is no number. An error for one that is no probability.
@@ -204,17 +235,37 @@ fn decision(item: &Item, label: Option<&LabelRule>) -> Option<bool> {
     label.negative.contains(&value).then_some(false)
 }
 
-/// The images that the item or anything below it refers to, each once, in order.
-fn images_below(item: &Item) -> Result<Vec<Uid>, String> {
-    let mut images = Vec::new();
-    for item in all(item).filter(|i| i.code_string(VALUE_TYPE).as_deref() == Some("IMAGE")) {
-        for reference in item.items(0x0008_1199) {
-            images.push(sop_instance(reference)?);
+/// The images that the item or anything below it refers to, each once, in order: itself, or by the place of an image in
+/// the same report, as CAD reports refer to their image library.
+fn images_below(root: &Item, item: &Item) -> Result<Vec<Uid>, String> {
+    let mut images = BTreeSet::new();
+    for item in all(item) {
+        let referenced = item.bytes(REFERENCED_ITEM);
+        let item = match referenced {
+            Some(place) => at(root, place).ok_or("a reference to an item that the report does not have")?,
+            None => item,
+        };
+        let kind = item.code_string(VALUE_TYPE).unwrap_or_default();
+        if kind == "IMAGE" {
+            if let Some(reference) = item.items(0x0008_1199).first() {
+                images.insert(sop_instance(reference)?);
+            }
+        } else if referenced.is_some() && !matches!(kind.as_str(), "NUM" | "CODE" | "TEXT") {
+            // It may have images of its own, and what is said may be about them.
+            return Err(format!("a reference to an item of the report that is of the type {kind:?}, not IMAGE"));
+        }
+        if images.len() > IMAGES_MAX {
+            return Err(format!("more than {IMAGES_MAX} images of one statement"));
         }
     }
-    images.sort();
-    images.dedup();
-    Ok(images)
+    Ok(images.into_iter().collect())
+}
+
+/// The item at a place: 1 for the root, then the number of each item within the one before.
+fn at<'a>(root: &'a Item, place: &[u8]) -> Option<&'a Item> {
+    let mut numbers = place.chunks_exact(4).filter_map(|n| Some(u32::from_le_bytes(n.try_into().ok()?)));
+    numbers.next().filter(|first| *first == 1)?;
+    numbers.try_fold(root, |item, number| item.items(CONTENT).get(usize::try_from(number).ok()?.checked_sub(1)?))
 }
 
 /// The SOP instances of a sequence of studies, series and instances (PS3.3 Table C.17-3a).

@@ -2,7 +2,9 @@
 
 Each: out, image (a file of the study), kind (tid1500, chest-cad or tree), and as given uid, date, time, manufacturer,
 model, serial, version, predecessor (a SOP Instance UID), patient, study, findings: a list of code [value, scheme, meaning],
-value, unit, label, images (SOP Instance UIDs; none: no reference). A tree nests `depth` containers.
+value, unit, label, images (SOP Instance UIDs; none: no reference), refers (places of other items of the report, by
+reference), times (how often the value is written). A tree nests `depth` containers; `library` (SOP Instance UIDs) is an
+image library before all else.
 """
 import json
 import sys
@@ -57,14 +59,21 @@ def image(relation, uid, sop_class):
     return it
 
 
+def by_reference(relation, place):
+    it = Dataset()
+    it.RelationshipType, it.ReferencedContentItemIdentifier = relation, place
+    return it
+
+
 def parts(finding, relation, sop_class):
     children = []
     if finding.get("value") is not None:
         concept = finding.get("concept", ("111012", "DCM", "Certainty of Finding"))
-        children.append(number(relation, concept, finding["value"], finding.get("unit", "%")))
+        children += [number(relation, concept, finding["value"], finding.get("unit", "%"))] * finding.get("times", 1)
     if finding.get("label"):
         children.append(coded(relation, ("99RESULT", "99VENDOR", "Result"), finding["label"]))
     children += [image(relation, uid, sop_class) for uid in finding.get("images", [])]
+    children += [by_reference("R-INFERRED FROM", place) for place in finding.get("refers", [])]
     return children
 
 
@@ -111,6 +120,9 @@ def write(spec):
         study.StudyInstanceUID, study.ReferencedSeriesSequence = ds.StudyInstanceUID, Sequence([series])
         ds.PredecessorDocumentsSequence = Sequence([study])
     name, children = content(spec, source)
+    if spec.get("library"):
+        entries = [image("CONTAINS", uid, source.SOPClassUID) for uid in spec["library"]]
+        children = [item("CONTAINS", "CONTAINER", ("111028", "DCM", "Image Library"), *entries), *children]
     ds.ValueType, ds.ContinuityOfContent, ds.ConceptNameCodeSequence = "CONTAINER", "SEPARATE", code(*name)
     ds.ContentSequence = Sequence(children)
     ds.file_meta = FileMetaDataset()

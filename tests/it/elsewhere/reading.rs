@@ -120,6 +120,15 @@ fn a_report_is_read_by_the_rules_of_its_card() {
     let nothing_found = scene.write("chest-cad", json!([]), json!({}));
     assert_eq!(told(&scene.read(&nothing_found, ReportKind::ChestCad).expect("a result")), []);
 
+    // As CAD reports refer to their images: by their place in the image library.
+    let marks = json!([
+        {"code": PTX, "value": 40, "refers": [[1, 1, 2]]}, {"code": EFFUSION, "value": 10, "refers": [[1, 1, 1], [1, 1, 2]]},
+    ]);
+    let file = scene.write("chest-cad", marks, json!({"library": ["1.2.3", "1.2.4"]}));
+    let document = scene.read(&file, ReportKind::ChestCad).expect("a result");
+    assert_eq!(told(&document), [row("effusion", Some(10), None, 2), row("ptx", Some(40), None, 1)]);
+    assert_eq!(document.said[1].images[0].as_str(), "1.2.4");
+
     let file = scene.write("tree", findings, json!({}));
     let document = scene.read(&file, ReportKind::Paths).expect("a result");
     assert_eq!(told(&document), [row("ptx", Some(93), None, 2), row("effusion", Some(25), None, 0)]);
@@ -144,6 +153,21 @@ fn what_is_no_result_is_told_and_hostile_reports_end_early() {
     check("tree", ptx(json!(5), "%"), json!({"depth": 40}), ReportKind::Paths, "deeper than 32");
     let many = Value::from(vec![json!({"code": PTX, "value": 5}); 3000]);
     check("tid1500", many, json!({}), ReportKind::Tid1500, "more than 2000 statements");
+    // Little to read, much to say: each of many numbers is about all the images beside it.
+    let many = |times: u32, images: u32| {
+        let images: Vec<String> = (0..images).map(|n| format!("1.2.3.{n}")).collect();
+        json!([{"code": PTX, "value": 5, "times": times, "images": images}])
+    };
+    check("tree", many(2001, 1), json!({}), ReportKind::Paths, "more than 2000 statements");
+    check("tree", many(1900, 1900), json!({}), ReportKind::Paths, "100000 images of all");
+    check("tree", many(1, 2001), json!({}), ReportKind::Paths, "more than 2000 images of one");
+    // What the finding is about cannot be told: that is not the whole study.
+    let refers = |place: Value| json!([{"code": PTX, "value": 5, "refers": [place]}]);
+    let library = json!({"library": ["1.2.3"]});
+    check("chest-cad", refers(json!([1, 1])), library.clone(), ReportKind::ChestCad, "not IMAGE");
+    for place in [json!([1, 1, 2]), json!([2, 1, 1]), json!([1, 0]), json!(0)] {
+        check("chest-cad", refers(place), library.clone(), ReportKind::ChestCad, "does not have");
+    }
 
     // Cut short anywhere, or with any byte changed, it is read or refused.
     let file = scene.write("tid1500", ptx(json!(5), "%"), json!({}));
