@@ -193,20 +193,15 @@ pub(super) fn is_loss(refusal: &Refusal) -> bool {
 /// the issuer out of their reports, which says nothing.
 pub(super) fn patient_mismatch(study: &ReadyStudy) -> Option<Refusal> {
     let is_result = |i: &ScoredInstance| i.refusal.as_ref().is_some_and(|r| r.code == RefusalCode::ClinicalResult);
-    let identity = |tag: u32, header: &InstanceHeader| match header.copied.get(&tag).map(|a| &a.value) {
-        Some(crate::domain::AttributeValue::Bytes(bytes)) => {
-            String::from_utf8_lossy(bytes).trim_matches([' ', '\0']).to_owned()
-        }
-        _ => String::new(),
-    };
-    const ISSUER: u32 = 0x0010_0021;
-    for (tag, name) in [(0x0010_0020, "Patient ID (0010,0020)"), (ISSUER, "Issuer of Patient ID (0010,0021)")] {
-        let value = |i: &ScoredInstance| {
-            let value = identity(tag, &i.header);
-            let counts = i.refusal.is_none() || (is_result(i) && (tag != ISSUER || !value.is_empty()));
-            counts.then_some(value)
-        };
-        let values: BTreeSet<String> = study.instances.iter().filter_map(value).collect();
+    type Get = fn(&InstanceHeader) -> Option<String>;
+    let parts: [(Get, &str, bool); 2] = [
+        (InstanceHeader::patient_id, "Patient ID (0010,0020)", false),
+        (InstanceHeader::issuer_of_patient_id, "Issuer of Patient ID (0010,0021)", true),
+    ];
+    for (get, name, may_lack) in parts {
+        let counts =
+            |i: &&ScoredInstance| i.refusal.is_none() || (is_result(i) && (!may_lack || get(&i.header).is_some()));
+        let values: BTreeSet<Option<String>> = study.instances.iter().filter(counts).map(|i| get(&i.header)).collect();
         if values.len() > 1 {
             return Some(Refusal::new(
                 RefusalCode::PatientMismatch,

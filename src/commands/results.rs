@@ -10,7 +10,7 @@ use anyhow::Context;
 use chrono::Utc;
 use serde_json::json;
 use sidelight::config::Config;
-use sidelight::domain::{ClinicalResult, ReadyStudy, Uid};
+use sidelight::domain::{ClinicalResult, InstanceHeader, ReadyStudy, RefusalCode, ScoredInstance, Uid};
 use sidelight::infer::{Elsewhere, Package, ProductKind};
 use sidelight::results::{self, Row, RowFault, read_table};
 use sidelight::store::Store;
@@ -36,15 +36,15 @@ pub async fn import(config: &Config, import: Import<'_>, json: bool) -> anyhow::
     let Import { file, model, dry } = import;
     let (package, versions, read) = read_for(config, model, file)?;
     let store = Store::attach(&config.store).await?;
-    let by_number = if read.rows.iter().any(|row| row.study.is_err()) {
-        store.studies_by_accession().await?
+    let known = if read.rows.iter().any(|row| row.study.is_err() || row.patient.is_some()) {
+        Known::of(&store.headers_of_studies().await?)
     } else {
-        BTreeMap::new()
+        Known::default()
     };
     let (mut results, mut faults) = (Vec::new(), read.faults);
     for row in read.rows {
         let line = row.line;
-        match result(row, &package, &versions, &by_number) {
+        match result(row, &package, &versions, &known) {
             Ok(result) => results.push(result),
             Err(reason) => faults.push(RowFault { line, reason }),
         }
@@ -81,16 +81,12 @@ pub async fn import(config: &Config, import: Import<'_>, json: bool) -> anyhow::
 /// Adds the results in a table to the studies that it names; rows that cannot be used are told in the log.
 pub fn attach(config: &Config, model: &str, file: &Path, studies: &mut [ReadyStudy]) -> anyhow::Result<()> {
     let (package, versions, read) = read_for(config, model, file)?;
-    let mut by_number: BTreeMap<String, Vec<Uid>> = BTreeMap::new();
-    for study in studies.iter() {
-        if let Some(number) = study.instances.first().and_then(|i| i.header.accession_number()) {
-            by_number.entry(number).or_default().push(study.study.clone());
-        }
-    }
+    let is_image = |i: &&ScoredInstance| i.refusal.as_ref().is_none_or(|r| r.code == RefusalCode::OutOfScope);
+    let known = Known::of(studies.iter().filter_map(|study| Some(&study.instances.iter().find(is_image)?.header)));
     let mut faults = read.faults;
     for row in read.rows {
         let line = row.line;
-        match result(row, &package, &versions, &by_number) {
+        match result(row, &package, &versions, &known) {
             Ok(result) => {
                 let of = studies.iter_mut().find(|study| study.study == result.study);
                 of.into_iter().for_each(|study| study.results.push(result.clone()));
@@ -125,19 +121,35 @@ fn read_for(config: &Config, model: &str, file: &Path) -> anyhow::Result<(Packag
     Ok((package, versions, table))
 }
 
-fn result(
-    row: Row,
-    package: &Package,
-    versions: &[String],
-    by_number: &BTreeMap<String, Vec<Uid>>,
-) -> Result<ClinicalResult, String> {
+/// The studies that are here, as tables name them.
+#[derive(Default)]
+struct Known {
+    by_number: BTreeMap<String, Vec<Uid>>,
+    patients: BTreeMap<Uid, String>,
+}
+
+impl Known {
+    /// By an image of each.
+    fn of<'a>(headers: impl IntoIterator<Item = &'a InstanceHeader>) -> Self {
+        let mut known = Self::default();
+        for header in headers {
+            if let Some(number) = header.accession_number() {
+                known.by_number.entry(number).or_default().push(header.study.clone());
+            }
+            known.patients.insert(header.study.clone(), header.patient_id().unwrap_or_default());
+        }
+        known
+    }
+}
+
+fn result(row: Row, package: &Package, versions: &[String], known: &Known) -> Result<ClinicalResult, String> {
     if !versions.is_empty() && !versions.contains(&row.version) {
-        return Err(format!("version {:?} is not one that the card is for: {}", row.version, versions.join(", ")));
+        return Err(format!("its version is not one that the card is for: {}", versions.join(", ")));
     }
     let study = match row.study {
         Ok(study) => study,
         // Identifiers of patients' procedures stay out of the terminal's log: the line says which it is.
-        Err(accession) => match by_number.get(&accession).map(Vec::as_slice) {
+        Err(accession) => match known.by_number.get(&accession).map(Vec::as_slice) {
             Some([study]) => study.clone(),
             Some(several) => {
                 return Err(format!("{} studies have its accession number; give the study", several.len()));
@@ -145,6 +157,11 @@ fn result(
             None => return Err("no study here has its accession number yet; give the study, or import later".into()),
         },
     };
+    // A study that is not here yet has no patient to compare.
+    let patient = row.patient.as_ref().zip(known.patients.get(&study));
+    if patient.is_some_and(|(told, found)| told != found) {
+        return Err("its study is of another patient".into());
+    }
     Ok(ClinicalResult {
         study,
         model: package.key(),

@@ -132,9 +132,23 @@ pub struct InstanceHeader {
 impl InstanceHeader {
     /// Accession Number (0008,0050), trimmed, to compare; `None` if absent or empty.
     pub fn accession_number(&self) -> Option<String> {
-        let Some(AttributeValue::Bytes(bytes)) = self.copied.get(&0x0008_0050).map(|a| &a.value) else { return None };
-        let number = String::from_utf8_lossy(bytes).trim_matches([' ', '\0']).to_owned();
-        (!number.is_empty()).then_some(number)
+        self.copied_text(0x0008_0050)
+    }
+
+    /// Patient ID (0010,0020), likewise.
+    pub fn patient_id(&self) -> Option<String> {
+        self.copied_text(0x0010_0020)
+    }
+
+    /// Issuer of Patient ID (0010,0021), likewise.
+    pub fn issuer_of_patient_id(&self) -> Option<String> {
+        self.copied_text(0x0010_0021)
+    }
+
+    fn copied_text(&self, tag: u32) -> Option<String> {
+        let Some(AttributeValue::Bytes(bytes)) = self.copied.get(&tag).map(|a| &a.value) else { return None };
+        let text = String::from_utf8_lossy(bytes).trim_matches([' ', '\0']).to_owned();
+        (!text.is_empty()).then_some(text)
     }
 
     /// Why the object is no image that a model could see, whatever its scope: by its SOP class, which says more than

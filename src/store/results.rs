@@ -18,9 +18,15 @@ use super::index::{Columns, json, micros};
 use super::reading::{is_reported, reopen};
 use super::{Imported, Store, StoreError};
 
+/// Studies whose results are taken in by one transaction.
+const STUDIES_AT_ONCE: usize = 100;
+
 impl Store {
-    /// Takes results of a table in, all of them or none; those that are known already change nothing. `dry`: says what
-    /// would come of it, and takes none.
+    /// Takes results of a table in, study by study; those that are known already change nothing. `dry`: says what would
+    /// come of it, and takes none.
+    ///
+    /// Many studies are taken in one after the other in several transactions, so that senders are not kept waiting for
+    /// their answers. What an end cuts short is taken in by importing the same table again.
     pub async fn import_results(
         &self,
         results: &[ClinicalResult],
@@ -28,43 +34,48 @@ impl Store {
         dry: bool,
         now: Timestamp,
     ) -> Result<Imported, StoreError> {
-        let mut tx = self.index().write().await?;
         let mut imported = Imported::default();
-        // A study is looked at once, with all of its new results.
-        let mut of_study: BTreeMap<&Uid, Vec<&ClinicalResult>> = BTreeMap::new();
-        let mut seen = BTreeSet::new();
-        for result in results {
-            let sql = "SELECT 1 FROM clinical_results WHERE model = ? AND source = ?";
-            let known = sqlx::query(sql).bind(&result.model).bind(&result.source).fetch_optional(&mut *tx).await?;
-            if known.is_some() || !seen.insert((&result.model, &result.source)) {
-                imported.known += 1;
-            } else {
-                imported.new += 1;
-                of_study.entry(&result.study).or_default().push(result);
+        let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
+        for model in results.iter().map(|result| &result.model).collect::<BTreeSet<_>>() {
+            let sql = "SELECT source FROM clinical_results WHERE model = ?";
+            let rows = sqlx::query(sql).bind(model).fetch_all(self.index().read()).await?;
+            for row in &rows {
+                seen.insert((model.clone(), row.text("source")?));
             }
         }
-        for (study, new) in of_study {
-            let news = is_news(&mut tx, new.iter().copied()).await?;
-            for result in &new {
-                insert(&mut tx, result).await?;
+        // A study is looked at once, with all of its new results.
+        let mut of_study: BTreeMap<&Uid, Vec<&ClinicalResult>> = BTreeMap::new();
+        for result in results {
+            if seen.insert((result.model.clone(), result.source.clone())) {
+                imported.new += 1;
+                of_study.entry(&result.study).or_default().push(result);
+            } else {
+                imported.known += 1;
             }
-            match joined(&mut tx, study, late, news, now).await? {
-                Joined::Unknown => imported.studies_unknown += 1,
-                Joined::Reopened => imported.studies_reopened += 1,
-                Joined::Late => {
-                    imported.studies_late += 1;
-                    for result in &new {
-                        let sql = "UPDATE clinical_results SET late = 1 WHERE model = ? AND source = ?";
-                        sqlx::query(sql).bind(&result.model).bind(&result.source).execute(&mut *tx).await?;
-                    }
+        }
+        let of_study: Vec<_> = of_study.into_iter().collect();
+        for some in of_study.chunks(STUDIES_AT_ONCE) {
+            let mut tx = if dry { self.index().snapshot().await? } else { self.index().write().await? };
+            for (study, new) in some {
+                let joined = foresee(&mut tx, study, new, late).await?;
+                match joined {
+                    Joined::Unknown => imported.studies_unknown += 1,
+                    Joined::Reopened => imported.studies_reopened += 1,
+                    Joined::Late => imported.studies_late += 1,
+                    Joined::Open | Joined::AsUsual => {}
                 }
-                Joined::AsUsual => {}
+                if !dry {
+                    take_in(&mut tx, study, new, joined, now).await?;
+                }
+            }
+            if !dry {
+                self.index().commit(tx).await?;
+                self.wake().study_changed.notify_one();
             }
         }
         if dry {
             return Ok(imported);
         }
-        self.index().commit(tx).await?;
         if imported.studies_late > 0 {
             warn!(
                 studies = imported.studies_late,
@@ -72,56 +83,68 @@ impl Store {
             );
         }
         info!(new = imported.new, known = imported.known, reopened = imported.studies_reopened, "results imported");
-        self.wake().study_changed.notify_one();
         Ok(imported)
     }
 
-    /// The studies that have each of these accession numbers (0008,0050), by their images.
-    pub async fn studies_by_accession(&self) -> Result<BTreeMap<String, Vec<Uid>>, StoreError> {
-        let sql = "SELECT study, header FROM instances WHERE study IS NOT NULL AND header IS NOT NULL
-                   GROUP BY study ORDER BY study";
-        let mut studies: BTreeMap<String, Vec<Uid>> = BTreeMap::new();
-        for row in sqlx::query(sql).fetch_all(self.index().read()).await? {
-            let Some(header) = row.opt_json::<InstanceHeader>("header")? else { continue };
-            if let Some(number) = header.accession_number() {
-                studies.entry(number).or_default().push(row.parsed("study")?);
-            }
-        }
-        Ok(studies)
+    /// One image of each study, by which tables name it.
+    pub async fn headers_of_studies(&self) -> Result<Vec<InstanceHeader>, StoreError> {
+        let sql = "SELECT header, min(sop_instance) FROM instances WHERE study IS NOT NULL AND header IS NOT NULL
+                   AND (state = 'scored' OR refusal_code = 'out-of-scope') GROUP BY study ORDER BY study";
+        let rows = sqlx::query(sql).fetch_all(self.index().read()).await?;
+        rows.iter().filter_map(|row| row.opt_json("header").transpose()).collect()
     }
 }
 
-/// What a result did to its study.
+/// What results do to their study.
+#[derive(Clone, Copy)]
 enum Joined {
-    AsUsual,
+    /// No image of it is here yet.
     Unknown,
+    /// It is not reported yet.
+    Open,
     Reopened,
+    /// Its report stays as it is, by `study.late`.
     Late,
+    /// They say nothing new.
+    AsUsual,
 }
 
-async fn joined(
+async fn foresee(
     tx: &mut Transaction<'_, Sqlite>,
     study: &Uid,
+    new: &[&ClinicalResult],
     late: Late,
-    news: bool,
-    now: Timestamp,
 ) -> Result<Joined, StoreError> {
     let sql = "SELECT state FROM studies WHERE study = ?";
     let state = sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut **tx).await?;
-    match state.map(|row| row.word::<StudyState>("state")).transpose()? {
-        None => Ok(Joined::Unknown),
-        Some(StudyState::Open) => {
+    Ok(match state.map(|row| row.word::<StudyState>("state")).transpose()? {
+        None => Joined::Unknown,
+        Some(StudyState::Open) => Joined::Open,
+        Some(_) if !is_reported(tx, study).await? || !is_news(tx, new.iter().copied()).await? => Joined::AsUsual,
+        Some(_) if late == Late::Never => Joined::Late,
+        Some(_) => Joined::Reopened,
+    })
+}
+
+async fn take_in(
+    tx: &mut Transaction<'_, Sqlite>,
+    study: &Uid,
+    new: &[&ClinicalResult],
+    joined: Joined,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for result in new {
+        insert(tx, result, matches!(joined, Joined::Late)).await?;
+    }
+    match joined {
+        Joined::Open => {
             let sql = "UPDATE studies SET version = version + 1 WHERE study = ?";
             sqlx::query(sql).bind(study.as_str()).execute(&mut **tx).await?;
-            Ok(Joined::AsUsual)
         }
-        Some(_) if !news || !is_reported(tx, study).await? => Ok(Joined::AsUsual),
-        Some(_) if late == Late::Never => Ok(Joined::Late),
-        Some(_) => {
-            reopen(tx, study, micros(now), 0).await?;
-            Ok(Joined::Reopened)
-        }
+        Joined::Reopened => reopen(tx, study, micros(now), 0).await?,
+        Joined::Unknown | Joined::Late | Joined::AsUsual => {}
     }
+    Ok(())
 }
 
 /// Whether one of these changes what is known of its study by its model. What came too late for the report is not.
@@ -152,10 +175,8 @@ pub(super) async fn replace(
 ) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM clinical_results WHERE source = ?").bind(source.as_str()).execute(&mut **tx).await?;
     for result in results {
-        insert(tx, result).await?;
+        insert(tx, result, late).await?;
     }
-    let sql = "UPDATE clinical_results SET late = ? WHERE source = ?";
-    sqlx::query(sql).bind(late).bind(source.as_str()).execute(&mut **tx).await?;
     Ok(())
 }
 
@@ -205,9 +226,9 @@ pub(super) async fn forget_strays(tx: &mut Transaction<'_, Sqlite>, before: i64)
     Ok(sqlx::query(sql).bind(before).execute(&mut **tx).await?.rows_affected())
 }
 
-async fn insert(tx: &mut Transaction<'_, Sqlite>, result: &ClinicalResult) -> Result<(), StoreError> {
+async fn insert(tx: &mut Transaction<'_, Sqlite>, result: &ClinicalResult, late: bool) -> Result<(), StoreError> {
     let sql = "INSERT INTO clinical_results (study, model, source, observed_at, received_at, version, predecessors,
-               said) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+               said, late) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
     sqlx::query(sql)
         .bind(result.study.as_str())
         .bind(&result.model)
@@ -217,6 +238,7 @@ async fn insert(tx: &mut Transaction<'_, Sqlite>, result: &ClinicalResult) -> Re
         .bind(&result.version)
         .bind(json(&result.predecessors)?)
         .bind(json(&result.said)?)
+        .bind(late)
         .execute(&mut **tx)
         .await?;
     Ok(())

@@ -178,6 +178,34 @@ async fn a_table_is_imported_once_and_a_preview_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tables_name_studies_by_their_images() {
+    let (_dir, store) = fresh().await;
+    document(&store, "1.2", "1.2.1", 0.5, Late::Replace, 0).await;
+    document(&store, "1.5", "1.5.1", 0.5, Late::Replace, 0).await;
+    image(&store, "1.2", "1.2.3", 1).await;
+    image(&store, "1.2", "1.2.4", 1).await;
+    let headers = store.headers_of_studies().await.unwrap();
+    assert_eq!(headers.iter().map(|h| h.sop_instance.as_str()).collect::<Vec<_>>(), ["1.2.3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_waits_for_nobody_who_writes() {
+    let (_dir, store) = fresh().await;
+    image(&store, "1.2", "1.2.3", 0).await;
+    let rows = [result("1.2", "a", 0.5, 1)];
+    let writing = store.index().write().await.unwrap();
+    let preview = store.import_results(&rows, Late::Replace, true, at(100)).await.unwrap();
+    assert_eq!(preview.new, 1);
+    drop(writing);
+    // More studies than one transaction takes.
+    let many: Vec<ClinicalResult> = (0..250).map(|n| result(&format!("1.9.{n}"), &format!("s{n}"), 0.5, 1)).collect();
+    let imported = store.import_results(&many, Late::Replace, false, at(100)).await.unwrap();
+    assert_eq!((imported.new, imported.studies_unknown), (250, 250));
+    let again = store.import_results(&many, Late::Replace, false, at(101)).await.unwrap();
+    assert_eq!((again.new, again.known), (0, 250));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn results_go_with_their_study_and_strays_by_their_age() {
     let (_dir, store) = fresh().await;
     image(&store, "1.2", "1.2.3", 0).await;

@@ -23,7 +23,8 @@ name = "PTX"
 /// `results import` of these rows: exit code and answer.
 fn import(site: &Site, rows: &str, more: &[&str]) -> (i32, Value) {
     let file = site.folder.path().join("table.csv");
-    fs::write(&file, format!("study,accession,instance,finding,score,label,time,version\n{rows}")).expect("writable");
+    fs::write(&file, format!("study,accession,instance,finding,score,label,time,version,patient\n{rows}"))
+        .expect("writable");
     let mut command = sidelight(&["results", "import"]);
     command.arg(&file).args(["--model", "vendor", "--json", "--config"]).arg(&site.config).args(more);
     let output = run(&mut command);
@@ -89,9 +90,14 @@ fn a_table_is_the_clinical_result_and_what_it_lacks_is_told() {
     // By its accession number, after the report went out.
     let accession = element(&site.files[late], "AccessionNumber");
     assert!(!accession.is_empty());
-    let rows = format!(",{accession},,PTX,0.25,,,\n,{accession},,pleural_effusion,0.5,,,\n,nowhere,,PTX,0.5,,,\n");
+    let patient = element(&site.files[late], "PatientID");
+    let rows = format!(
+        ",{accession},,PTX,0.25,,,,{patient}\n,{accession},,pleural_effusion,0.5,,,\n,nowhere,,PTX,0.5,,,\n\
+         ,{accession},,PTX,0.75,,,,somebody else\n"
+    );
     let (code, imported) = import(&site, &rows, &[]);
     assert_eq!((code, &imported["imported"]["studies_reopened"]), (1, &json!(1)));
+    assert_eq!(imported["rejected"][1]["reason"], "its study is of another patient");
     assert!(imported["rejected"][0]["reason"].as_str().is_some_and(|r| r.contains("accession")), "{imported}");
     wait_for("a second report", LIMIT, || site.reports(late).len() == 2);
     wait_for("its scores", LIMIT, || site.findings(&node, late)[0]["score"] == 0.25);
