@@ -142,6 +142,7 @@ impl Analyser {
             .find(|p| p.purpose == Purpose::Race)
             .map_or_else(|| report::own_identity(&device_uid), |p| p.identity.clone());
         let profile = config.risk.profile.as_deref().map(read_profile).transpose()?;
+        let profile = profile.map(|profile| profile.for_cards(&cards(&packages)));
         let race_prior = models.race_prior.as_deref().map(|path| RacePrior::of(path, &packages)).transpose()?;
         let scorers = Scorers::start(&packages, models)?;
         Ok(Self {
@@ -429,6 +430,11 @@ fn waits(package: &Package, options: ReadOptions<'_>) -> bool {
 /// A random UID under 2.25 (PS3.5 B.2).
 pub fn fresh_uid() -> Uid {
     Uid::from_uuid(uuid::Uuid::new_v4())
+}
+
+/// By key, what in the packages' cards changes scores ([`Profile::for_cards`]).
+pub fn cards(packages: &[Package]) -> BTreeMap<String, Digest> {
+    packages.iter().map(|p| (p.key(), p.scoring.clone())).collect()
 }
 
 /// Reads and checks a profile file.

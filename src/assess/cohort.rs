@@ -49,6 +49,8 @@ pub struct Cohort {
     pub race_model: Option<String>,
     /// Digest of the site's mix by which its posteriors were reweighed, if they were.
     pub race_prior: Option<Digest>,
+    /// By key of a model, the digest of what in its card changes scores.
+    pub cards: BTreeMap<String, Digest>,
     /// Keys of the groups, in the order of the race model's outputs.
     pub groups: Vec<String>,
     pub findings: Vec<FindingModel>,
@@ -100,9 +102,12 @@ pub fn read(result_json: &[u8], labels_csv: &[u8]) -> Result<Cohort, CohortError
             .into_iter()
             .collect(),
     };
+    let of_race = results.models.race.iter().map(|m| (&m.key, &m.card));
+    let of_all = of_race.chain(results.models.clinical.iter().map(|m| (&m.key, &m.card)));
+    let cards = of_all.filter_map(|(key, card)| Some((key.clone(), card.clone()?))).collect();
     let (race_model, race_prior) = results.models.race.map(|r| (r.key, r.prior)).unzip();
     let race_prior = race_prior.flatten();
-    let mut cohort = Cohort { race_model, race_prior, groups, findings, ..Cohort::default() };
+    let mut cohort = Cohort { race_model, race_prior, cards, groups, findings, ..Cohort::default() };
     let mixed = patients_of_two_groups(&labels);
     let mut joined = false;
     for study in &results.studies {
@@ -138,11 +143,15 @@ struct ResultRace {
     groups: Vec<String>,
     #[serde(default)]
     prior: Option<Digest>,
+    #[serde(default)]
+    card: Option<Digest>,
 }
 
 #[derive(Debug, Deserialize)]
 struct ResultClinical {
     key: String,
+    #[serde(default)]
+    card: Option<Digest>,
     findings: Vec<ResultThreshold>,
 }
 

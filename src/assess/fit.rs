@@ -86,6 +86,7 @@ pub fn fit(cohort: &Cohort, options: &FitOptions) -> Result<Profile, FitError> {
         seed: options.seed,
         race_model: cohort.race_model.clone(),
         race_prior: cohort.race_prior.clone(),
+        cards: cohort.cards.clone(),
         groups: cohort.groups.clone(),
         cohort: describe(&rows, &cohort.groups),
         findings: fitted.into_iter().map(|(finding, _)| finding).collect(),

@@ -4,6 +4,8 @@
 //! numbers are finite, and the identifier is the hash of the content, so an edited file is refused. Long vectors
 //! are strings of numbers with six significant digits: one line each for people, a third of the size.
 
+use std::collections::BTreeMap;
+
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +36,11 @@ pub struct Profile {
     pub race_model: Option<String>,
     /// Digest of the site's mix by which the posteriors were reweighed, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub race_prior: Option<crate::domain::Digest>,
+    pub race_prior: Option<Digest>,
+    /// By key of a model, the digest of what in its card changes scores beside the weights; absent for models whose
+    /// scores were written before that was noted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cards: BTreeMap<String, Digest>,
     /// Keys of the groups, in the order of the race model's outputs.
     pub groups: Vec<String>,
     pub cohort: CohortDescription,
@@ -52,7 +58,7 @@ pub struct CohortDescription {
     pub first_date: Option<NaiveDate>,
     pub last_date: Option<NaiveDate>,
     /// Studies per combination of views.
-    pub views: std::collections::BTreeMap<String, usize>,
+    pub views: BTreeMap<String, usize>,
 }
 
 /// One finding of one deployed model.
@@ -166,6 +172,17 @@ impl Profile {
             return Err(ProfileError::Edited(profile.id.chars().take(40).collect()));
         }
         Ok(profile)
+    }
+
+    /// The profile as it holds for models with these cards: what was fitted with another card was fitted for another
+    /// model, and is stale.
+    pub fn for_cards(mut self, cards: &BTreeMap<String, Digest>) -> Self {
+        let fitted = std::mem::take(&mut self.cards);
+        let altered = |model: &str| fitted.get(model).zip(cards.get(model)).is_some_and(|(then, now)| then != now);
+        let keys = self.findings.iter_mut().map(|f| &mut f.model).chain(self.race_model.iter_mut());
+        keys.filter(|key| altered(key)).for_each(|key| key.push_str(" with another card"));
+        self.cards = fitted;
+        self
     }
 
     /// The file's bytes; [`Profile::parse`] gives the same profile again.

@@ -288,6 +288,7 @@ fn models(analyser: &Analyser) -> Value {
     let race = packages.iter().find(|p| p.purpose == Purpose::Race).map(|p| {
         json!({
             "key": p.key(),
+            "card": p.scoring,
             "groups": p.groups().iter().map(|g| &g.key).collect::<Vec<_>>(),
             "prior": analyser.race_prior().and_then(RacePrior::digest),
         })
@@ -297,7 +298,7 @@ fn models(analyser: &Analyser) -> Value {
         .filter(|p| p.purpose == Purpose::Clinical)
         .map(|p| {
             let findings = p.findings().iter().map(|f| json!({"key": f.key, "threshold": f.threshold}));
-            json!({"key": p.key(), "findings": findings.collect::<Vec<_>>()})
+            json!({"key": p.key(), "card": p.scoring, "findings": findings.collect::<Vec<_>>()})
         })
         .collect();
     json!({"race": race, "clinical": clinical})

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use chrono::Utc;
 use serde_json::json;
-use sidelight::analyse::{RacePrior, read_profile};
+use sidelight::analyse::{RacePrior, cards, read_profile};
 use sidelight::assess::Profile;
 use sidelight::config::{Config, open_to_others};
 use sidelight::deliver;
@@ -134,6 +134,7 @@ fn profile(config: &Config) -> Item {
     let outcome = read_profile(path).map_err(|e| format!("{e:#}")).and_then(|profile| {
         let names: Vec<String> = config.models.race.iter().chain(&config.models.clinical).cloned().collect();
         let packages = infer::load_all(&config.models.dir, &names).map_err(|e| e.to_string())?;
+        let profile = profile.for_cards(&cards(&packages));
         profile_fault(&profile, &packages, config).map_or(Ok(profile.id), Err)
     });
     Item::new("risk.profile", outcome)

@@ -56,6 +56,8 @@ pub struct Package {
     /// Set where [`Weights::Elsewhere`].
     pub elsewhere: Option<Elsewhere>,
     pub provenance: Provenance,
+    /// Of what in the card changes scores beside the weights: a profile holds for one of them.
+    pub scoring: Digest,
 }
 
 /// How the weight file is to be read.
@@ -228,6 +230,7 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
         DigestOf::Weights => weight_file(dir, &card.file, &card.sha256, faults)?,
         DigestOf::Card => dir.join("model.toml"),
     };
+    let scoring = scoring(&card);
     let (contract, weights) = (contract?, weights?);
     let identity = ModelIdentity {
         name: card.name,
@@ -258,8 +261,18 @@ fn build(dir: &Path, card: Card, faults: &mut Faults) -> Option<Package> {
         dir: dir.to_owned(),
         golden: card.golden,
         elsewhere,
+        scoring,
         provenance: card.provenance,
     })
+}
+
+/// The digest of what in the card changes scores, of images or of studies, beside the weights. Thresholds and labels do
+/// not, nor what is told of the model.
+fn scoring(card: &Card) -> Digest {
+    let findings: Vec<_> = card.output.findings.iter().map(|f| (&f.key, f.column)).collect();
+    let output = (card.output.activation, card.output.columns, findings, &card.output.groups);
+    let parts = (&card.input, output, &card.aggregation, &card.calibration);
+    Digest::of(&serde_json::to_vec(&parts).expect("a card holds no map with keys that are not text"))
 }
 
 /// The path of the weight file, within the folder and with the card's hash.

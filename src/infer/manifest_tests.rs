@@ -240,6 +240,30 @@ fn all_packages_are_checked_before_anything_is_said() {
     assert_eq!(error.to_string().lines().count(), 4);
 }
 
+#[test]
+fn what_changes_scores_beside_the_weights_has_a_digest() {
+    let folder = tempfile::tempdir().unwrap();
+    let scoring = |from: &str, to: &str| {
+        let package = Package::load(&write_clinical(folder.path(), |c| c.replacen(from, to, 1))).unwrap();
+        (package.key(), package.scoring)
+    };
+    let (key, usual) = scoring("", "");
+    for (from, to) in [
+        ("\"max\"", "\"mean\""),
+        ("[scope]", "[calibration]\nmethod = \"temperature\"\ntemperature = 1.5\n[scope]"),
+        ("\"logits-sigmoid\"", "\"sigmoid\""),
+        ("minmax-unit", "imagenet-rgb"),
+    ] {
+        let (same, other) = scoring(from, to);
+        assert!(same == key && other != usual, "{to}");
+    }
+    for (from, to) in
+        [("0.25", "0.26"), ("Example Imaging", "The same"), ("training_data = \"", "training_data = \"x ")]
+    {
+        assert_eq!(scoring(from, to), (key.clone(), usual.clone()), "{to}");
+    }
+}
+
 /// Packages for the tests of this room.
 pub(in crate::infer) mod fixtures {
     use super::*;

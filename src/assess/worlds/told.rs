@@ -49,6 +49,18 @@ fn every_precondition_is_named_when_it_fails() {
     check(Ok(&race_ok), renamed, some, usual, indeterminate, &[Stale]);
     check(Ok(&race_ok), moved, some, usual, indeterminate, &[Stale]);
     check(Ok(&race_ok), clinical(0.42), some, settings(true, Some(39)), indeterminate, &[Stale]);
+    // Another aggregation or calibration makes other scores of the same weights.
+    let [race_key, clinical_key] =
+        [("race", Purpose::Race), ("clinical", Purpose::Clinical)].map(|(n, p)| identity(n, p).key());
+    let digest = |text: &str| crate::domain::Digest::of(text.as_bytes());
+    let fitted =
+        Profile { cards: [&race_key, &clinical_key].map(|k| (k.clone(), digest("then"))).into(), ..profile.clone() };
+    let with =
+        |profile: &Profile, key: &String, card: &str| profile.clone().for_cards(&[(key.clone(), digest(card))].into());
+    check(Ok(&race_ok), clinical(0.42), Some(&with(&fitted, &clinical_key, "now")), usual, indeterminate, &[Stale]);
+    check(Ok(&race_ok), clinical(0.42), Some(&with(&fitted, &race_key, "now")), usual, by_score, &[Stale]);
+    check(Ok(&race_ok), clinical(0.42), Some(&with(&fitted, &clinical_key, "then")), usual, Level::Elevated, &[]);
+    check(Ok(&race_ok), clinical(0.42), Some(&with(&profile, &clinical_key, "now")), usual, Level::Elevated, &[]);
     check(Ok(&race_ok), clinical(0.42), some, settings(true, Some(41)), Level::Elevated, &[]);
     check(Err(Failed), clinical(0.42), some, usual, by_score, &[Failed]);
     check(Err(Scope), clinical(0.42), some, usual, by_score, &[Scope]);
