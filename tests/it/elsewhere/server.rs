@@ -1,4 +1,5 @@
-//! The Open Inference Protocol against a real MLServer, whose model is a few lines of NumPy.
+//! The Open Inference Protocol against a real MLServer, whose model is a few lines of NumPy: in time, late, missing, twice,
+//! and an answer that contradicts the card.
 
 use std::fs;
 use std::path::Path;
@@ -13,8 +14,10 @@ use crate::support::{Node, Pacs, element, free_port, reference_python, run, run_
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Two numbers of each image that anybody can compute again.
+/// Two numbers of each image that anybody can compute again. While a file `strange` lies beside it, what it says of an
+/// image that is not blank is no probability.
 const RUNTIME: &str = r#"
+import os
 import numpy as np
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
@@ -28,6 +31,8 @@ class Means(MLModel):
         images = np.array(given.data, dtype=np.float64).reshape(given.shape)
         assert images.shape[1:] == (1, 128, 128), images.shape
         scores = np.stack([images.mean(axis=(1, 2, 3)), images.std(axis=(1, 2, 3))], axis=1)
+        if os.path.exists("strange"):
+            scores[scores[:, 0] > 0] += 1
         output = ResponseOutput(name="scores", shape=list(scores.shape), datatype="FP64", data=scores.ravel().tolist())
         return InferenceResponse(model_name=self.name, model_version=self.version, outputs=[output])
 "#;
@@ -110,7 +115,8 @@ fn assessment(node: &Node, study: &str) -> Value {
 #[test]
 fn a_model_server_scores_what_the_node_normalised_and_its_silence_is_told() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let files = frontals(folder.path(), 4, 41);
+    let mut files = frontals(folder.path(), 5, 41);
+    let strange = files.pop().expect("five images");
     let port = free_port();
     let sections = format!(
         "[input]\ncontract = \"minmax-unit\"\nsize = 128\n[server]\nurl = \"http://127.0.0.1:{port}\"\nmodel = \"chest\"\n\
@@ -185,8 +191,32 @@ fn a_model_server_scores_what_the_node_normalised_and_its_silence_is_told() {
     // It is back: what went on without it can be analysed again.
     node.command(&["studies", "requeue", &study]);
     wait_for("a report with scores", LIMIT, || assessment(&node, &study)["findings"][0]["score"].as_f64().is_some());
-    let row = node.studies().into_iter().find(|s| s["study"] == study.as_str()).expect("listed");
-    assert_eq!((&row["complete"], &row["missing"]), (&json!(true), &json!([])));
+    let row = |study: &str| node.studies().into_iter().find(|s| s["study"] == study).expect("listed");
+    assert_eq!((&row(&study)["complete"], &row(&study)["missing"]), (&json!(true), &json!([])));
+
+    // The same image again is known; asked again, the server says the same.
+    let first = element(&answered[0], "StudyInstanceUID");
+    let before = assessment(&node, &first)["findings"].clone();
+    assert!(storescu(node.dicom_port, &[], &answered[..1]).status.success());
+    node.command(&["studies", "requeue", &first]);
+    wait_for("the second report", LIMIT, || row(&first)["revision"] == 2 && row(&first)["state"] == "delivered");
+    assert_eq!(assessment(&node, &first)["findings"], before);
+
+    // An answer that contradicts the card says nothing, of that image alone.
+    let marker = folder.path().join("mlserver/strange");
+    fs::write(&marker, "").expect("writable");
+    assert!(storescu(node.dicom_port, &[], std::slice::from_ref(&strange)).status.success());
+    let study = element(&strange, "StudyInstanceUID");
+    let arrived = || pacs.files().iter().any(|f| element(f, "StudyInstanceUID") == study);
+    wait_for("a report without a score", LIMIT, arrived);
+    for finding in assessment(&node, &study)["findings"].as_array().expect("findings") {
+        assert_eq!((&finding["level"], &finding["reasons"]), (&json!("indeterminate"), &json!(["IND-FAILED"])));
+    }
+    assert_eq!(row(&study)["missing"], json!(["result of served"]));
+    assert!(node.log().contains("no probability"), "{}", node.log());
+    fs::remove_file(&marker).expect("removable");
+    node.command(&["studies", "requeue", &study]);
+    wait_for("a report with scores", LIMIT, || assessment(&node, &study)["findings"][0]["score"].as_f64().is_some());
 }
 
 /// All checks of the report checker but the one that demands a score of every finding.

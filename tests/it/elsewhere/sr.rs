@@ -216,3 +216,56 @@ fn a_vendors_own_report_is_the_clinical_result_and_its_absence_is_told() {
     let log = node.log();
     assert!(!log.contains("PHANTOM^") && !log.contains("Black"), "{log}");
 }
+
+/// A product whose reports have another layout: in time, nothing found, and two that contradict each other.
+fn check_layout(kind: &str, sections: &str, written: &str) {
+    let from = RESULT.split_once("[result.from]").expect("who says it").1;
+    let sections = format!("[result]\nkind = \"{kind}\"\nwait = \"2s\"\n[result.from]{from}{sections}");
+    let site = Site::new("result-sr", &sections, 3);
+    let [in_time, nothing, contradictory] = [0, 1, 2];
+    let report = |number: usize, name: &str, ptx: Option<f64>| {
+        let image = &site.files[number];
+        let uid = element(image, "SOPInstanceUID");
+        let finding = |code: [&str; 3], value: f64| match written {
+            // by its place in the image library
+            "chest-cad" => json!({"code": code, "value": value, "unit": "1", "refers": [[1, 1, 1]]}),
+            _ => json!({"code": code, "value": value, "unit": "1", "images": [uid]}),
+        };
+        let said = |ptx| [finding(["36118008", "SCT", "x"], ptx), finding(["60046008", "SCT", "x"], 0.02)];
+        let said: Vec<Value> = ptx.map(said).into_iter().flatten().collect();
+        let library: &[&str] = if written == "chest-cad" { &[&uid] } else { &[] };
+        let out = site.folder.path().join(format!("{name}.dcm"));
+        let spec = json!({"out": out, "image": image, "kind": written, "findings": said, "library": library});
+        (out, spec)
+    };
+    let reports = [
+        report(in_time, "in-time", Some(0.9)),
+        report(nothing, "nothing", None),
+        report(contradictory, "one", Some(0.9)),
+        report(contradictory, "other", Some(0.1)),
+    ];
+    write_reports(&reports.iter().map(|(_, spec)| spec.clone()).collect::<Vec<_>>());
+    let node = Node::restart(&site.config);
+    let files: Vec<PathBuf> = site.files.iter().cloned().chain(reports.map(|(out, _)| out)).collect();
+    assert!(storescu(node.dicom_port, &["-R"], &files).status.success());
+    wait_for("a report for each study", LIMIT, || (0..3).all(|n| !site.reports(n).is_empty()));
+    let found = site.findings(&node, in_time);
+    assert_eq!((&found[0]["score"], &found[1]["score"]), (&json!(0.9), &json!(0.02)), "{kind}");
+    assert_eq!(site.row(&node, in_time)["complete"], true);
+    assert_eq!(site.row(&node, nothing)["missing"], json!(["result of vendor"]));
+    let found = site.findings(&node, contradictory);
+    assert_eq!((&found[0]["reasons"], &found[1]["score"]), (&json!(["IND-CONFLICT"]), &json!(0.02)), "{kind}");
+}
+
+#[test]
+fn a_chest_cad_report_and_one_read_by_paths_are_clinical_results() {
+    check_layout("chest-cad", "", "chest-cad");
+    let path = |key: &str, code: &str| {
+        format!(
+            "[[result.findings]]\nkey = \"{key}\"\npath = [{{ value = \"RESULTS\", scheme = \"99VENDOR\" }}, \
+             {{ value = \"{code}\", scheme = \"SCT\" }}, {{ value = \"111012\", scheme = \"DCM\" }}]\n"
+        )
+    };
+    let paths = [path("pneumothorax", "36118008"), path("pleural_effusion", "60046008")].concat();
+    check_layout("paths", &paths, "tree");
+}
