@@ -16,9 +16,11 @@ pub use scored::posterior;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::assemble::ResultWait;
 use crate::assess::{self, AssessInput, Profile, RiskSettings};
@@ -33,7 +35,7 @@ use crate::pixels::{self, Frames, Workers};
 use crate::report::{self, Completion, Observer, Predecessor, ReportOptions, SrClass};
 
 use scored::{Scored, scored};
-use scorers::{Scorers, Unscored};
+use scorers::{Asked, Scorers, Unscored};
 use study::{
     admits, asked, frames_seen, in_slice_order, is_loss, is_purpose, kept, lacks_a_score, nothing_to_analyse,
     patient_mismatch, race_of, scores_images,
@@ -106,6 +108,8 @@ pub const NOT_ALL_AUDITED: &str = "Not every image of the study could be audited
 /// Everything that is loaded once and serves every study.
 pub struct Analyser {
     workers: Workers,
+    readers: Arc<Semaphore>,
+    readers_max: usize,
     scorers: Scorers,
     packages: Vec<Package>,
     audit: ModelIdentity,
@@ -144,7 +148,10 @@ impl Analyser {
         let profile = config.risk.profile.as_deref().map(read_profile).transpose()?;
         let race_prior = models.race_prior.as_deref().map(|path| RacePrior::of(path, &packages)).transpose()?;
         let scorers = Scorers::start(&packages, models)?;
+        let readers_max = config.pixels.workers + 1;
         Ok(Self {
+            readers: Arc::new(Semaphore::new(readers_max)),
+            readers_max,
             workers: Workers::start(&config.pixels, executable),
             scorers,
             packages,
@@ -180,11 +187,28 @@ impl Analyser {
         self.scorers.ended().await;
     }
 
-    /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal.
+    /// Permits to read, as many as there are decode workers and one more.
+    pub fn readers(&self) -> &Arc<Semaphore> {
+        &self.readers
+    }
+
+    /// Objects that may be under way at once: those that are read, and those that wait for their scores, so that models
+    /// get full batches.
+    pub fn objects_max(&self) -> usize {
+        self.readers_max + self.scorers.images_max()
+    }
+
+    /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal. The `reader`, one of
+    /// [`Analyser::readers`], is given back as soon as the models have all of the image.
     ///
     /// # Errors
     /// Only faults of the node itself (the engine is gone), after which the instance should be tried again.
-    pub async fn read(&self, file: &Path, options: ReadOptions<'_>) -> anyhow::Result<Read> {
+    pub async fn read(
+        &self,
+        file: &Path,
+        options: ReadOptions<'_>,
+        reader: OwnedSemaphorePermit,
+    ) -> anyhow::Result<Read> {
         let header = match self.workers.read_header(file).await {
             Ok(header) => header,
             Err(refusal) => return Ok(Read { refusal: Some(refusal), ..Read::default() }),
@@ -212,7 +236,8 @@ impl Analyser {
                 contracts.push(package.contract.clone());
             }
         }
-        let mut outputs: Vec<Result<Vec<Vec<f64>>, Unscored>> = vec![Ok(Vec::new()); admitted.len()];
+        let coming = self.scorers.announce();
+        let mut asked: Vec<Asked> = admitted.iter().map(|_| Asked::default()).collect();
         let mut frames = Vec::new();
         let mut parts = self.workers.parts(file, &contracts, Frames::default());
         while let Some(part) = parts.next().await {
@@ -223,15 +248,22 @@ impl Analyser {
                     return Ok(read);
                 }
             };
-            for (package, outputs) in admitted.iter().zip(&mut outputs) {
+            for (package, asked) in admitted.iter().zip(&mut asked) {
                 let place = contracts.iter().position(|c| *c == package.contract);
                 let inputs = place.and_then(|place| part.inputs.get(place).cloned()).unwrap_or_else(|| Ok(Vec::new()));
-                self.scorers.score(package, inputs, outputs).await?;
+                self.scorers.ask(package, inputs, asked).await?;
             }
             frames.extend(part.frames);
-            if !outputs.is_empty() && outputs.iter().all(Result::is_err) {
+            if !asked.is_empty() && asked.iter().all(|asked| asked.outputs.is_err()) {
                 break;
             }
+        }
+        // All is handed over: the next object may be read meanwhile.
+        drop((parts, coming, reader));
+        let mut outputs = Vec::new();
+        for (package, mut asked) in admitted.iter().zip(asked) {
+            asked.settle(package).await?;
+            outputs.push(asked.outputs);
         }
         for (package, outcome) in admitted.iter().zip(&outputs).filter(|(p, _)| p.elsewhere.is_some()) {
             match outcome {

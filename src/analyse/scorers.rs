@@ -5,9 +5,11 @@
 
 use std::time::Duration;
 
+use tokio_util::task::AbortOnDropHandle;
+
 use crate::config;
 use crate::domain::{ModelInput, Refusal, RefusalCode};
-use crate::infer::{Elsewhere, Engine, EngineOptions, InferError, Package};
+use crate::infer::{Coming, Elsewhere, Engine, EngineOptions, InferError, Package, Scoring};
 use crate::remote::{RemoteError, Servers};
 
 /// Why a package has no score of an image.
@@ -58,51 +60,138 @@ impl Scorers {
         if is_server(package) { self.servers.down_for(&package.key()) } else { None }
     }
 
-    /// Adds the model's outputs for these inputs, one by one; or the first reason why it has none for the image.
+    /// Says that an image is being prepared for the models of this process, until what comes back is dropped.
+    pub(super) fn announce(&self) -> Coming {
+        self.engine.announce()
+    }
+
+    /// Images that may wait for a model besides those that are being prepared.
+    pub(super) fn images_max(&self) -> usize {
+        self.engine.images_max().max(self.servers.images_max())
+    }
+
+    /// Hands these inputs over to the package, all at once, after what it was asked before is answered. Waits while it
+    /// has too much to do.
     ///
     /// # Errors
     /// The inference thread has ended.
-    pub(super) async fn score(
+    pub(super) async fn ask(
         &self,
         package: &Package,
         inputs: Result<Vec<ModelInput>, Refusal>,
-        outputs: &mut Result<Vec<Vec<f64>>, Unscored>,
+        asked: &mut Asked,
     ) -> Result<(), InferError> {
-        let Ok(scored) = outputs else { return Ok(()) };
-        let inputs = match inputs {
-            Ok(inputs) => inputs,
-            Err(refusal) => {
-                *outputs = Err(Unscored::Refused(refusal));
-                return Ok(());
-            }
-        };
-        for input in inputs {
-            match self.score_one(package, input).await {
-                Ok(values) => scored.push(values),
-                Err(RemoteError::Failed(InferError::Stopped)) => return Err(InferError::Stopped),
-                Err(RemoteError::Failed(error)) => {
-                    let failure = format!("{}: {error}", package.identity.name);
-                    *outputs = Err(Unscored::Refused(Refusal::new(RefusalCode::ModelFailed, failure)));
-                    return Ok(());
-                }
-                Err(RemoteError::Unavailable { after, cause }) => {
-                    *outputs = Err(Unscored::Unavailable { after, cause });
-                    return Ok(());
+        asked.settle(package).await?;
+        if asked.outputs.is_err() {
+            return Ok(());
+        }
+        let key = package.key();
+        match inputs {
+            Err(refusal) => asked.outputs = Err(Unscored::Refused(refusal)),
+            Ok(inputs) if is_server(package) => asked.waiting.extend(inputs.into_iter().map(|input| {
+                let (servers, key) = (self.servers.clone(), key.clone());
+                let score = async move { servers.score(&key, input).await };
+                Waiting::Server(AbortOnDropHandle::new(tokio::spawn(score)))
+            })),
+            Ok(inputs) => {
+                for input in inputs {
+                    asked.waiting.push(Waiting::Here(self.engine.submit(&key, input).await?));
                 }
             }
         }
         Ok(())
     }
+}
 
-    async fn score_one(&self, package: &Package, input: ModelInput) -> Result<Vec<f64>, RemoteError> {
-        let key = package.key();
-        if is_server(package) {
-            return self.servers.score(&key, input).await;
+/// What a package was asked of an image, and what it said so far.
+pub(super) struct Asked {
+    waiting: Vec<Waiting>,
+    /// Frame by frame; or the first reason why it has no score of the image.
+    pub(super) outputs: Result<Vec<Vec<f64>>, Unscored>,
+}
+
+/// An input that is being scored.
+enum Waiting {
+    Here(Scoring),
+    Server(AbortOnDropHandle<Result<Vec<f64>, RemoteError>>),
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self { waiting: Vec::new(), outputs: Ok(Vec::new()) }
+    }
+}
+
+impl Asked {
+    /// Waits for what is under way. After the first failure no other answer counts.
+    ///
+    /// # Errors
+    /// The inference thread has ended.
+    pub(super) async fn settle(&mut self, package: &Package) -> Result<(), InferError> {
+        for waiting in self.waiting.drain(..) {
+            let Ok(outputs) = &mut self.outputs else { break };
+            let answer = match waiting {
+                Waiting::Here(scoring) => scoring.answer().await.map_err(RemoteError::Failed),
+                Waiting::Server(asking) => asking.await.unwrap_or(Err(RemoteError::Failed(InferError::Stopped))),
+            };
+            match answer {
+                Ok(values) => outputs.push(values),
+                Err(RemoteError::Failed(InferError::Stopped)) => return Err(InferError::Stopped),
+                Err(RemoteError::Failed(error)) => {
+                    let failure = format!("{}: {error}", package.identity.name);
+                    self.outputs = Err(Unscored::Refused(Refusal::new(RefusalCode::ModelFailed, failure)));
+                }
+                Err(RemoteError::Unavailable { after, cause }) => {
+                    self.outputs = Err(Unscored::Unavailable { after, cause });
+                }
+            }
         }
-        Ok(self.engine.score(&key, input).await?)
+        Ok(())
     }
 }
 
 fn is_server(package: &Package) -> bool {
     matches!(package.elsewhere, Some(Elsewhere::Server(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::domain::Precision;
+
+    #[tokio::test]
+    async fn the_frames_of_an_image_are_scored_together_and_by_all_models_at_the_same_time() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let packages: Vec<Package> =
+            ["demo-race", "demo-clinical"].map(|name| Package::load(&dir.join(name)).expect("a demo model")).into();
+        let models = config::Models {
+            dir,
+            race: None,
+            race_prior: None,
+            clinical: Vec::new(),
+            devices: vec![config::Device::Cpu],
+            precision: config::PrecisionChoice::Named(Precision::Fp32),
+            batch_max: 8,
+            batch_delay: Duration::from_secs(86_400),
+            threads: 1,
+            deterministic: false,
+        };
+        let scorers = Scorers::start(&packages, &models).expect("models that start");
+        assert_eq!(scorers.images_max(), 16);
+        let coming = scorers.announce();
+        let mut asked = [Asked::default(), Asked::default()];
+        for (package, asked) in packages.iter().zip(&mut asked) {
+            let black = ModelInput { contract: package.contract.digest(), values: vec![0.0; package.contract.len()] };
+            scorers.ask(package, Ok(vec![black; 5]), asked).await.expect("an engine");
+        }
+        drop(coming);
+        for (package, mut asked) in packages.iter().zip(asked) {
+            asked.settle(package).await.expect("an engine");
+            assert_eq!(asked.outputs.expect("scores").len(), 5);
+        }
+        let stats = scorers.engine.stats();
+        assert_eq!((stats.batches, stats.inputs), (2, 10));
+    }
 }

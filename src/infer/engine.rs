@@ -1,9 +1,9 @@
 //! The engine: a thread for each device owns all models there; one queue feeds them, answers come through oneshots.
 //!
-//! Requests wait in a bounded queue (a permit each, so callers wait, memory does not grow), from which every device
-//! takes batches (`queue`, `worker`). It has started once every model on every device scored an image that came through
+//! Requests wait in a bounded queue (a permit of their model each, so callers wait, memory does not grow), from which
+//! every device takes batches (`queue`, `worker`). It has started once every model on every device scored an image that came through
 //! that queue; if a thread ends before it is told to, all of it has ended. Neighbours: `precision` and `torch` below;
-//! `analyse` calls [`Engine::score`]. Left out: retries, scores' storage.
+//! `analyse` calls [`Engine::submit`]. Left out: retries, scores' storage.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +23,7 @@ use super::device;
 use super::error::{EngineError, InferError};
 use super::limit::BatchLimit;
 use super::manifest::Package;
-use super::queue::{Queue, Reply, Request};
+use super::queue::{Answer, Coming, Queue, Reply, Request};
 use super::torch::LoadedModel;
 use super::worker::{Counters, End, Worker};
 use super::{precision, probe, script};
@@ -35,7 +35,7 @@ pub struct EngineOptions {
     pub precision: config::PrecisionChoice,
     /// Images per batch; 0: as many as each model is fastest with.
     pub batch_max: usize,
-    /// How long an input waits for company.
+    /// How long an input waits for company that has been announced.
     pub batch_delay: Duration,
     /// Intra-op threads of libtorch; 0: as many as there are cores.
     pub threads: usize,
@@ -65,6 +65,17 @@ pub struct Placement {
     pub batch_max: usize,
 }
 
+/// An image that is being scored. Nobody waits for one that was dropped.
+#[derive(Debug)]
+pub struct Scoring(oneshot::Receiver<Answer>);
+
+impl Scoring {
+    /// Probabilities in the order of the card's labels.
+    pub async fn answer(self) -> Result<Vec<f64>, InferError> {
+        self.0.await.unwrap_or(Err(InferError::Stopped))
+    }
+}
+
 /// Handle to the inference threads; clones share it. The threads end when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Engine(Arc<Handle>);
@@ -73,7 +84,9 @@ pub struct Engine(Arc<Handle>);
 struct Handle {
     queue: Arc<Queue>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    permits: Arc<Semaphore>,
+    /// By model: how many of its inputs may wait or be under way.
+    permits: Vec<Arc<Semaphore>>,
+    images_max: usize,
     models: HashMap<String, usize>,
     counters: Arc<Counters>,
     devices: String,
@@ -125,7 +138,8 @@ impl Engine {
         let handle = Handle {
             queue: Arc::new(Queue::new(packages.len(), options.batch_delay)),
             threads: Mutex::default(),
-            permits: Arc::new(Semaphore::new(0)),
+            permits: Vec::new(),
+            images_max: 0,
             models: packages.iter().enumerate().map(|(i, p)| (p.key(), i)).collect(),
             counters: Arc::default(),
             devices: devices.iter().map(|d| device::device_name(*d)).collect::<Vec<_>>().join(","),
@@ -146,21 +160,41 @@ impl Engine {
         for Placement { model, device, precision, batch_max } in &handle.placements {
             info!(model, device, precision = precision.as_str(), batch_max, "a model is ready");
         }
-        // Enough for two batches per device, one that is computed and one that is next, and one in the making for each
-        // model.
-        let batch_max = handle.placements.iter().map(|p| p.batch_max).max().unwrap_or(1);
-        handle.permits.add_permits(batch_max * (2 * devices.len() + packages.len()));
+        // A batch under way on each device, and the next one. Each model has its own, so that a slow one fills no queue
+        // but its own.
+        for package in packages {
+            let own = handle.placements.iter().filter(|p| p.model == package.identity.name);
+            let images = own.map(|p| p.batch_max).max().unwrap_or(1) * (devices.len() + 1);
+            handle.permits.push(Arc::new(Semaphore::new(images)));
+            handle.images_max = handle.images_max.max(images);
+        }
         Ok(Self(Arc::new(handle)))
     }
 
-    /// Scores one image. `model` is [`crate::domain::ModelIdentity::key`]. Probabilities come back in the order of
-    /// the card's labels. Waits while the queue is full; cancel-safe.
-    pub async fn score(&self, model: &str, input: ModelInput) -> Result<Vec<f64>, InferError> {
+    /// Says that an image is being prepared, until what comes back is dropped: batches that are not full wait for it,
+    /// for [`EngineOptions::batch_delay`] at most.
+    pub fn announce(&self) -> Coming {
+        Queue::announce(&self.0.queue)
+    }
+
+    /// Takes one image to be scored. `model` is [`crate::domain::ModelIdentity::key`]. Waits while the model's queue is
+    /// full; cancel-safe.
+    pub async fn submit(&self, model: &str, input: ModelInput) -> Result<Scoring, InferError> {
         let model = *self.0.models.get(model).ok_or_else(|| InferError::UnknownModel(model.to_owned()))?;
-        let permit = Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| InferError::Stopped)?;
+        let permit = Arc::clone(&self.0.permits[model]).acquire_owned().await.map_err(|_| InferError::Stopped)?;
         let (sender, waiting) = oneshot::channel();
         self.0.queue.push(Request { model, input, reply: Reply::Caller { sender, _permit: permit } })?;
-        waiting.await.unwrap_or(Err(InferError::Stopped))
+        Ok(Scoring(waiting))
+    }
+
+    /// Scores one image, from [`Engine::submit`] to its answer.
+    pub async fn score(&self, model: &str, input: ModelInput) -> Result<Vec<f64>, InferError> {
+        self.submit(model, input).await?.answer().await
+    }
+
+    /// How many images may wait or be under way for a model: those of one that has most room.
+    pub fn images_max(&self) -> usize {
+        self.0.images_max
     }
 
     /// `cpu`, `cuda:0` or `cuda:0,cuda:1`.
