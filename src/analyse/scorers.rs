@@ -9,14 +9,20 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config;
 use crate::domain::{ModelInput, Refusal, RefusalCode};
-use crate::infer::{Coming, Elsewhere, Engine, EngineOptions, InferError, Package, Scoring};
+use crate::infer::{Coming, Company, Elsewhere, Engine, EngineOptions, InferError, Package, Scoring};
 use crate::remote::{RemoteError, Servers};
+
+/// When an image comes back for which a device had no memory.
+const MEMORY_AFTER: Duration = Duration::from_secs(10);
+/// For how long it does.
+const MEMORY_WAIT: Duration = Duration::from_secs(600);
 
 /// Why a package has no score of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unscored {
     Refused(Refusal),
-    /// Its server cannot be asked now, and when it may be worth while: that says nothing of the image.
+    /// Its server cannot be asked now, or its device has no memory left, and when it may be worth while: that says
+    /// nothing of the image.
     Unavailable {
         after: Duration,
         cause: String,
@@ -55,6 +61,11 @@ impl Scorers {
         self.engine.ended().await;
     }
 
+    /// False while a device of this process has no memory for one image.
+    pub(super) fn is_sound(&self) -> bool {
+        self.engine.is_sound()
+    }
+
     /// How long the package's server is left alone still, if it is: images need not be decoded for it.
     pub(super) fn down_for(&self, package: &Package) -> Option<Duration> {
         if is_server(package) { self.servers.down_for(&package.key()) } else { None }
@@ -79,6 +90,7 @@ impl Scorers {
         &self,
         package: &Package,
         inputs: Result<Vec<ModelInput>, Refusal>,
+        company: Company,
         asked: &mut Asked,
     ) -> Result<(), InferError> {
         asked.settle(package).await?;
@@ -95,7 +107,7 @@ impl Scorers {
             })),
             Ok(inputs) => {
                 for input in inputs {
-                    asked.waiting.push(Waiting::Here(self.engine.submit(&key, input).await?));
+                    asked.waiting.push(Waiting::Here(self.engine.submit(&key, input, company).await?));
                 }
             }
         }
@@ -123,6 +135,10 @@ impl Default for Asked {
 }
 
 impl Asked {
+    pub(super) fn failure(&self) -> Option<Refusal> {
+        failure(&self.outputs)
+    }
+
     /// Waits for what is under way. After the first failure no other answer counts.
     ///
     /// # Errors
@@ -137,6 +153,9 @@ impl Asked {
             match answer {
                 Ok(values) => outputs.push(values),
                 Err(RemoteError::Failed(InferError::Stopped)) => return Err(InferError::Stopped),
+                Err(RemoteError::Failed(InferError::OutOfMemory(cause))) => {
+                    self.outputs = Err(Unscored::Unavailable { after: MEMORY_AFTER, cause });
+                }
                 Err(RemoteError::Failed(error)) => {
                     let failure = format!("{}: {error}", package.identity.name);
                     self.outputs = Err(Unscored::Refused(Refusal::new(RefusalCode::ModelFailed, failure)));
@@ -147,6 +166,55 @@ impl Asked {
             }
         }
         Ok(())
+    }
+}
+
+/// What the answers of all packages of an image come to.
+#[derive(Debug, PartialEq)]
+pub(super) struct Verdict {
+    /// It is to be read again after so long.
+    pub(super) later: Option<Duration>,
+    /// Another attempt may change this.
+    pub(super) failed: Option<Refusal>,
+}
+
+/// Judges an image that has `waited` so long. Where a device had no memory for as long, that is a failure.
+pub(super) fn verdict(
+    packages: &[&Package],
+    outputs: &mut [Result<Vec<Vec<f64>>, Unscored>],
+    waited: Duration,
+) -> Verdict {
+    let mut verdict = Verdict { later: None, failed: None };
+    for (package, outcome) in packages.iter().zip(outputs) {
+        match outcome {
+            Err(Unscored::Unavailable { after, .. }) if waits(package, waited) => {
+                verdict.later = verdict.later.max(Some(*after));
+            }
+            Err(Unscored::Unavailable { cause, .. }) if package.elsewhere.is_none() => {
+                let detail = format!("{}: the device had no memory: {cause}", package.identity.name);
+                *outcome = Err(Unscored::Refused(Refusal::new(RefusalCode::ModelFailed, detail)));
+            }
+            _ => {}
+        }
+        verdict.failed = verdict.failed.or_else(|| failure(outcome));
+    }
+    verdict
+}
+
+/// Whether an image that has `waited` so long waits still, for the package's server or for memory.
+pub(super) fn waits(package: &Package, waited: Duration) -> bool {
+    match &package.elsewhere {
+        Some(Elsewhere::Server(server)) => waited < server.wait,
+        Some(Elsewhere::Product(_)) => false,
+        None => waited < MEMORY_WAIT,
+    }
+}
+
+/// The refusal of an image that a model failed at.
+fn failure(outcome: &Result<Vec<Vec<f64>>, Unscored>) -> Option<Refusal> {
+    match outcome {
+        Err(Unscored::Refused(refusal)) if refusal.code == RefusalCode::ModelFailed => Some(refusal.clone()),
+        _ => None,
     }
 }
 
@@ -184,7 +252,7 @@ mod tests {
         let mut asked = [Asked::default(), Asked::default()];
         for (package, asked) in packages.iter().zip(&mut asked) {
             let black = ModelInput { contract: package.contract.digest(), values: vec![0.0; package.contract.len()] };
-            scorers.ask(package, Ok(vec![black; 5]), asked).await.expect("an engine");
+            scorers.ask(package, Ok(vec![black; 5]), Company::Any, asked).await.expect("an engine");
         }
         drop(coming);
         for (package, mut asked) in packages.iter().zip(asked) {
@@ -193,5 +261,23 @@ mod tests {
         }
         let stats = scorers.engine.stats();
         assert_eq!((stats.batches, stats.inputs), (2, 10));
+    }
+
+    #[test]
+    fn an_image_waits_for_memory_a_while_and_is_never_kept_without_a_score_at_once() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let [race, clinical] =
+            ["demo-race", "demo-clinical"].map(|name| Package::load(&dir.join(name)).expect("a demo model"));
+        let judge = |outcome: Unscored, waited: Duration| {
+            let mut outputs = [Err(outcome), Ok(vec![vec![0.5]])];
+            let Verdict { later, failed } = verdict(&[&race, &clinical], &mut outputs, waited);
+            (later, failed.map(|refusal| refusal.code))
+        };
+        let full = || Unscored::Unavailable { after: MEMORY_AFTER, cause: "out of memory".into() };
+        assert_eq!(judge(full(), Duration::ZERO), (Some(MEMORY_AFTER), None));
+        assert_eq!(judge(full(), MEMORY_WAIT), (None, Some(RefusalCode::ModelFailed)));
+        let refused = |code| Unscored::Refused(Refusal::new(code, "a reason"));
+        assert_eq!(judge(refused(RefusalCode::ModelFailed), Duration::ZERO).1, Some(RefusalCode::ModelFailed));
+        assert_eq!(judge(refused(RefusalCode::Inconsistent), Duration::ZERO), (None, None));
     }
 }

@@ -152,7 +152,10 @@ async fn read_all(analyser: &Arc<Analyser>, files: Vec<PathBuf>) -> anyhow::Resu
     while let Some(done) = running.join_next().await {
         let done = done.context("reading a file ended early")??;
         let waits = done.2.later.is_some();
-        anyhow::ensure!(!waits, "a model server cannot be asked now; `sidelight model verify` tells why");
+        anyhow::ensure!(
+            !waits,
+            "a model server cannot be asked now, or a device has no memory; `sidelight model verify` tells why"
+        );
         read.push(done);
     }
     bar.finish_and_clear();

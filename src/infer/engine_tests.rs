@@ -105,8 +105,8 @@ fn what_is_announced_is_waited_for_and_more_than_the_queue_holds_is_answered() {
         let key = package.key();
         assert!(engine.score(&key, input(&package, 1.0)).await.is_ok(), "alone, and nothing is on its way");
         let coming = engine.announce();
-        let first = engine.submit(&key, input(&package, 1.0)).await.unwrap();
-        let second = engine.submit(&key, input(&package, 2.0)).await.unwrap();
+        let first = engine.submit(&key, input(&package, 1.0), Company::Any).await.unwrap();
+        let second = engine.submit(&key, input(&package, 2.0), Company::Any).await.unwrap();
         drop(coming);
         assert!(first.answer().await.is_ok() && second.answer().await.is_ok());
         assert_eq!(engine.stats(), EngineStats { batches: 2, inputs: 3, errors: 0 });

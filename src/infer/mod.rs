@@ -35,6 +35,7 @@ mod reference;
 mod scope;
 mod script;
 mod torch;
+mod watch;
 mod worker;
 
 pub use aggregate::{StudyImage, aggregate, ood_of};
@@ -56,6 +57,6 @@ pub use manifest::{CardFault, ManifestError, Package, Weights, load_all};
 pub use nets::{Width, build as build_network};
 pub use ood::{Ood, OodCard};
 pub use product::{Product, ProductKind, ResultCard};
-pub use queue::Coming;
+pub use queue::{Coming, Company};
 pub use scope::{Scope, ScopeCard};
 pub use torch::probabilities;

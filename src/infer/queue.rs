@@ -24,14 +24,24 @@ pub(super) enum Reply {
         /// Given back when the request is answered or dropped.
         _permit: OwnedSemaphorePermit,
     },
-    /// The start of the engine, which has this device score an image.
+    /// The engine itself, which has this device score an image.
     Start { device: usize, sender: mpsc::Sender<Answer> },
+}
+
+/// With whom an input is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Company {
+    #[default]
+    Any,
+    /// Alone: if the device is lost at it, it was not another one's doing.
+    Nobody,
 }
 
 pub(super) struct Request {
     /// Index of the model.
     pub(super) model: usize,
     pub(super) input: ModelInput,
+    pub(super) company: Company,
     pub(super) reply: Reply,
 }
 
@@ -107,7 +117,8 @@ impl Queue {
         if !state.open {
             return Err(InferError::Stopped);
         }
-        state.waiting[request.model].push_back((Instant::now() + self.delay, request));
+        let delay = if request.company == Company::Nobody { Duration::ZERO } else { self.delay };
+        state.waiting[request.model].push_back((Instant::now() + delay, request));
         drop(state);
         self.changed.notify_all();
         Ok(())
@@ -181,7 +192,19 @@ impl State {
         while batch.len() < images_max.max(1)
             && let Some((due, request)) = queue.pop_front()
         {
-            if request.reply.is_for(device) { batch.push(request) } else { others.push_back((due, request)) }
+            let alone = request.company == Company::Nobody;
+            if !request.reply.is_for(device) {
+                others.push_back((due, request));
+                continue;
+            }
+            if alone && !batch.is_empty() {
+                others.push_back((due, request));
+                break;
+            }
+            batch.push(request);
+            if alone {
+                break;
+            }
         }
         others.append(queue);
         *queue = others;

@@ -14,6 +14,7 @@ use super::watchdog::Loop;
 use super::{ATTEMPTS_MAX, IDLE, INTERRUPTIONS_MAX, LEASE, Node};
 use crate::analyse::{Read, ReadOptions};
 use crate::domain::{Purpose, Refusal, RefusalCode, Timestamp, Uid};
+use crate::infer::Company;
 use crate::store::{PendingInstance, Reading};
 
 impl Node {
@@ -56,6 +57,8 @@ impl Node {
         let options = ReadOptions {
             clinical: config.clinical(Some(&pending.called)),
             sender: Some(&pending.calling),
+            // Whatever the node died of while it read this one, it may have been it.
+            company: if pending.interrupted > 0 { Company::Nobody } else { Company::Any },
             waited: (Utc::now() - pending.received_at).to_std().unwrap_or_default(),
         };
         let mut read = match self.read_claimed(&pending, options, reader).await {
@@ -86,7 +89,7 @@ impl Node {
             }
         }
         if let Some(after) = read.later {
-            // The server's trouble is no attempt of the object's.
+            // Trouble of a server or a device is no attempt of the object's.
             return self.release(sop_instance, false, Some(Utc::now() + after)).await;
         }
         if let Some(refusal) = read.failed.as_ref().filter(|_| pending.attempts < ATTEMPTS_MAX) {
