@@ -11,6 +11,19 @@ pub struct Code {
     pub meaning: String,
 }
 
+/// Schemes that PS3.16 Table 8-1 lists and every reader knows: no report needs to declare them.
+const PUBLIC_SCHEMES: [&str; 8] = ["DCM", "SCT", "LN", "UCUM", "UMLS", "NCIt", "RFC5646", "RADLEX"];
+
+/// Whether every reader knows the scheme of that designator.
+pub fn is_public_scheme(designator: &str) -> bool {
+    PUBLIC_SCHEMES.contains(&designator)
+}
+
+/// Whether the scheme is somebody's own: PS3.16 8.2 leaves designators that begin with 99 to them.
+pub fn is_private_scheme(designator: &str) -> bool {
+    designator.len() > 2 && designator.starts_with("99")
+}
+
 impl Code {
     pub fn new(value: &str, scheme: &str, meaning: &str) -> Self {
         Self { value: value.into(), scheme: scheme.into(), meaning: meaning.into() }

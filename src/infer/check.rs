@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::domain::{Code, Contract, Finding, Group, ModelOutputs, Precision, Purpose};
+use crate::domain::{
+    Code, Contract, Finding, Group, ModelOutputs, Precision, Purpose, is_private_scheme, is_public_scheme,
+};
 
 use super::card::{Aggregation, AggregationCard, Card, Format, InputCard, OutputCard, PrecisionCard, Provenance};
 use super::manifest::{CardFault, Weights};
@@ -219,8 +221,13 @@ pub(super) fn outputs(output: &OutputCard, purpose: Purpose, faults: &mut Faults
                 check_key(format!("output.findings[{i}].key"), &finding.key, faults);
                 let codes = [("code", Some(&finding.code)), ("site", finding.site.as_ref())];
                 for (name, code) in codes {
-                    if let Some(fault) = code.and_then(Code::fault) {
-                        faults.add(format!("output.findings[{i}].{name}"), fault, "correct the code");
+                    let Some(code) = code else { continue };
+                    let place = format!("output.findings[{i}].{name}");
+                    if let Some(fault) = code.fault() {
+                        faults.add(place, fault, "correct the code");
+                    } else if !is_public_scheme(&code.scheme) && !is_private_scheme(&code.scheme) {
+                        let problem = format!("{:?} is no scheme that readers know", code.scheme);
+                        faults.add(place, problem, "use SCT, DCM, LN, UMLS, RADLEX, or a private one such as 99SITE");
                     }
                 }
                 findings.push(Finding {

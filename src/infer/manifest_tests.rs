@@ -181,6 +181,10 @@ fn every_fault_is_named_with_its_key() {
     check(|card| card.replace(Digest::of(b"weights").as_str(), "12"), &[("model.toml", "64 hexadecimal digits")]);
     check(replace("pleural_effusion", "pneumothorax"), &[("output.findings[1].key", "occurs twice")]);
     check(replace("36118008", "36118008361180083"), &[("output.findings[0].code", "at most 16")]);
+    check(
+        replace("\"SCT\", meaning = \"Pneumo", "\"LOCAL\", meaning = \"Pneumo"),
+        &[("output.findings[0].code", "no scheme")],
+    );
     check(replace("\"Chest\"", "\"\""), &[("output.findings[0].site", "non-empty")]);
     check(replace("0.25", "0.25\ncolumn = 0"), &[("output.findings[1].column", "used twice")]);
     check(replace("0.25", "0.25\ncolumn = 2"), &[("output.findings[1].column", "beyond the 2 columns")]);

@@ -139,9 +139,6 @@ const REGIONS: [(&str, Concept); 14] = [
     ("PELVIS", sct("816092008", "Pelvis")),
 ];
 
-/// Schemes that PS3.16 Table 8-1 lists and every reader knows: no declaration needed.
-const PUBLIC_SCHEMES: [&str; 8] = ["DCM", "SCT", "LN", "UCUM", "UMLS", "NCIt", "RFC5646", "RADLEX"];
-
 /// Schemes that are declared with these identifiers: designator, UID, name.
 const DECLARED_SCHEMES: [(&str, &str, &str); 4] = [
     (PRIVATE_SCHEME, "2.25.128123111354957295651148222979685111299", "sidelight private codes"),
@@ -188,11 +185,6 @@ pub(super) fn procedure(modality: &str) -> Concept {
         "CT" => CT_PROCEDURE,
         _ => IMAGING_PROCEDURE,
     }
-}
-
-/// Whether codes of this scheme need no Coding Scheme Identification.
-pub(super) fn is_public_scheme(designator: &str) -> bool {
-    PUBLIC_SCHEMES.contains(&designator)
 }
 
 /// UID and name of a scheme that can be declared.

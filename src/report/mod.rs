@@ -268,6 +268,7 @@ fn declare_schemes(
     disclosure: Disclosure,
 ) -> Result<Schemes, ReportError> {
     let mut schemes = Schemes::new(source);
+    schemes.declare_private(&assessment.findings);
     header::copied_values(source).for_each(|value| schemes.declare_copied(value));
     for f in &assessment.findings {
         schemes.require(&f.finding.code)?;

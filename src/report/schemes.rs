@@ -4,20 +4,28 @@
 //! A code that a reader cannot interpret, because nothing says what its scheme is, is not copied. Neighbours:
 //! `codes` knows the schemes, `header` writes the declarations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dicom_core::VR;
 use dicom_object::InMemDicomObject;
+use uuid::Uuid;
 
 use super::write::{plain, put};
 use super::{ReportError, codes};
-use crate::domain::{AttributeValue, Attributes, Code, InstanceHeader, Uid};
+use crate::domain::{
+    AttributeValue, Attributes, Code, FindingAssessment, InstanceHeader, Uid, is_private_scheme, is_public_scheme,
+};
 
 const CODING_SCHEME_IDENTIFICATION: u32 = 0x0008_0110;
+
+/// The namespace of the UIDs of private schemes.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6d0c_0fb0_54cf_4bc2_9a64_5e02_70a2_9a01);
 
 /// The schemes that the report declares: designator to UID and name.
 #[derive(Debug, Default)]
 pub(super) struct Schemes {
+    /// Private schemes of model cards, which a scheme of the source's may share the designator with.
+    of_models: BTreeSet<String>,
     used: BTreeMap<String, (String, String)>,
     /// What the source declares of its own.
     of_source: BTreeMap<String, (String, String)>,
@@ -26,20 +34,39 @@ pub(super) struct Schemes {
 impl Schemes {
     /// With the private scheme declared, and the source's own declarations at hand.
     pub(super) fn new(source: &InstanceHeader) -> Self {
-        let mut schemes = Self { used: BTreeMap::new(), of_source: declarations(source) };
+        let mut schemes = Self { of_source: declarations(source), ..Self::default() };
         schemes.declare(codes::PRIVATE_SCHEME);
         schemes
     }
 
     /// Notes that codes of this scheme are used. Returns whether a reader can know the scheme.
     pub(super) fn declare(&mut self, designator: &str) -> bool {
-        if codes::is_public_scheme(designator) || self.used.contains_key(designator) {
+        if is_public_scheme(designator) || self.used.contains_key(designator) {
             return true;
         }
         let known = codes::declaration(designator).map(|(uid, name)| (uid.to_owned(), name.to_owned()));
         let Some(declaration) = known.or_else(|| self.of_source.get(designator).cloned()) else { return false };
         self.used.insert(designator.to_owned(), declaration);
         true
+    }
+
+    /// Declares the private schemes of these findings' codes, as belonging to the manufacturers of their models. The same
+    /// designator and manufacturers have the same UID everywhere.
+    pub(super) fn declare_private(&mut self, findings: &[FindingAssessment]) {
+        let mut owners: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for f in findings {
+            for code in f.finding.site.iter().chain([&f.finding.code]) {
+                if is_private_scheme(&code.scheme) && codes::declaration(&code.scheme).is_none() {
+                    owners.entry(&code.scheme).or_default().insert(&f.clinical.manufacturer);
+                }
+            }
+        }
+        for (designator, owners) in owners {
+            let owners = owners.into_iter().collect::<Vec<_>>().join(", ");
+            let uid = Uid::from_uuid(Uuid::new_v5(&NAMESPACE, format!("{designator}\n{owners}").as_bytes()));
+            self.of_models.insert(designator.to_owned());
+            self.used.insert(designator.to_owned(), (uid.to_string(), format!("private codes of {owners}")));
+        }
     }
 
     /// Notes the scheme of a code that the report cannot do without.
@@ -71,9 +98,8 @@ impl Schemes {
 
     /// Whether every code in a copied value is complete and of a scheme that the report declares.
     pub(super) fn covers(&self, value: &AttributeValue) -> bool {
-        codes_in(value).iter().all(|c| {
-            c.as_ref().is_some_and(|c| codes::is_public_scheme(&c.scheme) || self.used.contains_key(&c.scheme))
-        })
+        let declared = |scheme: &str| self.used.contains_key(scheme) && !self.of_models.contains(scheme);
+        codes_in(value).iter().all(|c| c.as_ref().is_some_and(|c| is_public_scheme(&c.scheme) || declared(&c.scheme)))
     }
 
     /// The items of the Coding Scheme Identification Sequence.
@@ -89,9 +115,9 @@ impl Schemes {
     }
 
     fn is_known(&self, designator: &str) -> bool {
-        codes::is_public_scheme(designator)
+        is_public_scheme(designator)
             || codes::declaration(designator).is_some()
-            || self.of_source.contains_key(designator)
+            || (self.of_source.contains_key(designator) && !self.of_models.contains(designator))
     }
 }
 

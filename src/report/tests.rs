@@ -365,6 +365,22 @@ fn a_finding_without_a_score_holds_none_and_names_its_model_all_the_same() {
 }
 
 #[test]
+fn a_private_code_of_a_card_is_declared_as_its_manufacturers() {
+    let mut ours = negative();
+    ours.finding.code = Code::new("LUNG-LESION", "99XRV", "Lung lesion");
+    let report = build_one(vec![ours], &options());
+    let schemes = report.element_by_name("CodingSchemeIdentificationSequence").unwrap();
+    let schemes = schemes.items().unwrap();
+    let declared = schemes.iter().find(|i| text(i, "CodingSchemeDesignator") == "99XRV").unwrap();
+    assert_eq!(text(declared, "CodingSchemeName"), "private codes of Example");
+    assert!(text(declared, "CodingSchemeUID").starts_with("2.25."));
+    let mut unknown = negative();
+    unknown.finding.code = Code::new("LUNG-LESION", "L", "Lung lesion");
+    let refused = build(&assessment(vec![unknown]), &[&image("2.25.10", "2.25.11")], &options());
+    assert!(matches!(refused, Err(ReportError::Code { scheme, .. }) if scheme == "L"));
+}
+
+#[test]
 fn what_contradicts_itself_is_not_written() {
     let with = |change: fn(&mut FindingAssessment)| {
         let mut f = negative();
@@ -381,7 +397,7 @@ fn what_contradicts_itself_is_not_written() {
         (with(|f| f.level = Level::Indeterminate), |e| matches!(e, ReportError::MissingReason(_))),
         (with(|f| f.clinical.name = " ".into()), |e| matches!(e, ReportError::Model(_))),
         (with(|f| f.clinical.name = "RaceNet".into()), |e| matches!(e, ReportError::Model(_))),
-        (with(|f| f.finding.code.scheme = "99LOCAL".into()), |e| matches!(e, ReportError::Code { .. })),
+        (with(|f| f.finding.code.scheme = "LOCAL".into()), |e| matches!(e, ReportError::Code { .. })),
         (vec![negative(), negative()], |e| matches!(e, ReportError::RepeatedFinding(_))),
     ];
     for (findings, expected) in rows {
