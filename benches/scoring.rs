@@ -63,6 +63,7 @@ async fn through(engine: &Engine, packages: &[Package]) -> f64 {
         .map(|p| (0..IMAGES).map(|i| ModelInput { contract: p.contract.digest(), values: image(i) }).collect())
         .collect();
     let start = Instant::now();
+    let _coming = engine.announce();
     let mut tasks = tokio::task::JoinSet::new();
     for (package, inputs) in packages.iter().zip(inputs) {
         for input in inputs {

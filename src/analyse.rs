@@ -16,9 +16,11 @@ pub use scored::posterior;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::assemble::ResultWait;
 use crate::assess::{self, AssessInput, Profile, RiskSettings};
@@ -28,12 +30,12 @@ use crate::domain::{
     InstanceHeader, ModelIdentity, Purpose, ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore,
     Timestamp, Uid,
 };
-use crate::infer::{self, Elsewhere, Package};
-use crate::pixels::{self, Frames, Workers};
+use crate::infer::{self, Company, InferError, Package};
+use crate::pixels::{self, Frames, Parts, SeenFrame, Workers};
 use crate::report::{self, Completion, Observer, Predecessor, ReportOptions, SrClass};
 
 use scored::{Scored, scored};
-use scorers::{Scorers, Unscored};
+use scorers::{Asked, Scorers, Verdict, verdict, waits};
 use study::{
     admits, asked, frames_seen, in_slice_order, is_loss, is_missing, is_purpose, kept, lacks_a_score,
     nothing_to_analyse, patient_mismatch, race_of, scores_images, whole,
@@ -48,13 +50,14 @@ pub struct Read {
     pub scores: Vec<ImageScore>,
     /// Set where no model scored the instance, with the reason.
     pub refusal: Option<Refusal>,
-    /// A model server cannot be asked now: the object is to be read again after so long. Says nothing of the object.
+    /// A model server cannot be asked now, or a device has no memory left: the object is to be read again after so long.
+    /// Says nothing of the object.
     pub later: Option<Duration>,
     /// What a clinical product says in this object, with the refusal `clinical-result`.
     pub results: Vec<ClinicalResult>,
     /// Keys of the packages of products that may see this image, and whose result comes elsewhere.
     pub awaited: Vec<String>,
-    /// A model server failed at the image, which another attempt may change. What else is here holds if it does not.
+    /// A model failed at the image, which another attempt may change. What else is here holds if it does not.
     pub failed: Option<Refusal>,
 }
 
@@ -67,6 +70,8 @@ pub struct ReadOptions<'a> {
     pub sender: Option<&'a AeTitle>,
     /// How long the object has waited for model servers: after as long as a card allows it goes on without that one.
     pub waited: Duration,
+    /// What the node died of while it read this object shares no batch.
+    pub company: Company,
 }
 
 /// What a complete study comes to.
@@ -106,6 +111,8 @@ pub const NOT_ALL_AUDITED: &str = "Not every image of the study could be audited
 /// Everything that is loaded once and serves every study.
 pub struct Analyser {
     workers: Workers,
+    readers: Arc<Semaphore>,
+    readers_max: usize,
     scorers: Scorers,
     packages: Vec<Package>,
     audit: ModelIdentity,
@@ -145,7 +152,10 @@ impl Analyser {
         let profile = profile.map(|profile| profile.for_cards(&cards(&packages)));
         let race_prior = models.race_prior.as_deref().map(|path| RacePrior::of(path, &packages)).transpose()?;
         let scorers = Scorers::start(&packages, models)?;
+        let readers_max = config.pixels.workers + 1;
         Ok(Self {
+            readers: Arc::new(Semaphore::new(readers_max)),
+            readers_max,
             workers: Workers::start(&config.pixels, executable),
             scorers,
             packages,
@@ -181,11 +191,33 @@ impl Analyser {
         self.scorers.ended().await;
     }
 
-    /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal.
+    /// False while a device has no memory for one image.
+    pub fn is_sound(&self) -> bool {
+        self.scorers.is_sound()
+    }
+
+    /// Permits to read, as many as there are decode workers and one more.
+    pub fn readers(&self) -> &Arc<Semaphore> {
+        &self.readers
+    }
+
+    /// Objects that may be under way at once: those that are read, and those that wait for their scores, so that models
+    /// get full batches.
+    pub fn objects_max(&self) -> usize {
+        self.readers_max + self.scorers.images_max()
+    }
+
+    /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal. The `reader`, one of
+    /// [`Analyser::readers`], is given back as soon as the models have all of the image.
     ///
     /// # Errors
     /// Only faults of the node itself (the engine is gone), after which the instance should be tried again.
-    pub async fn read(&self, file: &Path, options: ReadOptions<'_>) -> anyhow::Result<Read> {
+    pub async fn read(
+        &self,
+        file: &Path,
+        options: ReadOptions<'_>,
+        reader: OwnedSemaphorePermit,
+    ) -> anyhow::Result<Read> {
         let header = match self.workers.read_header(file).await {
             Ok(header) => header,
             Err(refusal) => return Ok(Read { refusal: Some(refusal), ..Read::default() }),
@@ -203,7 +235,8 @@ impl Analyser {
         };
         let (products, admitted): (Vec<&Package>, _) = admitted.into_iter().partition(|p| !scores_images(p));
         read.awaited = products.iter().map(|p| p.key()).collect();
-        read.later = admitted.iter().filter_map(|p| self.scorers.down_for(p).filter(|_| waits(p, options))).max();
+        read.later =
+            admitted.iter().filter_map(|p| self.scorers.down_for(p).filter(|_| waits(p, options.waited))).max();
         if read.later.is_some() {
             return Ok(read);
         }
@@ -213,38 +246,35 @@ impl Analyser {
                 contracts.push(package.contract.clone());
             }
         }
-        let mut outputs: Vec<Result<Vec<Vec<f64>>, Unscored>> = vec![Ok(Vec::new()); admitted.len()];
-        let mut frames = Vec::new();
-        let mut parts = self.workers.parts(file, &contracts, Frames::default());
-        while let Some(part) = parts.next().await {
-            let part = match part {
-                Ok(part) => part,
-                Err(refusal) => {
-                    read.refusal = Some(refusal);
-                    return Ok(read);
-                }
-            };
-            for (package, outputs) in admitted.iter().zip(&mut outputs) {
-                let place = contracts.iter().position(|c| *c == package.contract);
-                let inputs = place.and_then(|place| part.inputs.get(place).cloned()).unwrap_or_else(|| Ok(Vec::new()));
-                self.scorers.score(package, inputs, outputs).await?;
+        let coming = self.scorers.announce();
+        let mut asked: Vec<Asked> = admitted.iter().map(|_| Asked::default()).collect();
+        let parts = self.workers.parts(file, &contracts, Frames::default());
+        let handed = self.hand_over(parts, &contracts, &admitted, options.company, &mut asked).await;
+        // The models have all of it: the next object may be read meanwhile.
+        drop((coming, reader));
+        let mut ended = None;
+        let frames = match handed {
+            Ok(Ok(frames)) => frames,
+            Ok(Err(refusal)) => {
+                read.refusal = Some(refusal);
+                return Ok(read);
             }
-            frames.extend(part.frames);
-            if !outputs.is_empty() && outputs.iter().all(Result::is_err) {
-                break;
+            Err(error) => {
+                ended = Some(error);
+                Vec::new()
             }
+        };
+        for (package, asked) in admitted.iter().zip(&mut asked) {
+            ended = ended.or(asked.settle(package).await.err());
         }
-        for (package, outcome) in admitted.iter().zip(&outputs).filter(|(p, _)| p.elsewhere.is_some()) {
-            match outcome {
-                Err(Unscored::Unavailable { after, .. }) if waits(package, options) => {
-                    read.later = read.later.max(Some(*after));
-                }
-                Err(Unscored::Refused(refusal)) if refusal.code == RefusalCode::ModelFailed => {
-                    read.failed = Some(refusal.clone());
-                }
-                Err(Unscored::Refused(_) | Unscored::Unavailable { .. }) | Ok(_) => {}
-            }
+        if let Some(ended) = ended {
+            // What a model said of the image before its device was lost is the image's.
+            read.refusal = Some(asked.iter().find_map(Asked::failure).ok_or(ended)?);
+            return Ok(read);
         }
+        let mut outputs: Vec<_> = asked.into_iter().map(|asked| asked.outputs).collect();
+        let Verdict { later, failed } = verdict(&admitted, &mut outputs, options.waited);
+        (read.later, read.failed) = (later, failed);
         if read.later.is_some() {
             return Ok(read);
         }
@@ -256,6 +286,37 @@ impl Analyser {
             Err(refusal) => read.refusal = Some(refusal),
         }
         Ok(read)
+    }
+
+    /// Gives the models the image part by part; the frames that it has. What one contract cannot have, others may.
+    ///
+    /// # Errors
+    /// The inference thread has ended.
+    async fn hand_over(
+        &self,
+        mut parts: Parts,
+        contracts: &[Contract],
+        admitted: &[&Package],
+        company: Company,
+        asked: &mut [Asked],
+    ) -> Result<Result<Vec<SeenFrame>, Refusal>, InferError> {
+        let mut frames = Vec::new();
+        while let Some(part) = parts.next().await {
+            let part = match part {
+                Ok(part) => part,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            for (package, asked) in admitted.iter().zip(&mut *asked) {
+                let place = contracts.iter().position(|c| *c == package.contract);
+                let inputs = place.and_then(|place| part.inputs.get(place).cloned()).unwrap_or_else(|| Ok(Vec::new()));
+                self.scorers.ask(package, inputs, company, asked).await?;
+            }
+            frames.extend(part.frames);
+            if !asked.is_empty() && asked.iter().all(|asked| asked.outputs.is_err()) {
+                break;
+            }
+        }
+        Ok(Ok(frames))
     }
 
     /// Reads a report of a clinical product by the cards of those whose it may be.
@@ -417,14 +478,6 @@ fn is_report(header: &InstanceHeader) -> bool {
     let class = header.sop_class.as_str();
     let is_class = class.starts_with("1.2.840.10008.5.1.4.1.1.88.") && class != KEY_OBJECTS;
     (header.modality == "SR" || is_class) && !report::is_own(header)
-}
-
-/// Whether an image waits for the package's server still.
-fn waits(package: &Package, options: ReadOptions<'_>) -> bool {
-    match &package.elsewhere {
-        Some(Elsewhere::Server(server)) => options.waited < server.wait,
-        Some(Elsewhere::Product(_)) | None => false,
-    }
 }
 
 /// A random UID under 2.25 (PS3.5 B.2).

@@ -5,16 +5,24 @@
 
 use std::time::Duration;
 
+use tokio_util::task::AbortOnDropHandle;
+
 use crate::config;
 use crate::domain::{ModelInput, Refusal, RefusalCode};
-use crate::infer::{Elsewhere, Engine, EngineOptions, InferError, Package};
+use crate::infer::{Coming, Company, Elsewhere, Engine, EngineOptions, InferError, Package, Scoring};
 use crate::remote::{RemoteError, Servers};
+
+/// When an image comes back for which a device had no memory.
+const MEMORY_AFTER: Duration = Duration::from_secs(10);
+/// For how long it does.
+const MEMORY_WAIT: Duration = Duration::from_secs(600);
 
 /// Why a package has no score of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unscored {
     Refused(Refusal),
-    /// Its server cannot be asked now, and when it may be worth while: that says nothing of the image.
+    /// Its server cannot be asked now, or its device has no memory left, and when it may be worth while: that says
+    /// nothing of the image.
     Unavailable {
         after: Duration,
         cause: String,
@@ -53,56 +61,223 @@ impl Scorers {
         self.engine.ended().await;
     }
 
+    /// False while a device of this process has no memory for one image.
+    pub(super) fn is_sound(&self) -> bool {
+        self.engine.is_sound()
+    }
+
     /// How long the package's server is left alone still, if it is: images need not be decoded for it.
     pub(super) fn down_for(&self, package: &Package) -> Option<Duration> {
         if is_server(package) { self.servers.down_for(&package.key()) } else { None }
     }
 
-    /// Adds the model's outputs for these inputs, one by one; or the first reason why it has none for the image.
+    /// Says that an image is being prepared for the models of this process, until what comes back is dropped.
+    pub(super) fn announce(&self) -> Coming {
+        self.engine.announce()
+    }
+
+    /// Images that may wait for a model besides those that are being prepared.
+    pub(super) fn images_max(&self) -> usize {
+        self.engine.images_max().max(self.servers.images_max())
+    }
+
+    /// Hands these inputs over to the package, all at once, after what it was asked before is answered. Waits while it
+    /// has too much to do.
     ///
     /// # Errors
     /// The inference thread has ended.
-    pub(super) async fn score(
+    pub(super) async fn ask(
         &self,
         package: &Package,
         inputs: Result<Vec<ModelInput>, Refusal>,
-        outputs: &mut Result<Vec<Vec<f64>>, Unscored>,
+        company: Company,
+        asked: &mut Asked,
     ) -> Result<(), InferError> {
-        let Ok(scored) = outputs else { return Ok(()) };
-        let inputs = match inputs {
-            Ok(inputs) => inputs,
-            Err(refusal) => {
-                *outputs = Err(Unscored::Refused(refusal));
-                return Ok(());
-            }
-        };
-        for input in inputs {
-            match self.score_one(package, input).await {
-                Ok(values) => scored.push(values),
-                Err(RemoteError::Failed(InferError::Stopped)) => return Err(InferError::Stopped),
-                Err(RemoteError::Failed(error)) => {
-                    let failure = format!("{}: {error}", package.identity.name);
-                    *outputs = Err(Unscored::Refused(Refusal::new(RefusalCode::ModelFailed, failure)));
-                    return Ok(());
-                }
-                Err(RemoteError::Unavailable { after, cause }) => {
-                    *outputs = Err(Unscored::Unavailable { after, cause });
-                    return Ok(());
+        asked.settle(package).await?;
+        if asked.outputs.is_err() {
+            return Ok(());
+        }
+        let key = package.key();
+        match inputs {
+            Err(refusal) => asked.outputs = Err(Unscored::Refused(refusal)),
+            Ok(inputs) if is_server(package) => asked.waiting.extend(inputs.into_iter().map(|input| {
+                let (servers, key) = (self.servers.clone(), key.clone());
+                let score = async move { servers.score(&key, input).await };
+                Waiting::Server(AbortOnDropHandle::new(tokio::spawn(score)))
+            })),
+            Ok(inputs) => {
+                for input in inputs {
+                    asked.waiting.push(Waiting::Here(self.engine.submit(&key, input, company).await?));
                 }
             }
         }
         Ok(())
     }
+}
 
-    async fn score_one(&self, package: &Package, input: ModelInput) -> Result<Vec<f64>, RemoteError> {
-        let key = package.key();
-        if is_server(package) {
-            return self.servers.score(&key, input).await;
+/// What a package was asked of an image, and what it said so far.
+pub(super) struct Asked {
+    waiting: Vec<Waiting>,
+    /// Frame by frame; or the first reason why it has no score of the image.
+    pub(super) outputs: Result<Vec<Vec<f64>>, Unscored>,
+}
+
+/// An input that is being scored.
+enum Waiting {
+    Here(Scoring),
+    Server(AbortOnDropHandle<Result<Vec<f64>, RemoteError>>),
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self { waiting: Vec::new(), outputs: Ok(Vec::new()) }
+    }
+}
+
+impl Asked {
+    pub(super) fn failure(&self) -> Option<Refusal> {
+        failure(&self.outputs)
+    }
+
+    /// Waits for what is under way. After the first failure no other answer counts.
+    ///
+    /// # Errors
+    /// The inference thread has ended.
+    pub(super) async fn settle(&mut self, package: &Package) -> Result<(), InferError> {
+        for waiting in self.waiting.drain(..) {
+            let Ok(outputs) = &mut self.outputs else { break };
+            let answer = match waiting {
+                Waiting::Here(scoring) => scoring.answer().await.map_err(RemoteError::Failed),
+                Waiting::Server(asking) => asking.await.unwrap_or(Err(RemoteError::Failed(InferError::Stopped))),
+            };
+            match answer {
+                Ok(values) => outputs.push(values),
+                Err(RemoteError::Failed(InferError::Stopped)) => return Err(InferError::Stopped),
+                Err(RemoteError::Failed(InferError::OutOfMemory(cause))) => {
+                    self.outputs = Err(Unscored::Unavailable { after: MEMORY_AFTER, cause });
+                }
+                Err(RemoteError::Failed(error)) => {
+                    let failure = format!("{}: {error}", package.identity.name);
+                    self.outputs = Err(Unscored::Refused(Refusal::new(RefusalCode::ModelFailed, failure)));
+                }
+                Err(RemoteError::Unavailable { after, cause }) => {
+                    self.outputs = Err(Unscored::Unavailable { after, cause });
+                }
+            }
         }
-        Ok(self.engine.score(&key, input).await?)
+        Ok(())
+    }
+}
+
+/// What the answers of all packages of an image come to.
+#[derive(Debug, PartialEq)]
+pub(super) struct Verdict {
+    /// It is to be read again after so long.
+    pub(super) later: Option<Duration>,
+    /// Another attempt may change this.
+    pub(super) failed: Option<Refusal>,
+}
+
+/// Judges an image that has `waited` so long. Where a device had no memory for as long, that is a failure.
+pub(super) fn verdict(
+    packages: &[&Package],
+    outputs: &mut [Result<Vec<Vec<f64>>, Unscored>],
+    waited: Duration,
+) -> Verdict {
+    let mut verdict = Verdict { later: None, failed: None };
+    for (package, outcome) in packages.iter().zip(outputs) {
+        match outcome {
+            Err(Unscored::Unavailable { after, .. }) if waits(package, waited) => {
+                verdict.later = verdict.later.max(Some(*after));
+            }
+            Err(Unscored::Unavailable { cause, .. }) if package.elsewhere.is_none() => {
+                let detail = format!("{}: the device had no memory: {cause}", package.identity.name);
+                *outcome = Err(Unscored::Refused(Refusal::new(RefusalCode::ModelFailed, detail)));
+            }
+            _ => {}
+        }
+        verdict.failed = verdict.failed.or_else(|| failure(outcome));
+    }
+    verdict
+}
+
+/// Whether an image that has `waited` so long waits still, for the package's server or for memory.
+pub(super) fn waits(package: &Package, waited: Duration) -> bool {
+    match &package.elsewhere {
+        Some(Elsewhere::Server(server)) => waited < server.wait,
+        Some(Elsewhere::Product(_)) => false,
+        None => waited < MEMORY_WAIT,
+    }
+}
+
+/// The refusal of an image that a model failed at.
+fn failure(outcome: &Result<Vec<Vec<f64>>, Unscored>) -> Option<Refusal> {
+    match outcome {
+        Err(Unscored::Refused(refusal)) if refusal.code == RefusalCode::ModelFailed => Some(refusal.clone()),
+        _ => None,
     }
 }
 
 fn is_server(package: &Package) -> bool {
     matches!(package.elsewhere, Some(Elsewhere::Server(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::domain::Precision;
+
+    #[tokio::test]
+    async fn the_frames_of_an_image_are_scored_together_and_by_all_models_at_the_same_time() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let packages: Vec<Package> =
+            ["demo-race", "demo-clinical"].map(|name| Package::load(&dir.join(name)).expect("a demo model")).into();
+        let models = config::Models {
+            dir,
+            race: None,
+            race_prior: None,
+            clinical: Vec::new(),
+            devices: vec![config::Device::Cpu],
+            precision: config::PrecisionChoice::Named(Precision::Fp32),
+            batch_max: 8,
+            batch_delay: Duration::from_secs(86_400),
+            threads: 1,
+            deterministic: false,
+        };
+        let scorers = Scorers::start(&packages, &models).expect("models that start");
+        assert_eq!(scorers.images_max(), 16);
+        let coming = scorers.announce();
+        let mut asked = [Asked::default(), Asked::default()];
+        for (package, asked) in packages.iter().zip(&mut asked) {
+            let black = ModelInput { contract: package.contract.digest(), values: vec![0.0; package.contract.len()] };
+            scorers.ask(package, Ok(vec![black; 5]), Company::Any, asked).await.expect("an engine");
+        }
+        drop(coming);
+        for (package, mut asked) in packages.iter().zip(asked) {
+            asked.settle(package).await.expect("an engine");
+            assert_eq!(asked.outputs.expect("scores").len(), 5);
+        }
+        let stats = scorers.engine.stats();
+        assert_eq!((stats.batches, stats.inputs), (2, 10));
+    }
+
+    #[test]
+    fn an_image_waits_for_memory_a_while_and_is_never_kept_without_a_score_at_once() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let [race, clinical] =
+            ["demo-race", "demo-clinical"].map(|name| Package::load(&dir.join(name)).expect("a demo model"));
+        let judge = |outcome: Unscored, waited: Duration| {
+            let mut outputs = [Err(outcome), Ok(vec![vec![0.5]])];
+            let Verdict { later, failed } = verdict(&[&race, &clinical], &mut outputs, waited);
+            (later, failed.map(|refusal| refusal.code))
+        };
+        let full = || Unscored::Unavailable { after: MEMORY_AFTER, cause: "out of memory".into() };
+        assert_eq!(judge(full(), Duration::ZERO), (Some(MEMORY_AFTER), None));
+        assert_eq!(judge(full(), MEMORY_WAIT), (None, Some(RefusalCode::ModelFailed)));
+        let refused = |code| Unscored::Refused(Refusal::new(code, "a reason"));
+        assert_eq!(judge(refused(RefusalCode::ModelFailed), Duration::ZERO).1, Some(RefusalCode::ModelFailed));
+        assert_eq!(judge(refused(RefusalCode::Inconsistent), Duration::ZERO), (None, None));
+    }
 }

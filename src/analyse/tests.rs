@@ -1,5 +1,6 @@
 //! The race score must come from the same images as the clinical score; what a report says of its images.
 
+use super::scorers::Unscored;
 use super::*;
 use crate::domain::{ImageFacts, IndReason};
 

@@ -56,7 +56,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
         .await
         .context("loading the models ended early")??;
     let analyser = Arc::new(analyser);
-    let read = read_all(&analyser, files, config.pixels.workers + 1).await?;
+    let read = read_all(&analyser, files).await?;
 
     let (mut studies, unreadable) = by_study(read);
     for (model, file) in &options.results {
@@ -133,21 +133,18 @@ fn is_dicom(path: &Path) -> bool {
     fs::File::open(path).is_ok_and(|mut f| f.read_exact(&mut start).is_ok()) && start[128..] == *b"DICM"
 }
 
-async fn read_all(
-    analyser: &Arc<Analyser>,
-    files: Vec<PathBuf>,
-    at_once: usize,
-) -> anyhow::Result<Vec<(PathBuf, Read)>> {
+async fn read_all(analyser: &Arc<Analyser>, files: Vec<PathBuf>) -> anyhow::Result<Vec<(PathBuf, Read)>> {
     let bar = progress(files.len() as u64, "reading");
-    let permits = Arc::new(Semaphore::new(at_once));
+    let objects = Arc::new(Semaphore::new(analyser.objects_max()));
     let mut running = tokio::task::JoinSet::new();
     for (index, path) in files.into_iter().enumerate() {
-        let permit = Arc::clone(&permits).acquire_owned().await.context("reading was stopped")?;
+        let object = Arc::clone(&objects).acquire_owned().await.context("reading was stopped")?;
+        let reader = Arc::clone(analyser.readers()).acquire_owned().await.context("reading was stopped")?;
         let (analyser, bar) = (Arc::clone(analyser), bar.clone());
         running.spawn(async move {
-            let read = analyser.read(&path, ReadOptions::default()).await;
+            let read = analyser.read(&path, ReadOptions::default(), reader).await;
             bar.inc(1);
-            drop(permit);
+            drop(object);
             read.map(|read| (index, path, read))
         });
     }
@@ -155,7 +152,10 @@ async fn read_all(
     while let Some(done) = running.join_next().await {
         let done = done.context("reading a file ended early")??;
         let waits = done.2.later.is_some();
-        anyhow::ensure!(!waits, "a model server cannot be asked now; `sidelight model verify` tells why");
+        anyhow::ensure!(
+            !waits,
+            "a model server cannot be asked now, or a device has no memory; `sidelight model verify` tells why"
+        );
         read.push(done);
     }
     bar.finish_and_clear();

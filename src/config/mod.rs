@@ -336,7 +336,7 @@ pub struct Models {
     pub precision: PrecisionChoice,
     /// Images per batch; 0: as many as each model is fastest with.
     pub batch_max: usize,
-    /// How long a batch waits for company.
+    /// How long a batch waits for company that is being decoded.
     pub batch_delay: Duration,
     /// Intra-op threads of libtorch; 0: as many as there are cores.
     pub threads: usize,

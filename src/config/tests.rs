@@ -262,6 +262,7 @@ fn every_fault_of_a_file_is_found_at_once() {
         ("models.device = \"cuda:1, cuda:01\"".into(), &["models.device"]),
         ("models.precision = \"fp8\"".into(), &["models.precision"]),
         ("models.deterministic = true".into(), &["models.threads"]),
+        ("models.deterministic = true\nmodels.threads = 2\nmodels.precision = \"auto\"".into(), &["models.precision"]),
         ("models.device = \"gpu\"\nlog.filter = \"inof\"".into(), &["models.device", "log.filter"]),
         (with(SOURCE, "hosts = [\"localhost\", \"10.0.0.0/8\"]"), &["sources[0].hosts"]),
         (

@@ -13,8 +13,8 @@ use super::parse::{self, Parsed};
 use super::raw::{self, Entry, Raw};
 use super::web;
 use super::{
-    Alias, Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, Risk, Source, Store, StudyRules,
-    load::Origins,
+    Alias, Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, PrecisionChoice, Risk, Source, Store,
+    StudyRules, load::Origins,
 };
 
 const KIB: u64 = 1 << 10;
@@ -327,6 +327,11 @@ impl Check<'_> {
                 "leaves the number of threads to the machine, and the last bits of a score depend on it".to_owned();
             let remedy = "write how many, e.g. 4, or set models.deterministic = false";
             self.contradiction("models.threads", &raw.threads, what, remedy);
+        }
+        if deterministic == Some(true) && precision == Some(PrecisionChoice::Fastest) {
+            let what = "takes what is fastest at each start, and scores depend on it".to_owned();
+            let remedy = "name one, e.g. \"fp32\", or set models.deterministic = false";
+            self.contradiction("models.precision", &raw.precision, what, remedy);
         }
         Some(Models {
             dir: dir?,

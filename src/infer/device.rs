@@ -35,6 +35,18 @@ pub fn resolve(device: Device) -> Result<tch::Device, EngineError> {
     Ok(resolve_all(&[device])?.first().copied().unwrap_or(tch::Device::Cpu))
 }
 
+/// Whether cuBLAS, which reads `workspace` (`CUBLAS_WORKSPACE_CONFIG`) when it is loaded, adds up in one order only.
+pub(super) fn can_be_deterministic(devices: &[tch::Device], workspace: Option<&str>) -> Result<(), EngineError> {
+    let cuda = devices.iter().find(|device| matches!(device, tch::Device::Cuda(_)));
+    match cuda {
+        Some(device) if !matches!(workspace, Some(":4096:8" | ":16:8")) => Err(EngineError::Device {
+            device: device_name(*device),
+            reason: "models.deterministic needs CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// How many CUDA devices there are, at least one, or why there is none.
 fn cuda_count() -> Result<usize, String> {
     cuda::load_backend().map_err(|reason| format!("libtorch's CUDA library cannot be loaded ({reason})"))?;
@@ -55,6 +67,19 @@ pub fn device_name(device: tch::Device) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gpu_is_deterministic_only_where_cublas_was_told_to_be() {
+        let (cpu, gpu) = (tch::Device::Cpu, tch::Device::Cuda(0));
+        for (devices, workspace, fit) in [
+            (&[cpu][..], None, true),
+            (&[gpu], None, false),
+            (&[gpu], Some(":0:0"), false),
+            (&[gpu], Some(":4096:8"), true),
+        ] {
+            assert_eq!(can_be_deterministic(devices, workspace).is_ok(), fit, "{devices:?} {workspace:?}");
+        }
+    }
 
     #[test]
     fn auto_always_finds_a_device_and_a_named_one_is_never_replaced() {

@@ -1,20 +1,20 @@
 //! The engine: a thread for each device owns all models there; one queue feeds them, answers come through oneshots.
 //!
-//! Requests wait in a bounded queue (a permit each, so callers wait, memory does not grow), from which every device
-//! takes batches (`queue`, `worker`). It has started once every model on every device scored an image that came through
+//! Requests wait in a bounded queue (a permit of their model each, so callers wait, memory does not grow), from which
+//! every device takes batches (`queue`, `worker`). It has started once every model on every device scored an image that came through
 //! that queue; if a thread ends before it is told to, all of it has ended. Neighbours: `precision` and `torch` below;
-//! `analyse` calls [`Engine::score`]. Left out: retries, scores' storage.
+//! `analyse` calls [`Engine::submit`]. Left out: retries, scores' storage.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::config;
 use crate::domain::{ModelInput, Precision};
@@ -23,10 +23,18 @@ use super::device;
 use super::error::{EngineError, InferError};
 use super::limit::BatchLimit;
 use super::manifest::Package;
-use super::queue::{Queue, Reply, Request};
-use super::torch::LoadedModel;
+use super::queue::{Answer, Coming, Company, Queue, Reply, Request};
+use super::torch::{self, LoadedModel};
+use super::watch::Watch;
 use super::worker::{Counters, End, Worker};
 use super::{precision, probe, script};
+
+/// Any batch may take so long; one that took longer at the start, more.
+const BATCH_LIMIT: Duration = Duration::from_secs(60);
+/// Loading, trying out and measuring all models on a device may take so long.
+const START_LIMIT: Duration = Duration::from_secs(900);
+/// How long a thread is waited for whose device may be lost.
+const LEFT_AFTER: Duration = Duration::from_secs(10);
 
 /// How the engine runs.
 #[derive(Debug, Clone)]
@@ -35,7 +43,7 @@ pub struct EngineOptions {
     pub precision: config::PrecisionChoice,
     /// Images per batch; 0: as many as each model is fastest with.
     pub batch_max: usize,
-    /// How long an input waits for company.
+    /// How long an input waits for company that has been announced.
     pub batch_delay: Duration,
     /// Intra-op threads of libtorch; 0: as many as there are cores.
     pub threads: usize,
@@ -65,6 +73,25 @@ pub struct Placement {
     pub batch_max: usize,
 }
 
+/// An image that is being scored. Nobody waits for one that was dropped.
+#[derive(Debug)]
+pub struct Scoring {
+    waiting: oneshot::Receiver<Answer>,
+    ended: CancellationToken,
+}
+
+impl Scoring {
+    /// Probabilities in the order of the card's labels.
+    pub async fn answer(self) -> Result<Vec<f64>, InferError> {
+        tokio::select! {
+            biased;
+            answer = self.waiting => answer.unwrap_or(Err(InferError::Stopped)),
+            // A device that does not come back keeps what it has.
+            () = self.ended.cancelled() => Err(InferError::Stopped),
+        }
+    }
+}
+
 /// Handle to the inference threads; clones share it. The threads end when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Engine(Arc<Handle>);
@@ -73,12 +100,17 @@ pub struct Engine(Arc<Handle>);
 struct Handle {
     queue: Arc<Queue>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    permits: Arc<Semaphore>,
+    /// By model: how many of its inputs may wait or be under way.
+    permits: Vec<Arc<Semaphore>>,
+    images_max: usize,
     models: HashMap<String, usize>,
     counters: Arc<Counters>,
     devices: String,
     placements: Vec<Placement>,
     ended: CancellationToken,
+    watch: Arc<Watch>,
+    /// The thread that looks at the clock ends when it is dropped.
+    alive: Option<mpsc::Sender<()>>,
 }
 
 impl Default for EngineOptions {
@@ -113,24 +145,48 @@ impl Engine {
     /// image. Blocks until all are ready or one is not.
     pub fn start(packages: Vec<Package>, options: EngineOptions) -> Result<Self, EngineError> {
         let choice = options.precision;
-        let load = {
-            let packages = packages.clone();
-            move |device| packages.iter().map(|p| precision::load(p, device, choice)).collect()
+        let read = |package: &Package| Ok((package.clone(), torch::read_script(package)?, Mutex::new(None)));
+        let scripts = packages.iter().map(read).collect::<Result<Vec<_>, EngineError>>()?;
+        let load = move |device| {
+            let load = |(package, script, chosen): &(Package, Vec<u8>, Mutex<Option<Precision>>)| {
+                if choice != config::PrecisionChoice::Fastest {
+                    return precision::load(package, script, device, choice);
+                }
+                // The first device chooses: an image's score must not depend on the device that was free.
+                let mut chosen = chosen.lock().unwrap_or_else(PoisonError::into_inner);
+                let choice = chosen.map_or(choice, config::PrecisionChoice::Named);
+                let model = precision::load(package, script, device, choice)?;
+                *chosen = Some(model.precision());
+                Ok(model)
+            };
+            scripts.iter().map(load).collect()
         };
-        Self::with(&packages, options, Arc::new(load))
+        Self::with(&packages, options, BATCH_LIMIT, Arc::new(load))
     }
 
-    fn with(packages: &[Package], options: EngineOptions, load: Arc<Load>) -> Result<Self, EngineError> {
+    /// `least`: how long any batch may take.
+    fn with(
+        packages: &[Package],
+        options: EngineOptions,
+        least: Duration,
+        load: Arc<Load>,
+    ) -> Result<Self, EngineError> {
         let devices = device::resolve_all(&options.devices)?;
+        if options.deterministic {
+            device::can_be_deterministic(&devices, std::env::var("CUBLAS_WORKSPACE_CONFIG").ok().as_deref())?;
+        }
         let handle = Handle {
             queue: Arc::new(Queue::new(packages.len(), options.batch_delay)),
             threads: Mutex::default(),
-            permits: Arc::new(Semaphore::new(0)),
+            permits: Vec::new(),
+            images_max: 0,
             models: packages.iter().enumerate().map(|(i, p)| (p.key(), i)).collect(),
             counters: Arc::default(),
             devices: devices.iter().map(|d| device::device_name(*d)).collect::<Vec<_>>().join(","),
             placements: Vec::new(),
             ended: CancellationToken::new(),
+            watch: Arc::new(Watch::new(devices.len(), least)),
+            alive: None,
         };
         let (sender, ready) = mpsc::channel();
         for (index, device) in devices.iter().enumerate() {
@@ -139,28 +195,49 @@ impl Engine {
         drop(sender);
         let mut handle = handle;
         for _ in &devices {
-            let placements = ready.recv().unwrap_or_else(|_| Err(ended_early()))?;
+            let placements = handle.in_time(&ready)??;
             handle.placements.extend(placements);
         }
+        handle.watch(packages)?;
         handle.rehearse(packages, devices.len())?;
         for Placement { model, device, precision, batch_max } in &handle.placements {
             info!(model, device, precision = precision.as_str(), batch_max, "a model is ready");
         }
-        // Enough for two batches per device, one that is computed and one that is next, and one in the making for each
-        // model.
-        let batch_max = handle.placements.iter().map(|p| p.batch_max).max().unwrap_or(1);
-        handle.permits.add_permits(batch_max * (2 * devices.len() + packages.len()));
+        // A batch under way on each device, and the next one. Each model has its own, so that a slow one fills no queue
+        // but its own.
+        for package in packages {
+            let own = handle.placements.iter().filter(|p| p.model == package.identity.name);
+            let images = own.map(|p| p.batch_max).max().unwrap_or(1) * (devices.len() + 1);
+            handle.permits.push(Arc::new(Semaphore::new(images)));
+            handle.images_max = handle.images_max.max(images);
+        }
         Ok(Self(Arc::new(handle)))
     }
 
-    /// Scores one image. `model` is [`crate::domain::ModelIdentity::key`]. Probabilities come back in the order of
-    /// the card's labels. Waits while the queue is full; cancel-safe.
-    pub async fn score(&self, model: &str, input: ModelInput) -> Result<Vec<f64>, InferError> {
+    /// Says that an image is being prepared, until what comes back is dropped: batches that are not full wait for it,
+    /// for [`EngineOptions::batch_delay`] at most.
+    pub fn announce(&self) -> Coming {
+        Queue::announce(&self.0.queue)
+    }
+
+    /// Takes one image to be scored. `model` is [`crate::domain::ModelIdentity::key`]. Waits while the model's queue is
+    /// full; cancel-safe. What has no company and fails, fails with an error of its own, even if the device is lost at it.
+    pub async fn submit(&self, model: &str, input: ModelInput, company: Company) -> Result<Scoring, InferError> {
         let model = *self.0.models.get(model).ok_or_else(|| InferError::UnknownModel(model.to_owned()))?;
-        let permit = Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| InferError::Stopped)?;
+        let permit = Arc::clone(&self.0.permits[model]).acquire_owned().await.map_err(|_| InferError::Stopped)?;
         let (sender, waiting) = oneshot::channel();
-        self.0.queue.push(Request { model, input, reply: Reply::Caller { sender, _permit: permit } })?;
-        waiting.await.unwrap_or(Err(InferError::Stopped))
+        self.0.queue.push(Request { model, input, company, reply: Reply::Caller { sender, _permit: permit } })?;
+        Ok(Scoring { waiting, ended: self.0.ended.clone() })
+    }
+
+    /// Scores one image, from [`Engine::submit`] to its answer.
+    pub async fn score(&self, model: &str, input: ModelInput) -> Result<Vec<f64>, InferError> {
+        self.submit(model, input, Company::Any).await?.answer().await
+    }
+
+    /// How many images may wait or be under way for a model: those of one that has most room.
+    pub fn images_max(&self) -> usize {
+        self.0.images_max
     }
 
     /// `cpu`, `cuda:0` or `cuda:0,cuda:1`.
@@ -171,6 +248,11 @@ impl Engine {
     /// Each model on each device, with the precision that its scores are computed in.
     pub fn placements(&self) -> &[Placement] {
         &self.0.placements
+    }
+
+    /// False while a device has no memory for one image.
+    pub fn is_sound(&self) -> bool {
+        self.0.watch.doubted().next().is_none()
     }
 
     /// Resolves when a thread has ended, a device was lost for instance: no input is scored any more.
@@ -200,16 +282,18 @@ impl Handle {
     ) -> Result<(), EngineError> {
         let (options, load) = (options.clone(), Arc::clone(load));
         let (queue, counters, ended) = (Arc::clone(&self.queue), Arc::clone(&self.counters), self.ended.clone());
+        let watch = Arc::clone(&self.watch);
         let thread = std::thread::Builder::new()
             .name(format!("infer {}", device::device_name(device)))
             .spawn(move || {
                 let end = End { queue, ended };
                 match prepare(device, &options, &*load) {
-                    Ok((models, limits, placements)) => {
+                    Ok((models, took, placements)) => {
+                        let limits = placements.iter().map(|p| BatchLimit::new(p.batch_max)).collect();
                         // A caller that is gone by now has closed the queue too, so the loop ends at once.
                         let _ = ready.send(Ok(placements));
                         let deterministic = options.deterministic;
-                        Worker { device: index, models, limits, deterministic, counters, end }.run();
+                        Worker { device: index, models, limits, took, watch, deterministic, counters, end }.run();
                     }
                     Err(error) => drop(ready.send(Err(error))),
                 }
@@ -224,10 +308,11 @@ impl Handle {
         for device in 0..devices {
             for (model, package) in packages.iter().enumerate() {
                 let (sender, answer) = mpsc::channel();
-                let input = probe::input(&package.contract, 2);
-                let request = Request { model, input, reply: Reply::Start { device, sender } };
+                let input = probe::input(&package.contract, probe::REHEARSED);
+                let reply = Reply::Start { device, sender };
+                let request = Request { model, input, company: Company::Any, reply };
                 let sent = self.queue.push(request).map_err(|_| ended_early());
-                let answer = sent.and_then(|()| answer.recv().map_err(|_| ended_early()))?;
+                let answer = sent.and_then(|()| self.in_time(&answer))?;
                 answer
                     .map_err(|e| EngineError::WarmUp { model: package.identity.name.clone(), reason: e.to_string() })?;
             }
@@ -240,17 +325,55 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// What a device's thread says at the start.
+    fn in_time<T>(&self, said: &mpsc::Receiver<T>) -> Result<T, EngineError> {
+        said.recv_timeout(START_LIMIT).map_err(|error| {
+            self.ended.cancel();
+            let minutes = START_LIMIT.as_secs() / 60;
+            match error {
+                mpsc::RecvTimeoutError::Disconnected => ended_early(),
+                mpsc::RecvTimeoutError::Timeout => EngineError::Thread(format!(
+                    "a device did not come back within {minutes} minutes; look whether its driver is sound"
+                )),
+            }
+        })
+    }
+
+    /// Starts the thread that looks at the clock.
+    fn watch(&mut self, packages: &[Package]) -> Result<(), EngineError> {
+        let contracts: Vec<_> = packages.iter().map(|p| p.contract.clone()).collect();
+        let (watch, queue, ended) = (Arc::clone(&self.watch), Arc::clone(&self.queue), self.ended.clone());
+        let (alive, is_alive) = mpsc::channel();
+        let run = move || watch.run(&queue, &contracts, &ended, &is_alive);
+        let thread = std::thread::Builder::new().name("infer watch".to_owned()).spawn(run);
+        thread.map_err(|e| EngineError::Thread(e.to_string()))?;
+        self.alive = Some(alive);
+        Ok(())
+    }
+}
+
 impl Drop for Handle {
-    /// Lets the threads finish their batches: libtorch must not be torn down under them.
+    /// Lets the threads finish their batches: libtorch must not be torn down under them. One that does not come back is
+    /// left behind.
     fn drop(&mut self) {
         self.queue.close();
+        let until = Instant::now() + if self.ended.is_cancelled() { LEFT_AFTER } else { BATCH_LIMIT };
         for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            let _ = thread.join();
+            while !thread.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            } else {
+                error!("an inference thread does not end; it is left behind");
+            }
         }
     }
 }
 
-type Prepared = (Vec<LoadedModel>, Vec<BatchLimit>, Vec<Placement>);
+/// Models, what the largest batch of each takes, and how they run.
+type Prepared = (Vec<LoadedModel>, Vec<Duration>, Vec<Placement>);
 
 /// On the thread of the device, since libtorch keeps these settings by thread.
 fn prepare(device: tch::Device, options: &EngineOptions, load: &Load) -> Result<Prepared, EngineError> {
@@ -262,9 +385,11 @@ fn prepare(device: tch::Device, options: &EngineOptions, load: &Load) -> Result<
     tch::manual_seed(0);
     script::set_deterministic(options.deterministic);
     let models = load(device)?;
-    let mut placements = Vec::new();
+    let (mut placements, mut took) = (Vec::new(), Vec::new());
     for model in &models {
-        let batch_max = if options.deterministic { 1 } else { precision::batch_max(model, options.batch_max)? };
+        let given = if options.deterministic { 1 } else { options.batch_max };
+        let (batch_max, seconds) = precision::batch_max(model, given)?;
+        took.push(seconds);
         placements.push(Placement {
             model: model.package().identity.name.clone(),
             device: device::device_name(device),
@@ -272,8 +397,7 @@ fn prepare(device: tch::Device, options: &EngineOptions, load: &Load) -> Result<
             batch_max,
         });
     }
-    let limits = placements.iter().map(|p| BatchLimit::new(p.batch_max)).collect();
-    Ok((models, limits, placements))
+    Ok((models, took, placements))
 }
 
 fn ended_early() -> EngineError {

@@ -57,8 +57,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-/// Scores all inputs at once; answers in their order.
+/// Scores all inputs at once, in batches that are full or have waited; answers in their order.
 async fn score_all(engine: &Engine, key: &str, inputs: Vec<ModelInput>) -> Vec<Result<Vec<f64>, InferError>> {
+    let _coming = engine.announce();
     let mut tasks = Vec::new();
     for input in inputs {
         let (engine, key) = (engine.clone(), key.to_owned());
@@ -95,15 +96,23 @@ fn a_full_batch_leaves_at_once_and_its_company_does_not_change_an_answer() {
 }
 
 #[test]
-fn a_lone_input_leaves_after_the_delay_and_more_than_the_queue_holds_is_answered() {
+fn what_is_announced_is_waited_for_and_more_than_the_queue_holds_is_answered() {
     let dir = tempfile::tempdir().unwrap();
     let package = package(dir.path(), &network());
     block_on(async {
-        let engine = Engine::start(vec![package.clone()], options(4, Duration::from_millis(1))).unwrap();
-        assert!(engine.score(&package.key(), input(&package, 1.0)).await.is_ok());
+        let day = Duration::from_secs(86_400);
+        let engine = Engine::start(vec![package.clone()], options(4, day)).unwrap();
+        let key = package.key();
+        assert!(engine.score(&key, input(&package, 1.0)).await.is_ok(), "alone, and nothing is on its way");
+        let coming = engine.announce();
+        let first = engine.submit(&key, input(&package, 1.0), Company::Any).await.unwrap();
+        let second = engine.submit(&key, input(&package, 2.0), Company::Any).await.unwrap();
+        drop(coming);
+        assert!(first.answer().await.is_ok() && second.answer().await.is_ok());
+        assert_eq!(engine.stats(), EngineStats { batches: 2, inputs: 3, errors: 0 });
         let many = (0..100).map(|i| input(&package, i as f32)).collect();
         assert!(score_all(&engine, &package.key(), many).await.iter().all(Result::is_ok));
-        assert_eq!(engine.stats().inputs, 101);
+        assert_eq!(engine.stats(), EngineStats { batches: 27, inputs: 103, errors: 0 });
     });
 }
 
@@ -172,6 +181,7 @@ fn an_abandoned_request_blocks_nobody() {
     block_on(async {
         let engine = Engine::start(vec![package.clone()], options(2, Duration::from_secs(86_400))).unwrap();
         let key = package.key();
+        let _coming = engine.announce();
         let mut abandoned = Box::pin(engine.score(&key, input(&package, 1.0)));
         // Polled once, it is in the queue; then its caller goes away.
         assert!(tokio::time::timeout(Duration::ZERO, &mut abandoned).await.is_err());

@@ -42,8 +42,16 @@ pub enum InferError {
 
 /// What a call of libtorch came to: whether a smaller batch may help is in its text only.
 pub(super) fn torch_error(error: &tch::TchError) -> InferError {
-    // c10's allocator of the CPU, C++'s own, that of CUDA, and what cuBLAS and cuDNN say when theirs gets nothing
-    const MEMORY: [&str; 4] = ["can't allocate memory", "std::bad_alloc", "out of memory", "ALLOC_FAILED"];
+    // c10's allocator of the CPU, C++'s own, that of CUDA, what cuBLAS and cuDNN say when theirs gets nothing, and
+    // what libtorch says when cuDNN has no algorithm for the memory that is left
+    const MEMORY: [&str; 6] = [
+        "can't allocate memory",
+        "std::bad_alloc",
+        "out of memory",
+        "ALLOC_FAILED",
+        "ALLOCATION_FAILED",
+        "unable to find an engine to execute this computation",
+    ];
     let text = error.to_string();
     let reason = torch_reason(error);
     if MEMORY.iter().any(|part| text.contains(part)) {
@@ -76,6 +84,8 @@ mod tests {
             ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", true),
             ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", true),
             ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", true),
+            ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", true),
+            ("FIND was unable to find an engine to execute this computation", true),
             (
                 "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried",
                 true,

@@ -35,6 +35,7 @@ mod reference;
 mod scope;
 mod script;
 mod torch;
+mod watch;
 mod worker;
 
 pub use aggregate::{StudyImage, aggregate, ood_of};
@@ -46,7 +47,7 @@ pub use card::{
 pub use check::contract_of;
 pub use device::{device_name, resolve as resolve_device};
 pub use elsewhere::{Elsewhere, Server, ServerCard, Shape, Token};
-pub use engine::{Engine, EngineOptions, EngineStats, Placement};
+pub use engine::{Engine, EngineOptions, EngineStats, Placement, Scoring};
 pub use error::{EngineError, InferError};
 pub use export::{ExportError, export_package, trace, write_package};
 pub use golden::{Golden, GoldenCard, GoldenError, GoldenOutcome, write_golden};
@@ -56,5 +57,6 @@ pub use manifest::{CardFault, ManifestError, Package, Weights, load_all};
 pub use nets::{Width, build as build_network};
 pub use ood::{Ood, OodCard};
 pub use product::{Product, ProductKind, ResultCard};
+pub use queue::{Coming, Company};
 pub use scope::{Scope, ScopeCard};
 pub use torch::probabilities;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::infer::manifest::fixtures::clinical_with;
-use crate::infer::torch::LoadedModel;
+use crate::infer::torch::{LoadedModel, read_script};
 use crate::infer::{ManifestError, Package, reference};
 
 fn numbers(value: &serde_json::Value) -> Vec<f64> {
@@ -25,6 +25,10 @@ fn check(ood: &Ood, logits: &[Vec<f64>], features: &[Vec<f64>], expected: &[f64]
         let found = ood.score(&of(logits, i), &of(features, i)).unwrap();
         assert!((found - expected).abs() <= 1e-9 * expected.abs().max(1.0), "{i}: {found} and {expected}");
     }
+}
+
+fn loaded(package: &Package) -> Result<LoadedModel, crate::infer::EngineError> {
+    LoadedModel::load(package, &read_script(package)?, tch::Device::Cpu, crate::domain::Precision::Fp32)
 }
 
 #[test]
@@ -85,7 +89,7 @@ fn an_image_has_its_score_behind_its_probabilities() {
     let load = |bytes: &[u8]| -> LoadedModel {
         std::fs::write(&weights, bytes).unwrap();
         let package = clinical_with(dir.path(), &weights, |c| with_section(&c, &sidecar));
-        LoadedModel::load(package, tch::Device::Cpu, crate::domain::Precision::Fp32).unwrap()
+        loaded(&package).unwrap()
     };
     let model = load(&network(true));
     model.warm_up().unwrap();
@@ -123,7 +127,7 @@ fn a_native_network_gives_the_features_before_its_last_layer() {
         let native = c.replace("\"torchscript\"", "\"safetensors\"\narchitecture = \"resnet18\"");
         with_section(&native.replace("size = 8", "size = 32"), &sidecar)
     });
-    let model = LoadedModel::load(package, tch::Device::Cpu, crate::domain::Precision::Fp32).unwrap();
+    let model = loaded(&package).unwrap();
     model.warm_up().unwrap();
     let found = model.forward(&[&image]).unwrap().remove(0).unwrap();
     let length: f64 = features.iter().map(|f| f * f).sum();

@@ -4,7 +4,7 @@
 //! it, and only after its scores on fixed images kept the card's tolerance beside those in fp32. Neighbours: `torch`
 //! loads, `probe` has the images, `engine` calls [`load`] for each model on each device.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tch::Device;
 use tracing::warn;
@@ -28,21 +28,33 @@ const BATCH_MAX_CUDA: usize = 128;
 const GAIN: f64 = 0.95;
 /// A batch that takes less than this share of the time per image is worth its memory.
 const BATCH_GAIN: f64 = 0.97;
+/// A start need not take longer for the sake of a model's batches.
+const MEASURING_MAX: Duration = Duration::from_secs(20);
 /// Runs of which the fastest counts.
 const RUNS: usize = 2;
 
 /// The package on the device in the precision that the choice and its card come to, warmed up and held against its card.
-pub(super) fn load(package: &Package, device: Device, choice: PrecisionChoice) -> Result<LoadedModel, EngineError> {
-    let exact = LoadedModel::load(package.clone(), device, Precision::Fp32)?;
+pub(super) fn load(
+    package: &Package,
+    script: &[u8],
+    device: Device,
+    choice: PrecisionChoice,
+) -> Result<LoadedModel, EngineError> {
+    let exact = LoadedModel::load(package, script, device, Precision::Fp32)?;
     exact.warm_up()?;
     let mut chosen = None;
-    for card in candidates(package, device, choice) {
+    let mut candidates = candidates(package, device, choice);
+    if !exact.is_frozen() && !candidates.is_empty() {
+        warn!(model = package.identity.name, "a network that cannot be frozen computes in fp32");
+        candidates.clear();
+    }
+    for card in candidates {
         let fail = |reason: String| EngineError::Precision {
             model: package.identity.name.clone(),
             precision: card.kind.as_str(),
             reason,
         };
-        let reduced = LoadedModel::load(package.clone(), device, card.kind)?;
+        let reduced = LoadedModel::load(package, script, device, card.kind)?;
         keeps(&exact, &reduced, card.score_tolerance).map_err(fail)?;
         let faster = |than: &LoadedModel| -> Result<bool, InferError> {
             let images = IMAGES / 2;
@@ -56,21 +68,23 @@ pub(super) fn load(package: &Package, device: Device, choice: PrecisionChoice) -
     Ok(chosen.unwrap_or(exact))
 }
 
-/// The number of images per batch: `given`, or where that is 0 the smallest that is about as fast as any. One that the
-/// device has no memory for is halved.
-pub(super) fn batch_max(model: &LoadedModel, given: usize) -> Result<usize, EngineError> {
+/// The number of images per batch: `given`, or where that is 0 the smallest that is about as fast as any; and what such a
+/// batch takes. One that the device has no memory for is halved.
+pub(super) fn batch_max(model: &LoadedModel, given: usize) -> Result<(usize, Duration), EngineError> {
     let fail = |error: InferError| EngineError::WarmUp {
         model: model.package().identity.name.clone(),
         reason: error.to_string(),
     };
     let largest = if model.device() == Device::Cpu { BATCH_MAX_CPU } else { BATCH_MAX_CUDA };
     if given == 0 {
-        return fastest_batch(largest, |images| seconds_per_image(model, images)).map_err(fail);
+        let fastest = fastest_batch(largest, MEASURING_MAX, |images| seconds_per_image(model, images)).map_err(fail);
+        return fastest.map(|(images, seconds)| (images, Duration::from_secs_f64(images as f64 * seconds)));
     }
     let mut images = given;
     loop {
+        let start = Instant::now();
         match run(model, images) {
-            Ok(()) => return Ok(images),
+            Ok(()) => return Ok((images, start.elapsed())),
             Err(InferError::OutOfMemory(reason)) if images > 1 => {
                 let model = &model.package().identity.name;
                 warn!(
@@ -84,12 +98,18 @@ pub(super) fn batch_max(model: &LoadedModel, given: usize) -> Result<usize, Engi
     }
 }
 
-/// The smallest size that is about as fast as any. Sizes double until two in a row bring nothing.
-fn fastest_batch(largest: usize, seconds: impl Fn(usize) -> Result<f64, InferError>) -> Result<usize, InferError> {
+/// The smallest size that is about as fast as any, and its time per image. Sizes double until two in a row bring
+/// nothing, or measuring has taken so long.
+fn fastest_batch(
+    largest: usize,
+    measuring_max: Duration,
+    seconds: impl Fn(usize) -> Result<f64, InferError>,
+) -> Result<(usize, f64), InferError> {
+    let start = Instant::now();
     let mut tried = vec![(1, seconds(1)?)];
     let (mut fastest, mut in_vain) = (tried[0].1, 0);
     let mut images = 2;
-    while images <= largest && in_vain < 2 {
+    while images <= largest && in_vain < 2 && start.elapsed() < measuring_max {
         let found = match seconds(images) {
             Ok(found) => found,
             Err(InferError::OutOfMemory(_)) => break,
@@ -101,7 +121,7 @@ fn fastest_batch(largest: usize, seconds: impl Fn(usize) -> Result<f64, InferErr
         images *= 2;
     }
     let about = |(_, seconds): &(usize, f64)| BATCH_GAIN * seconds <= fastest;
-    Ok(tried.into_iter().find(about).map_or(1, |(images, _)| images))
+    Ok(tried.iter().copied().find(about).unwrap_or(tried[0]))
 }
 
 fn candidates(package: &Package, device: Device, choice: PrecisionChoice) -> Vec<PrecisionCard> {

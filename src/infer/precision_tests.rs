@@ -25,6 +25,10 @@ fn package(dir: &Path, precisions: &str) -> Package {
     clinical_with(dir, &file, |card| card.replace("[scope]", &format!("{precisions}\n[scope]")))
 }
 
+fn load_on_cpu(package: &Package, choice: PrecisionChoice) -> Result<LoadedModel, EngineError> {
+    load(package, &crate::infer::torch::read_script(package)?, Device::Cpu, choice)
+}
+
 fn permits(kind: &str, tolerance: f64) -> String {
     format!("[[precision]]\nkind = \"{kind}\"\nscore_tolerance = {tolerance}")
 }
@@ -33,7 +37,7 @@ fn permits(kind: &str, tolerance: f64) -> String {
 fn a_model_computes_in_what_is_asked_for_as_far_as_its_card_permits_it() {
     let dir = tempfile::tempdir().unwrap();
     let package = package(dir.path(), &permits("bf16", 0.1));
-    let load = |choice| super::load(&package, Device::Cpu, choice).unwrap();
+    let load = |choice| load_on_cpu(&package, choice).unwrap();
     assert_eq!(load(Named(Fp32)).precision(), Fp32);
     assert_eq!(load(Named(Fp16)).precision(), Fp32);
     assert!([Fp32, Bf16].contains(&load(Fastest).precision()));
@@ -54,31 +58,33 @@ fn a_model_that_moves_further_than_its_card_says_does_not_start() {
         if choice == Fastest && !cpu_computes(Bf16) {
             continue;
         }
-        let error = super::load(&package, Device::Cpu, choice).err().unwrap().to_string();
+        let error = load_on_cpu(&package, choice).err().unwrap().to_string();
         assert!(
             error.starts_with("model site-chest does not compute in bf16 as its card says: a score of cpu is "),
             "{error}"
         );
         assert!(error.ends_with("the card allows 0.000000001; set models.precision to \"fp32\""), "{error}");
     }
-    assert_eq!(super::load(&package, Device::Cpu, Named(Fp32)).unwrap().precision(), Fp32);
+    assert_eq!(load_on_cpu(&package, Named(Fp32)).unwrap().precision(), Fp32);
 }
 
 #[test]
 fn the_smallest_batch_that_is_about_as_fast_as_any_is_taken() {
     let check = |seconds: fn(usize) -> Option<f64>, expected: usize, tried: &[usize]| {
         let sizes = RefCell::new(Vec::new());
-        let found = fastest_batch(16, |images| {
+        let found = fastest_batch(16, Duration::MAX, |images| {
             sizes.borrow_mut().push(images);
             seconds(images).ok_or_else(|| InferError::OutOfMemory(String::new()))
         });
-        assert_eq!((found, sizes.into_inner()), (Ok(expected), tried.to_vec()));
+        assert_eq!((found.map(|(images, _)| images), sizes.into_inner()), (Ok(expected), tried.to_vec()));
     };
     check(|_| Some(1.0), 1, &[1, 2, 4]);
     check(|n| Some(1.0 / n as f64), 16, &[1, 2, 4, 8, 16]);
     check(|n| if n < 4 { Some(1.0) } else { Some(0.9) }, 4, &[1, 2, 4, 8, 16]);
     check(|n| Some(1.0 - 0.02 * (n as f64).log2()), 8, &[1, 2, 4, 8, 16]);
     check(|n| if n < 4 { Some(1.0 / n as f64) } else { None }, 2, &[1, 2, 4]);
-    let failing = fastest_batch(16, |_| Err(InferError::Torch("x".into())));
+    let failing = fastest_batch(16, Duration::MAX, |_| Err(InferError::Torch("x".into())));
     assert_eq!(failing, Err(InferError::Torch("x".into())));
+    let brief = fastest_batch(16, Duration::ZERO, |n| Ok(1.0 / n as f64));
+    assert_eq!(brief, Ok((1, 1.0)), "no time to try others");
 }

@@ -7,6 +7,9 @@
 
 use crate::domain::{Contract, ModelInput};
 
+/// The image that each model on each device scores before anyone waits for it, and again where a device is doubted.
+pub(super) const REHEARSED: usize = 2;
+
 /// Image number `i` of the contract, any number of them. Number 0 is black, number 1 a ramp, the others are somewhat like
 /// radiographs.
 pub(super) fn image(contract: &Contract, i: usize) -> Vec<f32> {

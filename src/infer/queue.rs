@@ -1,11 +1,12 @@
 //! What waits to be scored: one queue for all devices.
 //!
-//! A batch holds inputs of one model. It leaves when it is full or when its oldest input has waited for the configured
-//! delay, with whichever device is free first. How many wait is bounded by permits (`engine`), one with each request.
+//! A batch holds inputs of one model. It leaves with whichever device is free first: when it is full, when its oldest
+//! input has waited for the configured delay, or as soon as nobody says that more is on its way ([`Coming`]). How many
+//! wait is bounded by permits (`engine`), one with each request.
 //! Neighbours: `engine` puts in, `worker` takes out. Left out: what is done with a batch.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -23,14 +24,24 @@ pub(super) enum Reply {
         /// Given back when the request is answered or dropped.
         _permit: OwnedSemaphorePermit,
     },
-    /// The start of the engine, which has this device score an image.
+    /// The engine itself, which has this device score an image.
     Start { device: usize, sender: mpsc::Sender<Answer> },
+}
+
+/// With whom an input is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Company {
+    #[default]
+    Any,
+    /// Alone: if the device is lost at it, it was not another one's doing.
+    Nobody,
 }
 
 pub(super) struct Request {
     /// Index of the model.
     pub(super) model: usize,
     pub(super) input: ModelInput,
+    pub(super) company: Company,
     pub(super) reply: Reply,
 }
 
@@ -61,7 +72,25 @@ pub(super) struct Queue {
 struct State {
     /// By model, in order of arrival, with the moment at which it need wait no longer.
     waiting: Vec<VecDeque<(Instant, Request)>>,
+    /// Images that are being prepared.
+    coming: usize,
     open: bool,
+}
+
+/// An image is being prepared: as long as one is, batches that are not full wait for their delay.
+#[derive(Debug)]
+pub struct Coming(Arc<Queue>);
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.coming -= 1;
+        let none = state.coming == 0;
+        drop(state);
+        if none {
+            self.0.changed.notify_all();
+        }
+    }
 }
 
 impl std::fmt::Debug for Queue {
@@ -73,7 +102,12 @@ impl std::fmt::Debug for Queue {
 impl Queue {
     pub(super) fn new(models: usize, delay: Duration) -> Self {
         let waiting = (0..models).map(|_| VecDeque::new()).collect();
-        Self { state: Mutex::new(State { waiting, open: true }), changed: Condvar::new(), delay }
+        Self { state: Mutex::new(State { waiting, coming: 0, open: true }), changed: Condvar::new(), delay }
+    }
+
+    pub(super) fn announce(queue: &Arc<Self>) -> Coming {
+        queue.lock().coming += 1;
+        Coming(Arc::clone(queue))
     }
 
     /// # Errors
@@ -83,7 +117,7 @@ impl Queue {
         if !state.open {
             return Err(InferError::Stopped);
         }
-        let delay = if matches!(request.reply, Reply::Start { .. }) { Duration::ZERO } else { self.delay };
+        let delay = if request.company == Company::Nobody { Duration::ZERO } else { self.delay };
         state.waiting[request.model].push_back((Instant::now() + delay, request));
         drop(state);
         self.changed.notify_all();
@@ -145,7 +179,7 @@ impl State {
         let (model, due) = first?;
         let left = due.saturating_duration_since(now);
         match full {
-            _ if left.is_zero() || !self.open => Some((model, None)),
+            _ if left.is_zero() || self.coming == 0 || !self.open => Some((model, None)),
             Some(full) => Some((full, None)),
             None => Some((model, Some(left))),
         }
@@ -158,7 +192,19 @@ impl State {
         while batch.len() < images_max.max(1)
             && let Some((due, request)) = queue.pop_front()
         {
-            if request.reply.is_for(device) { batch.push(request) } else { others.push_back((due, request)) }
+            let alone = request.company == Company::Nobody;
+            if !request.reply.is_for(device) {
+                others.push_back((due, request));
+                continue;
+            }
+            if alone && !batch.is_empty() {
+                others.push_back((due, request));
+                break;
+            }
+            batch.push(request);
+            if alone {
+                break;
+            }
         }
         others.append(queue);
         *queue = others;

@@ -1,15 +1,24 @@
-// What libtorch can do with TorchScript and torch-sys does not bind: freezing, and constants of another type or layout.
+// What libtorch can do with TorchScript and torch-sys does not bind: looking at what a file would do, freezing, and
+// constants of another type or layout.
 //
 // Bytes of a file come in, bytes of a file go out, so that nothing of C++ lives on outside this file. No function
 // throws. Neighbour: script.rs, which declares these functions and copies what they return.
 
+#include <algorithm>
+#include <array>
+#include <cctype>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
+#include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include <ATen/Context.h>
+#include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/jit/api/compilation_unit.h>
+#include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
@@ -38,18 +47,116 @@ void convert(torch::jit::Block* block, at::ScalarType kind) {
   }
 }
 
-char* copied(const std::string& text) {
-  char* copy = static_cast<char*>(std::malloc(text.size() + 1));
+// Operators that only compute are of these namespaces, but for a few: files, what is printed, other processes.
+bool reaches_beyond(const std::string& space, const std::string& name) {
+  const auto is = [](const std::string& word) { return [&word](const char* other) { return word == other; }; };
+  const std::array<const char*, 8> spaces = {"aten",    "prim",     "quantized",        "_quantized",
+                                             "sparse", "prepacked", "mkldnn_prepacked", "quantization"};
+  const std::array<const char*, 3> names = {"save", "from_file", "Print"};
+  return std::none_of(spaces.begin(), spaces.end(), is(space)) || std::any_of(names.begin(), names.end(), is(name)) ||
+      name.rfind("rpc_", 0) == 0;
+}
+
+void refuse(const std::string& what) {
+  throw std::runtime_error("it calls " + what + ", which is no part of a network: take it out and export the network again");
+}
+
+void check(const torch::jit::Block* block) {
+  for (const torch::jit::Node* node : block->nodes()) {
+    const std::string space = node->kind().ns().toUnqualString();
+    const std::string name = node->kind().toUnqualString();
+    if (reaches_beyond(space, name)) {
+      refuse(space + "::" + name);
+    }
+    for (const torch::jit::Block* inner : node->blocks()) {
+      check(inner);
+    }
+    for (const auto& attribute : node->attributeNames()) {
+      if (node->kindOf(attribute) == torch::jit::AttributeKind::g) {
+        check(node->g(attribute)->block());
+      } else if (node->kindOf(attribute) == torch::jit::AttributeKind::gs) {
+        for (const auto& graph : node->gs(attribute)) {
+          check(graph->block());
+        }
+      }
+    }
+  }
+}
+
+bool has_word(const std::string& text, const std::string& word) {
+  const auto inside = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
+  for (size_t at = text.find(word); at != std::string::npos; at = text.find(word, at + 1)) {
+    const size_t end = at + word.size();
+    if ((at == 0 || !inside(text[at - 1])) && (end == text.size() || !inside(text[end]))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// What a file would do while it is loaded: the code of `__setstate__`, as text, since nothing has been read yet.
+void check_code(const std::string& file) {
+  std::istringstream in(file);
+  caffe2::serialize::PyTorchStreamReader reader(&in);
+  std::string code;
+  for (const std::string& name : reader.getAllRecords()) {
+    if (name.rfind("code/", 0) == 0 && name.size() > 3 && name.compare(name.size() - 3, 3, ".py") == 0) {
+      const auto record = reader.getRecord(name);
+      code.append(static_cast<const char*>(std::get<0>(record).get()), std::get<1>(record));
+      code.push_back('\n');
+    }
+  }
+  if (!has_word(code, "__setstate__")) {
+    return;
+  }
+  for (const char* word : {"save", "from_file", "print", "c10d", "_c10d_functional", "rpc_sync", "rpc_async"}) {
+    if (has_word(code, word)) {
+      refuse(std::string(word) + " in a file with code that runs while it is loaded");
+    }
+  }
+}
+
+char* copied(const char* text, size_t length) noexcept {
+  char* copy = static_cast<char*>(std::malloc(length + 1));
   if (copy != nullptr) {
-    std::memcpy(copy, text.data(), text.size());
-    copy[text.size()] = 0;
+    std::memcpy(copy, text, length);
+    copy[length] = 0;
   }
   return copy;
+}
+
+char* copied(const char* text) noexcept {
+  return copied(text, std::strlen(text));
 }
 
 }  // namespace
 
 extern "C" {
+
+// Whether all functions of a TorchScript file compute and do nothing else. Runs none of them. If not: false, and in
+// `error` a malloc'd C string that says why.
+bool sidelight_script_check(const char* data, size_t length, char** error) {
+  *error = nullptr;
+  try {
+    const std::string file(data, length);
+    std::istringstream in(file);
+    try {
+      check_code(file);
+      const torch::jit::Module module = torch::jit::load(in);
+      for (torch::jit::Function* function : module._ivalue()->compilation_unit()->get_functions()) {
+        function->ensure_defined();
+        check(torch::jit::toGraphFunction(*function).graph()->block());
+      }
+    } catch (const c10::Error& e) {
+      throw std::runtime_error(std::string("not a TorchScript file for this libtorch: ") + e.what_without_backtrace());
+    }
+  } catch (const std::exception& e) {
+    *error = copied(e.what());
+  } catch (...) {
+    *error = copied("an exception without a text");
+  }
+  return *error == nullptr;
+}
 
 // A TorchScript file with its parameters made constants of `forward`, batch normalisation folded into convolutions, and
 // constants in the number type `kind` (c10::ScalarType). Returns malloc'd bytes and their length in `out_length`; on
@@ -69,7 +176,7 @@ char* sidelight_script_prepare(const char* data, size_t length, int8_t kind, siz
     std::ostringstream out;
     frozen.save(out);
     const std::string bytes = out.str();
-    char* copy = copied(bytes);
+    char* copy = copied(bytes.data(), bytes.size());
     if (copy == nullptr) {
       *error = copied("no memory for the result");
       return nullptr;

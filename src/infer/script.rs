@@ -2,12 +2,42 @@
 //!
 //! A network as it was traced looks its parameters up, and normalises after each convolution. Frozen (as by
 //! `torch.jit.freeze`), with normalisation folded into convolutions and weights in channels last, it computes the same
-//! in fewer steps. Neighbours: `torch` loads what comes out. Left out: whether it still computes the same, which `torch`
+//! in fewer steps. Before any of that its operators are looked at: TorchScript has some for files, and a network has no
+//! use for them. Neighbours: `torch` loads what comes out. Left out: whether it still computes the same, which `torch`
 //! checks.
 
 use std::ffi::{CStr, c_char};
 
 use crate::domain::Precision;
+
+/// Whether the functions of a TorchScript file compute and do nothing else: an operator that reaches files, prints or
+/// asks other processes is refused by its name. Nothing of the file is run.
+#[allow(unsafe_code)]
+pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+    let mut error = std::ptr::null_mut();
+    // SAFETY: the function reads `bytes.len()` bytes and keeps none of them. `error` is null, or a C string from malloc,
+    // which is copied here and given back once.
+    unsafe {
+        let sound = sidelight_script_check(bytes.as_ptr().cast(), bytes.len(), &raw mut error);
+        let result = if sound { Ok(()) } else { Err(first_line(error)) };
+        sidelight_script_free(error);
+        result
+    }
+}
+
+/// The first line of what the C++ side says.
+///
+/// # Safety
+/// `error` is null or a C string.
+#[allow(unsafe_code)]
+unsafe fn first_line(error: *const c_char) -> String {
+    if error.is_null() {
+        return "no memory".to_owned();
+    }
+    // SAFETY: it is not null, so it is a C string, as the caller promises.
+    let text = unsafe { CStr::from_ptr(error) }.to_string_lossy();
+    text.lines().find(|l| !l.trim().is_empty()).unwrap_or("no reason given").trim().to_owned()
+}
 
 /// The bytes of a TorchScript file for the same `forward`, frozen and with constants in `precision`.
 pub(super) fn prepare(bytes: &[u8], precision: Precision) -> Result<Vec<u8>, String> {
@@ -28,8 +58,7 @@ fn call(bytes: &[u8], kind: i8) -> Result<Vec<u8>, String> {
     unsafe {
         let out = sidelight_script_prepare(bytes.as_ptr().cast(), bytes.len(), kind, &raw mut length, &raw mut error);
         let result = if out.is_null() {
-            let text = if error.is_null() { "no memory".into() } else { CStr::from_ptr(error).to_string_lossy() };
-            Err(text.lines().find(|l| !l.trim().is_empty()).unwrap_or("no reason given").trim().to_owned())
+            Err(first_line(error))
         } else {
             Ok(std::slice::from_raw_parts(out.cast::<u8>(), length).to_vec())
         };
@@ -55,6 +84,7 @@ unsafe extern "C" {
         out_length: *mut usize,
         error: *mut *mut c_char,
     ) -> *mut c_char;
+    fn sidelight_script_check(data: *const c_char, length: usize, error: *mut *mut c_char) -> bool;
     fn sidelight_script_free(memory: *mut c_char);
     fn sidelight_deterministic(on: bool);
 }
@@ -140,10 +170,52 @@ mod tests {
         assert_eq!(constants(&frozen), 6);
     }
 
+    /// Scripted by PyTorch: in a branch, in a method that `forward` does not call, and while the file is loaded.
+    #[test]
+    fn a_file_that_would_reach_beyond_the_network_is_refused_by_what_it_calls() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = dir.path().join("written");
+        let save = format!("torch.save(images, '{}')", written.display());
+        let flat = "        return images.flatten(1)[:, :2]";
+        let method = |name: &str, arguments: &str, returns: &str, body: &str| {
+            format!("{flat}\n\n    @torch.jit.export\n    def {name}(self{arguments}) -> {returns}:\n        {body}\n")
+        };
+        let restored = format!(
+            "{}\n    @torch.jit.export\n    def __getstate__(self) -> bool:\n        return self.training\n",
+            method(
+                "__setstate__",
+                ", state: bool",
+                "None",
+                &format!("images = torch.zeros(1); {save}; self.training = state")
+            )
+        );
+        for (body, refused) in [
+            (flat.to_owned(), None),
+            (format!("        if images.sum() > 0:\n            {save}\n{flat}"), Some("aten::save")),
+            (method("other", ", images: torch.Tensor", "None", &save), Some("aten::save")),
+            (format!("        print(images)\n{flat}"), Some("prim::Print")),
+            (
+                format!("        return torch.from_file('{}', size=1) + images", written.display()),
+                Some("aten::from_file"),
+            ),
+            (restored, Some("save in a file with code that runs while it is loaded")),
+        ] {
+            let found = check(&crate::infer::reference::scripted(&body));
+            match refused {
+                None => assert_eq!(found, Ok(())),
+                Some(what) => {
+                    assert!(found.as_ref().is_err_and(|e| e.starts_with(&format!("it calls {what}"))), "{found:?}")
+                }
+            }
+            assert!(!written.exists(), "nothing was run");
+        }
+    }
+
     #[test]
     fn what_is_no_torchscript_is_an_error_with_a_reason() {
         for bytes in [&b""[..], b"PK not a module"] {
             assert_ne!(prepare(bytes, Precision::Fp32).unwrap_err(), "");
+            assert!(check(bytes).unwrap_err().starts_with("not a TorchScript file for this libtorch: "));
         }
     }
 }

@@ -16,6 +16,21 @@ fn script(path: &Path, forward: Forward) {
     CModule::create_by_tracing("Network", "forward", &[example], &mut run).unwrap().save(path).unwrap();
 }
 
+fn loaded(package: &Package, device: Device, precision: Precision) -> Result<LoadedModel, EngineError> {
+    LoadedModel::load(package, &read_script(package)?, device, precision)
+}
+
+#[test]
+fn a_network_that_fails_as_it_is_is_never_replaced_by_a_frozen_one_that_nobody_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let package = crate::infer::manifest::fixtures::clinical_package(dir.path());
+    let of = |forward| LoadedModel::of(package.clone(), forward);
+    let failing = || of(function(|_| Err(TchError::Torch("CUDA out of memory".into()))));
+    assert_eq!(of(two_means()).equals(&of(two_means())), Ok(()));
+    assert!(failing().equals(&of(two_means())).unwrap_err().starts_with("it cannot be compared: "));
+    assert!(of(two_means()).equals(&failing()).is_err());
+}
+
 fn width(columns: i64) -> Width {
     Width { channels: 3, columns }
 }
@@ -67,8 +82,7 @@ fn a_network_that_breaks_its_card_does_not_start() {
         script(&weights, forward);
         let package =
             if race { race_with(dir.path(), &weights, |c| c) } else { clinical_with(dir.path(), &weights, |c| c) };
-        let error =
-            LoadedModel::load(package, Device::Cpu, Precision::Fp32).unwrap().warm_up().unwrap_err().to_string();
+        let error = loaded(&package, Device::Cpu, Precision::Fp32).unwrap().warm_up().unwrap_err().to_string();
         assert!(error.starts_with("model site-chest does not keep what its card says: "), "{error}");
         assert!(error.contains(expected), "{error}");
     };
@@ -98,8 +112,7 @@ fn a_file_that_is_no_network_or_changed_meanwhile_does_not_load() {
     let weights = dir.path().join("network.pt");
     std::fs::write(&weights, b"PK not a module").unwrap();
     let package = clinical_with(dir.path(), &weights, |c| c);
-    let load =
-        |package: &Package| LoadedModel::load(package.clone(), Device::Cpu, Precision::Fp32).err().unwrap().to_string();
+    let load = |package: &Package| loaded(&package, Device::Cpu, Precision::Fp32).err().unwrap().to_string();
     assert!(load(&package).contains("not a TorchScript file for this libtorch"), "{}", load(&package));
     script(&package.weights_path, two_means());
     assert!(load(&package).contains("changed since its hash was checked"), "{}", load(&package));
@@ -113,7 +126,7 @@ fn only_the_columns_that_the_card_names_are_used() {
     let package = clinical_with(dir.path(), &weights, |c| {
         c.replace("logits-sigmoid\"", "sigmoid\"\ncolumns = 64").replace("0.25", "0.25\ncolumn = 9")
     });
-    let model = LoadedModel::load(package, Device::Cpu, Precision::Fp32).unwrap();
+    let model = loaded(&package, Device::Cpu, Precision::Fp32).unwrap();
     model.warm_up().unwrap();
     let mut image = vec![0.0; 64];
     (image[0], image[1], image[9]) = (0.5, 0.9, 0.25);
@@ -137,7 +150,7 @@ fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
             .replace("size = 8", "size = 32")
     };
     let package = clinical_with(dir.path(), &file, native);
-    let model = LoadedModel::load(package.clone(), Device::Cpu, Precision::Fp32).unwrap();
+    let model = loaded(&package, Device::Cpu, Precision::Fp32).unwrap();
     model.warm_up().unwrap();
     let contract = Contract::preset("imagenet-rgb", 32).unwrap();
     let image: Vec<f32> = (0..contract.len()).map(|i| (i as f32 * 0.37).sin()).collect();
@@ -153,7 +166,7 @@ fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
     let package = clinical_with(dir.path(), &exported, |c| {
         c.replace("minmax-unit", "imagenet-rgb").replace("size = 8", "size = 32")
     });
-    let model = LoadedModel::load(package.clone(), Device::Cpu, Precision::Fp32).unwrap();
+    let model = loaded(&package, Device::Cpu, Precision::Fp32).unwrap();
     model.warm_up().unwrap();
     let from_script = model.forward(&[&image]).unwrap().remove(0).unwrap();
     for (name, found) in [("safetensors", from_safetensors), ("TorchScript", from_script)] {

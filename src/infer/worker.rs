@@ -3,10 +3,11 @@
 //! A batch that fails is halved until what fails is one input, which alone has an error then; where memory was short
 //! the smaller size is kept (`limit`). After an input failed alone the device shows with a fixed image that it still
 //! computes; one that does not is lost, and with it the engine, since a broken CUDA context cannot be mended within its
-//! process. Neighbours: `queue`, `torch`. Left out: which devices, models and precisions (`engine`).
+//! process. Whose fault that was is known only of an input that had no company from the start. Neighbours: `queue`, `torch`. Left out: which devices, models and precisions (`engine`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -16,8 +17,9 @@ use crate::domain::ModelInput;
 use super::error::InferError;
 use super::limit::BatchLimit;
 use super::probe;
-use super::queue::{Queue, Request};
+use super::queue::{Company, Queue, Request};
 use super::torch::LoadedModel;
+use super::watch::Watch;
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -31,6 +33,9 @@ pub(super) struct Worker {
     pub(super) device: usize,
     pub(super) models: Vec<LoadedModel>,
     pub(super) limits: Vec<BatchLimit>,
+    /// What the largest batch of each model takes.
+    pub(super) took: Vec<Duration>,
+    pub(super) watch: Arc<Watch>,
     /// The generator of random numbers starts anew with each batch.
     pub(super) deterministic: bool,
     pub(super) counters: Arc<Counters>,
@@ -77,6 +82,7 @@ impl Worker {
         if !runnable.is_empty() {
             self.counters.batches.fetch_add(1, Ordering::Relaxed);
         }
+        let company = if runnable.len() == 1 { Company::Nobody } else { Company::Any };
         // Halves of what failed, the first one on top.
         let mut parts = vec![runnable];
         while let Some(mut part) = parts.pop() {
@@ -84,13 +90,19 @@ impl Worker {
             if part.len() > limit {
                 parts.push(part.split_off(limit));
             }
-            self.run_part(model, part, &mut parts)?;
+            self.run_part(model, part, company, &mut parts)?;
         }
         Ok(())
     }
 
-    /// Answers the requests, or puts them back in halves.
-    fn run_part(&mut self, model: usize, mut part: Vec<Request>, parts: &mut Vec<Vec<Request>>) -> Result<(), Lost> {
+    /// Answers the requests, or puts them back in halves. Those of a device that is lost have no answer.
+    fn run_part(
+        &mut self,
+        model: usize,
+        mut part: Vec<Request>,
+        company: Company,
+        parts: &mut Vec<Vec<Request>>,
+    ) -> Result<(), Lost> {
         if part.is_empty() {
             return Ok(());
         }
@@ -98,9 +110,13 @@ impl Worker {
             tch::manual_seed(0);
         }
         let images: Vec<&[f32]> = part.iter().map(|r| r.input.values.as_slice()).collect();
-        let failure = match self.models[model].forward(&images) {
+        let busy = self.watch.begin(self.device, self.took[model]);
+        let found = self.models[model].forward(&images);
+        drop(busy);
+        let failure = match found {
             Ok(answers) => {
                 self.limits[model].fitted(part.len());
+                self.watch.trust(self.device, model);
                 part.into_iter().zip(answers).for_each(|(request, answer)| self.answer(request, answer));
                 return Ok(());
             }
@@ -116,17 +132,22 @@ impl Worker {
             parts.extend([rest, part]);
             return Ok(());
         }
-        if !matches!(failure, InferError::OutOfMemory(_)) {
-            self.still_computes(model, &failure)?;
+        let is_memory = matches!(failure, InferError::OutOfMemory(_));
+        if is_memory {
+            self.watch.doubt(self.device, model);
         }
-        part.into_iter().for_each(|request| self.answer(request, Err(failure.clone())));
-        Ok(())
+        let device = if is_memory { Ok(()) } else { self.still_computes(model, &failure) };
+        if device.is_ok() || company == Company::Nobody {
+            part.into_iter().for_each(|request| self.answer(request, Err(failure.clone())));
+        }
+        device
     }
 
     /// Whether it was the input: the image that the model scored at the start is scored again.
     fn still_computes(&self, model: usize, failure: &InferError) -> Result<(), Lost> {
         let of = &self.models[model];
-        match of.forward(&[&probe::image(&of.package().contract, 0)]) {
+        let _busy = self.watch.begin(self.device, self.took[model]);
+        match of.forward(&[&probe::image(&of.package().contract, probe::REHEARSED)]) {
             Ok(_) | Err(InferError::OutOfMemory(_)) => Ok(()),
             Err(now) => {
                 let (model, device) = (self.name(model), of.device_name());

@@ -94,6 +94,10 @@ impl Client {
         self.asker.server.url.to_string()
     }
 
+    pub(super) fn images_max(&self) -> usize {
+        self.queue.max_capacity()
+    }
+
     pub(super) fn down_for(&self) -> Option<Duration> {
         self.asker.breaker().down_for(Instant::now())
     }

@@ -105,6 +105,11 @@ impl Servers {
         self.0.get(model)?.down_for()
     }
 
+    /// Images that may wait for a server or be under way to it: those of one that has most room.
+    pub fn images_max(&self) -> usize {
+        self.0.values().map(Client::images_max).max().unwrap_or(0)
+    }
+
     fn client(&self, model: &str) -> Result<&Client, RemoteError> {
         self.0.get(model).ok_or_else(|| InferError::UnknownModel(model.to_owned()).into())
     }

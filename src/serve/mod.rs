@@ -121,8 +121,8 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     tasks.spawn(Arc::clone(&node).supervise("reloading", Arc::clone(&node).reload_loop(reload)));
     tasks.spawn(Arc::clone(&node).supervise("the watchdog", Arc::clone(&node).watch(Arc::clone(&manager))));
     tasks.spawn(Arc::clone(&node).watch_disk());
-    tasks.spawn(Arc::clone(&node).watch_inference());
     ready.store(true, Ordering::Relaxed);
+    tasks.spawn(Arc::clone(&node).watch_inference(Arc::clone(&ready)));
     info!(
         dicom = %shown(dicom),
         dicom_tls = %shown(dicom_tls),
@@ -181,10 +181,18 @@ impl Node {
     }
 
     /// Without inference nothing is ready: whoever asks hears it before the next image would find out.
-    async fn watch_inference(self: Arc<Self>) {
-        tokio::select! {
-            () = self.cancel.cancelled() => {}
-            () = self.analyser.ended() => self.give_up("inference ended; see the log for the device"),
+    async fn watch_inference(self: Arc<Self>, ready: Arc<AtomicBool>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return ready.store(false, Ordering::Relaxed),
+                () = self.analyser.ended() => return self.give_up("inference ended; see the log for the device"),
+                () = tokio::time::sleep(IDLE) => {}
+            }
+            let is_sound = self.analyser.is_sound();
+            if ready.swap(is_sound, Ordering::Relaxed) && !is_sound {
+                warn!("not ready: a device had no memory for one image; it is tried again and again");
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use chrono::Utc;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
@@ -14,26 +14,28 @@ use super::watchdog::Loop;
 use super::{ATTEMPTS_MAX, IDLE, INTERRUPTIONS_MAX, LEASE, Node};
 use crate::analyse::{Read, ReadOptions};
 use crate::domain::{Purpose, Refusal, RefusalCode, Timestamp, Uid};
+use crate::infer::Company;
 use crate::store::{PendingInstance, Reading};
 
 impl Node {
-    /// Reads, decodes and scores what arrived, as many at once as there are decode workers and one more.
+    /// Reads, decodes and scores what arrived: as many at once as there are readers, and beside them those that wait for
+    /// their scores.
     pub(super) async fn read_loop(self: Arc<Self>) {
-        let permits = Arc::new(Semaphore::new(self.config().pixels.workers + 1));
+        let objects = Arc::new(Semaphore::new(self.analyser.objects_max()));
         let tasks = TaskTracker::new();
-        while let Some(permit) = self.permit(&permits, Loop::Reading).await {
+        while let Some(object) = self.permit(&objects, Loop::Reading).await
+            && let Some(reader) = self.permit(self.analyser.readers(), Loop::Reading).await
+        {
             let claimed = self.store.claim_received(1, LEASE, Utc::now()).await;
-            match claimed {
-                Ok(pending) if !pending.is_empty() => {
+            match claimed.map(|mut claimed| claimed.pop()) {
+                Ok(Some(instance)) => {
                     let node = Arc::clone(&self);
                     tasks.spawn(async move {
-                        for instance in pending {
-                            node.read(instance).await;
-                        }
-                        drop(permit);
+                        node.read(instance, reader).await;
+                        drop(object);
                     });
                 }
-                Ok(_) => self.pause(&self.store.wake().instance_arrived, IDLE).await,
+                Ok(None) => self.pause(&self.store.wake().instance_arrived, IDLE).await,
                 Err(error) => self.trouble("looking for objects to read", &error).await,
             }
         }
@@ -41,7 +43,7 @@ impl Node {
         tasks.wait().await;
     }
 
-    async fn read(&self, pending: PendingInstance) {
+    async fn read(&self, pending: PendingInstance, reader: OwnedSemaphorePermit) {
         let sop_instance = &pending.sop_instance;
         if pending.attempts > ATTEMPTS_MAX || pending.interrupted > INTERRUPTIONS_MAX {
             let refusal = Refusal::new(
@@ -55,9 +57,11 @@ impl Node {
         let options = ReadOptions {
             clinical: config.clinical(Some(&pending.called)),
             sender: Some(&pending.calling),
+            // Whatever the node died of while it read this one, it may have been it.
+            company: if pending.interrupted > 0 { Company::Nobody } else { Company::Any },
             waited: pending.waiting_since.and_then(|at| (Utc::now() - at).to_std().ok()).unwrap_or_default(),
         };
-        let mut read = match self.read_claimed(&pending, options).await {
+        let mut read = match self.read_claimed(&pending, options, reader).await {
             Ok(read) => read,
             // The claim stays: the next start lifts it, and does not count it as an attempt.
             Err(error) => return self.give_up(&format!("inference ended: {error:#}")),
@@ -95,6 +99,7 @@ impl Node {
             Some(Refusal::new(RefusalCode::Inconsistent, detail))
         });
         if let Some(after) = read.later {
+            // Trouble of a server or a device is no attempt of the object's.
             let study = read.header.as_ref().filter(|_| contradiction.is_none()).map(|header| &header.study);
             let now = Utc::now();
             if let Err(error) = self.store.postpone_instance(sop_instance, study, now + after, now).await {
@@ -147,8 +152,13 @@ impl Node {
     }
 
     /// Prolongs the claim for as long as reading takes: the time limit of a worker holds for each part of a long image.
-    async fn read_claimed(&self, pending: &PendingInstance, options: ReadOptions<'_>) -> anyhow::Result<Read> {
-        let reading = self.analyser.read(&pending.path, options);
+    async fn read_claimed(
+        &self,
+        pending: &PendingInstance,
+        options: ReadOptions<'_>,
+        reader: OwnedSemaphorePermit,
+    ) -> anyhow::Result<Read> {
+        let reading = self.analyser.read(&pending.path, options, reader);
         tokio::pin!(reading);
         loop {
             tokio::select! {

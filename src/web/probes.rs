@@ -16,10 +16,10 @@ use super::Shared;
 use crate::store::DestinationState;
 
 /// 200 once ports are bound, each model on each device scored an image, and the index answers, for as long as inference
-/// goes on; 503 otherwise.
+/// goes on and no device lacks the memory for one image; 503 otherwise.
 pub(super) async fn is_ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     if !shared.ready.load(Ordering::Relaxed) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting, stopping, or a device has no memory\n");
     }
     match shared.store.counts().await {
         Ok(_) => (StatusCode::OK, "ready\n"),
