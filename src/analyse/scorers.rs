@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config;
 use crate::domain::{ModelInput, Refusal, RefusalCode};
-use crate::infer::{Elsewhere, Engine, EngineOptions, InferError, Package};
+use crate::infer::{Elsewhere, Engine, EngineOptions, ExplainError, InferError, Package};
 use crate::remote::{RemoteError, Servers};
 
 /// Why a package has no score of an image.
@@ -21,6 +21,7 @@ pub(super) enum Unscored {
     },
 }
 
+#[derive(Clone)]
 pub(super) struct Scorers {
     engine: Engine,
     servers: Servers,
@@ -92,6 +93,27 @@ impl Scorers {
             }
         }
         Ok(())
+    }
+
+    /// Grad-CAM of one input, as [`Engine::grad_cam`].
+    pub(super) async fn grad_cam(
+        &self,
+        package: &Package,
+        input: ModelInput,
+    ) -> Result<Vec<Option<Vec<f32>>>, ExplainError> {
+        if package.elsewhere.is_some() {
+            let why = "the model is not run in this process; occlusion asks its server for scores only";
+            return Err(ExplainError::Unavailable(why.to_owned()));
+        }
+        self.engine.grad_cam(&package.key(), input).await
+    }
+
+    /// The score of an input that explains another one: after everything that somebody waits for.
+    pub(super) async fn score_covered(&self, package: &Package, input: ModelInput) -> Result<Vec<f64>, RemoteError> {
+        if is_server(package) {
+            return self.servers.score(&package.key(), input).await;
+        }
+        Ok(self.engine.score_covered(&package.key(), input).await?)
     }
 
     async fn score_one(&self, package: &Package, input: ModelInput) -> Result<Vec<f64>, RemoteError> {

@@ -5,6 +5,7 @@
 //! it uses none. Left out: how the values are stored (`store`), sent (`dicom`, `report`) or computed.
 
 mod assessment;
+mod attribution;
 mod code;
 mod completeness;
 mod contract;
@@ -19,7 +20,12 @@ mod study;
 pub use assessment::{
     Assessment, Direction, Disclosed, Disclosure, FindingAssessment, GroupEstimate, IndReason, Interval, Level,
 };
+<<<<<<< HEAD
 pub use code::{Code, is_private_scheme, is_public_scheme};
+=======
+pub use attribution::{AttributionMap, Fill, MapMethod, MapTarget};
+pub use code::Code;
+>>>>>>> db99380 (Explain: Grad-CAM and occlusion maps, in analyse as PNG and as DICOM objects beside the report)
 pub use completeness::{ClosedBy, ImageGroup, Required, RequiredView};
 pub use contract::{Contract, Filter, Fit, Mask, ModelInput, ValueRange};
 pub use header::{Attribute, AttributeValue, Attributes, ImageFacts, InstanceHeader, Laterality, View};

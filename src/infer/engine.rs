@@ -21,9 +21,10 @@ use crate::domain::{ModelInput, Precision};
 
 use super::device;
 use super::error::{EngineError, InferError};
+use super::explain::ExplainError;
 use super::limit::BatchLimit;
 use super::manifest::Package;
-use super::queue::{Queue, Reply, Request};
+use super::queue::{MapRequest, Queue, Reply, Request, Urgency};
 use super::torch::LoadedModel;
 use super::worker::{Counters, End, Worker};
 use super::{precision, probe, script};
@@ -74,6 +75,8 @@ struct Handle {
     queue: Arc<Queue>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     permits: Arc<Semaphore>,
+    /// Of what explains scores, so that it takes no place from them.
+    explaining: Arc<Semaphore>,
     models: HashMap<String, usize>,
     counters: Arc<Counters>,
     devices: String,
@@ -126,6 +129,7 @@ impl Engine {
             queue: Arc::new(Queue::new(packages.len(), options.batch_delay)),
             threads: Mutex::default(),
             permits: Arc::new(Semaphore::new(0)),
+            explaining: Arc::new(Semaphore::new(0)),
             models: packages.iter().enumerate().map(|(i, p)| (p.key(), i)).collect(),
             counters: Arc::default(),
             devices: devices.iter().map(|d| device::device_name(*d)).collect::<Vec<_>>().join(","),
@@ -150,17 +154,43 @@ impl Engine {
         // model.
         let batch_max = handle.placements.iter().map(|p| p.batch_max).max().unwrap_or(1);
         handle.permits.add_permits(batch_max * (2 * devices.len() + packages.len()));
+        handle.explaining.add_permits(batch_max * (1 + devices.len()));
         Ok(Self(Arc::new(handle)))
     }
 
     /// Scores one image. `model` is [`crate::domain::ModelIdentity::key`]. Probabilities come back in the order of
     /// the card's labels. Waits while the queue is full; cancel-safe.
     pub async fn score(&self, model: &str, input: ModelInput) -> Result<Vec<f64>, InferError> {
-        let model = *self.0.models.get(model).ok_or_else(|| InferError::UnknownModel(model.to_owned()))?;
-        let permit = Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| InferError::Stopped)?;
+        self.score_as(model, input, Urgency::Score).await
+    }
+
+    /// As [`Engine::score`], for an image that explains the score of another: only while nobody waits for a score.
+    pub async fn score_covered(&self, model: &str, input: ModelInput) -> Result<Vec<f64>, InferError> {
+        self.score_as(model, input, Urgency::Explanation).await
+    }
+
+    async fn score_as(&self, model: &str, input: ModelInput, urgency: Urgency) -> Result<Vec<f64>, InferError> {
+        let model = self.model(model)?;
+        let permits = if urgency == Urgency::Score { &self.0.permits } else { &self.0.explaining };
+        let permit = Arc::clone(permits).acquire_owned().await.map_err(|_| InferError::Stopped)?;
         let (sender, waiting) = oneshot::channel();
-        self.0.queue.push(Request { model, input, reply: Reply::Caller { sender, _permit: permit } })?;
+        self.0.queue.push(Request { model, input, reply: Reply::Caller { sender, _permit: permit } }, urgency)?;
         waiting.await.unwrap_or(Err(InferError::Stopped))
+    }
+
+    /// Grad-CAM of one image, only while nobody waits for a score: a map for each finding in the order of the card, or
+    /// one for all groups of a race model; side × side values, row by row, the largest of them 1. None where nothing in
+    /// the image speaks for the finding.
+    pub async fn grad_cam(&self, model: &str, input: ModelInput) -> Result<Vec<Option<Vec<f32>>>, ExplainError> {
+        let model = self.model(model)?;
+        let permit = Arc::clone(&self.0.explaining).acquire_owned().await.map_err(|_| InferError::Stopped)?;
+        let (sender, waiting) = oneshot::channel();
+        self.0.queue.push_map(MapRequest { model, input, sender, _permit: permit })?;
+        waiting.await.unwrap_or(Err(ExplainError::Failed(InferError::Stopped)))
+    }
+
+    fn model(&self, key: &str) -> Result<usize, InferError> {
+        self.0.models.get(key).copied().ok_or_else(|| InferError::UnknownModel(key.to_owned()))
     }
 
     /// `cpu`, `cuda:0` or `cuda:0,cuda:1`.
@@ -226,7 +256,7 @@ impl Handle {
                 let (sender, answer) = mpsc::channel();
                 let input = probe::input(&package.contract, 2);
                 let request = Request { model, input, reply: Reply::Start { device, sender } };
-                let sent = self.queue.push(request).map_err(|_| ended_early());
+                let sent = self.queue.push(request, Urgency::Score).map_err(|_| ended_early());
                 let answer = sent.and_then(|()| answer.recv().map_err(|_| ended_early()))?;
                 answer
                     .map_err(|e| EngineError::WarmUp { model: package.identity.name.clone(), reason: e.to_string() })?;

@@ -160,7 +160,7 @@ impl Node {
                     sop_instance: p.sop_instance,
                 })
                 .collect();
-            let context = ReportContext { disclosure, predecessors, partial: partial.clone(), now };
+            let context = ReportContext { disclosure, predecessors, partial: partial.clone(), maps: Vec::new(), now };
             let variants = self.analyser.reports(&assessment, &sources, &images, &context)?;
             outgoing.push(OutgoingReport { variants, disclosure, destinations });
         }
