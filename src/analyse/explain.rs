@@ -54,7 +54,9 @@ impl Explained {
 }
 
 impl Analyser {
-    /// Explains the scores of one file, by the race model and the `clinical` packages (empty: all), as far as `rules` ask.
+    /// Explains the scores of one file, by the race model and the `clinical` packages (empty: all), as far as `rules` ask:
+    /// first by the first method, for each model. What is done is in `explained` as soon as it is, whenever the caller
+    /// gives up waiting.
     ///
     /// # Errors
     /// The image cannot be read any more, or the engine is gone.
@@ -64,9 +66,11 @@ impl Analyser {
         header: &InstanceHeader,
         clinical: &[String],
         rules: &Explain,
-    ) -> anyhow::Result<Vec<Explained>> {
+        explained: &mut Vec<Explained>,
+    ) -> anyhow::Result<()> {
         let admitted = self.admitted(header, clinical).map_err(|r| anyhow::anyhow!("{r}"))?;
-        let mut explained = Vec::new();
+        let first = explained.len();
+        let mut inputs = Vec::new();
         for package in admitted.into_iter().filter(|p| rules.purposes.contains(&p.purpose)) {
             if !super::study::scores_images(package) {
                 tracing::info!(model = package.identity.name, "not explained: its product scores images on its own");
@@ -76,7 +80,7 @@ impl Analyser {
             let seen = self.workers.normalise(file, contracts, Frames::Middle).await;
             let seen = seen.map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
             let input = seen.inputs.into_iter().next().context("the image has no frame")?;
-            let mut one = Explained {
+            explained.push(Explained {
                 instance: header.sop_instance.clone(),
                 frame: seen.frames.first().copied().unwrap_or(1),
                 model: package.identity.clone(),
@@ -85,11 +89,14 @@ impl Analyser {
                 aspect: aspect(&package.contract, header),
                 maps: Vec::new(),
                 missing: Vec::new(),
-            };
-            for method in &rules.methods {
+            });
+            inputs.push((package, input));
+        }
+        for method in &rules.methods {
+            for ((package, input), one) in inputs.iter().zip(&mut explained[first..]) {
                 let maps = match method {
                     MapMethod::Gradcam => self.scorers.grad_cam(package, input.clone()).await,
-                    MapMethod::Occlusion => occlusion(&self.scorers, package, &input, rules).await,
+                    MapMethod::Occlusion => occlusion(&self.scorers, package, input, rules).await,
                 };
                 match maps {
                     Ok(maps) => one.take(package, *method, maps),
@@ -97,9 +104,8 @@ impl Analyser {
                     Err(error) => one.missing.push((*method, error.to_string())),
                 }
             }
-            explained.push(one);
         }
-        Ok(explained)
+        Ok(())
     }
 
     /// The maps as DICOM objects for destinations of this disclosure, each in the forms that `rules` name, under fresh

@@ -39,7 +39,8 @@ pub async fn of_study(
     let mut maps = Maps::default();
     for instance in most_telling(study, analyser, rules.images_max) {
         let path = paths.get(&instance.header.sop_instance).context("an image that was scored has no file")?;
-        let explained = analyser.explain(path, &instance.header, &[], rules).await?;
+        let mut explained = Vec::new();
+        analyser.explain(path, &instance.header, &[], rules, &mut explained).await?;
         for one in &explained {
             for map in &one.maps {
                 maps.written.push(write(&folder, one, map)?);

@@ -87,7 +87,7 @@ fn maps_are_pytorchs_whether_the_network_was_traced_here_or_there() {
         let Parts { features, head } = load_native(&read(name, "safetensors"), architecture, width).unwrap();
         let head: Forward =
             if logs { sequence(vec![head, function(|xs| xs.f_log_softmax(1, Kind::Float))]) } else { head };
-        let contract = Contract { channels: 3, ..Contract::preset("imagenet-rgb", 160).unwrap() };
+        let contract = Contract { channels: 3, ..Contract::preset("imagenet-rgb", 128).unwrap() };
         let script = saved(&trace(&sequence(vec![features, head]), &contract).unwrap());
         compared += check(&format!("{name}, ours"), &script, &cases, activation);
     }

@@ -93,7 +93,6 @@ pub(super) const POSITIVE: Concept = sct("10828004", "Positive");
 pub(super) const QUALITATIVE: Concept = concept("C0034375", "UMLS", "Qualitative Evaluations");
 pub(super) const COMMENT: Concept = dcm("121106", "Comment");
 pub(super) const PROCESSING_EQUIPMENT: Concept = dcm("109102", "Processing Equipment");
-pub(super) const ILLUSTRATION: Concept = dcm("121200", "Illustration of ROI");
 pub(super) const SOURCE_IMAGE: Concept = dcm("121322", "Source image for image processing operation");
 pub(super) const GRADIENT_ACTIVATION: Concept = dcm("130403", "Gradient-weighted class activation");
 pub(super) const SALIENCY: Concept = dcm("130404", "Saliency");

@@ -124,7 +124,7 @@ pub(super) fn build(
     put_items(&mut document, 0x0008_0110, schemes.items());
     put_items(&mut document, 0x0040_a375, evidence(images));
     if !options.related.is_empty() {
-        put_items(&mut document, 0x0008_114a, options.related.iter().map(related).collect());
+        put_items(&mut document, 0x0008_1115, related(&options.related));
     }
     if let Some(p) = &options.predecessor {
         let reference = sop_reference(&p.sop_class, &p.sop_instance);
@@ -137,11 +137,25 @@ pub(super) fn build(
     document
 }
 
-/// An item of Referenced Instance Sequence (PS3.3 C.17.2): what belongs to the report, and is no evidence of it.
-fn related(instance: &Related) -> InMemDicomObject {
-    let mut item = sop_reference(&instance.sop_class, &instance.sop_instance);
-    put_code(&mut item, 0x0040_a170, &codes::ILLUSTRATION.code());
-    item
+/// Referenced Series Sequence of Common Instance Reference (PS3.3 C.12.2), by series: what belongs to the report and is no
+/// evidence of it. The module is not of the report's IOD, which Type 3 attributes may extend (PS3.2, Standard Extended);
+/// Referenced Instance Sequence of SR Document General is for documents that are equivalent.
+fn related(instances: &[Related]) -> Vec<InMemDicomObject> {
+    let mut series: Vec<(&Uid, Vec<InMemDicomObject>)> = Vec::new();
+    for Related { series: of, sop_class, sop_instance } in instances {
+        let reference = sop_reference(sop_class, sop_instance);
+        match series.iter_mut().find(|(uid, _)| *uid == of) {
+            Some((_, references)) => references.push(reference),
+            None => series.push((of, vec![reference])),
+        }
+    }
+    let item = |(uid, references): (&Uid, Vec<InMemDicomObject>)| {
+        let mut item = InMemDicomObject::new_empty();
+        put_items(&mut item, 0x0008_114a, references);
+        put(&mut item, 0x0020_000e, VR::UI, uid.as_str());
+        item
+    };
+    series.into_iter().map(item).collect()
 }
 
 /// The procedure codes of the source, as far as a reader can interpret them; else one by its modality.

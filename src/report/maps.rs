@@ -57,13 +57,18 @@ pub struct MapObject<'a> {
 /// An instance that belongs to a report without being evidence of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Related {
+    pub series: Uid,
     pub sop_class: Uid,
     pub sop_instance: Uid,
 }
 
 impl From<&Report> for Related {
     fn from(object: &Report) -> Self {
-        Self { sop_class: object.sop_class.clone(), sop_instance: object.sop_instance.clone() }
+        Self {
+            series: object.series.clone(),
+            sop_class: object.sop_class.clone(),
+            sop_instance: object.sop_instance.clone(),
+        }
     }
 }
 
@@ -267,6 +272,8 @@ fn shared_groups(map: &AttributionMap, frame_type: &str) -> InMemDicomObject {
     let window = item_with(|i| {
         put(i, 0x0028_1050, VR::DS, &decimal((low + high) / 2.0));
         put(i, 0x0028_1051, VR::DS, &decimal((high - low).max(1e-6)));
+        // LINEAR asks for a width of at least 1 (PS3.3 C.11.2.1.2.1).
+        put(i, 0x0028_1056, VR::CS, "LINEAR_EXACT");
     });
     put_items(&mut shared, 0x0028_9132, window);
     let identity = item_with(|i| {

@@ -5,8 +5,11 @@
 //! that they replace. Neighbours: `reading` opens studies, `outbox` carries their reports on. Left out: whether a
 //! study is complete (`assemble`), what its report says (`assess`, `report`).
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Sqlite, Transaction};
 use tracing::info;
 
@@ -187,6 +190,14 @@ impl Store {
         let results = results::of_study(&mut tx, study).await?;
         info!(study = self.log_id(study.as_str()), instances = instances.len(), "race scores were read for {purpose}");
         Ok(ReadyStudy { study: study.clone(), instances, results })
+    }
+
+    /// The files of a study's objects, as far as they are kept.
+    pub async fn object_files(&self, study: &Uid) -> Result<BTreeMap<Uid, PathBuf>, StoreError> {
+        let sql = "SELECT sop_instance, path FROM instances WHERE study = ? AND path IS NOT NULL";
+        let rows = sqlx::query(sql).bind(study.as_str()).fetch_all(self.index().read()).await?;
+        let file = |row: &SqliteRow| Ok((row.parsed("sop_instance")?, self.spool().absolute(&row.text("path")?)));
+        rows.iter().map(file).collect()
     }
 
     /// The newest report of a study for this disclosure, which the next one replaces, in each of its SOP classes.

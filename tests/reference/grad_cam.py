@@ -19,7 +19,7 @@ from torchvision import models
 
 from torchvision_logits import last_layer, randomise, write
 
-SIDE = 160
+SIDE = 128
 COLUMNS = 4
 
 
