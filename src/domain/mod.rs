@@ -20,12 +20,8 @@ mod study;
 pub use assessment::{
     Assessment, Direction, Disclosed, Disclosure, FindingAssessment, GroupEstimate, IndReason, Interval, Level,
 };
-<<<<<<< HEAD
-pub use code::{Code, is_private_scheme, is_public_scheme};
-=======
 pub use attribution::{AttributionMap, Fill, MapMethod, MapTarget};
-pub use code::Code;
->>>>>>> db99380 (Explain: Grad-CAM and occlusion maps, in analyse as PNG and as DICOM objects beside the report)
+pub use code::{Code, is_private_scheme, is_public_scheme};
 pub use completeness::{ClosedBy, ImageGroup, Required, RequiredView};
 pub use contract::{Contract, Filter, Fit, Mask, ModelInput, ValueRange};
 pub use header::{Attribute, AttributeValue, Attributes, ImageFacts, InstanceHeader, Laterality, View};
