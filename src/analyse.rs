@@ -2,15 +2,17 @@
 //!
 //! The node and the offline commands share this room, so that both give the same answer. It holds what a study
 //! needs: the decode workers, the models on their device, the profile. Left out: storing, sending, and the
-//! question whether a study is complete. `scorers` is what scores images, `scored` what that is for a study, `product` what others say of
+//! question whether a study is complete. `explain` makes maps, `scorers` is what scores images, `scored` what that is for a study, `product` what others say of
 //! them, `study` what holds of a study as a whole.
 
+mod explain;
 mod product;
 mod race_prior;
 mod scored;
 mod scorers;
 mod study;
 
+pub use explain::{Explained, most_telling};
 pub use race_prior::{RacePrior, STUDIES_MIN};
 pub use scored::posterior;
 
@@ -32,7 +34,7 @@ use crate::domain::{
 };
 use crate::infer::{self, Company, InferError, Package};
 use crate::pixels::{self, Frames, Parts, SeenFrame, Workers};
-use crate::report::{self, Completion, Observer, Predecessor, ReportOptions, SrClass};
+use crate::report::{self, Completion, Observer, Predecessor, Related, ReportOptions, SrClass};
 
 use scored::{Scored, scored};
 use scorers::{Asked, Scorers, Verdict, verdict, waits};
@@ -102,6 +104,8 @@ pub struct ReportContext {
     /// Why the report is not complete, in at most 64 characters: the study was closed before it had fallen quiet, lacks
     /// something, or is partly unreadable.
     pub partial: Option<String>,
+    /// The maps that belong to the report, of [`Analyser::map_objects`] for the same disclosure.
+    pub maps: Vec<Related>,
     pub now: Timestamp,
 }
 
@@ -463,6 +467,7 @@ impl Analyser {
                 completion: completion.clone(),
                 sources: sources.clone(),
                 parameters: parameters.clone(),
+                related: context.maps.clone(),
                 now: context.now.with_timezone(&chrono::Local).fixed_offset(),
             };
             report::build(&assessment, &images, &options).context("the report could not be built")

@@ -88,7 +88,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   sidelight analyse study/ --out out/ --config conf/demo.toml
-  sidelight analyse cohort/ --out scores/ --with-posteriors --config conf/demo.toml   # for `profile fit`")]
+  sidelight analyse cohort/ --out scores/ --with-posteriors --config conf/demo.toml   # for `profile fit`
+  sidelight analyse study/ --out out/ --explain gradcam --dicom --config conf/demo.toml")]
     Analyse(Analyse),
 
     /// See what the node has received and done, and have it done again
@@ -233,6 +234,13 @@ pub struct Analyse {
     /// Write reports as for a destination with disclose = "probabilities"
     #[arg(long)]
     pub disclose: bool,
+    /// Write maps of what in an image speaks for each score, as PNG in DIR/maps: gradcam, occlusion or both; all else
+    /// about them is in the section [explain]
+    #[arg(long, value_name = "METHOD", value_parser = ["gradcam", "occlusion", "both"])]
+    pub explain: Option<String>,
+    /// Write the maps as DICOM objects too, to which the report refers
+    #[arg(long, requires = "explain")]
+    pub dicom: bool,
     #[command(flatten)]
     pub table: Table,
 }

@@ -64,6 +64,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime(0)?.block_on(check::run(&config, options.network, options.table.json))
         }
         Command::Analyse(options) => {
+            let method = options.explain.iter().map(|method| ("explain.method".to_owned(), method.clone()));
+            let mut settings = settings;
+            settings.overrides.extend(method);
             let config = load(&settings, true)?;
             let options = analyse::Options {
                 paths: options.paths,
@@ -71,6 +74,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 results: options.results,
                 with_posteriors: options.with_posteriors,
                 disclose: options.disclose,
+                explain: options.explain.is_some(),
+                map_objects: options.dicom,
                 json: options.table.json,
             };
             runtime(0)?.block_on(analyse::run(config, options))

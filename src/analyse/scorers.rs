@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config;
 use crate::domain::{ModelInput, Refusal, RefusalCode};
-use crate::infer::{Coming, Company, Elsewhere, Engine, EngineOptions, InferError, Package, Scoring};
+use crate::infer::{Coming, Company, Elsewhere, Engine, EngineOptions, ExplainError, InferError, Package, Scoring};
 use crate::remote::{RemoteError, Servers};
 
 /// When an image comes back for which a device had no memory.
@@ -29,6 +29,7 @@ pub(super) enum Unscored {
     },
 }
 
+#[derive(Clone)]
 pub(super) struct Scorers {
     engine: Engine,
     servers: Servers,
@@ -112,6 +113,27 @@ impl Scorers {
             }
         }
         Ok(())
+    }
+
+    /// Grad-CAM of one input, as [`Engine::grad_cam`].
+    pub(super) async fn grad_cam(
+        &self,
+        package: &Package,
+        input: ModelInput,
+    ) -> Result<Vec<Option<Vec<f32>>>, ExplainError> {
+        if package.elsewhere.is_some() {
+            let why = "the model is not run in this process; occlusion asks its server for scores only";
+            return Err(ExplainError::Unavailable(why.to_owned()));
+        }
+        self.engine.grad_cam(&package.key(), input).await
+    }
+
+    /// The score of an input that explains another one: after everything that somebody waits for.
+    pub(super) async fn score_covered(&self, package: &Package, input: ModelInput) -> Result<Vec<f64>, RemoteError> {
+        if is_server(package) {
+            return self.servers.score(&package.key(), input).await;
+        }
+        Ok(self.engine.score_covered(&package.key(), input).await?)
     }
 }
 

@@ -12,15 +12,16 @@ use serde_json::{Value, json};
 use sidelight::analyse::{
     Analyser, Conclusion, NOT_ALL_AUDITED, RacePrior, Read, ReadOptions, ReportContext, fresh_uid,
 };
-use sidelight::config::Config;
+use sidelight::config::{Config, MapForm};
 use sidelight::domain::{
     Assessment, ClinicalResult, Disclosure, FindingAssessment, ModelOutputs, Purpose, ReadyStudy, Refusal, RefusalCode,
     ScoredInstance, StudyScore, Uid,
 };
-use sidelight::report;
+use sidelight::report::{self, Related};
 use tokio::sync::Semaphore;
 use tracing::info;
 
+use super::maps::{self, Maps};
 use super::{print, print_json, progress, results, table};
 
 /// What to analyse, and what to write.
@@ -34,6 +35,10 @@ pub struct Options {
     pub with_posteriors: bool,
     /// Write reports as a destination with `disclose = "probabilities"` would get them.
     pub disclose: bool,
+    /// Write maps of what in an image speaks for a score, as `config.explain` says.
+    pub explain: bool,
+    /// Write them as DICOM objects too.
+    pub map_objects: bool,
     pub json: bool,
 }
 
@@ -58,6 +63,11 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     let analyser = Arc::new(analyser);
     let read = read_all(&analyser, files).await?;
 
+    let paths: BTreeMap<Uid, PathBuf> = read
+        .iter()
+        .rev()
+        .filter_map(|(path, read)| Some((read.header.as_ref()?.sop_instance.clone(), path.clone())))
+        .collect();
     let (mut studies, unreadable) = by_study(read);
     for (model, file) in &options.results {
         results::attach(&config, model, Path::new(file), &mut studies)?;
@@ -65,7 +75,11 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     let bar = progress(studies.len() as u64, "assessing");
     let mut results = Vec::new();
     for study in studies {
-        results.push(conclude(&analyser, &study, &options)?);
+        let maps = match options.explain {
+            true => maps::of_study(&analyser, &study, &paths, &config.explain, &options.out).await?,
+            false => Maps::default(),
+        };
+        results.push(conclude(&analyser, &study, &options, &config.explain.forms, maps)?);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -195,7 +209,13 @@ fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refus
     (ready.collect(), unreadable)
 }
 
-fn conclude(analyser: &Analyser, study: &ReadyStudy, options: &Options) -> anyhow::Result<StudyResult> {
+fn conclude(
+    analyser: &Analyser,
+    study: &ReadyStudy,
+    options: &Options,
+    forms: &[MapForm],
+    maps: Maps,
+) -> anyhow::Result<StudyResult> {
     let now = Utc::now();
     let uid = study.study.to_string();
     let (assessment, scores, sources, analysed, complete, missing) = match analyser.conclude(study, &[], now) {
@@ -218,7 +238,13 @@ fn conclude(analyser: &Analyser, study: &ReadyStudy, options: &Options) -> anyho
         true => (!complete).then(|| NOT_ALL_AUDITED.to_owned()),
         false => Some(format!("Missing: {}", missing.join(", "))),
     };
-    let context = ReportContext { disclosure, predecessors: Vec::new(), partial, now };
+    let objects = match options.map_objects {
+        true => analyser.map_objects(&maps.explained, &images, forms, disclosure, now)?,
+        false => Vec::new(),
+    };
+    let names = maps::write_objects(&objects, &options.out)?;
+    let related = objects.iter().map(Related::from).collect();
+    let context = ReportContext { disclosure, predecessors: Vec::new(), partial, maps: related, now };
     let variants = analyser.reports(&assessment, &sources, &images, &context)?;
     let report = variants.first().context("a report has at least one variant")?;
     let name = format!("{uid}.dcm");
@@ -237,6 +263,9 @@ fn conclude(analyser: &Analyser, study: &ReadyStudy, options: &Options) -> anyho
         "findings": shown.findings.iter().map(finding).collect::<Vec<_>>(),
         "instances": instances(study),
     });
+    if options.explain {
+        value["maps"] = json!({"pictures": maps.written, "missing": maps.missing, "objects": names});
+    }
     if options.with_posteriors
         && let Some(race) = posteriors(&scores)
     {

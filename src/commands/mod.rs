@@ -7,6 +7,7 @@ pub mod analyse;
 pub mod check;
 pub mod cohort;
 pub mod folder;
+pub mod maps;
 pub mod models;
 pub mod prior;
 pub mod results;

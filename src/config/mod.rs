@@ -7,6 +7,7 @@
 //! peers) is asked by `sidelight check`.
 
 mod archives;
+mod explain;
 mod fault;
 mod fingerprint;
 mod load;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use crate::domain::{AeTitle, Disclosure, Precision, Required};
 
 pub use archives::{Archive, callers};
+pub use explain::{Explain, MapForm};
 pub use fault::{ConfigError, FAULTS_MAX, Fault};
 pub use fingerprint::Fingerprint;
 pub use load::{environment, load, load_to_serve};
@@ -53,6 +55,7 @@ pub struct Config {
     pub models: Models,
     pub pixels: Pixels,
     pub risk: Risk,
+    pub explain: Explain,
     pub log: Log,
 }
 

@@ -53,6 +53,7 @@ section! {
         models: Models,
         pixels: Pixels,
         risk: Risk,
+        explain: Explain,
         log: Log,
     }
 }
@@ -235,6 +236,20 @@ section! {
         delta = 0.05,
         per_study_inference = true,
         profile_age_max = "365d",
+    }
+}
+
+section! {
+    Explain {
+        method = "off",
+        models = "both",
+        form = "secondary-capture",
+        level_min = "any",
+        images_max = 1,
+        time_max = "20s",
+        patch = 0,
+        stride = 0,
+        fill = "mean",
     }
 }
 

@@ -58,6 +58,7 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
     let models = check.models(&raw.models);
     let pixels = check.pixels(&raw.pixels);
     let risk = check.risk(&raw.risk);
+    let explain = check.explain(&raw.explain);
     let json = check.get("log.json", &raw.log.json, parse::switch);
     let filter = check.get("log.filter", &raw.log.filter, parse::log_filter);
     Some(Config {
@@ -72,6 +73,7 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
         models: models?,
         pixels: pixels?,
         risk: risk?,
+        explain: explain?,
         log: Log { json: json?, filter: filter? },
     })
 }

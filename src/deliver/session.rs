@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use crate::config::{Destination, Endpoint, Mode};
 use crate::dicom::Status;
-use crate::domain::AeTitle;
+use crate::domain::{AeTitle, Uid};
 
 use super::peer::{Connection, Proposal};
 use super::transcode::{self, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN};
@@ -19,6 +19,8 @@ use crate::wire::Tls;
 pub struct Session {
     road: Road,
     destination: Destination,
+    /// SOP classes that it was opened for, in order.
+    classes: Vec<Uid>,
     /// Whether it took a report before.
     used: bool,
 }
@@ -64,7 +66,16 @@ impl Session {
             }
             Endpoint::Stow { .. } => Road::Requests,
         };
-        Ok(Self { road, destination: destination.clone(), used: false })
+        let classes = alternatives.iter().map(|a| a.sop_class.clone()).collect();
+        Ok(Self { road, destination: destination.clone(), classes, used: false })
+    }
+
+    /// Whether it can carry these: an association is opened for the SOP classes of a report, or for that of a map.
+    pub fn carries(&self, alternatives: &[ReportFile<'_>]) -> bool {
+        match self.road {
+            Road::Association(_) => self.classes.iter().eq(alternatives.iter().map(|a| a.sop_class)),
+            Road::Requests => true,
+        }
     }
 
     /// Sends the first of `alternatives` whose SOP class the destination accepts. Takes at most twice the destination's

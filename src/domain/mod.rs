@@ -5,6 +5,7 @@
 //! it uses none. Left out: how the values are stored (`store`), sent (`dicom`, `report`) or computed.
 
 mod assessment;
+mod attribution;
 mod code;
 mod completeness;
 mod contract;
@@ -19,6 +20,7 @@ mod study;
 pub use assessment::{
     Assessment, Direction, Disclosed, Disclosure, FindingAssessment, GroupEstimate, IndReason, Interval, Level,
 };
+pub use attribution::{AttributionMap, Fill, MapMethod, MapTarget};
 pub use code::{Code, is_private_scheme, is_public_scheme};
 pub use completeness::{ClosedBy, ImageGroup, Required, RequiredView};
 pub use contract::{Contract, Filter, Fit, Mask, ModelInput, ValueRange};

@@ -21,9 +21,10 @@ use crate::domain::{ModelInput, Precision};
 
 use super::device;
 use super::error::{EngineError, InferError};
+use super::explain::ExplainError;
 use super::limit::BatchLimit;
 use super::manifest::Package;
-use super::queue::{Answer, Coming, Company, Queue, Reply, Request};
+use super::queue::{Answer, Coming, Company, MapRequest, Queue, Reply, Request, Urgency};
 use super::torch::{self, LoadedModel};
 use super::watch::Watch;
 use super::worker::{Counters, End, Worker};
@@ -103,6 +104,8 @@ struct Handle {
     /// By model: how many of its inputs may wait or be under way.
     permits: Vec<Arc<Semaphore>>,
     images_max: usize,
+    /// Of what explains scores, so that it takes no place from them.
+    explaining: Arc<Semaphore>,
     models: HashMap<String, usize>,
     counters: Arc<Counters>,
     devices: String,
@@ -180,6 +183,7 @@ impl Engine {
             threads: Mutex::default(),
             permits: Vec::new(),
             images_max: 0,
+            explaining: Arc::new(Semaphore::new(0)),
             models: packages.iter().enumerate().map(|(i, p)| (p.key(), i)).collect(),
             counters: Arc::default(),
             devices: devices.iter().map(|d| device::device_name(*d)).collect::<Vec<_>>().join(","),
@@ -211,6 +215,7 @@ impl Engine {
             handle.permits.push(Arc::new(Semaphore::new(images)));
             handle.images_max = handle.images_max.max(images);
         }
+        handle.explaining.add_permits(handle.images_max);
         Ok(Self(Arc::new(handle)))
     }
 
@@ -223,10 +228,23 @@ impl Engine {
     /// Takes one image to be scored. `model` is [`crate::domain::ModelIdentity::key`]. Waits while the model's queue is
     /// full; cancel-safe. What has no company and fails, fails with an error of its own, even if the device is lost at it.
     pub async fn submit(&self, model: &str, input: ModelInput, company: Company) -> Result<Scoring, InferError> {
-        let model = *self.0.models.get(model).ok_or_else(|| InferError::UnknownModel(model.to_owned()))?;
-        let permit = Arc::clone(&self.0.permits[model]).acquire_owned().await.map_err(|_| InferError::Stopped)?;
+        let model = self.model(model)?;
+        self.submit_as(model, input, company, Urgency::Score, &self.0.permits[model]).await
+    }
+
+    async fn submit_as(
+        &self,
+        model: usize,
+        input: ModelInput,
+        company: Company,
+        urgency: Urgency,
+        permits: &Arc<Semaphore>,
+    ) -> Result<Scoring, InferError> {
+        let permit = Arc::clone(permits).acquire_owned().await.map_err(|_| InferError::Stopped)?;
         let (sender, waiting) = oneshot::channel();
-        self.0.queue.push(Request { model, input, company, reply: Reply::Caller { sender, _permit: permit } })?;
+        self.0
+            .queue
+            .push(Request { model, input, company, reply: Reply::Caller { sender, _permit: permit } }, urgency)?;
         Ok(Scoring { waiting, ended: self.0.ended.clone() })
     }
 
@@ -235,9 +253,31 @@ impl Engine {
         self.submit(model, input, Company::Any).await?.answer().await
     }
 
+    /// As [`Engine::score`], for an image that explains the score of another: only while nobody waits for a score.
+    pub async fn score_covered(&self, model: &str, input: ModelInput) -> Result<Vec<f64>, InferError> {
+        let model = self.model(model)?;
+        let scoring = self.submit_as(model, input, Company::Any, Urgency::Explanation, &self.0.explaining).await?;
+        scoring.answer().await
+    }
+
     /// How many images may wait or be under way for a model: those of one that has most room.
     pub fn images_max(&self) -> usize {
         self.0.images_max
+    }
+
+    /// Grad-CAM of one image, only while nobody waits for a score: a map for each finding in the order of the card, or
+    /// one for all groups of a race model; side × side values, row by row, the largest of them 1. None where nothing in
+    /// the image speaks for the finding.
+    pub async fn grad_cam(&self, model: &str, input: ModelInput) -> Result<Vec<Option<Vec<f32>>>, ExplainError> {
+        let model = self.model(model)?;
+        let permit = Arc::clone(&self.0.explaining).acquire_owned().await.map_err(|_| InferError::Stopped)?;
+        let (sender, waiting) = oneshot::channel();
+        self.0.queue.push_map(MapRequest { model, input, sender, _permit: permit })?;
+        waiting.await.unwrap_or(Err(ExplainError::Failed(InferError::Stopped)))
+    }
+
+    fn model(&self, key: &str) -> Result<usize, InferError> {
+        self.0.models.get(key).copied().ok_or_else(|| InferError::UnknownModel(key.to_owned()))
     }
 
     /// `cpu`, `cuda:0` or `cuda:0,cuda:1`.
@@ -311,7 +351,7 @@ impl Handle {
                 let input = probe::input(&package.contract, probe::REHEARSED);
                 let reply = Reply::Start { device, sender };
                 let request = Request { model, input, company: Company::Any, reply };
-                let sent = self.queue.push(request).map_err(|_| ended_early());
+                let sent = self.queue.push(request, Urgency::Score).map_err(|_| ended_early());
                 let answer = sent.and_then(|()| self.in_time(&answer))?;
                 answer
                     .map_err(|e| EngineError::WarmUp { model: package.identity.name.clone(), reason: e.to_string() })?;

@@ -5,7 +5,7 @@
 //! networks are in `layers` and `nets`; `aggregate` turns image scores into a study score
 //! (`calibration`), `ood` says how far an image is from what the model knows; `export` writes
 //! TorchScript, `import` brings packages in, `golden` compares them with what they answered before. `elsewhere`
-//! and `product` are what a card says of a model that is not run here. Neighbours: `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above. Left out: pixels, thresholds (they
+//! and `product` are what a card says of a model that is not run here, `explain` and `occlusion` what in an image speaks for a score. Neighbours: `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above. Left out: pixels, thresholds (they
 //! are in the card, `assess` applies them) and any network socket.
 
 mod aggregate;
@@ -17,6 +17,7 @@ mod device;
 mod elsewhere;
 mod engine;
 mod error;
+mod explain;
 mod export;
 mod files;
 mod golden;
@@ -25,6 +26,7 @@ mod layers;
 mod limit;
 mod manifest;
 mod nets;
+mod occlusion;
 mod ood;
 mod precision;
 mod probe;
@@ -49,12 +51,14 @@ pub use device::{device_name, resolve as resolve_device};
 pub use elsewhere::{Elsewhere, Server, ServerCard, Shape, Token};
 pub use engine::{Engine, EngineOptions, EngineStats, Placement, Scoring};
 pub use error::{EngineError, InferError};
+pub use explain::ExplainError;
 pub use export::{ExportError, export_package, trace, write_package};
 pub use golden::{Golden, GoldenCard, GoldenError, GoldenOutcome, write_golden};
 pub use import::{Import, ImportError, Staged, stage};
 pub use layers::{ConvOptions, Forward, conv, dropout, function, linear, norm, relu, sequence};
 pub use manifest::{CardFault, ManifestError, Package, Weights, load_all};
 pub use nets::{Width, build as build_network};
+pub use occlusion::{Changes, Occlusion, distance};
 pub use ood::{Ood, OodCard};
 pub use product::{Product, ProductKind, ResultCard};
 pub use queue::{Coming, Company};

@@ -3,6 +3,7 @@
 //! A batch holds inputs of one model. It leaves with whichever device is free first: when it is full, when its oldest
 //! input has waited for the configured delay, or as soon as nobody says that more is on its way ([`Coming`]). How many
 //! wait is bounded by permits (`engine`), one with each request.
+//! What explains a score waits apart, and leaves only while no score is waited for.
 //! Neighbours: `engine` puts in, `worker` takes out. Left out: what is done with a batch.
 
 use std::collections::VecDeque;
@@ -14,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::domain::ModelInput;
 
 use super::error::InferError;
+use super::explain::ExplainError;
 
 pub(super) type Answer = Result<Vec<f64>, InferError>;
 
@@ -35,6 +37,34 @@ pub enum Company {
     Any,
     /// Alone: if the device is lost at it, it was not another one's doing.
     Nobody,
+}
+
+/// The maps of an image, as [`super::Engine::grad_cam`] gives them.
+pub(super) type Maps = Result<Vec<Option<Vec<f32>>>, ExplainError>;
+
+/// Grad-CAM of an image.
+pub(super) struct MapRequest {
+    /// Index of the model.
+    pub(super) model: usize,
+    pub(super) input: ModelInput,
+    pub(super) sender: oneshot::Sender<Maps>,
+    /// Given back when the request is answered or dropped.
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+/// What a device does next.
+pub(super) enum Work {
+    /// Images of the model with this index.
+    Scores(usize, Vec<Request>),
+    Map(MapRequest),
+}
+
+/// Whether somebody waits for a score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    Score,
+    /// The score of a covered image explains another.
+    Explanation,
 }
 
 pub(super) struct Request {
@@ -74,6 +104,9 @@ struct State {
     waiting: Vec<VecDeque<(Instant, Request)>>,
     /// Images that are being prepared.
     coming: usize,
+    /// By model: images whose scores explain others.
+    covered: Vec<VecDeque<Request>>,
+    maps: VecDeque<MapRequest>,
     open: bool,
 }
 
@@ -102,7 +135,9 @@ impl std::fmt::Debug for Queue {
 impl Queue {
     pub(super) fn new(models: usize, delay: Duration) -> Self {
         let waiting = (0..models).map(|_| VecDeque::new()).collect();
-        Self { state: Mutex::new(State { waiting, coming: 0, open: true }), changed: Condvar::new(), delay }
+        let covered = (0..models).map(|_| VecDeque::new()).collect();
+        let state = State { waiting, coming: 0, covered, maps: VecDeque::new(), open: true };
+        Self { state: Mutex::new(state), changed: Condvar::new(), delay }
     }
 
     pub(super) fn announce(queue: &Arc<Self>) -> Coming {
@@ -112,13 +147,29 @@ impl Queue {
 
     /// # Errors
     /// [`InferError::Stopped`] once the queue is closed.
-    pub(super) fn push(&self, request: Request) -> Result<(), InferError> {
+    pub(super) fn push(&self, request: Request, urgency: Urgency) -> Result<(), InferError> {
         let mut state = self.lock();
         if !state.open {
             return Err(InferError::Stopped);
         }
         let delay = if request.company == Company::Nobody { Duration::ZERO } else { self.delay };
-        state.waiting[request.model].push_back((Instant::now() + delay, request));
+        match urgency {
+            Urgency::Score => state.waiting[request.model].push_back((Instant::now() + delay, request)),
+            Urgency::Explanation => state.covered[request.model].push_back(request),
+        }
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`InferError::Stopped`] once the queue is closed.
+    pub(super) fn push_map(&self, request: MapRequest) -> Result<(), InferError> {
+        let mut state = self.lock();
+        if !state.open {
+            return Err(InferError::Stopped);
+        }
+        state.maps.push_back(request);
         drop(state);
         self.changed.notify_all();
         Ok(())
@@ -126,14 +177,15 @@ impl Queue {
 
     /// The next batch for a device whose models may have so many images; waits until one is due. `None` when the queue
     /// is closed and holds nothing for it.
-    pub(super) fn take(&self, device: usize, limits: &[usize]) -> Option<(usize, Vec<Request>)> {
+    pub(super) fn take(&self, device: usize, limits: &[usize]) -> Option<Work> {
         let mut state = self.lock();
         loop {
             match state.due(device, limits, Instant::now()) {
-                Some((model, None)) => return Some((model, state.drain(model, device, limits[model]))),
+                Some((model, None)) => return Some(Work::Scores(model, state.drain(model, device, limits[model]))),
                 Some((_, Some(wait))) => {
                     state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
                 }
+                None if let Some(work) = state.explain(limits) => return Some(work),
                 None if !state.open => return None,
                 None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
@@ -151,6 +203,8 @@ impl Queue {
         let mut state = self.lock();
         state.open = false;
         state.waiting.iter_mut().for_each(VecDeque::clear);
+        state.covered.iter_mut().for_each(VecDeque::clear);
+        state.maps.clear();
         drop(state);
         self.changed.notify_all();
     }
@@ -185,6 +239,16 @@ impl State {
         }
     }
 
+    /// What explains a score, one batch at a time.
+    fn explain(&mut self, limits: &[usize]) -> Option<Work> {
+        if let Some(map) = self.maps.pop_front() {
+            return Some(Work::Map(map));
+        }
+        let model = self.covered.iter().position(|queue| !queue.is_empty())?;
+        let images = self.covered[model].len().min(limits[model].max(1));
+        Some(Work::Scores(model, self.covered[model].drain(..images).collect()))
+    }
+
     fn drain(&mut self, model: usize, device: usize, images_max: usize) -> Vec<Request> {
         let queue = &mut self.waiting[model];
         let mut batch = Vec::new();
@@ -209,5 +273,40 @@ impl State {
         others.append(queue);
         *queue = others;
         batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Contract;
+    use std::sync::Arc;
+
+    use crate::infer::probe;
+
+    #[test]
+    fn what_explains_a_score_leaves_only_while_none_is_waited_for() {
+        let contract = Contract::preset("minmax-unit", 8).unwrap();
+        let queue = Queue::new(2, Duration::ZERO);
+        let (sender, _answers) = mpsc::channel();
+        let request = |model| {
+            let reply = Reply::Start { device: 0, sender: sender.clone() };
+            Request { model, input: probe::input(&contract, 0), company: Company::Any, reply }
+        };
+        (0..3).for_each(|_| queue.push(request(0), Urgency::Explanation).unwrap());
+        let permit = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        let map =
+            MapRequest { model: 0, input: probe::input(&contract, 0), sender: oneshot::channel().0, _permit: permit };
+        queue.push_map(map).unwrap();
+        queue.push(request(1), Urgency::Score).unwrap();
+        let next = || match queue.take(0, &[2, 2]) {
+            Some(Work::Scores(model, batch)) => format!("{} of {model}", batch.len()),
+            Some(Work::Map(_)) => "map".to_owned(),
+            None => "end".to_owned(),
+        };
+        assert_eq!([next(), next(), next()], ["1 of 1", "map", "2 of 0"]);
+        queue.push(request(1), Urgency::Score).unwrap();
+        queue.close();
+        assert_eq!([next(), next(), next()], ["1 of 1", "1 of 0", "end"]);
     }
 }

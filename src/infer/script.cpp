@@ -1,5 +1,5 @@
-// What libtorch can do with TorchScript and torch-sys does not bind: looking at what a file would do, freezing, and
-// constants of another type or layout.
+// What libtorch can do with TorchScript and torch-sys does not bind: looking at what a file would do, freezing, constants
+// of another type or layout, and what a network computes on its way.
 //
 // Bytes of a file come in, bytes of a file go out, so that nothing of C++ lives on outside this file. No function
 // throws. Neighbour: script.rs, which declares these functions and copies what they return.
@@ -14,6 +14,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include <ATen/Context.h>
 #include <caffe2/serialize/inline_container.h>
@@ -116,6 +117,60 @@ void check_code(const std::string& file) {
   }
 }
 
+bool is_convolution(const torch::jit::Node* node) {
+  return node->kind().is_aten() && std::string(node->kind().toUnqualString()).find("conv") != std::string::npos;
+}
+
+// Makes a frozen `forward` return a tuple: what it returned, and each tensor from its first convolution on, in order.
+// Gives one letter for each of these: c for what a convolution gives, t for others. What lies within branches and loops
+// is left out.
+std::string expose(torch::jit::Module& frozen) {
+  torch::jit::Function& forward = frozen.get_method("forward").function();
+  const auto graph = torch::jit::toGraphFunction(forward).graph();
+  std::vector<torch::jit::Value*> values(graph->outputs().begin(), graph->outputs().end());
+  std::string kinds;
+  for (torch::jit::Node* node : graph->block()->nodes()) {
+    const bool convolution = is_convolution(node);
+    if ((kinds.empty() && !convolution) || node->kind() == c10::prim::Constant) {
+      continue;
+    }
+    for (torch::jit::Value* value : node->outputs()) {
+      if (value->type()->isSubtypeOf(*c10::TensorType::get())) {
+        values.push_back(value);
+        kinds += convolution ? 'c' : 't';
+      }
+    }
+  }
+  torch::jit::Node* tuple = graph->insertNode(graph->createTuple(values));
+  graph->eraseOutput(0);
+  graph->registerOutput(tuple->output());
+  forward.setSchema(forward.getSchema().cloneWithReturns({c10::Argument("", tuple->output()->type())}));
+  return kinds;
+}
+
+// The bytes of a module's file, malloc'd; null without memory.
+char* saved(const torch::jit::Module& module, size_t* out_length) {
+  std::ostringstream out;
+  module.save(out);
+  const std::string bytes = out.str();
+  char* copy = static_cast<char*>(std::malloc(bytes.size() + 1));
+  if (copy != nullptr) {
+    std::memcpy(copy, bytes.data(), bytes.size());
+    *out_length = bytes.size();
+  }
+  return copy;
+}
+
+torch::jit::Module frozen_from(const char* data, size_t length) {
+  // Without it inlining goes one call deep, and the network still asks for methods that freezing removed. The thread
+  // that calls may have switched it off for what it runs.
+  torch::jit::GraphOptimizerEnabledGuard inline_all(true);
+  std::istringstream in(std::string(data, length));
+  torch::jit::Module module = torch::jit::load(in);
+  module.eval();
+  return torch::jit::freeze(module);
+}
+
 char* copied(const char* text, size_t length) noexcept {
   char* copy = static_cast<char*>(std::malloc(length + 1));
   if (copy != nullptr) {
@@ -165,24 +220,13 @@ char* sidelight_script_prepare(const char* data, size_t length, int8_t kind, siz
   *out_length = 0;
   *error = nullptr;
   try {
-    // Without it inlining goes one call deep, and the network still asks for methods that freezing removed. The thread
-    // that calls may have switched it off for what it runs.
-    torch::jit::GraphOptimizerEnabledGuard inline_all(true);
-    std::istringstream in(std::string(data, length));
-    torch::jit::Module module = torch::jit::load(in);
-    module.eval();
-    torch::jit::Module frozen = torch::jit::freeze(module);
+    torch::jit::Module frozen = frozen_from(data, length);
     convert(frozen.get_method("forward").graph()->block(), static_cast<at::ScalarType>(kind));
-    std::ostringstream out;
-    frozen.save(out);
-    const std::string bytes = out.str();
-    char* copy = copied(bytes.data(), bytes.size());
-    if (copy == nullptr) {
+    char* bytes = saved(frozen, out_length);
+    if (bytes == nullptr) {
       *error = copied("no memory for the result");
-      return nullptr;
     }
-    *out_length = bytes.size();
-    return copy;
+    return bytes;
   } catch (const std::exception& e) {
     *error = copied(e.what());
   } catch (...) {
@@ -191,7 +235,30 @@ char* sidelight_script_prepare(const char* data, size_t length, int8_t kind, siz
   return nullptr;
 }
 
-// Gives back what `sidelight_script_prepare` returned; null is nothing.
+// A TorchScript file of the same network, frozen, whose `forward` returns also what it computes from its first
+// convolution on (see `expose`, whose letters come back in `kinds`). Memory and errors as `sidelight_script_prepare`.
+char* sidelight_script_expose(const char* data, size_t length, size_t* out_length, char** kinds, char** error) {
+  *out_length = 0;
+  *kinds = nullptr;
+  *error = nullptr;
+  try {
+    torch::jit::Module frozen = frozen_from(data, length);
+    const std::string letters = expose(frozen);
+    char* bytes = saved(frozen, out_length);
+    *kinds = copied(letters.data(), letters.size());
+    if (bytes == nullptr || *kinds == nullptr) {
+      *error = copied("no memory for the result");
+    }
+    return bytes;
+  } catch (const std::exception& e) {
+    *error = copied(e.what());
+  } catch (...) {
+    *error = copied("an exception without a text");
+  }
+  return nullptr;
+}
+
+// Gives back what the functions above returned; null is nothing.
 void sidelight_script_free(char* memory) {
   std::free(memory);
 }

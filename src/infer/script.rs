@@ -50,14 +50,49 @@ pub(super) fn prepare(bytes: &[u8], precision: Precision) -> Result<Vec<u8>, Str
     call(bytes, kind)
 }
 
+/// A network that tells what it computes on its way.
+pub(super) struct Exposed {
+    /// A TorchScript file whose `forward` returns a tuple: what the network returns, and each tensor from its first
+    /// convolution on, in order.
+    pub(super) bytes: Vec<u8>,
+    /// Of each of these tensors, whether a convolution gives it.
+    pub(super) convolutions: Vec<bool>,
+}
+
+/// The network of a TorchScript file, frozen in fp32, with what it computes on its way.
+pub(super) fn expose(bytes: &[u8]) -> Result<Exposed, String> {
+    let (mut length, mut kinds, mut error) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+    #[allow(unsafe_code)]
+    // SAFETY: as in `call`; `kinds` is null, or a C string from malloc, copied and given back once.
+    unsafe {
+        let data = bytes.as_ptr().cast();
+        let out = sidelight_script_expose(data, bytes.len(), &raw mut length, &raw mut kinds, &raw mut error);
+        let convolutions = if kinds.is_null() { &[] } else { CStr::from_ptr(kinds).to_bytes() };
+        let convolutions = convolutions.iter().map(|kind| *kind == b'c').collect();
+        sidelight_script_free(kinds);
+        taken(out, length, error).map(|bytes| Exposed { bytes, convolutions })
+    }
+}
+
 #[allow(unsafe_code)]
 fn call(bytes: &[u8], kind: i8) -> Result<Vec<u8>, String> {
     let (mut length, mut error) = (0, std::ptr::null_mut());
-    // SAFETY: the function reads `bytes.len()` bytes and keeps none of them. What it returns is null, or `length` bytes
-    // from malloc; `error` is null, or a C string from malloc. Both are copied here and given back once.
+    // SAFETY: the function reads `bytes.len()` bytes and keeps none of them. What it returns is as `taken` asks.
     unsafe {
         let out = sidelight_script_prepare(bytes.as_ptr().cast(), bytes.len(), kind, &raw mut length, &raw mut error);
-        let result = if out.is_null() {
+        taken(out, length, error)
+    }
+}
+
+/// What a function of `script.cpp` returned.
+///
+/// # Safety
+/// `out` is null, or `length` bytes from malloc; `error` is null, or a C string from malloc. Both are given back here.
+#[allow(unsafe_code)]
+unsafe fn taken(out: *mut c_char, length: usize, error: *mut c_char) -> Result<Vec<u8>, String> {
+    // SAFETY: what the caller says of both; each is copied and given back once.
+    unsafe {
+        let result = if out.is_null() || !error.is_null() {
             Err(first_line(error))
         } else {
             Ok(std::slice::from_raw_parts(out.cast::<u8>(), length).to_vec())
@@ -85,6 +120,13 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> *mut c_char;
     fn sidelight_script_check(data: *const c_char, length: usize, error: *mut *mut c_char) -> bool;
+    fn sidelight_script_expose(
+        data: *const c_char,
+        length: usize,
+        out_length: *mut usize,
+        kinds: *mut *mut c_char,
+        error: *mut *mut c_char,
+    ) -> *mut c_char;
     fn sidelight_script_free(memory: *mut c_char);
     fn sidelight_deterministic(on: bool);
 }

@@ -4,6 +4,7 @@
 //! traces them. Every libtorch call is the fallible one and runs without gradients. Left out: queues, batching policy.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
@@ -13,11 +14,12 @@ use tch::nn::VarStore;
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 use tracing::warn;
 
-use crate::domain::{Digest, Precision};
+use crate::domain::{Digest, Precision, Purpose};
 
 use super::card::{Activation, Architecture};
 use super::device::device_name;
 use super::error::{EngineError, InferError, torch_error, torch_reason};
+use super::explain::{ExplainError, GradCam, Target};
 use super::export::trace;
 use super::files::{self, WEIGHTS_BYTES_MAX};
 use super::layers::{Forward, sequence};
@@ -59,6 +61,8 @@ pub(super) struct LoadedModel {
     device: Device,
     precision: Precision,
     is_frozen: bool,
+    /// Made when a map is first asked for: most nodes never do.
+    grad_cam: OnceCell<Result<GradCam, String>>,
 }
 
 /// The package's network as TorchScript. Reads the weight file, checking its hash on the bytes that are used, and what it
@@ -102,7 +106,7 @@ impl LoadedModel {
 
     fn new(package: Package, network: Network, device: Device, precision: Precision) -> Self {
         let contract = package.contract.digest();
-        Self { package, contract, network, device, precision, is_frozen: true }
+        Self { package, contract, network, device, precision, is_frozen: true, grad_cam: OnceCell::new() }
     }
 
     /// A network that is no file, for tests of what becomes of its errors.
@@ -146,6 +150,41 @@ impl LoadedModel {
     pub(super) fn forward(&self, images: &[&[f32]]) -> Result<Vec<Result<Vec<f64>, InferError>>, InferError> {
         let raw = self.raw(images)?;
         Ok(raw.iter().map(|raw| self.answer(raw)).collect())
+    }
+
+    /// Grad-CAM of an image of the contract's shape: a map for each finding, or the race model's one. Computed in fp32.
+    pub(super) fn grad_cam(&self, image: &[f32]) -> Result<Vec<Option<Vec<f32>>>, ExplainError> {
+        let grad_cam = self.grad_cam.get_or_init(|| self.load_grad_cam());
+        let grad_cam = grad_cam.as_ref().map_err(|reason| ExplainError::Unavailable(reason.clone()))?;
+        let targets = match self.package.purpose {
+            Purpose::Race => vec![Target::Confidence],
+            Purpose::Clinical => self.package.column_of.iter().map(|column| Target::Column(*column)).collect(),
+        };
+        let image = self.image(image).map_err(|e| torch_error(&e))?;
+        grad_cam.maps(&image, &self.package.column_of, self.package.activation, &targets)
+    }
+
+    /// Reads the weights again. A network that says something else than the one that scores is not used.
+    fn load_grad_cam(&self) -> Result<GradCam, String> {
+        let script = read_weights(&self.package).and_then(|bytes| script_of(&self.package, bytes))?;
+        let grad_cam = GradCam::load(&script, self.device)?;
+        if self.precision == Precision::Fp32 {
+            let image = probe::image(&self.package.contract, 2);
+            let expected = self.raw(&[&image]).map_err(|e| e.to_string())?;
+            let found = self.image(&image).map_err(|e| torch_reason(&e))?;
+            let found = rows(&grad_cam.outputs(&found).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+            let apart = |(a, b): (&f64, &f64)| (a - b).abs() > self.tolerance() * (1.0 + a.abs());
+            let pairs = expected.iter().zip(&found).flat_map(|(a, b)| a.outputs.iter().zip(b));
+            if pairs.into_iter().any(apart) {
+                return Err("its network computes something else where gradients are asked for".to_owned());
+            }
+        }
+        Ok(grad_cam)
+    }
+
+    fn image(&self, values: &[f32]) -> Result<Tensor, TchError> {
+        let (channels, side) = (i64::from(self.package.contract.channels), i64::from(self.package.contract.size));
+        Tensor::f_from_slice(values)?.f_view([1, channels, side, side])
     }
 
     /// Runs the network before anyone waits for it, and holds it against its card: shape, finite values,

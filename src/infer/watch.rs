@@ -15,7 +15,7 @@ use tracing::error;
 use crate::domain::Contract;
 
 use super::probe;
-use super::queue::{Answer, Company, Queue, Reply, Request};
+use super::queue::{Answer, Company, Queue, Reply, Request, Urgency};
 
 /// A batch may take so many times what it took at the start, and at least [`Watch::least`].
 const TIMES: u32 = 50;
@@ -112,7 +112,7 @@ impl Watch {
                 let input = probe::input(&contracts[model], probe::REHEARSED);
                 let reply = Reply::Start { device, sender };
                 // A queue that is closed has nobody to be ready for.
-                let _ = queue.push(Request { model, input, company: Company::Any, reply });
+                let _ = queue.push(Request { model, input, company: Company::Any, reply }, Urgency::Score);
                 probes[device] = Some(answer);
             }
         }

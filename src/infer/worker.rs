@@ -15,9 +15,10 @@ use tracing::{error, warn};
 use crate::domain::ModelInput;
 
 use super::error::InferError;
+use super::explain::ExplainError;
 use super::limit::BatchLimit;
 use super::probe;
-use super::queue::{Company, Queue, Request};
+use super::queue::{Company, MapRequest, Queue, Request, Work};
 use super::torch::LoadedModel;
 use super::watch::Watch;
 
@@ -64,8 +65,12 @@ impl Worker {
         let queue = Arc::clone(&self.end.queue);
         loop {
             let limits: Vec<usize> = self.limits.iter().map(BatchLimit::images).collect();
-            let Some((model, batch)) = queue.take(self.device, &limits) else { return };
-            if let Err(Lost) = self.run_batch(model, batch) {
+            let done = match queue.take(self.device, &limits) {
+                Some(Work::Scores(model, batch)) => self.run_batch(model, batch),
+                Some(Work::Map(request)) => self.run_map(request),
+                None => return,
+            };
+            if let Err(Lost) = done {
                 return;
             }
         }
@@ -141,6 +146,24 @@ impl Worker {
             part.into_iter().for_each(|request| self.answer(request, Err(failure.clone())));
         }
         device
+    }
+
+    fn run_map(&mut self, request: MapRequest) -> Result<(), Lost> {
+        if request.sender.is_closed() {
+            return Ok(());
+        }
+        let model = &self.models[request.model];
+        let maps = match check_input(model, &request.input) {
+            Ok(()) => model.grad_cam(&request.input.values),
+            Err(error) => Err(error.into()),
+        };
+        let outcome = match &maps {
+            Err(ExplainError::Failed(failure @ InferError::Torch(_))) => self.still_computes(request.model, failure),
+            Ok(_) | Err(_) => Ok(()),
+        };
+        // Whoever gave up waiting needs no answer.
+        let _ = request.sender.send(maps);
+        outcome
     }
 
     /// Whether it was the input: the image that the model scored at the start is scored again.

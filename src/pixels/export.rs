@@ -20,8 +20,8 @@ pub fn write_npy(mut out: impl Write, input: &ModelInput, contract: &Contract) -
     out.flush()
 }
 
-/// Writes the first channel as an 8-bit grey picture: `low` of the contract is black, `high` is white.
-pub fn write_png(out: impl Write, input: &ModelInput, contract: &Contract) -> io::Result<()> {
+/// The first channel as 8-bit grey values, row by row: `low` of the contract is black, `high` is white.
+pub fn grey_picture(input: &ModelInput, contract: &Contract) -> Vec<u8> {
     let mean = contract.mean.first().copied().unwrap_or(0.0);
     let std = contract.std.first().copied().unwrap_or(1.0);
     let grey = |v: &f32| {
@@ -29,7 +29,12 @@ pub fn write_png(out: impl Write, input: &ModelInput, contract: &Contract) -> io
         (unit.clamp(0.0, 1.0) * 255.0).round() as u8
     };
     let pixels = contract.size as usize * contract.size as usize;
-    let bytes: Vec<u8> = input.values.iter().take(pixels).map(grey).collect();
+    input.values.iter().take(pixels).map(grey).collect()
+}
+
+/// Writes the first channel as an 8-bit grey picture.
+pub fn write_png(out: impl Write, input: &ModelInput, contract: &Contract) -> io::Result<()> {
+    let bytes = grey_picture(input, contract);
     let mut encoder = png::Encoder::new(out, contract.size, contract.size);
     encoder.set_color(png::ColorType::Grayscale);
     encoder.set_depth(png::BitDepth::Eight);

@@ -57,7 +57,7 @@ use serde::{Deserialize, Serialize};
 
 pub use ahead::Parts;
 pub use decode::DECODABLE_TRANSFER_SYNTAXES;
-pub use export::{write_npy, write_png};
+pub use export::{grey_picture, write_npy, write_png};
 pub use limits::Limits;
 pub use part::{Part, SeenFrame, pixel_digest};
 pub use process::worker_main;

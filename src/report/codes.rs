@@ -93,6 +93,11 @@ pub(super) const POSITIVE: Concept = sct("10828004", "Positive");
 pub(super) const QUALITATIVE: Concept = concept("C0034375", "UMLS", "Qualitative Evaluations");
 pub(super) const COMMENT: Concept = dcm("121106", "Comment");
 pub(super) const PROCESSING_EQUIPMENT: Concept = dcm("109102", "Processing Equipment");
+pub(super) const SOURCE_IMAGE: Concept = dcm("121322", "Source image for image processing operation");
+pub(super) const GRADIENT_ACTIVATION: Concept = dcm("130403", "Gradient-weighted class activation");
+pub(super) const SALIENCY: Concept = dcm("130404", "Saliency");
+pub(super) const QUANTITY: Concept = sct("246205007", "Quantity");
+pub(super) const NO_UNITS: Concept = concept("1", "UCUM", "no units");
 pub(super) const PERCENT: Concept = concept("%", "UCUM", "Percent");
 
 const XR_PROCEDURE: Concept = concept("43468-8", "LN", "XR unspecified body region");

@@ -15,7 +15,7 @@ use super::content::sop_reference;
 use super::schemes::{Schemes, codes_in};
 use super::tree::Algorithm;
 use super::write::{plain, put, put_code, put_empty, put_items, put_verbatim, to_tag};
-use super::{Completion, MANUFACTURER, MODEL_NAME, ReportOptions};
+use super::{Completion, MANUFACTURER, MODEL_NAME, Observer, Related, ReportOptions};
 use crate::domain::{Attribute, AttributeValue, Code, InstanceHeader, Uid};
 
 const SERIES_NUMBER: &str = "9801";
@@ -120,9 +120,12 @@ pub(super) fn build(
     copy(&mut document, source, schemes);
     let now = put_times(&mut document, images, options.now);
     put_document(&mut document, options);
-    put_equipment(&mut document, algorithms, options, now);
+    put_equipment(&mut document, algorithms, &options.observer, now);
     put_items(&mut document, 0x0008_0110, schemes.items());
     put_items(&mut document, 0x0040_a375, evidence(images));
+    if !options.related.is_empty() {
+        put_items(&mut document, 0x0008_1115, related(&options.related));
+    }
     if let Some(p) = &options.predecessor {
         let reference = sop_reference(&p.sop_class, &p.sop_instance);
         put_items(
@@ -132,6 +135,27 @@ pub(super) fn build(
         );
     }
     document
+}
+
+/// Referenced Series Sequence of Common Instance Reference (PS3.3 C.12.2), by series: what belongs to the report and is no
+/// evidence of it. The module is not of the report's IOD, which Type 3 attributes may extend (PS3.2, Standard Extended);
+/// Referenced Instance Sequence of SR Document General is for documents that are equivalent.
+fn related(instances: &[Related]) -> Vec<InMemDicomObject> {
+    let mut series: Vec<(&Uid, Vec<InMemDicomObject>)> = Vec::new();
+    for Related { series: of, sop_class, sop_instance } in instances {
+        let reference = sop_reference(sop_class, sop_instance);
+        match series.iter_mut().find(|(uid, _)| *uid == of) {
+            Some((_, references)) => references.push(reference),
+            None => series.push((of, vec![reference])),
+        }
+    }
+    let item = |(uid, references): (&Uid, Vec<InMemDicomObject>)| {
+        let mut item = InMemDicomObject::new_empty();
+        put_items(&mut item, 0x0008_114a, references);
+        put(&mut item, 0x0020_000e, VR::UI, uid.as_str());
+        item
+    };
+    series.into_iter().map(item).collect()
 }
 
 /// The procedure codes of the source, as far as a reader can interpret them; else one by its modality.
@@ -149,7 +173,8 @@ pub(super) fn copied_values(source: &InstanceHeader) -> impl Iterator<Item = &At
     COPIED.iter().filter_map(|(tag, ..)| source.copied.get(tag)).map(|a| &a.value)
 }
 
-fn copy(document: &mut InMemDicomObject, source: &InstanceHeader, schemes: &Schemes) {
+/// Patient and study, as the list says.
+pub(super) fn copy(document: &mut InMemDicomObject, source: &InstanceHeader, schemes: &Schemes) {
     for (tag, vr, required) in COPIED {
         // What identifies patient and study, and what tells how to read it, is copied even if it breaks a rule.
         let copied = source.copied.get(&tag).is_some_and(|a| {
@@ -189,7 +214,7 @@ fn complete_clinical_trial(document: &mut InMemDicomObject) {
 
 /// Writes the dates and times of the document in the time zone of its study, so that copied and new times are read
 /// alike. Returns the moment in that zone.
-fn put_times(
+pub(super) fn put_times(
     document: &mut InMemDicomObject,
     images: &[&InstanceHeader],
     now: DateTime<FixedOffset>,
@@ -235,16 +260,17 @@ fn put_document(document: &mut InMemDicomObject, options: &ReportOptions) {
     put(document, 0x0040_a496, VR::CS, "PRELIMINARY");
 }
 
-fn put_equipment(
+/// The node, and each model as Contributing Equipment.
+pub(super) fn put_equipment(
     document: &mut InMemDicomObject,
     algorithms: &[Algorithm],
-    options: &ReportOptions,
+    observer: &Observer,
     now: DateTime<FixedOffset>,
 ) {
     put(document, 0x0008_0070, VR::LO, MANUFACTURER);
     put(document, 0x0008_1090, VR::LO, MODEL_NAME);
-    put(document, 0x0018_1000, VR::LO, &options.observer.serial_number());
-    put(document, 0x0018_1002, VR::UI, options.observer.device_uid.as_str());
+    put(document, 0x0018_1000, VR::LO, &observer.serial_number());
+    put(document, 0x0018_1002, VR::UI, observer.device_uid.as_str());
     put(document, 0x0018_1020, VR::LO, env!("CARGO_PKG_VERSION"));
     let moment = now.format("%Y%m%d%H%M%S%z").to_string();
     let item = |algorithm: &Algorithm| {

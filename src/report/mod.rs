@@ -2,13 +2,16 @@
 //!
 //! Pure: no clock, file or socket; the time and fresh UIDs are arguments, so that the same arguments give the same
 //! bytes. `tree` lays the content out, `header` copies and references, `schemes` declares what codes need, `write`
-//! touches the encoding, `text` renders for people. Neighbours: `domain` below, `analyse` above. Left out: who
+//! touches the encoding, `text` renders for people; `maps` are objects of their own beside a report, `overlay` their
+//! colours. Neighbours: `domain` below, `analyse` above. Left out: who
 //! receives a report (`deliver`), and reading others' reports.
 
 mod codes;
 mod content;
 mod header;
+mod maps;
 mod numbers;
+mod overlay;
 mod schemes;
 mod text;
 mod tree;
@@ -24,6 +27,8 @@ use crate::domain::{
 };
 
 pub use codes::{PRIVATE_CODES, PRIVATE_SCHEME};
+pub use maps::{MapImage, MapObject, Related, capture, parametric_map};
+pub use overlay::overlay;
 pub use text::render;
 
 use schemes::Schemes;
@@ -89,6 +94,8 @@ pub struct ReportOptions {
     pub sources: BTreeMap<String, Vec<Uid>>,
     /// Algorithm parameters of every model besides weights, contract and profile, e.g. which frames were seen.
     pub parameters: Vec<String>,
+    /// Objects of the node that belong to the report: its maps.
+    pub related: Vec<Related>,
     /// The moment in the node's local time; written in the time zone of the images where they name one.
     pub now: DateTime<FixedOffset>,
 }
@@ -170,9 +177,14 @@ pub fn build(
     })
 }
 
-/// Whether an instance is one of sidelight's own reports, which the node never processes.
+/// Whether an instance is one of sidelight's own reports or maps, which the node never processes.
 pub fn is_own(header: &InstanceHeader) -> bool {
-    header.modality == "SR" && header.manufacturer.eq_ignore_ascii_case(MANUFACTURER)
+    let is_map = || {
+        let class = header.sop_class.as_str();
+        [maps::SECONDARY_CAPTURE, maps::PARAMETRIC_MAP].contains(&class)
+            && header.model_name.eq_ignore_ascii_case(MODEL_NAME)
+    };
+    header.manufacturer.eq_ignore_ascii_case(MANUFACTURER) && (header.modality == "SR" || is_map())
 }
 
 /// Who audits where no race model runs: the node itself, by its profile. It has neither weights nor contract.

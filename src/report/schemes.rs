@@ -34,9 +34,14 @@ pub(super) struct Schemes {
 impl Schemes {
     /// With the private scheme declared, and the source's own declarations at hand.
     pub(super) fn new(source: &InstanceHeader) -> Self {
-        let mut schemes = Self { of_source: declarations(source), ..Self::default() };
+        let mut schemes = Self::of(source);
         schemes.declare(codes::PRIVATE_SCHEME);
         schemes
+    }
+
+    /// For an object without private codes.
+    pub(super) fn of(source: &InstanceHeader) -> Self {
+        Self { of_source: declarations(source), ..Self::default() }
     }
 
     /// Notes that codes of this scheme are used. Returns whether a reader can know the scheme.

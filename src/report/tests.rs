@@ -155,6 +155,7 @@ fn options() -> ReportOptions {
         completion: Completion::Complete,
         sources: BTreeMap::new(),
         parameters: Vec::new(),
+        related: Vec::new(),
         now: zone.with_ymd_and_hms(2026, 3, 1, 1, 30, 0).unwrap(),
     }
 }

@@ -13,10 +13,10 @@ use super::watchdog::Loop;
 use super::{ATTEMPTS_MAX, IDLE, INTERRUPTIONS_MAX, LEASE, Node};
 use crate::analyse::{Conclusion, NOT_ALL_AUDITED, ReportContext};
 use crate::assemble::{self, AssembleRules, Closing, Decision, StudyActivity};
-use crate::config::{Config, Late};
+use crate::config::{Config, Destination, Late};
 use crate::deliver;
 use crate::domain::{ClosedBy, Disclosure, Uid};
-use crate::report::Predecessor;
+use crate::report::{Predecessor, Related};
 use crate::store::{Closed, Older, Outcome, OutgoingReport, StoreError, StudyClaim};
 
 /// Keys of the packages whose results are not all here, of studies at a version each.
@@ -167,13 +167,19 @@ impl Node {
         closing.complete &= all_audited;
         let images: Vec<_> =
             ready.instances.iter().map(|i| &i.header).filter(|h| analysed.contains(&h.sop_instance)).collect();
+        let destinations = |disclosure: Disclosure| -> Vec<String> {
+            let allowed = |d: &&Destination| d.disclose == disclosure && deliver::allowed(config.node.mode, d).is_ok();
+            config.destinations_of(called).filter(allowed).map(|d| d.name.clone()).collect()
+        };
+        let readers = [Disclosure::Withheld, Disclosure::Probabilities]
+            .into_iter()
+            .filter(|disclosure| !destinations(*disclosure).is_empty())
+            .filter(|disclosure| config.explain.asks_for(&self.analyser.released(&assessment, *disclosure)))
+            .collect::<Vec<_>>();
+        let explained = self.explained(&ready, config.clinical(called), &readers).await?;
         let mut outgoing = Vec::new();
         for disclosure in [Disclosure::Withheld, Disclosure::Probabilities] {
-            let destinations: Vec<String> = config
-                .destinations_of(called)
-                .filter(|d| d.disclose == disclosure && deliver::allowed(config.node.mode, d).is_ok())
-                .map(|d| d.name.clone())
-                .collect();
+            let destinations = destinations(disclosure);
             // The withheld report is always made: it is the one that people read here.
             if destinations.is_empty() && disclosure == Disclosure::Probabilities {
                 continue;
@@ -188,9 +194,20 @@ impl Node {
                     sop_instance: p.sop_instance,
                 })
                 .collect();
-            let context = ReportContext { disclosure, predecessors, partial: partial.clone(), now };
+            let objects = match readers.contains(&disclosure) {
+                true => self.analyser.map_objects(&explained, &images, &config.explain.forms, disclosure, now)?,
+                false => Vec::new(),
+            };
+            let maps = objects.iter().map(Related::from).collect();
+            let context = ReportContext { disclosure, predecessors, partial: partial.clone(), maps, now };
             let variants = self.analyser.reports(&assessment, &sources, &images, &context)?;
-            outgoing.push(OutgoingReport { variants, disclosure, destinations });
+            outgoing.push(OutgoingReport { variants, disclosure, destinations: destinations.clone() });
+            // After the report, which must not wait for a destination that takes no maps.
+            outgoing.extend(objects.into_iter().map(|object| OutgoingReport {
+                variants: vec![object],
+                disclosure,
+                destinations: destinations.clone(),
+            }));
         }
         // What is kept for people is what a withheld destination sees.
         let assessment = self.analyser.released(&assessment, Disclosure::Withheld);

@@ -175,7 +175,15 @@ impl Node {
             Err((cause, retry)) => return self.failed(delivery, &cause, retry).await,
         };
         let files: Vec<ReportFile<'_>> = variants.iter().map(ReportFile::from).collect();
-        let open = match session.take() {
+        let last = match session.take() {
+            Some(open) if open.carries(&files) => Some(open),
+            Some(other) => {
+                other.end(None).await;
+                None
+            }
+            None => None,
+        };
+        let open = match last {
             Some(open) => Ok(open),
             None => {
                 let config = self.config();

@@ -9,6 +9,7 @@ mod close;
 mod commitments;
 mod confirmations;
 mod deliver;
+mod explain;
 mod read;
 mod reload;
 mod retention;

@@ -116,6 +116,7 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
         sources: new.sources.clone(),
         destinations: new.destinations.clone(),
         delivery: new.delivery.clone(),
+        explain: new.explain.clone(),
         log: Log { filter: new.log.filter.clone(), ..old.log.clone() },
         ..old.clone()
     };

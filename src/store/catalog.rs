@@ -155,8 +155,9 @@ impl Store {
     }
 }
 
-/// What anybody may pull at all, of `reports r`.
-const PULLABLE: &str = "r.current = 1 AND r.disclosure = 'withheld' AND r.path IS NOT NULL";
+/// What anybody may pull at all, of `reports r`: Structured Reports (PS3.6 A), not the maps beside them.
+const PULLABLE: &str = "r.current = 1 AND r.disclosure = 'withheld' AND r.path IS NOT NULL
+    AND r.sop_class LIKE '1.2.840.10008.5.1.4.1.1.88.%'";
 
 /// The UIDs that a query is limited to; `None` where it is not.
 fn wanted(keys: &[Key], tag: Tag) -> Option<BTreeSet<&str>> {

@@ -96,7 +96,7 @@ pub enum Older {
     Sent,
 }
 
-/// A report and the names of the destinations that it is for.
+/// A report, or a map that belongs to one, and the names of the destinations that it is for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutgoingReport {
     /// The same content in each SOP class that a destination may be offered, the preferred first; at least one.

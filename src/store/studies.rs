@@ -5,8 +5,11 @@
 //! that they replace. Neighbours: `reading` opens studies, `outbox` carries their reports on. Left out: whether a
 //! study is complete (`assemble`), what its report says (`assess`, `report`).
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Sqlite, Transaction};
 use tracing::info;
 
@@ -180,6 +183,14 @@ impl Store {
     /// As [`Store::ready_study`], without any score.
     pub async fn study_without_scores(&self, study: &Uid) -> Result<ReadyStudy, StoreError> {
         as_read(&mut self.index().snapshot().await?, study).await
+    }
+
+    /// The files of a study's objects, as far as they are kept.
+    pub async fn object_files(&self, study: &Uid) -> Result<BTreeMap<Uid, PathBuf>, StoreError> {
+        let sql = "SELECT sop_instance, path FROM instances WHERE study = ? AND path IS NOT NULL";
+        let rows = sqlx::query(sql).bind(study.as_str()).fetch_all(self.index().read()).await?;
+        let file = |row: &SqliteRow| Ok((row.parsed("sop_instance")?, self.spool().absolute(&row.text("path")?)));
+        rows.iter().map(file).collect()
     }
 
     /// The newest report of a study for this disclosure, which the next one replaces, in each of its SOP classes.

@@ -92,4 +92,5 @@ def main(folder):
         write(folder / f"{name}.cases.safetensors", cases)
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -37,7 +37,10 @@ async fn report_again(store: &Store, study: &str, report: &str, patient: &str, s
     let mut reports = [
         outgoing(study, report, Disclosure::Withheld, &[]),
         outgoing(study, &format!("{report}.7"), Disclosure::Probabilities, &[]),
+        outgoing(study, &format!("{report}.8"), Disclosure::Withheld, &[]),
     ];
+    // A map beside its report: a Secondary Capture.
+    reports[2].variants.iter_mut().for_each(|map| map.sop_class = uid("1.2.840.10008.5.1.4.1.1.7"));
     for report in reports.iter_mut().flat_map(|r| &mut r.variants) {
         report.file = file(report, patient);
     }
@@ -79,6 +82,7 @@ async fn the_catalogue_holds_current_withheld_reports_and_nothing_else() {
     assert_eq!(all(&store, &[]).await, ["2.3", "2.2"], "the replaced report is gone from it");
     assert!(all(&store, &[key(SOP_INSTANCE, VR::UI, "2.1")]).await.is_empty());
     assert!(all(&store, &[key(SOP_INSTANCE, VR::UI, "2.3.7")]).await.is_empty(), "disclosed, by its very UID");
+    assert!(all(&store, &[key(SOP_INSTANCE, VR::UI, "2.3.8")]).await.is_empty(), "a map is no report");
 }
 
 const SOP_INSTANCE: u32 = 0x0008_0018;

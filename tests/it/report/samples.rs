@@ -175,6 +175,7 @@ pub fn options() -> ReportOptions {
         completion: Completion::Complete,
         sources: BTreeMap::new(),
         parameters: Vec::new(),
+        related: Vec::new(),
         now: chrono::DateTime::parse_from_rfc3339("2026-03-01T01:30:00+01:00").unwrap(),
     }
 }
