@@ -20,6 +20,8 @@ mod dicom;
 mod domain;
 #[path = "../src/receive/mod.rs"]
 mod receive;
+#[path = "../src/results/mod.rs"]
+mod results;
 #[path = "../src/store/mod.rs"]
 mod store;
 #[path = "../src/wire/mod.rs"]

@@ -106,6 +106,7 @@ const STORAGE: &[SopClass] = classes! {
     "Enhanced SR Storage" => ENHANCED_SR_STORAGE,
     "Comprehensive SR Storage" => COMPREHENSIVE_SR_STORAGE,
     "Comprehensive 3D SR Storage" => COMPREHENSIVE3_DSR_STORAGE,
+    "Chest CAD SR Storage" => CHEST_CADSR_STORAGE,
 };
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ def parts(finding, relation, sop_class):
     if finding.get("label"):
         children.append(coded(relation, ("99RESULT", "99VENDOR", "Result"), finding["label"]))
     children += [image(relation, uid, sop_class) for uid in finding.get("images", [])]
-    children += [by_reference("R-INFERRED FROM", place) for place in finding.get("refers", [])]
+    children += [by_reference("INFERRED FROM", place) for place in finding.get("refers", [])]
     return children
 
 
