@@ -64,6 +64,7 @@ impl Worker {
         let queue = Arc::clone(&self.end.queue);
         loop {
             let limits: Vec<usize> = self.limits.iter().map(BatchLimit::images).collect();
+            limits.iter().enumerate().for_each(|(model, images)| self.watch.set_limit(self.device, model, *images));
             let Some((model, batch)) = queue.take(self.device, &limits) else { return };
             if let Err(Lost) = self.run_batch(model, batch) {
                 return;
