@@ -101,8 +101,8 @@ fn a_weight_file_becomes_a_package_that_is_known_again() {
         let card = fs::read_to_string(dir.join("model.toml")).expect("a card");
         let card: String = card.lines().filter(|l| !l.starts_with("device_uid")).map(|l| format!("{l}\n")).collect();
         fs::write(dir.join("supplied.toml"), card).expect("writable");
-        let mut command = scene.command(&["model", "add", "--name", name, "--card"]);
-        run(command.arg(dir.join("supplied.toml")).arg(&weights))
+        let mut command = scene.command(&["model", "add", "--name", name]);
+        run(command.arg("--card").arg(dir.join("supplied.toml")).arg(&weights))
     };
     let refused = supplied("third");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -115,8 +115,8 @@ fn a_weight_file_becomes_a_package_that_is_known_again() {
     run_ok(&mut scene.command(&["model", "verify", "third", "--require-golden"]));
 
     // What has no golden values is not verified.
-    let mut plain = scene.command(&["model", "add", "--name", "plain", "--card"]);
-    run_ok(plain.arg(scene.path("card.toml")).arg(&weights));
+    let mut plain = scene.command(&["model", "add", "--name", "plain"]);
+    run_ok(plain.arg("--card").arg(scene.path("card.toml")).arg(&weights));
     assert!(run_ok(&mut scene.command(&["model", "verify", "plain"])).contains("not verified: no golden values"));
     let required = run(&mut scene.command(&["model", "verify", "plain", "--require-golden"]));
     assert_eq!(required.status.code(), Some(1));
