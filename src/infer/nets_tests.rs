@@ -68,6 +68,8 @@ fn check(folder: &std::path::Path, name: &str, architecture: Architecture, width
 
 #[test]
 fn the_same_weights_give_torchvisions_logits_in_every_architecture() {
+    // As the engine does: else each new size would be profiled and recompiled.
+    tch::jit::set_graph_executor_optimize(false);
     let folder = reference::run("torchvision_logits.py");
     let three = Width { channels: 3, columns: 5 };
     for architecture in [
