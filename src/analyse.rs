@@ -29,11 +29,11 @@ use crate::assess::{self, AssessInput, Profile, RiskSettings};
 use crate::config::Config;
 use crate::domain::{
     AeTitle, Assessment, ClinicalResult, Contract, Digest, Disclosure, FindingAssessment, ImageScore, IndReason,
-    InstanceHeader, ModelIdentity, Purpose, ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance, StudyScore,
-    Timestamp, Uid,
+    InstanceHeader, ModelIdentity, Precision, Purpose, ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance,
+    StudyScore, Timestamp, Uid,
 };
-use crate::infer::{self, Company, InferError, Package};
-use crate::pixels::{self, Frames, Parts, SeenFrame, Workers};
+use crate::infer::{self, Company, ModelState, Package};
+use crate::pixels::{self, Frames, Workers};
 use crate::report::{self, Completion, Observer, Predecessor, Related, ReportOptions, SrClass};
 
 use scored::{Scored, scored};
@@ -180,6 +180,11 @@ impl Analyser {
         &self.packages
     }
 
+    /// What the package's model computes in; `None` where it is not run here.
+    pub fn precision(&self, package: &Package) -> Option<Precision> {
+        self.scorers.precision(package)
+    }
+
     /// Whether scores under this key are race posteriors, which have their own retention.
     pub fn is_race(&self, model_key: &str) -> bool {
         self.packages.iter().any(|p| p.purpose == Purpose::Race && p.identity.key() == model_key)
@@ -193,6 +198,11 @@ impl Analyser {
     /// Resolves when no image can be scored any more, which is a fault of the node.
     pub async fn ended(&self) {
         self.scorers.ended().await;
+    }
+
+    /// How the models of this process do.
+    pub fn states(&self) -> Vec<ModelState> {
+        self.scorers.states()
     }
 
     /// False while a device has no memory for one image.
@@ -253,7 +263,7 @@ impl Analyser {
         let coming = self.scorers.announce();
         let mut asked: Vec<Asked> = admitted.iter().map(|_| Asked::default()).collect();
         let parts = self.workers.parts(file, &contracts, Frames::default());
-        let handed = self.hand_over(parts, &contracts, &admitted, options.company, &mut asked).await;
+        let handed = self.scorers.hand_over(parts, &contracts, &admitted, options.company, &mut asked).await;
         // The models have all of it: the next object may be read meanwhile.
         drop((coming, reader));
         let mut ended = None;
@@ -290,37 +300,6 @@ impl Analyser {
             Err(refusal) => read.refusal = Some(refusal),
         }
         Ok(read)
-    }
-
-    /// Gives the models the image part by part; the frames that it has. What one contract cannot have, others may.
-    ///
-    /// # Errors
-    /// The inference thread has ended.
-    async fn hand_over(
-        &self,
-        mut parts: Parts,
-        contracts: &[Contract],
-        admitted: &[&Package],
-        company: Company,
-        asked: &mut [Asked],
-    ) -> Result<Result<Vec<SeenFrame>, Refusal>, InferError> {
-        let mut frames = Vec::new();
-        while let Some(part) = parts.next().await {
-            let part = match part {
-                Ok(part) => part,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            for (package, asked) in admitted.iter().zip(&mut *asked) {
-                let place = contracts.iter().position(|c| *c == package.contract);
-                let inputs = place.and_then(|place| part.inputs.get(place).cloned()).unwrap_or_else(|| Ok(Vec::new()));
-                self.scorers.ask(package, inputs, company, asked).await?;
-            }
-            frames.extend(part.frames);
-            if !asked.is_empty() && asked.iter().all(|asked| asked.outputs.is_err()) {
-                break;
-            }
-        }
-        Ok(Ok(frames))
     }
 
     /// Reads a report of a clinical product by the cards of those whose it may be.
@@ -452,7 +431,12 @@ impl Analyser {
     ) -> anyhow::Result<Vec<Report>> {
         let assessment = self.released(assessment, context.disclosure);
         let images = in_slice_order(images);
-        let parameters: Vec<String> = frames_seen(&images).into_iter().collect();
+        let reduced = |package: &Package| {
+            let precision = self.precision(package).filter(|precision| *precision != Precision::Fp32)?;
+            Some(format!("precision={} of {}", precision.as_str(), package.identity.name))
+        };
+        let parameters: Vec<String> =
+            frames_seen(&images).into_iter().chain(self.packages.iter().filter_map(reduced)).collect();
         let series = fresh_uid();
         let completion = context.partial.clone().map_or(Completion::Complete, Completion::Partial);
         let variant = |class: &SrClass| {

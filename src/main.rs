@@ -57,7 +57,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve => {
             let (config, filter_logs) = load_and_log(&settings, true)?;
             let runtime = runtime(config.node.associations_max)?;
-            runtime.block_on(serve_until_signal(config, settings, filter_logs))
+            let ended = runtime.block_on(serve_until_signal(config, settings, filter_logs));
+            // Loading models cannot be interrupted, and nobody waits for it after a signal.
+            runtime.shutdown_timeout(LAST_WAIT);
+            ended
         }
         Command::Check(options) => {
             let config = load(&settings, false)?;
@@ -122,12 +125,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Model::Add(options) => {
                     let ModelAdd { weights, card, name, golden } = options;
                     let import = models::Add { weights, card, name, golden };
-                    runtime(1)?.block_on(models::add(&config, import))
+                    models::add(&config, import)
                 }
-                Model::Verify { name, table } => {
-                    runtime(1)?.block_on(models::verify(&config, name.as_deref(), table.json))
+                Model::Verify { name, require_golden, table } => {
+                    runtime(1)?.block_on(models::verify(&config, name.as_deref(), require_golden, table.json))
                 }
-                Model::Golden { name } => runtime(1)?.block_on(models::golden(&config, &name)),
+                Model::Golden { name } => models::golden(&config, &name),
                 Model::Export { name, out } => models::export(&config, &name, &out),
             }
         }
@@ -225,6 +228,9 @@ fn runtime(associations: usize) -> anyhow::Result<tokio::runtime::Runtime> {
     let builder = builder.enable_all().max_blocking_threads((associations + SPARE_THREADS).max(BLOCKING_THREADS_MIN));
     builder.build().context("the runtime cannot be started")
 }
+
+/// How long the process waits for threads whose work nobody wants any more.
+const LAST_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Runs the node until SIGTERM or Ctrl-C; SIGHUP has it load its configuration again.
 async fn serve_until_signal(config: Config, settings: Settings, filter_logs: SetFilter) -> anyhow::Result<ExitCode> {

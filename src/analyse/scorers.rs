@@ -8,8 +8,11 @@ use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config;
-use crate::domain::{ModelInput, Refusal, RefusalCode};
-use crate::infer::{Coming, Company, Elsewhere, Engine, EngineOptions, ExplainError, InferError, Package, Scoring};
+use crate::domain::{Contract, ModelInput, Precision, Refusal, RefusalCode};
+use crate::infer::{
+    Coming, Company, Elsewhere, Engine, EngineOptions, ExplainError, InferError, ModelState, Package, Scoring,
+};
+use crate::pixels::{Parts, SeenFrame};
 use crate::remote::{RemoteError, Servers};
 
 /// When an image comes back for which a device had no memory.
@@ -62,6 +65,16 @@ impl Scorers {
         self.engine.ended().await;
     }
 
+    /// What the model computes in; `None` where it is not run here. One precision on all devices.
+    pub(super) fn precision(&self, package: &Package) -> Option<Precision> {
+        self.engine.placements().iter().find(|p| p.model == package.identity.name).map(|p| p.precision)
+    }
+
+    /// How the models of this process do.
+    pub(super) fn states(&self) -> Vec<ModelState> {
+        self.engine.states()
+    }
+
     /// False while a device of this process has no memory for one image.
     pub(super) fn is_sound(&self) -> bool {
         self.engine.is_sound()
@@ -82,12 +95,43 @@ impl Scorers {
         self.engine.images_max().max(self.servers.images_max())
     }
 
+    /// Gives the models the image part by part; the frames that it has. What one contract cannot have, others may.
+    ///
+    /// # Errors
+    /// The inference thread has ended.
+    pub(super) async fn hand_over(
+        &self,
+        mut parts: Parts,
+        contracts: &[Contract],
+        admitted: &[&Package],
+        company: Company,
+        asked: &mut [Asked],
+    ) -> Result<Result<Vec<SeenFrame>, Refusal>, InferError> {
+        let mut frames = Vec::new();
+        while let Some(part) = parts.next().await {
+            let part = match part {
+                Ok(part) => part,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            for (package, asked) in admitted.iter().zip(&mut *asked) {
+                let place = contracts.iter().position(|c| *c == package.contract);
+                let inputs = place.and_then(|place| part.inputs.get(place).cloned()).unwrap_or_else(|| Ok(Vec::new()));
+                self.ask(package, inputs, company, asked).await?;
+            }
+            frames.extend(part.frames);
+            if !asked.is_empty() && asked.iter().all(|asked| asked.outputs.is_err()) {
+                break;
+            }
+        }
+        Ok(Ok(frames))
+    }
+
     /// Hands these inputs over to the package, all at once, after what it was asked before is answered. Waits while it
     /// has too much to do.
     ///
     /// # Errors
     /// The inference thread has ended.
-    pub(super) async fn ask(
+    async fn ask(
         &self,
         package: &Package,
         inputs: Result<Vec<ModelInput>, Refusal>,
@@ -249,7 +293,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::domain::Precision;
 
     #[tokio::test]
     async fn the_frames_of_an_image_are_scored_together_and_by_all_models_at_the_same_time() {

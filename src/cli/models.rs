@@ -19,6 +19,9 @@ pub enum Model {
         /// Package name; without one, all packages
         #[arg(value_name = "NAME")]
         name: Option<String>,
+        /// Fail where a package that runs here has no golden values
+        #[arg(long)]
+        require_golden: bool,
         #[command(flatten)]
         table: Table,
     },

@@ -319,6 +319,7 @@ fn models(analyser: &Analyser) -> Value {
             "key": p.key(),
             "card": p.scoring,
             "groups": p.groups().iter().map(|g| &g.key).collect::<Vec<_>>(),
+            "precision": analyser.precision(p),
             "prior": analyser.race_prior().and_then(RacePrior::digest),
         })
     });
@@ -327,7 +328,12 @@ fn models(analyser: &Analyser) -> Value {
         .filter(|p| p.purpose == Purpose::Clinical)
         .map(|p| {
             let findings = p.findings().iter().map(|f| json!({"key": f.key, "threshold": f.threshold}));
-            json!({"key": p.key(), "card": p.scoring, "findings": findings.collect::<Vec<_>>()})
+            json!({
+                "key": p.key(),
+                "card": p.scoring,
+                "precision": analyser.precision(p),
+                "findings": findings.collect::<Vec<_>>(),
+            })
         })
         .collect();
     json!({"race": race, "clinical": clinical})

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::{Value, json};
 use sidelight::analyse::fresh_uid;
-use sidelight::config::Config;
-use sidelight::domain::Purpose;
+use sidelight::config::{Config, PrecisionChoice};
+use sidelight::domain::{Precision, Purpose};
 use sidelight::infer::{
     self, Elsewhere, Engine, EngineOptions, Golden, GoldenOutcome, Import, Package, export_package,
 };
@@ -79,7 +79,7 @@ pub struct Add {
 }
 
 /// Builds a package aside, runs it on the configured device, and makes it visible if it is fit.
-pub async fn add(config: &Config, add: Add) -> anyhow::Result<ExitCode> {
+pub fn add(config: &Config, add: Add) -> anyhow::Result<ExitCode> {
     let staged = infer::stage(&Import {
         weights: &add.weights,
         card: &add.card,
@@ -88,9 +88,17 @@ pub async fn add(config: &Config, add: Add) -> anyhow::Result<ExitCode> {
         device_uid: fresh_uid(),
     })?;
     let package = staged.package().clone();
-    let engine = Engine::start(vec![package.clone()], EngineOptions::from(&config.models))?;
+    let engine = start(config, &package, false)?;
     if add.golden {
-        infer::write_golden(&staged.dir(), &package, &engine).await?;
+        write_golden(config, &staged.dir(), &package, engine.clone())?;
+    } else if let Some(golden) = Golden::of(&package)? {
+        let outcome = golden.compare(&package, &engine)?;
+        anyhow::ensure!(
+            outcome.is_within(),
+            "{} does not answer as the golden values beside its card: {}; --golden writes them anew",
+            package.key(),
+            told(&outcome)
+        );
     }
     let dir = staged.publish()?;
     let identity = &package.identity;
@@ -110,17 +118,42 @@ pub async fn add(config: &Config, add: Add) -> anyhow::Result<ExitCode> {
 }
 
 /// Writes a package's golden values as it answers now.
-pub async fn golden(config: &Config, name: &str) -> anyhow::Result<ExitCode> {
-    let package = Package::load(&config.models.dir.join(name))?;
-    let engine = Engine::start(vec![package.clone()], EngineOptions::from(&config.models))?;
-    infer::write_golden(&package.dir, &package, &engine).await?;
-    print(&format!("golden values of {} written, as it answers on {}", package.key(), engine.device()))?;
+pub fn golden(config: &Config, name: &str) -> anyhow::Result<ExitCode> {
+    let _lock = infer::lock(&config.models.dir)?;
+    let package = load(config, name)?;
+    anyhow::ensure!(package.elsewhere.is_none(), "{name} is not run here: there is nothing to ask for golden values");
+    let engine = start(config, &package, true)?;
+    let device = engine.device().to_owned();
+    write_golden(config, &package.dir, &package, engine)?;
+    print(&format!("golden values of {} written, as it answers on {device} in fp32", package.key()))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// A package by its name, which is no path.
+fn load(config: &Config, name: &str) -> anyhow::Result<Package> {
+    let mut packages = infer::load_all(&config.models.dir, &[name.to_owned()])?;
+    packages.pop().with_context(|| format!("{name} is no package"))
+}
+
+/// The configured engine, or with `exact` the same in fp32.
+fn start(config: &Config, package: &Package, exact: bool) -> anyhow::Result<Engine> {
+    let mut options = EngineOptions::from(&config.models);
+    if exact {
+        options.precision = PrecisionChoice::Named(Precision::Fp32);
+    }
+    Ok(Engine::start(vec![package.clone()], options)?)
+}
+
+/// By the engine, if it runs in fp32, else by one that does.
+fn write_golden(config: &Config, dir: &Path, package: &Package, engine: Engine) -> anyhow::Result<()> {
+    let is_exact = engine.placements().iter().all(|p| p.precision == Precision::Fp32);
+    let engine = if is_exact { engine } else { start(config, package, true)? };
+    Ok(infer::write_golden(dir, package, &engine)?)
+}
+
 /// Loads each package, checks its hash, runs it on the configured device and compares it with its golden values. Fails
-/// if one is not fit.
-pub async fn verify(config: &Config, name: Option<&str>, json: bool) -> anyhow::Result<ExitCode> {
+/// if one is not fit, or `require_golden` and one that runs here has no golden values.
+pub async fn verify(config: &Config, name: Option<&str>, require_golden: bool, json: bool) -> anyhow::Result<ExitCode> {
     let names = match name {
         Some(name) => vec![name.to_owned()],
         None => names(&config.models.dir)?,
@@ -129,22 +162,33 @@ pub async fn verify(config: &Config, name: Option<&str>, json: bool) -> anyhow::
     let mut fit = true;
     let mut values = Vec::new();
     for name in names {
-        let (outcome, golden) = match try_out(config, &name).await {
+        let (outcome, verified) = match try_out(config, &name).await {
             Ok(outcome) => outcome,
             Err(fault) => {
                 fit = false;
-                (format!("{fault:#}"), None)
+                (format!("{fault:#}"), Verified::Elsewhere)
             }
         };
-        fit &= golden.as_ref().is_none_or(GoldenOutcome::is_within);
-        values.push((name, outcome, golden));
+        fit &= match &verified {
+            Verified::Compared(golden) => golden.is_within(),
+            Verified::Not => !require_golden,
+            Verified::Elsewhere => true,
+        };
+        values.push((name, outcome, verified));
     }
     if json {
-        let value = |(name, outcome, golden): &(String, String, Option<GoldenOutcome>)| json!({"name": name, "outcome": outcome, "golden": golden});
+        let value = |(name, outcome, verified): &(String, String, Verified)| {
+            let golden = if let Verified::Compared(golden) = verified { Some(golden) } else { None };
+            json!({"name": name, "outcome": outcome, "golden": golden})
+        };
         print_json(&values.iter().map(value).collect::<Vec<_>>())?;
     } else {
-        let rows = values.into_iter().map(|(name, outcome, golden)| {
-            let golden = golden.map_or_else(|| "none".to_owned(), |g| told(&g));
+        let rows = values.into_iter().map(|(name, outcome, verified)| {
+            let golden = match verified {
+                Verified::Compared(golden) => told(&golden),
+                Verified::Not => "not verified: no golden values".to_owned(),
+                Verified::Elsewhere => String::new(),
+            };
             vec![name, outcome, golden]
         });
         print(&table(&["name", "hash, load, warm-up", "golden values"], rows))?;
@@ -152,34 +196,49 @@ pub async fn verify(config: &Config, name: Option<&str>, json: bool) -> anyhow::
     Ok(if fit { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+/// What golden values say of a package.
+enum Verified {
+    Compared(GoldenOutcome),
+    /// It has none.
+    Not,
+    /// It is not run here, or not at all.
+    Elsewhere,
+}
+
 /// Where the package runs, and how far it is from its golden values, if it has some.
-async fn try_out(config: &Config, name: &str) -> anyhow::Result<(String, Option<GoldenOutcome>)> {
-    let package = Package::load(&config.models.dir.join(name))?;
+async fn try_out(config: &Config, name: &str) -> anyhow::Result<(String, Verified)> {
+    let package = load(config, name)?;
     match &package.elsewhere {
         None => (),
         Some(Elsewhere::Server(server)) => {
             Servers::start(std::slice::from_ref(&package)).probe(&package.key()).await?;
-            return Ok((format!("ok on {}", server.url), None));
+            return Ok((format!("ok on {}", server.url), Verified::Elsewhere));
         }
-        Some(Elsewhere::Product(_)) => return Ok(("ok, results come from the product".to_owned(), None)),
+        Some(Elsewhere::Product(_)) => {
+            return Ok(("ok, results come from the product".to_owned(), Verified::Elsewhere));
+        }
     }
-    let engine = Engine::start(vec![package.clone()], EngineOptions::from(&config.models))?;
+    let engine = start(config, &package, false)?;
     let outcome = match Golden::of(&package)? {
-        Some(golden) => Some(golden.compare(&package, &engine).await?),
-        None => None,
+        Some(golden) => Verified::Compared(golden.compare(&package, &engine)?),
+        None => Verified::Not,
     };
     Ok((format!("ok on {}", engine.device()), outcome))
 }
 
 fn told(golden: &GoldenOutcome) -> String {
-    let GoldenOutcome { device, images, difference, tolerance } = golden;
+    let GoldenOutcome { device, images, devices, difference, tolerance, .. } = golden;
     let verdict = if golden.is_within() { "ok" } else { "DIFFERENT" };
-    format!("{verdict} on {device}: {difference:.1e} at most over {images} images ({tolerance:.0e} allowed)")
+    let weak = if golden.is_weak() { "; its answers lie so near each other that this proves little" } else { "" };
+    let places = if *devices > 1 { format!(" of {devices} devices") } else { String::new() };
+    format!(
+        "{verdict} on {device}{places}: {difference:.1e} at most over {images} images ({tolerance:.0e} allowed){weak}"
+    )
 }
 
 /// Writes a package's network as TorchScript.
 pub fn export(config: &Config, name: &str, out: &Path) -> anyhow::Result<ExitCode> {
-    let package = Package::load(&config.models.dir.join(name))?;
+    let package = load(config, name)?;
     let digest = export_package(&package, out)?;
     print(&format!("{} of {} written, SHA-256 {digest}", out.display(), package.key()))?;
     Ok(ExitCode::SUCCESS)

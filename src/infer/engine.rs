@@ -5,7 +5,7 @@
 //! that queue; if a thread ends before it is told to, all of it has ended. Neighbours: `precision` and `torch` below;
 //! `analyse` calls [`Engine::submit`]. Left out: retries, scores' storage.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,6 +91,18 @@ impl Scoring {
             () = self.ended.cancelled() => Err(InferError::Stopped),
         }
     }
+}
+
+/// How a model does on a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelState {
+    /// Name of the package.
+    pub model: String,
+    pub device: String,
+    /// Images per batch, as memory allows now.
+    pub batch_images: usize,
+    /// False where there was no memory for one image.
+    pub is_sound: bool,
 }
 
 /// Handle to the inference threads; clones share it. The threads end when the last handle is dropped.
@@ -189,7 +201,7 @@ impl Engine {
             devices: devices.iter().map(|d| device::device_name(*d)).collect::<Vec<_>>().join(","),
             placements: Vec::new(),
             ended: CancellationToken::new(),
-            watch: Arc::new(Watch::new(devices.len(), least)),
+            watch: Arc::new(Watch::new(devices.len(), packages.len(), least)),
             alive: None,
         };
         let (sender, ready) = mpsc::channel();
@@ -198,10 +210,12 @@ impl Engine {
         }
         drop(sender);
         let mut handle = handle;
+        let mut by_device = BTreeMap::new();
         for _ in &devices {
-            let placements = handle.in_time(&ready)??;
-            handle.placements.extend(placements);
+            let (device, placements) = handle.in_time(&ready)??;
+            by_device.insert(device, placements);
         }
+        handle.placements = by_device.into_values().flatten().collect();
         handle.watch(packages)?;
         handle.rehearse(packages, devices.len())?;
         for Placement { model, device, precision, batch_max } in &handle.placements {
@@ -260,6 +274,26 @@ impl Engine {
         scoring.answer().await
     }
 
+    /// Scores images on one device, together as far as it takes as many. Blocks; no permit is needed.
+    pub(super) fn score_on(
+        &self,
+        device: usize,
+        model: &str,
+        inputs: Vec<ModelInput>,
+    ) -> Result<Vec<Vec<f64>>, InferError> {
+        let model = self.model(model)?;
+        let coming = self.announce();
+        let mut answers = Vec::new();
+        for input in inputs {
+            let (sender, answer) = mpsc::channel();
+            let reply = Reply::Start { device, sender };
+            self.0.queue.push(Request { model, input, company: Company::Any, reply }, Urgency::Score)?;
+            answers.push(answer);
+        }
+        drop(coming);
+        answers.into_iter().map(|answer| answer.recv().unwrap_or(Err(InferError::Stopped))).collect()
+    }
+
     /// How many images may wait or be under way for a model: those of one that has most room.
     pub fn images_max(&self) -> usize {
         self.0.images_max
@@ -290,6 +324,21 @@ impl Engine {
         &self.0.placements
     }
 
+    /// How each model does on each device.
+    pub fn states(&self) -> Vec<ModelState> {
+        let Handle { models, watch, placements, .. } = &*self.0;
+        let state = |(i, Placement { model, device, .. }): (usize, &Placement)| {
+            let (at, of) = (i / models.len().max(1), i % models.len().max(1));
+            ModelState {
+                model: model.clone(),
+                device: device.clone(),
+                batch_images: watch.limit(at, of),
+                is_sound: !watch.doubted().any(|doubted| doubted == (at, of)),
+            }
+        };
+        placements.iter().enumerate().map(state).collect()
+    }
+
     /// False while a device has no memory for one image.
     pub fn is_sound(&self) -> bool {
         self.0.watch.doubted().next().is_none()
@@ -318,7 +367,7 @@ impl Handle {
         device: tch::Device,
         options: &EngineOptions,
         load: &Arc<Load>,
-        ready: mpsc::Sender<Result<Vec<Placement>, EngineError>>,
+        ready: mpsc::Sender<Result<(usize, Vec<Placement>), EngineError>>,
     ) -> Result<(), EngineError> {
         let (options, load) = (options.clone(), Arc::clone(load));
         let (queue, counters, ended) = (Arc::clone(&self.queue), Arc::clone(&self.counters), self.ended.clone());
@@ -331,7 +380,7 @@ impl Handle {
                     Ok((models, took, placements)) => {
                         let limits = placements.iter().map(|p| BatchLimit::new(p.batch_max)).collect();
                         // A caller that is gone by now has closed the queue too, so the loop ends at once.
-                        let _ = ready.send(Ok(placements));
+                        let _ = ready.send(Ok((index, placements)));
                         let deterministic = options.deterministic;
                         Worker { device: index, models, limits, took, watch, deterministic, counters, end }.run();
                     }

@@ -157,6 +157,7 @@ fn want_of_memory_halves_the_batch_and_the_smaller_size_is_remembered() {
         assert_eq!((failures.load(Ordering::Relaxed), engine.stats().batches), (2, 1), "sixteen, eight, then four");
         assert!(round().await.iter().all(Result::is_ok));
         assert_eq!((failures.load(Ordering::Relaxed), engine.stats().batches), (2, 5), "four at once");
+        assert_eq!(engine.states()[0].batch_images, 4);
         capacity.store(0, Ordering::Relaxed);
         let answers = round().await;
         let reasons = answers.into_iter().map(Result::unwrap_err);
@@ -285,6 +286,7 @@ fn a_device_without_memory_is_sound_again_when_it_scores_an_image_that_nobody_se
         full.store(true, Ordering::Relaxed);
         let answer = engine.score(&package.key(), marked(&package, 0.5)).await;
         assert!(matches!(answer, Err(InferError::OutOfMemory(_))) && !engine.is_sound());
+        assert!(!engine.states()[0].is_sound);
         full.store(false, Ordering::Relaxed);
         while !engine.is_sound() {
             tokio::task::yield_now().await;

@@ -3,6 +3,8 @@
 //! Neighbours: `train` exports what it trained through [`trace`] and [`write_package`]; `sidelight model export`
 //! turns a safetensors package into one TorchScript file through [`export_package`]. Left out: quantisation, ONNX.
 
+use std::io::{Read as _, Seek as _};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use tch::{CModule, Device, Kind, TchError, Tensor};
@@ -11,6 +13,7 @@ use crate::domain::{Contract, Digest};
 
 use super::card::{Card, Format};
 use super::error::torch_reason;
+use super::files;
 use super::layers::{Forward, sequence};
 use super::manifest::{ManifestError, Package, Weights};
 use super::nets::Parts;
@@ -30,6 +33,12 @@ pub enum ExportError {
     File { path: PathBuf, reason: String },
     #[error("{0} is TorchScript already: copy its weight file")]
     AlreadyTorchScript(String),
+    #[error("{0} is not run here: there is no network to write")]
+    Elsewhere(String),
+    #[error(
+        "the out-of-distribution score of {0} needs the network's features, which are not written: remove [ood] first"
+    )]
+    Features(String),
     #[error("the written package is not valid:\n{0}")]
     Package(#[from] ManifestError),
 }
@@ -68,15 +77,40 @@ pub fn trace(forward: &Forward, contract: &Contract) -> Result<CModule, ExportEr
     Ok(module)
 }
 
-/// Writes a safetensors package's network as one TorchScript file; returns its SHA-256.
+/// Writes a safetensors package's network as one TorchScript file, which must not be there; returns its SHA-256.
 pub fn export_package(package: &Package, out: &Path) -> Result<Digest, ExportError> {
-    let Weights::Safetensors(architecture) = package.weights else {
-        return Err(ExportError::AlreadyTorchScript(package.identity.name.clone()));
+    let name = || package.identity.name.clone();
+    let architecture = match package.weights {
+        Weights::Safetensors(architecture) => architecture,
+        Weights::TorchScript => return Err(ExportError::AlreadyTorchScript(name())),
+        Weights::Elsewhere => return Err(ExportError::Elsewhere(name())),
     };
+    if package.needs_features() {
+        return Err(ExportError::Features(name()));
+    }
+    let out_error = |reason: String| ExportError::File { path: out.to_owned(), reason };
+    if out.symlink_metadata().is_ok() {
+        return Err(out_error("is there already: name another file, or move it away".to_owned()));
+    }
     let file_error = |reason: String| ExportError::File { path: package.weights_path.clone(), reason };
     let bytes = read_weights(package).map_err(file_error)?;
     let Parts { features, head } = load_native(&bytes, architecture, package.width()).map_err(file_error)?;
-    save(&trace(&sequence(vec![features, head]), &package.contract)?, out)
+    let module = trace(&sequence(vec![features, head]), &package.contract)?;
+    let bytes = bytes_of(&module).map_err(out_error)?;
+    files::write_durably(out, &bytes).map_err(|e| out_error(e.to_string()))?;
+    Ok(Digest::of(&bytes))
+}
+
+/// The module as a TorchScript file.
+pub(super) fn bytes_of(module: &CModule) -> Result<Vec<u8>, String> {
+    // libtorch writes to files by name only; this one is memory.
+    let mut file = std::fs::File::from(
+        rustix::fs::memfd_create("script", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| e.to_string())?,
+    );
+    module.save(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|e| torch_reason(&e))?;
+    let mut script = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut script)).map_err(|e| e.to_string())?;
+    Ok(script)
 }
 
 /// Writes a TorchScript package into the folder `dir` (named as the card names the model) and loads it again as the

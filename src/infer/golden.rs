@@ -1,8 +1,8 @@
 //! Golden values: what a package answered where it was made, to be compared with wherever it runs.
 //!
 //! No picture travels with a package: the golden images are drawn from seeds, within the model's input contract, and
-//! the sidecar file holds seeds and answers. The card pins the file's hash. The road is the node's own: the engine
-//! on the configured device. Neighbours: the commands `model golden` and `model add --golden` write, `model verify`
+//! the sidecar file holds seeds and answers, which are those of fp32. The card pins the file's hash, and the file the
+//! weights that answered. The road is the node's own: the engine, on each of the configured devices. Neighbours: the commands `model golden` and `model add --golden` write, `model verify`
 //! compares; the node does neither. Left out: whether a model is any good.
 
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ pub struct Golden {
 #[serde(deny_unknown_fields)]
 struct GoldenFile {
     format: u32,
-    /// `name@version#hash12` of the package that answered.
+    /// `name@version#hash12` of the package that answered; what counts is the hash, of the weights.
     model: String,
     /// Digest of its input contract.
     contract: Digest,
@@ -66,10 +66,17 @@ struct Case {
 pub struct GoldenOutcome {
     /// Where it was compared: `cpu-fp32`.
     pub device: String,
+    /// That were compared, one by one and together on each device.
     pub images: usize,
+    pub devices: usize,
     /// The largest difference of an output.
     pub difference: f64,
     pub tolerance: f64,
+    /// How many times the difference that is allowed an output was off; that is less than `tolerance` where the
+    /// finding's threshold is near 0 or 1.
+    pub excess: f64,
+    /// How far the golden answers lie apart.
+    pub spread: f64,
 }
 
 /// Why there are no golden values, or nothing to compare.
@@ -81,8 +88,10 @@ pub enum GoldenError {
     Infer(#[from] InferError),
     #[error("golden values cannot be written: {0}")]
     File(#[from] std::io::Error),
-    #[error("the model answers every golden image alike, so that golden values would prove nothing")]
+    #[error("the model answers every golden image about alike, so that golden values would prove nothing")]
     Constant,
+    #[error("golden values are written in fp32, which other precisions are compared with, and the engine runs in {0}")]
+    Reduced(&'static str),
 }
 
 const FORMAT: u32 = 1;
@@ -91,6 +100,11 @@ const BYTES_MAX: u64 = 1 << 20;
 /// Images that are tried, and those that are kept of them.
 const SEEDS: u64 = 32;
 const KEPT: usize = 4;
+/// Answers that lie no farther apart than this tell no network from another.
+const SPREAD_MIN: f64 = 1e-3;
+/// A tolerance that is a larger share of a threshold's distance from 0 or 1 is lessened, down to what fp32 needs.
+const OF_THRESHOLD: f64 = 0.5;
+const TOLERANCE_MIN: f64 = 1e-4;
 /// By device and precision. The same sums in another order; TF32 in convolutions of a GPU; 11 and 8 bits of precision.
 const TOLERANCES: [(&str, f64); 6] = [
     ("cpu-fp32", 1e-4),
@@ -122,7 +136,8 @@ impl Golden {
         if values.format != FORMAT || values.cases.is_empty() {
             return unfit(format!("{} is of another format, or empty", card.file));
         }
-        if values.model != package.key() || values.contract != package.contract.digest() {
+        let weights = values.model.rsplit('#').next();
+        if weights != Some(package.identity.weights.short()) || values.contract != package.contract.digest() {
             return unfit(format!(
                 "{} holds the answers of {}, or for another input contract",
                 card.file, values.model
@@ -131,37 +146,63 @@ impl Golden {
         Ok(Some(Self { values, tolerance: card.tolerance.clone() }))
     }
 
-    /// Asks the engine for the golden images and compares.
-    pub async fn compare(&self, package: &Package, engine: &Engine) -> Result<GoldenOutcome, GoldenError> {
+    /// Asks each device of the engine for the golden images, one by one and in a batch of its size, and compares. Blocks.
+    pub fn compare(&self, package: &Package, engine: &Engine) -> Result<GoldenOutcome, GoldenError> {
         let device = place(engine);
-        let mut difference = 0.0_f64;
-        for case in &self.values.cases {
-            let found = answer(package, engine, case.seed).await?;
-            if found.len() != case.outputs.len() {
-                difference = f64::INFINITY;
-            }
-            // An out-of-distribution score is no probability and may be large.
-            let apart = found.iter().zip(&case.outputs).map(|(a, b)| (a - b).abs() / b.abs().max(1.0));
-            difference = apart.fold(difference, f64::max);
-        }
-        let default = TOLERANCES.iter().find(|(name, _)| *name == device).map_or(1e-4, |(_, t)| *t);
+        let default = TOLERANCES.iter().find(|(name, _)| *name == device).map_or(TOLERANCE_MIN, |(_, t)| *t);
         let tolerance = self.tolerance.get(&device).copied().unwrap_or(default);
-        Ok(GoldenOutcome { device, images: self.values.cases.len(), difference, tolerance })
+        let (cases, devices) = (&self.values.cases, engine.placements().len());
+        let spread = spread(cases);
+        let mut outcome =
+            GoldenOutcome { device, images: cases.len(), devices, difference: 0.0, tolerance, excess: 0.0, spread };
+        for (index, placement) in engine.placements().iter().enumerate() {
+            let batch: Vec<&Case> = cases.iter().cycle().take(placement.batch_max.max(cases.len())).collect();
+            for asked in cases.iter().map(|case| vec![case]).chain([batch]) {
+                let seeds = asked.iter().map(|case| case.seed);
+                let found = answers(package, engine, index, seeds)?;
+                for (case, found) in asked.into_iter().zip(found) {
+                    outcome.add(package, &found, &case.outputs);
+                }
+            }
+        }
+        Ok(outcome)
     }
 }
 
 impl GoldenOutcome {
     pub fn is_within(&self) -> bool {
-        self.difference <= self.tolerance
+        self.excess <= 1.0
+    }
+
+    /// Whether a network that answers everything alike might pass too.
+    pub fn is_weak(&self) -> bool {
+        self.spread < 2.0 * self.tolerance
+    }
+
+    fn add(&mut self, package: &Package, found: &[f64], expected: &[f64]) {
+        if found.len() != expected.len() {
+            (self.difference, self.excess) = (f64::INFINITY, f64::INFINITY);
+        }
+        for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+            // An out-of-distribution score, which stands behind the probabilities, may be large.
+            let apart = (a - b).abs() / b.abs().max(1.0);
+            let allowed = package.findings().get(i).map_or(self.tolerance, |finding| {
+                let threshold = finding.threshold.get();
+                self.tolerance.min((OF_THRESHOLD * threshold.min(1.0 - threshold)).max(TOLERANCE_MIN))
+            });
+            self.difference = self.difference.max(apart);
+            self.excess = self.excess.max(apart / allowed);
+        }
     }
 }
 
-/// Writes golden values of the package in `dir`, as the engine answers now, and pins them in its card.
-pub async fn write_golden(dir: &Path, package: &Package, engine: &Engine) -> Result<(), GoldenError> {
-    let mut cases = Vec::new();
-    for seed in 0..SEEDS {
-        cases.push(Case { seed, outputs: answer(package, engine, seed).await? });
+/// Writes golden values of the package in `dir`, as the engine answers now in fp32, and pins them in its card. Blocks.
+pub fn write_golden(dir: &Path, package: &Package, engine: &Engine) -> Result<(), GoldenError> {
+    if let Some(reduced) = engine.placements().iter().find(|p| p.precision != Precision::Fp32) {
+        return Err(GoldenError::Reduced(reduced.precision.as_str()));
     }
+    let found = answers(package, engine, 0, 0..SEEDS)?;
+    let cases = (0..SEEDS).zip(found).map(|(seed, outputs)| Case { seed, outputs }).collect();
     let values = GoldenFile {
         format: FORMAT,
         model: package.key(),
@@ -186,26 +227,39 @@ pub async fn write_golden(dir: &Path, package: &Package, engine: &Engine) -> Res
 
 /// The cases that lie farthest apart, one after the other: first the pair, then what is farthest from all before.
 fn apart(mut cases: Vec<Case>) -> Result<Vec<Case>, GoldenError> {
-    let distance =
-        |a: &Case, b: &Case| a.outputs.iter().zip(&b.outputs).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
     let mut kept = vec![cases.swap_remove(0)];
-    let mut spread = 0.0_f64;
     while kept.len() < KEPT && !cases.is_empty() {
         let nearest = |case: &Case| kept.iter().map(|k| distance(k, case)).fold(f64::INFINITY, f64::min);
         let far = cases.iter().enumerate().max_by(|a, b| nearest(a.1).total_cmp(&nearest(b.1)));
-        let Some((at, case)) = far else { break };
-        spread = spread.max(nearest(case));
+        let Some((at, _)) = far else { break };
         kept.push(cases.swap_remove(at));
     }
-    if spread > 0.0 { Ok(kept) } else { Err(GoldenError::Constant) }
+    if spread(&kept) >= SPREAD_MIN { Ok(kept) } else { Err(GoldenError::Constant) }
 }
 
-async fn answer(package: &Package, engine: &Engine, seed: u64) -> Result<Vec<f64>, InferError> {
-    let input = ModelInput { contract: package.contract.digest(), values: image(&package.contract, seed) };
-    engine.score(&package.key(), input).await
+fn distance(a: &Case, b: &Case) -> f64 {
+    a.outputs.iter().zip(&b.outputs).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max)
 }
 
-/// Device and precision of the engine; of several devices the first, which are all of one kind.
+/// The largest distance of two cases.
+fn spread(cases: &[Case]) -> f64 {
+    let pairs = cases.iter().enumerate().flat_map(|(i, a)| cases[i + 1..].iter().map(move |b| distance(a, b)));
+    pairs.fold(0.0, f64::max)
+}
+
+/// A device's answers for the images of these seeds, asked together.
+fn answers(
+    package: &Package,
+    engine: &Engine,
+    device: usize,
+    seeds: impl Iterator<Item = u64>,
+) -> Result<Vec<Vec<f64>>, InferError> {
+    let contract = package.contract.digest();
+    let input = |seed| ModelInput { contract: contract.clone(), values: image(&package.contract, seed) };
+    engine.score_on(device, &package.key(), seeds.map(input).collect())
+}
+
+/// Device and precision of the engine; several devices are all of one kind and compute in one precision.
 fn place(engine: &Engine) -> String {
     let placement = engine.placements().first();
     let kind = placement.map_or("cpu", |p| p.device.split(':').next().unwrap_or("cpu"));

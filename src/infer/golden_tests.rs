@@ -3,13 +3,10 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::domain::{ModelIdentity, Probability};
 use crate::infer::EngineOptions;
 use crate::infer::layers::{Forward, function, linear, sequence};
 use crate::infer::manifest::fixtures::clinical_with;
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-}
 
 fn start(package: &Package) -> Engine {
     let options =
@@ -62,11 +59,11 @@ fn a_package_answers_as_it_did_and_another_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let (package, folder) = package(dir.path(), &one_layer(1.0));
     assert!(Golden::of(&package).unwrap().is_none());
-    block_on(write_golden(&folder, &package, &start(&package))).unwrap();
-    block_on(write_golden(&folder, &package, &start(&package))).unwrap();
+    write_golden(&folder, &package, &start(&package)).unwrap();
+    write_golden(&folder, &package, &start(&package)).unwrap();
     let package = Package::load(&folder).unwrap();
     let golden = Golden::of(&package).unwrap().unwrap();
-    let outcome = block_on(golden.compare(&package, &start(&package))).unwrap();
+    let outcome = golden.compare(&package, &start(&package)).unwrap();
     assert_eq!((outcome.images, outcome.device.as_str(), outcome.tolerance), (4, "cpu-fp32", 1e-4));
     assert!(outcome.is_within() && outcome.difference < 1e-6, "{outcome:?}");
     // The outputs of the kept images lie well apart: a network that answers all alike is found out.
@@ -78,17 +75,17 @@ fn a_package_answers_as_it_did_and_another_does_not() {
     // The same card before a network that differs by a hundredth.
     let elsewhere = tempfile::tempdir().unwrap();
     let (other, _) = self::package(elsewhere.path(), &one_layer(1.01));
-    let outcome = block_on(golden.compare(&other, &start(&other))).unwrap();
+    let outcome = golden.compare(&other, &start(&other)).unwrap();
     assert!(!outcome.is_within() && outcome.difference > 1e-4, "{outcome:?}");
     let own = Golden { tolerance: BTreeMap::from([("cpu-fp32".to_owned(), 0.9)]), ..golden };
-    assert!(block_on(own.compare(&other, &start(&other))).unwrap().is_within());
+    assert!(own.compare(&other, &start(&other)).unwrap().is_within());
 }
 
 #[test]
 fn golden_values_that_cannot_be_the_packages_are_said_to_be() {
     let dir = tempfile::tempdir().unwrap();
     let (package, folder) = package(dir.path(), &one_layer(1.0));
-    block_on(write_golden(&folder, &package, &start(&package))).unwrap();
+    write_golden(&folder, &package, &start(&package)).unwrap();
     let package = Package::load(&folder).unwrap();
     let check = |change: &dyn Fn(&mut Package), expected: &str| {
         let mut changed = package.clone();
@@ -97,7 +94,9 @@ fn golden_values_that_cannot_be_the_packages_are_said_to_be() {
         assert!(error.contains(expected) && error.contains("sidelight model golden"), "{error}");
     };
     let card = |p: &mut Package, change: &dyn Fn(&mut GoldenCard)| change(p.golden.as_mut().unwrap());
-    check(&|p| p.identity.version = "2.2.0".to_owned(), "holds the answers of site-chest@2.1.0#");
+    check(&|p| p.identity.weights = Digest::of(b"other"), "holds the answers of site-chest@2.1.0#");
+    let renamed = ModelIdentity { name: "named-anew".into(), version: "2.2.0".into(), ..package.identity.clone() };
+    assert!(Golden::of(&Package { identity: renamed, ..package.clone() }).unwrap().is_some(), "the weights count");
     check(&|p| p.contract.low = -1.0, "or for another input contract");
     check(&|p| card(p, &|g| g.file = "../golden.json".to_owned()), "leaves the package folder");
     check(&|p| card(p, &|g| g.sha256 = Digest::of(b"")), "sha256: golden-");
@@ -121,7 +120,33 @@ fn a_model_that_answers_all_alike_has_no_golden_values() {
     let dir = tempfile::tempdir().unwrap();
     let flat = function(|xs| xs.f_flatten(1, -1)?.f_slice(1, 0, 2, 1)?.f_mul_scalar(0.0));
     let (package, folder) = package(dir.path(), &flat);
-    let error = block_on(write_golden(&folder, &package, &start(&package))).unwrap_err();
+    let error = write_golden(&folder, &package, &start(&package)).unwrap_err();
     assert!(matches!(error, GoldenError::Constant), "{error}");
     assert!(Package::load(&folder).unwrap().golden.is_none());
+}
+
+#[test]
+fn what_is_allowed_is_less_near_a_threshold_of_0_or_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut package, _) = package(dir.path(), &one_layer(1.0));
+    let crate::domain::ModelOutputs::Findings(findings) = &mut package.outputs else { panic!("findings") };
+    findings[0].threshold = Probability::new(0.01).unwrap();
+    findings[1].threshold = Probability::new(0.5).unwrap();
+    let excess = |found: [f64; 2]| {
+        let mut outcome = GoldenOutcome {
+            device: "cpu-bf16".into(),
+            images: 1,
+            devices: 1,
+            difference: 0.0,
+            tolerance: 0.05,
+            excess: 0.0,
+            spread: 0.5,
+        };
+        outcome.add(&package, &found, &[0.02, 0.3]);
+        assert!(!outcome.is_weak());
+        outcome.is_within()
+    };
+    assert!(excess([0.024, 0.34]));
+    assert!(!excess([0.03, 0.3]), "half of the threshold's distance from 0");
+    assert!(!excess([0.02, 0.36]));
 }

@@ -46,7 +46,7 @@ pub enum ImportError {
     Taken { dir: PathBuf, what: String },
     #[error("Device UID {uid} of the card is that of {other}: remove device_uid from the card, to get a fresh one")]
     TwinUid { uid: Uid, other: String },
-    #[error("another `model add` works in {0}: wait for it to end")]
+    #[error("another `model add` or `model golden` works in {0}: wait for it to end")]
     Busy(PathBuf),
     #[error("{0}")]
     Card(#[from] ManifestError),
@@ -147,6 +147,10 @@ impl Staged {
             Err(rustix::io::Errno::INVAL) if !self.target.exists() => {
                 fs::rename(&dir, &self.target).map_err(|e| failed(&self.target, &e))?;
             }
+            Err(rustix::io::Errno::EXIST | rustix::io::Errno::INVAL) => {
+                let what = "since a moment ago".to_owned();
+                return Err(ImportError::Taken { dir: self.target.clone(), what });
+            }
             Err(error) => return Err(failed(&self.target, &error.into())),
             Ok(()) => (),
         }
@@ -161,10 +165,7 @@ struct Scratch(PathBuf, #[allow(dead_code)] File);
 
 impl Scratch {
     fn new(models_dir: &Path) -> Result<Self, ImportError> {
-        let lock = File::open(models_dir).map_err(|e| failed(models_dir, &e))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(ImportError::Busy(models_dir.to_owned()));
-        }
+        let lock = lock(models_dir)?;
         // What a killed one left behind.
         for entry in fs::read_dir(models_dir).map_err(|e| failed(models_dir, &e))?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
@@ -180,6 +181,18 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Keeps other changes of packages out for as long as the file is open.
+pub fn lock(models_dir: &Path) -> Result<File, ImportError> {
+    let lock = File::open(models_dir).map_err(|e| ImportError::File {
+        path: models_dir.to_owned(),
+        reason: format!("{e}: models.dir is to be a folder; make it, or correct the key"),
+    })?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(_) => Err(ImportError::Busy(models_dir.to_owned())),
     }
 }
 

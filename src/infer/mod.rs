@@ -49,12 +49,12 @@ pub use card::{
 pub use check::contract_of;
 pub use device::{device_name, resolve as resolve_device};
 pub use elsewhere::{Elsewhere, Server, ServerCard, Shape, Token};
-pub use engine::{Engine, EngineOptions, EngineStats, Placement, Scoring};
+pub use engine::{Engine, EngineOptions, EngineStats, ModelState, Placement, Scoring};
 pub use error::{EngineError, InferError};
 pub use explain::ExplainError;
 pub use export::{ExportError, export_package, trace, write_package};
 pub use golden::{Golden, GoldenCard, GoldenError, GoldenOutcome, write_golden};
-pub use import::{Import, ImportError, Staged, stage};
+pub use import::{Import, ImportError, Staged, lock, stage};
 pub use layers::{ConvOptions, Forward, conv, dropout, function, linear, norm, relu, sequence};
 pub use manifest::{CardFault, ManifestError, Package, Weights, load_all};
 pub use nets::{Width, build as build_network};

@@ -1,11 +1,14 @@
 //! Tests of `nets`: the same weights and images through PyTorch's own torchvision.
 
 use safetensors::SafeTensors;
-use tch::{Kind, Tensor};
+use tch::{CModule, Kind, Tensor};
 
 use super::*;
-use crate::infer::reference;
+use crate::domain::{Contract, Precision};
+use crate::infer::export::{bytes_of, trace};
+use crate::infer::layers::sequence;
 use crate::infer::torch::load_native;
+use crate::infer::{reference, script};
 
 /// Largest difference of a logit, and of a feature as a part of the largest one: two libraries that are years apart add
 /// up the same products in another order.
@@ -22,25 +25,36 @@ fn difference(a: &Tensor, b: &Tensor) -> f64 {
     f64::try_from((a - b).abs().max()).unwrap()
 }
 
+/// The network as a node runs it: traced, frozen, in channels last.
+fn frozen(parts: Parts, width: Width) -> CModule {
+    let preset = if width.channels == 1 { "xrv-1024" } else { "imagenet-rgb" };
+    let contract = Contract::preset(preset, 64).unwrap();
+    let traced = trace(&sequence(vec![parts.features, parts.head]), &contract).unwrap();
+    let bytes = script::prepare(&bytes_of(&traced).unwrap(), Precision::Fp32).unwrap();
+    let mut module = CModule::load_data(&mut bytes.as_slice()).unwrap();
+    module.set_eval();
+    module
+}
+
 /// Holds features and outputs against the reference's.
 fn check(folder: &std::path::Path, name: &str, architecture: Architecture, width: Width) {
     let _guard = tch::no_grad_guard();
     let weights = std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
     let Parts { features, head } = load_native(&weights, architecture, width).unwrap();
+    let frozen = frozen(load_native(&weights, architecture, width).unwrap(), width);
     let cases = std::fs::read(folder.join(format!("{name}.cases.safetensors"))).unwrap();
     let cases = SafeTensors::deserialize(&cases).unwrap();
     for (i, size) in [(0, 320), (1, 97)] {
         let images = tensor(&cases, &format!("images_{i}"));
         assert_eq!(images.size()[2], size);
         let found = features(&images, false).unwrap();
-        let mut outputs = head(&found, false).unwrap();
-        if name == "xrv-race" {
-            outputs = outputs.log_softmax(1, Kind::Float);
-        }
+        let last = |outputs: Tensor| if name == "xrv-race" { outputs.log_softmax(1, Kind::Float) } else { outputs };
+        let outputs = last(head(&found, false).unwrap());
+        let as_it_runs = last(frozen.forward_ts(&[&images]).unwrap());
         let expected = tensor(&cases, &format!("outputs_{i}"));
         let spread = f64::try_from(expected.std(true)).unwrap();
         assert!((0.05..50.0).contains(&spread), "{name}: the reference's outputs spread by {spread}");
-        let apart = difference(&outputs, &expected);
+        let apart = difference(&outputs, &expected).max(difference(&as_it_runs, &expected));
         let expected = tensor(&cases, &format!("features_{i}"));
         let largest = f64::try_from(expected.max()).unwrap();
         assert!(largest > 0.1, "{name}: the reference's features are at most {largest}");
@@ -54,6 +68,8 @@ fn check(folder: &std::path::Path, name: &str, architecture: Architecture, width
 
 #[test]
 fn the_same_weights_give_torchvisions_logits_in_every_architecture() {
+    // As the engine does: else each new size would be profiled and recompiled.
+    tch::jit::set_graph_executor_optimize(false);
     let folder = reference::run("torchvision_logits.py");
     let three = Width { channels: 3, columns: 5 };
     for architecture in [

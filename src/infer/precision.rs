@@ -26,6 +26,8 @@ const BATCH_MAX_CPU: usize = 16;
 const BATCH_MAX_CUDA: usize = 128;
 /// A precision that takes more than this share of the time is not worth its loss.
 const GAIN: f64 = 0.95;
+/// How many tolerances a threshold has to lie from 0 and 1.
+const THRESHOLD_MARGIN: f64 = 2.0;
 /// A batch that takes less than this share of the time per image is worth its memory.
 const BATCH_GAIN: f64 = 0.97;
 /// A start need not take longer for the sake of a model's batches.
@@ -125,6 +127,17 @@ fn fastest_batch(
 }
 
 fn candidates(package: &Package, device: Device, choice: PrecisionChoice) -> Vec<PrecisionCard> {
+    let keeps_thresholds = |p: &&PrecisionCard| {
+        let near = near_a_threshold(package, p.score_tolerance);
+        if let Some(finding) = &near {
+            let (model, precision) = (&package.identity.name, p.kind.as_str());
+            warn!(
+                model,
+                precision, finding, "scores may move across the finding's threshold; the model computes in fp32"
+            );
+        }
+        near.is_none()
+    };
     match choice {
         PrecisionChoice::Named(Precision::Fp32) => Vec::new(),
         PrecisionChoice::Named(kind) => {
@@ -133,12 +146,19 @@ fn candidates(package: &Package, device: Device, choice: PrecisionChoice) -> Vec
                 let (model, asked) = (&package.identity.name, kind.as_str());
                 warn!(model, asked, "the model's card does not permit the precision; it computes in fp32");
             }
-            permitted
+            permitted.iter().filter(keeps_thresholds).copied().collect()
         }
         PrecisionChoice::Fastest => {
-            package.precisions.iter().copied().filter(|p| device != Device::Cpu || cpu_computes(p.kind)).collect()
+            let is_fast = |p: &&PrecisionCard| device != Device::Cpu || cpu_computes(p.kind);
+            package.precisions.iter().filter(is_fast).filter(keeps_thresholds).copied().collect()
         }
     }
+}
+
+/// A finding whose threshold lies so near 0 or 1 that scores within the tolerance say nothing of it.
+fn near_a_threshold(package: &Package, tolerance: f64) -> Option<String> {
+    let is_near = |threshold: f64| threshold.min(1.0 - threshold) < THRESHOLD_MARGIN * tolerance;
+    package.findings().iter().find(|finding| is_near(finding.threshold.get())).map(|finding| finding.key.clone())
 }
 
 /// Whether the processor has instructions for it: without them libtorch computes correctly, and far slower than in fp32.

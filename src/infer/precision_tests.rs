@@ -51,6 +51,17 @@ fn a_model_computes_in_what_is_asked_for_as_far_as_its_card_permits_it() {
 }
 
 #[test]
+fn a_precision_whose_tolerance_reaches_a_threshold_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut package = package(dir.path(), &permits("bf16", 0.1));
+    let crate::domain::ModelOutputs::Findings(findings) = &mut package.outputs else { panic!("findings") };
+    findings[0].threshold = crate::domain::Probability::new(0.9).unwrap();
+    assert_eq!(near_a_threshold(&package, 0.1), Some(package.findings()[0].key.clone()));
+    assert_eq!(near_a_threshold(&package, 0.04), None);
+    assert_eq!(load_on_cpu(&package, Named(Bf16)).unwrap().precision(), Fp32);
+}
+
+#[test]
 fn a_model_that_moves_further_than_its_card_says_does_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let package = package(dir.path(), &permits("bf16", 1e-9));

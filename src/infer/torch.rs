@@ -6,8 +6,6 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::io::{Read, Seek};
-use std::os::fd::AsRawFd;
 
 use safetensors::{Dtype, SafeTensors};
 use tch::nn::VarStore;
@@ -20,7 +18,7 @@ use super::card::{Activation, Architecture};
 use super::device::device_name;
 use super::error::{EngineError, InferError, torch_error, torch_reason};
 use super::explain::{ExplainError, GradCam, Target};
-use super::export::trace;
+use super::export::{bytes_of, trace};
 use super::files::{self, WEIGHTS_BYTES_MAX};
 use super::layers::{Forward, sequence};
 use super::manifest::{Package, Weights};
@@ -386,14 +384,7 @@ fn script_of(package: &Package, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
         sequence(vec![features, head])
     };
     let module = trace(&forward, &package.contract).map_err(|e| e.to_string())?;
-    // libtorch writes to files by name only; this one is memory.
-    let mut file = std::fs::File::from(
-        rustix::fs::memfd_create("script", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| e.to_string())?,
-    );
-    module.save(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|e| torch_reason(&e))?;
-    let mut script = Vec::new();
-    file.rewind().and_then(|()| file.read_to_end(&mut script)).map_err(|e| e.to_string())?;
-    Ok(script)
+    bytes_of(&module)
 }
 
 fn kind(precision: Precision) -> Kind {

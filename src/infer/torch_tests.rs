@@ -161,6 +161,7 @@ fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
     let direct = probabilities(Activation::LogitsSigmoid, &logits).unwrap();
 
     let exported = dir.path().join("exported.pt");
+    let native = package.clone();
     let digest = export::export_package(&package, &exported).unwrap();
     assert_eq!(digest, Digest::of(&std::fs::read(&exported).unwrap()));
     let package = clinical_with(dir.path(), &exported, |c| {
@@ -172,6 +173,8 @@ fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
     for (name, found) in [("safetensors", from_safetensors), ("TorchScript", from_script)] {
         assert!(found.iter().zip(&direct).all(|(a, b)| (a - b).abs() < 1e-5), "{name}: {found:?} {direct:?}");
     }
+    let twice = export::export_package(&native, &exported).unwrap_err().to_string();
+    assert!(twice.ends_with("is there already: name another file, or move it away"), "{twice}");
     let again = export::export_package(&package, &exported).unwrap_err().to_string();
     assert_eq!(again, "site-chest is TorchScript already: copy its weight file");
 }

@@ -34,6 +34,8 @@ struct Device {
     until: AtomicU64,
     /// The model, counted from 1, that had no memory for one image; 0 for none.
     doubted: AtomicUsize,
+    /// Images per batch, by model, as memory allows now.
+    limits: Vec<AtomicUsize>,
 }
 
 /// A batch is computed until this is dropped.
@@ -46,8 +48,18 @@ impl Drop for Busy<'_> {
 }
 
 impl Watch {
-    pub(super) fn new(devices: usize, least: Duration) -> Self {
-        Self { began: Instant::now(), least, devices: (0..devices).map(|_| Device::default()).collect() }
+    pub(super) fn new(devices: usize, models: usize, least: Duration) -> Self {
+        let limits = || (0..models).map(|_| AtomicUsize::new(0)).collect();
+        let device = |_| Device { limits: limits(), ..Device::default() };
+        Self { began: Instant::now(), least, devices: (0..devices).map(device).collect() }
+    }
+
+    pub(super) fn set_limit(&self, device: usize, model: usize, images: usize) {
+        self.devices[device].limits[model].store(images, Ordering::Relaxed);
+    }
+
+    pub(super) fn limit(&self, device: usize, model: usize) -> usize {
+        self.devices[device].limits[model].load(Ordering::Relaxed)
     }
 
     /// A batch begins that took so long at the start of the engine.

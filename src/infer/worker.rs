@@ -65,6 +65,7 @@ impl Worker {
         let queue = Arc::clone(&self.end.queue);
         loop {
             let limits: Vec<usize> = self.limits.iter().map(BatchLimit::images).collect();
+            limits.iter().enumerate().for_each(|(model, images)| self.watch.set_limit(self.device, model, *images));
             let done = match queue.take(self.device, &limits) {
                 Some(Work::Scores(model, batch)) => self.run_batch(model, batch),
                 Some(Work::Map(request)) => self.run_map(request),

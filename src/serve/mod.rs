@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -39,6 +40,8 @@ use watchdog::{Loop, Manager, Pulse};
 
 /// How long the loops wait without a wake-up: what another process changed is seen within this.
 const IDLE: Duration = Duration::from_secs(1);
+/// While models are loaded the service manager is told that it takes so much longer.
+const START_TOLD: Duration = Duration::from_secs(30);
 /// Claims of work; lifted early by whoever finishes it, prolonged by whoever takes longer, and lifted at every start.
 const LEASE: Duration = Duration::from_secs(600);
 /// An instance or study that was tried this often without an end is given up with a visible outcome.
@@ -71,7 +74,8 @@ struct Node {
     pulse: Pulse,
 }
 
-/// Runs the node until it is cancelled. Ports are bound and models are warm before it reports itself ready.
+/// Runs the node until it is cancelled. Ports are bound and models are warm before it reports itself ready; the web
+/// server answers before, and says so.
 pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyhow::Result<()> {
     let Control { cancel, reloads, load, filter_logs } = control;
     let manager = Arc::new(Manager::from_environment());
@@ -86,13 +90,8 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     let tls = tokio::task::spawn_blocking(move || Tls::load(&tls_settings, &callers)).await??;
     let receiver = Receiver::bind(&config.node, &config.sources, &archives, &tls).await?;
     let (dicom, dicom_tls) = (receiver.local_addr()?, receiver.local_addr_tls()?);
-    let ready = Arc::new(AtomicBool::new(false));
-    let web = web::bind(&config, &tls, store.clone(), Arc::clone(&ready)).await?;
-    let (models, device_uid) = (config.clone(), store.device_uid().clone());
-    let analyser = tokio::task::spawn_blocking(move || Analyser::start(&models, executable, device_uid))
-        .await
-        .context("loading the models ended early")??;
-
+    let told = Arc::new(web::Told::default());
+    let web = web::bind(&config, &tls, store.clone(), Arc::clone(&told)).await?;
     let tasks = TaskTracker::new();
     let web_address = web.as_ref().and_then(web::Server::address);
     let web_tls_address = web.as_ref().and_then(web::Server::address_tls);
@@ -100,6 +99,15 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     if let Some(server) = web {
         tasks.spawn(server.run(cancel.clone()));
     }
+    let (models, device_uid) = (config.clone(), store.device_uid().clone());
+    let analyser = tokio::task::spawn_blocking(move || Analyser::start(&models, executable, device_uid));
+    let Some(analyser) = started(analyser, &cancel, &manager).await? else {
+        info!("stopped before the models were loaded");
+        tasks.close();
+        tasks.wait().await;
+        store.close().await;
+        return Ok(());
+    };
     let shown = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |a| a.to_string());
     let (drain_timeout, ae_title, mode) = (config.node.drain_timeout, config.node.ae_title.clone(), config.node.mode);
     let node = Arc::new(Node {
@@ -122,8 +130,9 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     tasks.spawn(Arc::clone(&node).supervise("reloading", Arc::clone(&node).reload_loop(reload)));
     tasks.spawn(Arc::clone(&node).supervise("the watchdog", Arc::clone(&node).watch(Arc::clone(&manager))));
     tasks.spawn(Arc::clone(&node).watch_disk());
-    ready.store(true, Ordering::Relaxed);
-    tasks.spawn(Arc::clone(&node).watch_inference(Arc::clone(&ready)));
+    *told.models.lock().unwrap_or_else(PoisonError::into_inner) = node.analyser.states();
+    told.ready.store(true, Ordering::Relaxed);
+    tasks.spawn(Arc::clone(&node).watch_inference(Arc::clone(&told)));
     info!(
         dicom = %shown(dicom),
         dicom_tls = %shown(dicom_tls),
@@ -138,7 +147,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
 
     let stopping = async {
         cancel.cancelled().await;
-        ready.store(false, Ordering::Relaxed);
+        told.ready.store(false, Ordering::Relaxed);
         manager.tell("STOPPING=1");
         tokio::time::Instant::now()
     };
@@ -156,6 +165,27 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
         "the node stopped because of a fault of its own; see the log"
     );
     Ok(())
+}
+
+/// The analyser, once its models are loaded; `None` if the node is cancelled before. The service manager hears meanwhile
+/// that it takes longer.
+async fn started(
+    mut loading: JoinHandle<anyhow::Result<Analyser>>,
+    cancel: &CancellationToken,
+    manager: &Manager,
+) -> anyhow::Result<Option<Analyser>> {
+    let mut ticks = tokio::time::interval(START_TOLD / 2);
+    loop {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {
+                manager.tell("STOPPING=1");
+                return Ok(None);
+            }
+            analyser = &mut loading => return analyser.context("loading the models ended early")?.map(Some),
+            _ = ticks.tick() => manager.tell(&format!("EXTEND_TIMEOUT_USEC={}", START_TOLD.as_micros())),
+        }
+    }
 }
 
 impl Node {
@@ -182,16 +212,17 @@ impl Node {
     }
 
     /// Without inference nothing is ready: whoever asks hears it before the next image would find out.
-    async fn watch_inference(self: Arc<Self>, ready: Arc<AtomicBool>) {
+    async fn watch_inference(self: Arc<Self>, told: Arc<web::Told>) {
         loop {
             tokio::select! {
                 biased;
-                () = self.cancel.cancelled() => return ready.store(false, Ordering::Relaxed),
+                () = self.cancel.cancelled() => return told.ready.store(false, Ordering::Relaxed),
                 () = self.analyser.ended() => return self.give_up("inference ended; see the log for the device"),
                 () = tokio::time::sleep(IDLE) => {}
             }
             let is_sound = self.analyser.is_sound();
-            if ready.swap(is_sound, Ordering::Relaxed) && !is_sound {
+            *told.models.lock().unwrap_or_else(PoisonError::into_inner) = self.analyser.states();
+            if told.ready.swap(is_sound, Ordering::Relaxed) && !is_sound {
                 warn!("not ready: a device had no memory for one image; it is tried again and again");
             }
         }

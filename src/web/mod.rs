@@ -21,8 +21,8 @@ mod stow;
 mod wado;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::routing::{get, post};
@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::config::{self, ClientCertificates, Config};
+use crate::infer::ModelState;
 use crate::store::Store;
 use crate::wire::{Newcomers, ThisMachine, Tls};
 
@@ -48,11 +49,19 @@ pub struct Server {
     clients: Gate,
 }
 
+/// What the node tells of inference.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// It takes images, and answers.
+    pub ready: AtomicBool,
+    pub models: Mutex<Vec<ModelState>>,
+}
+
 /// What all requests share.
 #[derive(Clone)]
 struct Shared {
     store: Store,
-    ready: Arc<AtomicBool>,
+    told: Arc<Told>,
     node: Arc<config::Node>,
     clients: Gate,
     uploads: Arc<Semaphore>,
@@ -70,12 +79,7 @@ const QUERIES_MAX: usize = 8;
 ///
 /// # Errors
 /// With the key that is at fault.
-pub async fn bind(
-    config: &Config,
-    tls: &Arc<Tls>,
-    store: Store,
-    ready: Arc<AtomicBool>,
-) -> anyhow::Result<Option<Server>> {
+pub async fn bind(config: &Config, tls: &Arc<Tls>, store: Store, told: Arc<Told>) -> anyhow::Result<Option<Server>> {
     let (mut plain, mut secure) = (None, None);
     if let Some(address) = config.web.listen {
         plain = Some(Port::bind("web.listen", address, None).await?);
@@ -92,7 +96,7 @@ pub async fn bind(
     }
     let shared = Shared {
         store,
-        ready,
+        told,
         node: Arc::new(config.node.clone()),
         clients: clients.clone(),
         uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),

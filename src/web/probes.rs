@@ -4,6 +4,7 @@
 //! out: who may ask, since there is nothing to hide; `web.listen` names the network.
 
 use std::fmt::Write as _;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use axum::extract::State;
@@ -13,12 +14,13 @@ use axum::response::IntoResponse;
 use tracing::error;
 
 use super::Shared;
+use crate::infer::ModelState;
 use crate::store::DestinationState;
 
 /// 200 once ports are bound, each model on each device scored an image, and the index answers, for as long as inference
 /// goes on and no device lacks the memory for one image; 503 otherwise.
 pub(super) async fn is_ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if !shared.ready.load(Ordering::Relaxed) {
+    if !shared.told.ready.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting, stopping, or a device has no memory\n");
     }
     match shared.store.counts().await {
@@ -57,11 +59,27 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
          sidelight_conflicts {}",
         counts.conflicts
     );
+    model_metrics(&mut text, &shared.told.models.lock().unwrap_or_else(PoisonError::into_inner));
     match shared.store.destinations().await {
         Ok(destinations) => destination_metrics(&mut text, &destinations),
         Err(error) => error!(%error, "no metrics of destinations"),
     }
     (StatusCode::OK, [(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+/// Models of this process, by the names of their packages, which are letters, digits and hyphens.
+fn model_metrics(text: &mut String, models: &[ModelState]) {
+    type Value = fn(&ModelState) -> usize;
+    let gauges: [(&str, &str, Value); 2] = [
+        ("sidelight_model_up", "0: the device had no memory for one image.", |m| usize::from(m.is_sound)),
+        ("sidelight_model_batch_images", "Images per batch, as memory allows now.", |m| m.batch_images),
+    ];
+    for (name, help, value) in gauges {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for of in models {
+            let _ = writeln!(text, "{name}{{model=\"{}\",device=\"{}\"}} {}", of.model, of.device, value(of));
+        }
+    }
 }
 
 /// By the names of the configuration, which are letters, digits and hyphens.

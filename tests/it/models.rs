@@ -95,8 +95,33 @@ fn a_weight_file_becomes_a_package_that_is_known_again() {
     assert!((verified[0]["golden"]["difference"].as_f64().expect("a number") - 0.01).abs() < 1e-5, "{verified}");
     let table = run(&mut scene.command(&["model", "verify"]));
     assert!(String::from_utf8_lossy(&table.stdout).contains("DIFFERENT on cpu-fp32"));
+
+    // Whoever brings such a card elsewhere, under another name, hears of it; not so with the right answers.
+    let supplied = |name: &str| {
+        let card = fs::read_to_string(dir.join("model.toml")).expect("a card");
+        let card: String = card.lines().filter(|l| !l.starts_with("device_uid")).map(|l| format!("{l}\n")).collect();
+        fs::write(dir.join("supplied.toml"), card).expect("writable");
+        let mut command = scene.command(&["model", "add", "--name", name]);
+        run(command.arg("--card").arg(dir.join("supplied.toml")).arg(&weights))
+    };
+    let refused = supplied("third");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("does not answer as the golden values beside its card: DIFFERENT on cpu-fp32"), "{said}");
+    assert!(!scene.path("models/third").exists());
     run_ok(&mut scene.command(&["model", "golden", "second"]));
     assert_eq!(scene.verify().0, Some(0));
+    let added = supplied("third");
+    assert!(added.status.success(), "{added:?}");
+    run_ok(&mut scene.command(&["model", "verify", "third", "--require-golden"]));
+
+    // What has no golden values is not verified.
+    let mut plain = scene.command(&["model", "add", "--name", "plain"]);
+    run_ok(plain.arg("--card").arg(scene.path("card.toml")).arg(&weights));
+    assert!(run_ok(&mut scene.command(&["model", "verify", "plain"])).contains("not verified: no golden values"));
+    let required = run(&mut scene.command(&["model", "verify", "plain", "--require-golden"]));
+    assert_eq!(required.status.code(), Some(1));
+    let path = run(&mut scene.command(&["model", "golden", "../models/plain"]));
+    assert!(String::from_utf8_lossy(&path.stderr).contains("is not a package name"), "{path:?}");
 
     let again = run(&mut scene.add(&weights, &scene.path("card.toml")));
     assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"), "{again:?}");

@@ -50,6 +50,11 @@ fn every_study_that_is_sent_comes_back_as_a_report_that_the_checker_accepts() {
         quiet_period: "1s",
         extra: "",
     });
+    let up = |model: &str| {
+        let on = |device| node.metric(&format!("sidelight_model_up{{model=\"{model}\",device=\"{device}\"}}"));
+        ["cpu", "cuda:0"].into_iter().find_map(on)
+    };
+    assert_eq!((up("demo-race"), up("demo-clinical")), (Some(1), Some(1)));
     let sent = storescu(node.dicom_port, &[], &files);
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
 
