@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::*;
 use crate::infer::reference;
-use crate::infer::torch::load_native;
+use crate::infer::native::load_native;
 
 /// Largest difference of a logit, and of a feature as a part of the largest one: two libraries that are years apart add
 /// up the same products in another order.

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <sstream>
 #include <string>
 
+#include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
@@ -45,6 +47,11 @@ char* copied(const std::string& text) {
     copy[text.size()] = 0;
   }
   return copy;
+}
+
+at::Generator generator_of(int device) {
+  const at::Device where = device < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<at::DeviceIndex>(device));
+  return at::globalContext().defaultGenerator(where);
 }
 
 }  // namespace
@@ -97,6 +104,38 @@ void sidelight_deterministic(bool on) {
     at::globalContext().setDeterministicCuDNN(on);
     at::globalContext().setBenchmarkCuDNN(false);
   } catch (...) {
+  }
+}
+
+// The state of the random numbers of a device (a CUDA device's index; -1: the CPU) into `out`; its length, or 0 where
+// there is none or `capacity` is too small.
+size_t sidelight_random_state(int device, char* out, size_t capacity) {
+  try {
+    at::Generator generator = generator_of(device);
+    std::lock_guard<std::mutex> lock(generator.mutex());
+    const at::Tensor state = generator.get_state().contiguous();
+    const size_t length = state.nbytes();
+    if (length > capacity) {
+      return 0;
+    }
+    std::memcpy(out, state.data_ptr(), length);
+    return length;
+  } catch (...) {
+    return 0;
+  }
+}
+
+// Puts such a state back; whether it could be.
+bool sidelight_set_random_state(int device, const char* data, size_t length) {
+  try {
+    at::Generator generator = generator_of(device);
+    at::Tensor state = at::empty({static_cast<int64_t>(length)}, at::kByte);
+    std::memcpy(state.data_ptr(), data, length);
+    std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_state(state);
+    return true;
+  } catch (...) {
+    return false;
   }
 }
 }
