@@ -47,7 +47,8 @@ pub fn load_start_weights(
     let file = SafeTensors::deserialize(bytes).map_err(not_safetensors)?;
     let names = plain_names(&file, head)?;
     let weight = format!("{head}.weight");
-    let rows = names.get(&weight).and_then(|name| file.tensor(name).ok()).and_then(|view| view.shape().first().copied());
+    let rows =
+        names.get(&weight).and_then(|name| file.tensor(name).ok()).and_then(|view| view.shape().first().copied());
     let fresh_head = rows.is_some_and(|rows| i64::try_from(rows) != Ok(width.columns));
     let is_left = |key: &str| fresh_head && (key == weight || key == format!("{head}.bias"));
     let taken = fill(store, bytes, architecture, width, is_left)?;

@@ -4,8 +4,8 @@ use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
 
 use super::*;
-use crate::infer::reference;
 use crate::infer::native::load_native;
+use crate::infer::reference;
 
 /// Largest difference of a logit, and of a feature as a part of the largest one: two libraries that are years apart add
 /// up the same products in another order.

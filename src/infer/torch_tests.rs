@@ -9,8 +9,8 @@ use crate::domain::Contract;
 use crate::infer::card::Architecture;
 use crate::infer::export;
 use crate::infer::layers::{Forward, function};
-use crate::infer::nets::{self, Width};
 use crate::infer::manifest::fixtures::{clinical_with, race_with};
+use crate::infer::nets::{self, Width};
 
 /// Traces `forward` for the contract of the test card and writes it.
 fn script(path: &Path, forward: Forward) {

@@ -85,9 +85,8 @@ impl Picture {
         let (length, format) = (file.len() as tj::size_t, tj::TJPF_TJPF_GRAY);
         // SAFETY: the handle is live and has just read the header of this file, whose size is the one that `samples` was
         // allocated for: rows × pitch samples, which the library writes.
-        match unsafe {
-            tj::tj3Decompress8(self.decoder.0, file.as_ptr(), length, samples.as_mut_ptr(), pitch, format)
-        } {
+        match unsafe { tj::tj3Decompress8(self.decoder.0, file.as_ptr(), length, samples.as_mut_ptr(), pitch, format) }
+        {
             0 => Ok(samples),
             _ => Err(self.decoder.failure()),
         }

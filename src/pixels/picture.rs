@@ -59,9 +59,7 @@ fn read_png(bytes: Vec<u8>, limits: &Limits) -> Result<Grey, Refusal> {
     let mut raw = vec![0; length];
     reader.next_frame(&mut raw).map_err(png)?;
     let samples = match depth {
-        png::BitDepth::Sixteen => {
-            Samples::U16(raw.as_chunks::<2>().0.iter().map(|b| u16::from_be_bytes(*b)).collect())
-        }
+        png::BitDepth::Sixteen => Samples::U16(raw.as_chunks::<2>().0.iter().map(|b| u16::from_be_bytes(*b)).collect()),
         _ => Samples::U8(raw),
     };
     let max = if depth == png::BitDepth::Sixteen { 65_535 } else { 255 };

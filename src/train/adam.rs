@@ -162,8 +162,7 @@ mod tests {
             let (mine, w, b) = store();
             let mut adam = Adam::new(&mine, weight_decay).unwrap();
             let (reference, rw, rb) = store();
-            let mut optimiser =
-                nn::Adam { wd: weight_decay, ..nn::Adam::default() }.build(&reference, 1e-2).unwrap();
+            let mut optimiser = nn::Adam { wd: weight_decay, ..nn::Adam::default() }.build(&reference, 1e-2).unwrap();
             for step in 0..60 {
                 adam.zero_grad();
                 loss(&w, &b, step).backward();

@@ -44,7 +44,8 @@ impl Checkpoints {
         let context = || format!("no checkpoint can be written to {}", path.display());
         let mut tensors = Vec::new();
         for (prefix, network) in [("network", &state.network), ("best", &state.best)] {
-            let named = network.store.variables().into_iter().map(|(name, tensor)| (format!("{prefix}/{name}"), tensor));
+            let named =
+                network.store.variables().into_iter().map(|(name, tensor)| (format!("{prefix}/{name}"), tensor));
             tensors.extend(named);
         }
         for p in &state.adam.parameters {
@@ -78,7 +79,8 @@ impl Checkpoints {
             return Ok(false);
         }
         let context = || format!("the checkpoint {}", path.display());
-        let tensors: HashMap<String, Tensor> = Tensor::read_safetensors(&path).with_context(context)?.into_iter().collect();
+        let tensors: HashMap<String, Tensor> =
+            Tensor::read_safetensors(&path).with_context(context)?.into_iter().collect();
         self.restore(&Kept(tensors), state, device).with_context(context)?;
         Ok(true)
     }

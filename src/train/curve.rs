@@ -90,7 +90,10 @@ fn svg(epochs: &[EpochReport]) -> String {
             .filter(|e| value(e).is_finite())
             .map(|e| format!("{:.1},{:.1}", x(e.epoch as f64), y(value(e))))
             .collect();
-        add(format!("<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>", points.join(" ")));
+        add(format!(
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+            points.join(" ")
+        ));
         if let Some(end) = epochs.iter().rfind(|e| value(e).is_finite()) {
             let (at, level) = (x(end.epoch as f64) + 8.0, y(value(end)) + 4.0);
             add(format!("<text x=\"{at:.1}\" y=\"{level:.1}\" fill=\"{colour}\">{name} {:.3}</text>", value(end)));
@@ -123,7 +126,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &["a"], &epochs).unwrap();
         let table = fs::read_to_string(folder.path().join("losses.csv")).unwrap();
-        assert!(table.starts_with("epoch,learning_rate,train_loss,validation_loss,best,validation_auc_a\n1,1e-3,1.00000,"));
+        assert!(
+            table.starts_with("epoch,learning_rate,train_loss,validation_loss,best,validation_auc_a\n1,1e-3,1.00000,")
+        );
         assert_eq!(table.lines().count(), 5);
         let svg = fs::read_to_string(folder.path().join("losses.svg")).unwrap();
         let points = |n: usize| svg.split("points=\"").nth(n).unwrap().split('"').next().unwrap().split(' ').count();

@@ -185,9 +185,7 @@ impl Dataset {
         if channels == [(0.0, 1.0)] {
             return Ok(images.shallow_clone());
         }
-        let one = |(mean, std): &(f32, f32)| {
-            images.f_sub_scalar(f64::from(*mean))?.f_div_scalar_(f64::from(*std))
-        };
+        let one = |(mean, std): &(f32, f32)| images.f_sub_scalar(f64::from(*mean))?.f_div_scalar_(f64::from(*std));
         let channels: Vec<Tensor> = channels.iter().map(one).collect::<Result<_, _>>()?;
         Ok(Tensor::f_cat(&channels, 1)?)
     }
@@ -216,11 +214,7 @@ impl Dataset {
 
 /// The recipe's table of images and the folder that its paths are relative to; phantoms are generated unless the same
 /// ones are there already.
-pub fn manifest(
-    recipe: &Recipe,
-    cache_dir: &Path,
-    progress: &(dyn Fn(Event) + Sync),
-) -> anyhow::Result<Manifest> {
+pub fn manifest(recipe: &Recipe, cache_dir: &Path, progress: &(dyn Fn(Event) + Sync)) -> anyhow::Result<Manifest> {
     let (table, files) = match (&recipe.data.manifest, &recipe.data.folder) {
         (Some(table), folder) => {
             let beside = table.parent().unwrap_or(Path::new("")).to_owned();

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
 use crate::domain::{Precision, Probability, Purpose};
 use crate::infer::{self, Activation, Aggregation};
 use crate::stats;
+use anyhow::Context;
 
 use super::calibrate::{Scored, mean_loss, temperature};
 use super::data::Dataset;
@@ -69,7 +69,7 @@ pub fn evaluate(
     let mut validation = studies(network, dataset, &split.validation, recipe, machine)?;
     let mut test = studies(network, dataset, &split.test, recipe, machine)?;
     let mut metrics = BTreeMap::from([("test_studies".to_owned(), test.len() as f64)]);
-    let temperature = match recipe.calibration {
+    let temperature = match recipe.calibration.method {
         CalibrationRule::None => None,
         CalibrationRule::Temperature => Some(calibrate(&mut validation, &mut test, recipe, &mut metrics)),
     };

@@ -263,8 +263,7 @@ impl Trainer<'_> {
         let precision = self.options.training.precision;
         let logits = predict(&state.network, self.dataset, validation, self.machine, precision)?;
         let targets = self.dataset.targets(validation)?;
-        let validation_loss =
-            tch::no_grad(|| self.loss.of(&logits, &targets)).and_then(|v| Ok(f64::try_from(&v)?))?;
+        let validation_loss = tch::no_grad(|| self.loss.of(&logits, &targets)).and_then(|v| Ok(f64::try_from(&v)?))?;
         let learning_rate = state.schedule.state.learning_rate;
         let best = state.schedule.step(validation_loss);
         if best {

@@ -70,7 +70,8 @@ impl Manifest {
         let bytes = std::fs::metadata(path).with_context(context)?.len();
         ensure!(bytes <= BYTES_MAX, "{} is larger than {BYTES_MAX} bytes", path.display());
         let mut reader = csv::Reader::from_path(path).with_context(context)?;
-        let records: Vec<HashMap<String, String>> = reader.deserialize().collect::<Result<_, _>>().with_context(context)?;
+        let records: Vec<HashMap<String, String>> =
+            reader.deserialize().collect::<Result<_, _>>().with_context(context)?;
         Self::of(&records, files, recipe).with_context(context)
     }
 
@@ -111,7 +112,11 @@ impl Manifest {
     fn check_parts(&self) -> anyhow::Result<()> {
         let mut parts: BTreeMap<&str, (Option<Part>, &Path)> = BTreeMap::new();
         let given = self.rows.iter().filter(|row| row.sample.part.is_some()).count();
-        ensure!(given == 0 || given == self.rows.len(), "{given} of {} rows name their part: give it for all or none", self.rows.len());
+        ensure!(
+            given == 0 || given == self.rows.len(),
+            "{given} of {} rows name their part: give it for all or none",
+            self.rows.len()
+        );
         for row in &self.rows {
             let first = parts.entry(&row.sample.patient).or_insert((row.sample.part, &row.file));
             ensure!(

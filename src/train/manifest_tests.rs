@@ -1,8 +1,8 @@
 //! Tests of `manifest`: tables as sites have them, and what is wrong with some.
 
 use super::*;
-use crate::train::split;
 use crate::train::recipe::SplitRecipe;
+use crate::train::split;
 
 const RECIPE: &str = r#"
 name = "toy"
@@ -73,7 +73,8 @@ fn columns_and_groups_are_called_what_the_recipe_says() {
     let names = "columns = { file = \"path\", patient = \"subject_id\", group = \"race\", study = \"study_id\" }\n\
                  group_names = { \"BLACK/AFRICAN AMERICAN\" = \"Black\", \"WHITE\" = \"White\" }";
     let recipe = RECIPE.replace("manifest =", &format!("{names}\nmanifest ="));
-    let table = "path,subject_id,study_id,race\na.jpg,1,s1,WHITE\nb.jpg,1,s1,WHITE\nc.jpg,2,s2,BLACK/AFRICAN AMERICAN\n";
+    let table =
+        "path,subject_id,study_id,race\na.jpg,1,s1,WHITE\nb.jpg,1,s1,WHITE\nc.jpg,2,s2,BLACK/AFRICAN AMERICAN\n";
     let manifest = read(&recipe, table).unwrap();
     let of = |i: usize| (manifest.rows[i].sample.study.as_str(), manifest.rows[i].sample.target.clone());
     assert_eq!([of(0), of(1), of(2)], [("s1", Target::Group(1)), ("s1", Target::Group(1)), ("s2", Target::Group(0))]);

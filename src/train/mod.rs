@@ -173,4 +173,6 @@ impl Curve<'_> {
 }
 
 #[cfg(test)]
+mod reference_tests;
+#[cfg(test)]
 mod tests;

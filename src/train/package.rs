@@ -5,7 +5,9 @@
 use std::path::Path;
 
 use crate::domain::{Digest, Purpose, Uid};
-use crate::infer::{self, CalibrationCard, Card, Engine, EngineOptions, FindingCard, Format, OutputCard, Package, Provenance};
+use crate::infer::{
+    self, CalibrationCard, Card, Engine, EngineOptions, FindingCard, Format, OutputCard, Package, Provenance,
+};
 
 use super::curve;
 use super::data::Dataset;

@@ -42,7 +42,7 @@ pub struct Recipe {
     pub aggregation: AggregationCard,
     /// Of study scores, fitted on the validation patients.
     #[serde(default)]
-    pub calibration: CalibrationRule,
+    pub calibration: CalibrationRecipe,
     pub card: CardTexts,
     /// What the file says, in one way of writing it.
     #[serde(skip)]
@@ -113,6 +113,12 @@ pub struct FindingRecipe {
     pub code: Code,
     pub site: Option<Code>,
     pub threshold: ThresholdRule,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationRecipe {
+    pub method: CalibrationRule,
 }
 
 /// Whether study scores are calibrated.

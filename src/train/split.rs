@@ -22,7 +22,8 @@ pub struct Split {
 /// The parts as the manifest says, else drawn.
 pub fn by_patient(samples: &[Sample], shares: SplitRecipe, seed: u64) -> Split {
     if samples.iter().any(|s| s.part.is_some()) {
-        let of = |part: Part| samples.iter().enumerate().filter(|(_, s)| s.part == Some(part)).map(|(i, _)| i).collect();
+        let of =
+            |part: Part| samples.iter().enumerate().filter(|(_, s)| s.part == Some(part)).map(|(i, _)| i).collect();
         return Split { train: of(Part::Train), validation: of(Part::Validation), test: of(Part::Test) };
     }
     let mut images: BTreeMap<&str, Vec<usize>> = BTreeMap::new();

@@ -325,3 +325,22 @@ fn faults_of_a_recipe_are_named() {
     let error = recipe(&recipe_text("clinical", FINDINGS).replace("minmax-unit", "minmax")).unwrap().contract();
     assert!(error.unwrap_err().to_string().contains("\"minmax\" is no preset"));
 }
+
+#[test]
+fn every_recipe_that_is_shipped_can_be_read_and_has_a_network() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/recipes");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let recipe = Recipe::read(&path).unwrap();
+        assert_eq!(Some(recipe.name.as_str()), path.file_stem().and_then(|s| s.to_str()));
+        let contract = recipe.contract().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
+        let (channels, outputs) = (i64::from(contract.channels), recipe.keys().len() as i64);
+        let network = Network::new(&recipe.network, channels, outputs, tch::Device::Cpu, &mut rng).unwrap();
+        let image = tch::Tensor::zeros([2, channels, 64, 64], (tch::Kind::Float, tch::Device::Cpu));
+        assert_eq!((network.forward)(&image, true).unwrap().size(), [2, outputs], "{}", path.display());
+        names.push(recipe.name);
+    }
+    assert_eq!(names.len(), 10, "{names:?}");
+}

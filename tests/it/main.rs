@@ -28,4 +28,5 @@ mod support;
 mod tensors;
 mod tls;
 mod torture;
+mod training;
 mod web;
