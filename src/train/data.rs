@@ -1,5 +1,5 @@
-//! Samples and their images: a manifest, its files decoded and normalised to the model's contract, and what is to be said
-//! of each.
+//! Samples and their images: a manifest, its files decoded and normalised to the model's contract, and what is to be
+//! said of each.
 //!
 //! Pixels go through the same decoding and normalisation as in the node, in this process: phantoms and curated
 //! training sets are trusted files. Each is decoded once. Neighbours: `manifest` says which files, `images` keeps what
@@ -51,8 +51,8 @@ pub enum Target {
     Findings(Vec<Option<bool>>),
 }
 
-/// Targets of a batch: positions of groups (i64), or one column per finding (f32) and a mask of the same shape that is 0
-/// where the truth is not known.
+/// Targets of a batch: positions of groups (i64), or one column per finding (f32) and a mask of the same shape that is
+/// 0 where the truth is not known.
 #[derive(Debug)]
 pub struct Targets {
     pub truth: Tensor,

@@ -1,7 +1,7 @@
 //! The training loop: epochs of batches, what is best so far, and a checkpoint wherever it may be interrupted.
 //!
-//! Batch order, augmentation and first weights come from one seeded generator, dropout from libtorch's, seeded too; both
-//! states are part of [`State`], so that a training that was killed goes on as if it had not been. Neighbours: `loader`
+//! Batch order, augmentation and first weights come from one seeded generator, dropout from libtorch's, seeded too;
+//! both states are part of [`State`], so that a training that was killed goes on as if it had not been. Neighbours: `loader`
 //! makes batches, `adam` steps, `schedule` decides, `checkpoint` keeps; `evaluate` measures the result. Left out: what
 //! the images are.
 

@@ -1,8 +1,8 @@
 //! Manifests: a CSV table that says which image is whose, of which study and group, and with which findings.
 //!
 //! Columns are `file`, `patient`, `study`, `group`, `view`, `split` and one for each finding, or what the recipe calls
-//! them. Rows that are not used are kept with the reason, for the list of rejects; a patient with more than one group is
-//! dropped, since nobody knows which is right. Neighbours: `data` reads the images. Left out: what the files hold.
+//! them. Rows that are not used are kept with the reason, for the list of rejects; a patient with more than one group
+//! is dropped, since nobody knows which is right. Neighbours: `data` reads the images. Left out: what the files hold.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};

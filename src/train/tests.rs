@@ -157,15 +157,11 @@ fn the_weights_of_the_best_epoch_are_kept() {
     assert!((loss - lowest).abs() < 1e-5 * (1.0 + lowest), "{loss} {lowest}");
 }
 
-#[test]
-fn a_recipe_goes_from_phantoms_to_a_package_that_starts() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("toy.toml");
-    std::fs::write(&path, recipe_text("clinical", FINDINGS)).unwrap();
-    let options = TrainOptions {
-        recipe: path,
-        out_dir: dir.path().join("models"),
-        cache_dir: dir.path().join("cache"),
+fn options_for(recipe: PathBuf, dir: &Path) -> TrainOptions {
+    TrainOptions {
+        recipe,
+        out_dir: dir.join("models"),
+        cache_dir: dir.join("cache"),
         work_dir: None,
         resume: false,
         checkpoint_batches: 0,
@@ -173,7 +169,15 @@ fn a_recipe_goes_from_phantoms_to_a_package_that_starts() {
         threads: 1,
         loaders: 0,
         memory_bytes_max: 1 << 30,
-    };
+    }
+}
+
+#[test]
+fn a_recipe_goes_from_phantoms_to_a_package_that_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("toy.toml");
+    std::fs::write(&path, recipe_text("clinical", FINDINGS)).unwrap();
+    let options = options_for(path, dir.path());
     let phantoms = std::sync::atomic::AtomicU64::new(0);
     let outcome = run(&options, &|event| {
         if let Event::Phantoms { .. } = event {
@@ -200,6 +204,33 @@ fn a_recipe_goes_from_phantoms_to_a_package_that_starts() {
 
     // The second run finds the same phantoms.
     run(&options, &|event| assert!(!matches!(event, Event::Phantoms { .. }))).unwrap();
+}
+
+/// The small network on phantoms of a world; the mean AUC of study scores on patients that it never saw.
+fn auc_of_phantoms(world: &str, shares: &str) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("toy.toml");
+    let groups = "[[output.groups]]\nkey = \"Asian\"\ncode = \"2028-9\"\n[[output.groups]]\nkey = \"Black\"\n\
+                  code = \"2054-5\"\n[[output.groups]]\nkey = \"White\"\ncode = \"2106-3\"";
+    let phantoms =
+        format!("{{ world = \"{world}\", patients = 400, seed = 6, texture_rms = 0.04, size = [160, 128] }}");
+    let text = recipe_text("race", groups)
+        .replace("{ world = \"biased\", patients = 60, seed = 4 }", &phantoms)
+        .replace("{ train = 0.5, validation = 0.25, test = 0.25 }", shares)
+        .replace("size = 16", "size = 64")
+        .replace("width = 4", "width = 8")
+        .replace("epochs = 2", "epochs = 6");
+    std::fs::write(&path, text).unwrap();
+    let outcome = run(&options_for(path, dir.path()), &|_| ()).unwrap();
+    outcome.evaluation.metrics["auc_macro"]
+}
+
+#[test]
+fn groups_of_phantoms_are_told_apart_where_they_differ_and_nowhere_else() {
+    let biased = auc_of_phantoms("biased", "{ train = 0.6, validation = 0.1, test = 0.3 }");
+    assert!(biased >= 0.95, "{biased}");
+    let null = auc_of_phantoms("null", "{ train = 0.2, validation = 0.1, test = 0.7 }");
+    assert!((null - 0.5).abs() <= 0.05, "{null}");
 }
 
 /// A network that trains in every precision, with everything that could make it go another way.
