@@ -213,13 +213,18 @@ fn auc_of_phantoms(world: &str, shares: &str) -> f64 {
     let groups = "[[output.groups]]\nkey = \"Asian\"\ncode = \"2028-9\"\n[[output.groups]]\nkey = \"Black\"\n\
                   code = \"2054-5\"\n[[output.groups]]\nkey = \"White\"\ncode = \"2106-3\"";
     let phantoms =
-        format!("{{ world = \"{world}\", patients = 400, seed = 6, texture_rms = 0.04, size = [160, 128] }}");
+        format!("{{ world = \"{world}\", patients = 400, seed = 6, texture_rms = 0.03, size = [320, 256] }}");
     let text = recipe_text("race", groups)
         .replace("{ world = \"biased\", patients = 60, seed = 4 }", &phantoms)
         .replace("{ train = 0.5, validation = 0.25, test = 0.25 }", shares)
-        .replace("size = 16", "size = 64")
+        .replace("size = 16", "size = 96")
         .replace("width = 4", "width = 8")
-        .replace("epochs = 2", "epochs = 6");
+        .replace("seed = 3\n", "seed = 31\n")
+        .replace("learning_rate = 0.01", "learning_rate = 3e-3\nclip_norm = 5.0")
+        .replace("plateau_factor = 0.5", "plateau_factor = 0.1")
+        .replace("learning_rate_min = 1e-4", "learning_rate_min = 1e-5")
+        .replace("epochs = 2", "epochs = 8")
+        .replace("[output]", "[augment]\nzoom = 0.05\nshift = 0.03\n[output]");
     std::fs::write(&path, text).unwrap();
     let outcome = run(&options_for(path, dir.path()), &|_| ()).unwrap();
     outcome.evaluation.metrics["auc_macro"]
