@@ -161,9 +161,13 @@ Examples:
     Phantom(Phantom),
 
     /// Train a model by a recipe and export it as a package
+    ///
+    /// After each epoch a checkpoint, losses.csv and losses.svg are written to the working folder. A training that was
+    /// interrupted goes on with --resume, and ends with the same weights as one that was not.
     #[command(after_help = "\
-Example:
-  sidelight train models/recipes/demo-race.toml --out trained/")]
+Examples:
+  sidelight train models/recipes/demo-race.toml --out trained/
+  sidelight train models/recipes/demo-race.toml --out trained/ --resume   # after an interruption; docs/training.md")]
     Train(Train),
 
     /// Fit or read a profile: the site's reference for the assessment
@@ -387,6 +391,21 @@ pub struct Train {
     /// Folder that receives the package, <DIR>/<name>; without it models.dir
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Go on from the checkpoint, if there is one
+    #[arg(long)]
+    pub resume: bool,
+    /// Folder of checkpoint, loss curve and rejects; without it <OUT>/.training/<name>
+    #[arg(long, value_name = "DIR")]
+    pub work: Option<PathBuf>,
+    /// Also write a checkpoint after every N batches of an epoch; 0: only after each epoch
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub checkpoint_batches: usize,
+    /// Threads that load and change images; without it 1 beside a CPU, one for each core beside a GPU
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub loaders: usize,
+    /// Decoded images are kept in memory up to this size, beyond it in a file in the working folder
+    #[arg(long, value_name = "SIZE", default_value = "8GiB")]
+    pub memory: bytesize::ByteSize,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
-use sidelight::cli::{Cli, Command, Model, ModelAdd, Profile, Results, Settings, Studies};
+use sidelight::cli::{Cli, Command, Model, ModelAdd, Profile, Results, Settings, Studies, Train};
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
 use sidelight::phantom::{PhantomOptions, World};
@@ -145,7 +145,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Train(options) => {
             let config = load(&settings, false)?;
-            train_by(&config, options.recipe, options.out)
+            train_by(&config, options)
         }
         Command::Profile(Profile::Prior { out, trained, studies_min }) => {
             let config = load(&settings, false)?;
@@ -261,11 +261,16 @@ async fn serve_until_signal(config: Config, settings: Settings, filter_logs: Set
     Ok(ExitCode::SUCCESS)
 }
 
-fn train_by(config: &Config, recipe: PathBuf, out: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+fn train_by(config: &Config, train: Train) -> anyhow::Result<ExitCode> {
     let options = TrainOptions {
-        recipe,
-        out_dir: out.unwrap_or_else(|| config.models.dir.clone()),
+        recipe: train.recipe,
+        out_dir: train.out.unwrap_or_else(|| config.models.dir.clone()),
         cache_dir: cache_dir(),
+        work_dir: train.work,
+        resume: train.resume,
+        checkpoint_batches: train.checkpoint_batches,
+        loaders: train.loaders,
+        memory_bytes_max: train.memory.as_u64(),
         // One device trains, the first of several.
         device: config.models.devices.first().copied().unwrap_or(config::Device::Auto),
         threads: config.models.threads,

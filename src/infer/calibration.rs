@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::ModelOutputs;
+use crate::domain::{ModelOutputs, Purpose};
 use crate::stats::softmax;
 
 /// `[calibration]` of a card.
@@ -100,18 +100,10 @@ impl Calibration {
     /// Calibrates a study's probabilities, in output order, in place.
     pub(super) fn apply(&self, values: &mut [f64]) {
         match &self.0 {
-            Rule::TemperatureOfGroups(temperature) => {
-                // The largest stays finite whatever T is; the others may vanish.
-                values.iter_mut().for_each(|p| *p = p.ln() / temperature);
-                softmax(values);
-            }
+            Rule::TemperatureOfGroups(temperature) => temper(Purpose::Race, values, *temperature),
             Rule::Lines(lines) => {
                 let lines = values.iter_mut().zip(lines);
-                for (p, line) in lines.filter_map(|(p, line)| Some((p, line.as_ref()?))) {
-                    let logit = p.ln() - (-*p).ln_1p();
-                    let z = line.slope * logit + line.intercept;
-                    *p = 1.0 / (1.0 + (-z).exp());
-                }
+                lines.filter_map(|(p, line)| Some((p, line.as_ref()?))).for_each(|(p, line)| line.apply(p));
             }
             Rule::Dirichlet { weights, intercept } => {
                 let logs: Vec<f64> = values.iter().map(|p| p.max(P_MIN).ln()).collect();
@@ -120,6 +112,29 @@ impl Calibration {
                 }
                 softmax(values);
             }
+        }
+    }
+}
+
+impl Line {
+    fn apply(self, p: &mut f64) {
+        let logit = p.ln() - (-*p).ln_1p();
+        let z = self.slope * logit + self.intercept;
+        *p = 1.0 / (1.0 + (-z).exp());
+    }
+}
+
+/// A study's probabilities at another temperature, in place: what a card's `temperature` does, and what it is fitted by.
+pub fn temper(purpose: Purpose, values: &mut [f64], temperature: f64) {
+    match purpose {
+        Purpose::Race => {
+            // The largest stays finite whatever T is; the others may vanish.
+            values.iter_mut().for_each(|p| *p = p.ln() / temperature);
+            softmax(values);
+        }
+        Purpose::Clinical => {
+            let line = Line { slope: 1.0 / temperature, intercept: 0.0 };
+            values.iter_mut().for_each(|p| line.apply(p));
         }
     }
 }

@@ -10,9 +10,9 @@ use crate::domain::{Contract, Fill, ModelInput};
 use crate::infer::card::Architecture;
 use crate::infer::layers::{ConvOptions, Forward, conv, function, global_mean, linear, relu, sequence};
 use crate::infer::manifest::fixtures::{clinical_with, race_with};
+use crate::infer::native::load_native;
 use crate::infer::nets::{Parts, Width};
 use crate::infer::occlusion::{Occlusion, distance};
-use crate::infer::torch::load_native;
 use crate::infer::{Engine, EngineOptions, reference, trace};
 
 /// Largest difference of a value of a map, whose largest value is 1.

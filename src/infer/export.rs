@@ -16,8 +16,9 @@ use super::error::torch_reason;
 use super::files;
 use super::layers::{Forward, sequence};
 use super::manifest::{ManifestError, Package, Weights};
+use super::native::load_native;
 use super::nets::Parts;
-use super::torch::{load_native, read_weights};
+use super::torch::read_weights;
 
 /// How far the traced network's outputs may lie from the network's own, relative to their size.
 const TRACE_TOLERANCE: f64 = 1e-5;

@@ -33,7 +33,10 @@ pub fn conv(p: &Path, c_in: i64, c_out: i64, kernel: i64, options: ConvOptions) 
     let ws = p.f_var("weight", &[c_out, c_in / options.groups, kernel, kernel], init)?;
     let bs = if options.bias { Some(p.f_var("bias", &[c_out], Init::Const(0.0))?) } else { None };
     let (stride, padding, groups) = (options.stride, options.padding, options.groups);
-    Ok(Box::new(move |xs, _| xs.f_conv2d(&ws, bs.as_ref(), [stride, stride], [padding, padding], [1, 1], groups)))
+    Ok(Box::new(move |xs, _| {
+        let (ws, bs) = (as_input(&ws, xs)?, bs.as_ref().map(|bs| as_input(bs, xs)).transpose()?);
+        xs.f_conv2d(&ws, bs.as_ref(), [stride, stride], [padding, padding], [1, 1], groups)
+    }))
 }
 
 /// Batch normalisation over the channels of an image batch.
@@ -52,7 +55,12 @@ pub fn linear(p: &Path, c_in: i64, c_out: i64) -> Result<Forward, TchError> {
     let bound = 1.0 / (c_in as f64).sqrt();
     let ws = p.f_var("weight", &[c_out, c_in], Init::Uniform { lo: -bound, up: bound })?;
     let bs = p.f_var("bias", &[c_out], Init::Const(0.0))?;
-    Ok(Box::new(move |xs, _| xs.f_linear(&ws, Some(&bs))))
+    Ok(Box::new(move |xs, _| xs.f_linear(&as_input(&ws, xs)?, Some(&as_input(&bs, xs)?))))
+}
+
+/// Parameters stay in fp32 where a network is trained in a reduced precision: its layers compute in that of their input.
+fn as_input(parameter: &Tensor, xs: &Tensor) -> Result<Tensor, TchError> {
+    if parameter.kind() == xs.kind() { Ok(parameter.shallow_clone()) } else { parameter.f_to_kind(xs.kind()) }
 }
 
 /// One after the other.

@@ -2,7 +2,7 @@
 //!
 //! `card` and `manifest` turn `models/<name>/model.toml` into a proven [`Package`]; `scope` says which instances a
 //! model may see; `engine` batches requests over `torch` (the only user of tch beside `train`), whose native
-//! networks are in `layers` and `nets`; `aggregate` turns image scores into a study score
+//! networks are in `layers` and `nets` (`native` fills them); `aggregate` turns image scores into a study score
 //! (`calibration`), `ood` says how far an image is from what the model knows; `export` writes
 //! TorchScript, `import` brings packages in, `golden` compares them with what they answered before. `elsewhere`
 //! and `product` are what a card says of a model that is not run here, `explain` and `occlusion` what in an image speaks for a score. Neighbours: `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above. Left out: pixels, thresholds (they
@@ -25,6 +25,7 @@ mod import;
 mod layers;
 mod limit;
 mod manifest;
+mod native;
 mod nets;
 mod occlusion;
 mod ood;
@@ -33,7 +34,7 @@ mod probe;
 mod product;
 mod queue;
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 mod scope;
 mod script;
 mod torch;
@@ -41,7 +42,7 @@ mod watch;
 mod worker;
 
 pub use aggregate::{StudyImage, aggregate, ood_of};
-pub use calibration::{Calibration, CalibrationCard, Line};
+pub use calibration::{Calibration, CalibrationCard, Line, temper};
 pub use card::{
     Activation, Aggregation, AggregationCard, Architecture, Card, FindingCard, Format, GroupCard, InputCard,
     OutputCard, PrecisionCard, Provenance,
@@ -57,10 +58,12 @@ pub use golden::{Golden, GoldenCard, GoldenError, GoldenOutcome, write_golden};
 pub use import::{Import, ImportError, Staged, lock, stage};
 pub use layers::{ConvOptions, Forward, conv, dropout, function, linear, norm, relu, sequence};
 pub use manifest::{CardFault, ManifestError, Package, Weights, load_all};
-pub use nets::{Width, build as build_network};
+pub use native::{StartWeights, load_start_weights};
+pub use nets::{Drop as DropOptions, Width, build as build_network};
 pub use occlusion::{Changes, Occlusion, distance};
 pub use ood::{Ood, OodCard};
 pub use product::{Product, ProductKind, ResultCard};
 pub use queue::{Coming, Company};
 pub use scope::{Scope, ScopeCard};
+pub use script::{random_state, set_deterministic, set_random_state};
 pub use torch::probabilities;

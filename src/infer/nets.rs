@@ -26,22 +26,42 @@ pub struct Width {
     pub columns: i64,
 }
 
+/// What is left out at random in training, and only there.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Drop {
+    /// Share of the features before the last layer; torchvision's where not given.
+    pub features: Option<f64>,
+    /// Drop-connect (stochastic depth): share of the images for which the last residual block is passed over; of earlier
+    /// blocks less, in proportion. EfficientNet only, where torchvision has 0.2.
+    pub connect: f64,
+}
+
 /// Builds the network below `p`.
-pub fn build(p: &Path, architecture: Architecture, width: Width) -> Result<Forward, TchError> {
-    let Parts { features, head } = parts(p, architecture, width)?;
+pub fn build(p: &Path, architecture: Architecture, width: Width, drop: Drop) -> Result<Forward, TchError> {
+    let Parts { features, head } = built(p, architecture, width, drop)?;
     Ok(sequence(vec![features, head]))
 }
 
 /// As [`build`], with the features apart.
 pub(super) fn parts(p: &Path, architecture: Architecture, width: Width) -> Result<Parts, TchError> {
-    match architecture {
+    built(p, architecture, width, Drop::default())
+}
+
+fn built(p: &Path, architecture: Architecture, width: Width, drop: Drop) -> Result<Parts, TchError> {
+    let Parts { features, head } = match architecture {
         Architecture::Resnet18 => resnet(p, &[2, 2, 2, 2], basic_block, 1, width),
         Architecture::Resnet34 => resnet(p, &[3, 4, 6, 3], basic_block, 1, width),
         Architecture::Resnet50 => resnet(p, &[3, 4, 6, 3], bottleneck, 4, width),
         Architecture::Densenet121 => densenet(p, &[6, 12, 24, 16], 64, 32, width),
-        Architecture::EfficientnetB0 => efficientnet(p, 1.0, 1.0, 0.2, width),
-        Architecture::EfficientnetB2 => efficientnet(p, 1.1, 1.2, 0.3, width),
-    }
+        Architecture::EfficientnetB0 => efficientnet(p, 1.0, 1.0, drop.connect, width),
+        Architecture::EfficientnetB2 => efficientnet(p, 1.1, 1.2, drop.connect, width),
+    }?;
+    let share = drop.features.unwrap_or(match architecture {
+        Architecture::EfficientnetB0 => 0.2,
+        Architecture::EfficientnetB2 => 0.3,
+        _ => 0.0,
+    });
+    Ok(Parts { features, head: if share > 0.0 { sequence(vec![dropout(share), head]) } else { head } })
 }
 
 /// Where the last layer's parameters are.
@@ -162,22 +182,27 @@ const STAGES: [Stage; 7] = [
     Stage(6, 3, 1, 192, 320, 1),
 ];
 
-fn efficientnet(p: &Path, width: f64, depth: f64, drop: f64, ends: Width) -> Result<Parts, TchError> {
+fn efficientnet(p: &Path, width: f64, depth: f64, connect: f64, ends: Width) -> Result<Parts, TchError> {
     let f = p / "features";
+    let count = |layers: usize| (layers as f64 * depth).ceil() as usize;
+    let blocks: usize = STAGES.iter().map(|stage| count(stage.5)).sum();
+    let mut block = 0;
     let scaled = |channels: i64| divisible(channels as f64 * width);
     let mut parts = vec![conv_norm(&(&f / 0), ends.channels, scaled(32), 3, 2, 1, true)?];
     for (i, Stage(expansion, kernel, stride, from, to, layers)) in STAGES.iter().enumerate() {
         let (from, to) = (scaled(*from), scaled(*to));
-        for j in 0..(*layers as f64 * depth).ceil() as usize {
+        for j in 0..count(*layers) {
             let (c_in, stride) = if j == 0 { (from, *stride) } else { (to, 1) };
-            parts.push(mb_conv(&(&f / (i + 1) / j / "block"), *expansion, *kernel, stride, c_in, to)?);
+            let body = mb_conv(&(&f / (i + 1) / j / "block"), *expansion, *kernel, stride, c_in, to)?;
+            let passed_over = connect * block as f64 / blocks as f64;
+            parts.push(if stride == 1 && c_in == to { around(body, passed_over) } else { body });
+            block += 1;
         }
     }
     let last = scaled(320);
     parts.push(conv_norm(&(&f / (STAGES.len() + 1)), last, 4 * last, 1, 1, 1, true)?);
     parts.push(global_mean());
-    let head = sequence(vec![dropout(drop), linear(&(p / "classifier" / 1), 4 * last, ends.columns)?]);
-    Ok(Parts { features: sequence(parts), head })
+    Ok(Parts { features: sequence(parts), head: linear(&(p / "classifier" / 1), 4 * last, ends.columns)? })
 }
 
 fn conv_norm(
@@ -218,11 +243,20 @@ fn mb_conv(p: &Path, expansion: i64, kernel: i64, stride: i64, c_in: i64, c_out:
     ]);
     parts.push(Box::new(move |xs, train| excitation(xs, train)?.f_mul(xs)));
     parts.push(conv_norm(&(p / (at + 2)), wide, c_out, 1, 1, 1, false)?);
-    let body = sequence(parts);
-    if stride == 1 && c_in == c_out {
-        return Ok(Box::new(move |xs, train| xs.f_add(&body(xs, train)?)));
-    }
-    Ok(body)
+    Ok(sequence(parts))
+}
+
+/// The input beside what the block makes of it; in training the block is left out for a share of the images.
+fn around(body: Forward, passed_over: f64) -> Forward {
+    Box::new(move |xs, train| {
+        let mut change = body(xs, train)?;
+        if train && passed_over > 0.0 {
+            let kept = 1.0 - passed_over;
+            let mask = xs.f_new_empty([xs.size()[0], 1, 1, 1], (xs.kind(), xs.device()))?.f_bernoulli_float_(kept)?;
+            change = change.f_mul(&mask.f_div_scalar(kept)?)?;
+        }
+        xs.f_add(&change)
+    })
 }
 
 /// To a multiple of 8, never more than a tenth less.

@@ -7,7 +7,7 @@ use super::*;
 use crate::domain::{Contract, Precision};
 use crate::infer::export::{bytes_of, trace};
 use crate::infer::layers::sequence;
-use crate::infer::torch::load_native;
+use crate::infer::native::load_native;
 use crate::infer::{reference, script};
 
 /// Largest difference of a logit, and of a feature as a part of the largest one: two libraries that are years apart add

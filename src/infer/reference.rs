@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Runs a script of the reference with a folder for what it writes.
-pub(super) fn python(script: &Path, folder: &Path) {
+pub(crate) fn python(script: &Path, folder: &Path) {
     let python = std::env::var_os("SIDELIGHT_TORCH_PYTHON").unwrap_or_else(|| "/usr/bin/python3".into());
     // With its own libraries: those that this process was started with are another PyTorch's.
     let run = Command::new(&python).arg(script).arg(folder).env_remove("LD_LIBRARY_PATH").output().unwrap();
@@ -16,21 +16,21 @@ pub(super) fn python(script: &Path, folder: &Path) {
 }
 
 /// Runs `tests/reference/NAME` in a folder of its own.
-pub(super) fn run(name: &str) -> tempfile::TempDir {
+pub(crate) fn run(name: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     python(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name), folder.path());
     folder
 }
 
 /// Figures of calibration and out-of-distribution scores.
-pub(super) fn study_level() -> (tempfile::TempDir, serde_json::Value) {
+pub(crate) fn study_level() -> (tempfile::TempDir, serde_json::Value) {
     let folder = run("study_level.py");
     let cases = serde_json::from_slice(&std::fs::read(folder.path().join("cases.json")).unwrap()).unwrap();
     (folder, cases)
 }
 
 /// A TorchScript file of a module whose `forward` of `images` has this body.
-pub(super) fn scripted(body: &str) -> Vec<u8> {
+pub(crate) fn scripted(body: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("network.py");
     let code = format!(

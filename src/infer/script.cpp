@@ -10,12 +10,14 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <caffe2/serialize/inline_container.h>
 #include <torch/csrc/jit/api/compilation_unit.h>
@@ -184,6 +186,11 @@ char* copied(const char* text) noexcept {
   return copied(text, std::strlen(text));
 }
 
+at::Generator generator_of(int device) {
+  const at::Device where = device < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<at::DeviceIndex>(device));
+  return at::globalContext().defaultGenerator(where);
+}
+
 }  // namespace
 
 extern "C" {
@@ -271,6 +278,38 @@ void sidelight_deterministic(bool on) {
     at::globalContext().setDeterministicCuDNN(on);
     at::globalContext().setBenchmarkCuDNN(false);
   } catch (...) {
+  }
+}
+
+// The state of the random numbers of a device (a CUDA device's index; -1: the CPU) into `out`; its length, or 0 where
+// there is none or `capacity` is too small.
+size_t sidelight_random_state(int device, char* out, size_t capacity) {
+  try {
+    at::Generator generator = generator_of(device);
+    std::lock_guard<std::mutex> lock(generator.mutex());
+    const at::Tensor state = generator.get_state().contiguous();
+    const size_t length = state.nbytes();
+    if (length > capacity) {
+      return 0;
+    }
+    std::memcpy(out, state.data_ptr(), length);
+    return length;
+  } catch (...) {
+    return 0;
+  }
+}
+
+// Puts such a state back; whether it could be.
+bool sidelight_set_random_state(int device, const char* data, size_t length) {
+  try {
+    at::Generator generator = generator_of(device);
+    at::Tensor state = at::empty({static_cast<int64_t>(length)}, at::kByte);
+    std::memcpy(state.data_ptr(), data, length);
+    std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_state(state);
+    return true;
+  } catch (...) {
+    return false;
   }
 }
 }

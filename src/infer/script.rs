@@ -3,10 +3,13 @@
 //! A network as it was traced looks its parameters up, and normalises after each convolution. Frozen (as by
 //! `torch.jit.freeze`), with normalisation folded into convolutions and weights in channels last, it computes the same
 //! in fewer steps. Before any of that its operators are looked at: TorchScript has some for files, and a network has no
-//! use for them. Neighbours: `torch` loads what comes out. Left out: whether it still computes the same, which `torch`
+//! use for them. Beside it: deterministic algorithms, and the state of random numbers. Neighbours: `torch` loads what
+//! comes out, `train` keeps the state. Left out: whether it still computes the same, which `torch`
 //! checks.
 
 use std::ffi::{CStr, c_char};
+
+use tch::Device;
 
 use crate::domain::Precision;
 
@@ -105,9 +108,39 @@ unsafe fn taken(out: *mut c_char, length: usize, error: *mut c_char) -> Result<V
 
 /// Deterministic algorithms from now on, for the process.
 #[allow(unsafe_code)]
-pub(super) fn set_deterministic(on: bool) {
+pub fn set_deterministic(on: bool) {
     // SAFETY: sets flags of libtorch's context, which exists for the life of the process; no memory is passed.
     unsafe { sidelight_deterministic(on) }
+}
+
+/// Larger than the state of any generator: a Mersenne twister's is 5 KB.
+const RANDOM_STATE_BYTES_MAX: usize = 1 << 16;
+
+/// The state of libtorch's random numbers on a device, for a checkpoint.
+#[allow(unsafe_code)]
+pub fn random_state(device: Device) -> Result<Vec<u8>, String> {
+    let mut state = vec![0u8; RANDOM_STATE_BYTES_MAX];
+    // SAFETY: the function writes at most as many bytes as it is told that there are, and keeps no pointer.
+    let length = unsafe { sidelight_random_state(index(device), state.as_mut_ptr().cast(), state.len()) };
+    state.truncate(length);
+    if length == 0 { Err("libtorch gives no state of its random numbers".to_owned()) } else { Ok(state) }
+}
+
+/// Puts back what [`random_state`] gave.
+#[allow(unsafe_code)]
+pub fn set_random_state(device: Device, state: &[u8]) -> Result<(), String> {
+    // SAFETY: the function reads as many bytes as it is told that there are, and keeps no pointer.
+    match unsafe { sidelight_set_random_state(index(device), state.as_ptr().cast(), state.len()) } {
+        true => Ok(()),
+        false => Err("libtorch does not take this state of its random numbers".to_owned()),
+    }
+}
+
+fn index(device: Device) -> i32 {
+    match device {
+        Device::Cuda(index) => i32::try_from(index).unwrap_or(i32::MAX),
+        _ => -1,
+    }
 }
 
 #[allow(unsafe_code)]
@@ -129,6 +162,8 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn sidelight_script_free(memory: *mut c_char);
     fn sidelight_deterministic(on: bool);
+    fn sidelight_random_state(device: i32, out: *mut c_char, capacity: usize) -> usize;
+    fn sidelight_set_random_state(device: i32, data: *const c_char, length: usize) -> bool;
 }
 
 #[cfg(test)]

@@ -1,20 +1,17 @@
 //! A loaded model: weights on a device, batches in, probabilities out.
 //!
-//! Neighbours: `worker` owns these on its thread, `script` freezes them, `nets` builds the native networks and `export`
+//! Neighbours: `worker` owns these on its thread, `script` freezes them, `native` loads the networks of `nets` and `export`
 //! traces them. Every libtorch call is the fallible one and runs without gradients. Left out: queues, batching policy.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::HashMap;
 
-use safetensors::{Dtype, SafeTensors};
-use tch::nn::VarStore;
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 use tracing::warn;
 
 use crate::domain::{Digest, Precision, Purpose};
 
-use super::card::{Activation, Architecture};
+use super::card::Activation;
 use super::device::device_name;
 use super::error::{EngineError, InferError, torch_error, torch_reason};
 use super::explain::{ExplainError, GradCam, Target};
@@ -22,7 +19,8 @@ use super::export::{bytes_of, trace};
 use super::files::{self, WEIGHTS_BYTES_MAX};
 use super::layers::{Forward, sequence};
 use super::manifest::{Package, Weights};
-use super::nets::{self, Parts, Width};
+use super::native::load_native;
+use super::nets::Parts;
 use super::{probe, script};
 
 /// How far two outputs for the same image may lie apart when they are batched differently, or normalisation is folded
@@ -32,8 +30,6 @@ const TOLERANCE_CPU: f64 = 1e-4;
 const TOLERANCE_CUDA: f64 = 1e-2;
 const NO_FEATURES: &str =
     "ood.method \"mahalanobis\" needs a network that returns a pair: its outputs, and one row of features an image";
-/// What PyTorch's wrappers put before the names of what they wrap.
-const WRAPPERS: [&str; 2] = ["module.", "model."];
 /// How far probabilities over groups may miss a sum of 1: half-precision networks are off by some 1e-3.
 const SUM_TOLERANCE: f64 = 5e-3;
 
@@ -335,39 +331,8 @@ pub fn probabilities(activation: Activation, outputs: &[f64]) -> Result<Vec<f64>
     Ok(p)
 }
 
-/// A native network with the weights of a safetensors file under torchvision's names, ready for inference.
-pub(super) fn load_native(bytes: &[u8], architecture: Architecture, width: Width) -> Result<Parts, String> {
-    let mut store = VarStore::new(Device::Cpu);
-    let reason = |e: TchError| torch_reason(&e);
-    let parts = nets::parts(&store.root(), architecture, width).map_err(reason)?;
-    let file = SafeTensors::deserialize(bytes).map_err(|e| format!("not a safetensors file: {e}"))?;
-    let variables: HashMap<String, Tensor> = store.variables();
-    let name = architecture.as_str();
-    let names = plain_names(&file, nets::head_name(architecture))?;
-    check_names(&names, &variables, name)?;
-    let _guard = tch::no_grad_guard();
-    for (key, mut variable) in variables {
-        let view = file.tensor(&names[&key]).map_err(|e| format!("{key}: {e}"))?;
-        let shape: Vec<i64> = view.shape().iter().map(|d| *d as i64).collect();
-        if shape != variable.size() {
-            let Width { channels, columns } = width;
-            return Err(format!(
-                "{key} has shape {shape:?}, a {name} with {columns} outputs for {channels} channels has {:?}",
-                variable.size()
-            ));
-        }
-        let stored = kind_of(view.dtype()).ok_or_else(|| format!("{key} holds {:?}, not numbers", view.dtype()))?;
-        let values = Tensor::f_from_data_size(view.data(), &shape, stored).map_err(reason)?;
-        let finite = values.f_isfinite().and_then(|t| t.f_all()).and_then(bool::try_from).map_err(reason)?;
-        if !finite {
-            return Err(format!("{key} has values that are not finite"));
-        }
-        variable.f_copy_(&values).map_err(reason)?;
-    }
-    store.freeze();
-    Ok(parts)
-}
-
+/// The package's network as TorchScript: a native one is traced, with its features behind its outputs where they are
+/// wanted.
 fn script_of(package: &Package, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     let architecture = match package.weights {
         Weights::TorchScript => return script::check(&bytes).map(|()| bytes),
@@ -395,53 +360,6 @@ fn kind(precision: Precision) -> Kind {
     }
 }
 
-/// torchvision's names of the file's tensors, with the names that they have in the file. `DataParallel` puts `module.`
-/// before each, a module around the network `model.`; a last layer that stands in a `Sequential` with its activation has
-/// a `0.` in its name.
-fn plain_names(file: &SafeTensors, head: &str) -> Result<HashMap<String, String>, String> {
-    let all = file.names();
-    let mut skip = 0;
-    while let Some(prefix) = WRAPPERS.iter().find(|w| all.iter().all(|name| name[skip..].starts_with(**w))) {
-        if all.is_empty() {
-            break;
-        }
-        skip += prefix.len();
-    }
-    let inner = format!("{head}.0.");
-    let mut names = HashMap::new();
-    for name in all {
-        let plain = match name[skip..].strip_prefix(&inner) {
-            Some(parameter) => format!("{head}.{parameter}"),
-            None => name[skip..].to_owned(),
-        };
-        if let Some(twin) = names.insert(plain, name.to_owned()) {
-            return Err(format!("{name} and {twin} are the same parameter"));
-        }
-    }
-    Ok(names)
-}
-
-fn check_names(names: &HashMap<String, String>, variables: &HashMap<String, Tensor>, name: &str) -> Result<(), String> {
-    let first = |mut list: Vec<&str>| {
-        list.sort_unstable();
-        let more = if list.len() > 3 { format!(" and {} more", list.len() - 3) } else { String::new() };
-        list.truncate(3);
-        format!("{}{more}", list.join(", "))
-    };
-    let missing: Vec<&str> = variables.keys().map(String::as_str).filter(|k| !names.contains_key(*k)).collect();
-    if !missing.is_empty() {
-        return Err(format!("the file lacks parameters of {name} under torchvision's names: {}", first(missing)));
-    }
-    // PyTorch counts batches seen in training, torchxrayvision keeps its thresholds there, which are the card's.
-    let ignored = |k: &str| k.ends_with("num_batches_tracked") || k == "op_threshs";
-    let unknown: Vec<&str> =
-        names.keys().map(String::as_str).filter(|k| !variables.contains_key(*k) && !ignored(k)).collect();
-    if !unknown.is_empty() {
-        return Err(format!("the file has parameters that {name} does not: {}", first(unknown)));
-    }
-    Ok(())
-}
-
 pub(super) fn read_weights(package: &Package) -> Result<Vec<u8>, String> {
     let path = package.weights_path.display();
     let bytes =
@@ -450,16 +368,6 @@ pub(super) fn read_weights(package: &Package) -> Result<Vec<u8>, String> {
         return Err(format!("{path} changed since its hash was checked; restore the file that belongs to the card"));
     }
     Ok(bytes)
-}
-
-fn kind_of(dtype: Dtype) -> Option<Kind> {
-    match dtype {
-        Dtype::F16 => Some(Kind::Half),
-        Dtype::BF16 => Some(Kind::BFloat16),
-        Dtype::F32 => Some(Kind::Float),
-        Dtype::F64 => Some(Kind::Double),
-        _ => None,
-    }
 }
 
 fn softmax_of_nothing(activation: Activation, outputs: &[f64]) -> bool {

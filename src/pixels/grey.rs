@@ -179,7 +179,7 @@ impl Voi {
 }
 
 /// ITU-R BT.601: .299 R + .587 G + .114 B, rounded half up; in whole numbers, so that a half is a half everywhere.
-fn luma([r, g, b]: [i32; 3]) -> i32 {
+pub fn luma([r, g, b]: [i32; 3]) -> i32 {
     (299 * r + 587 * g + 114 * b + 500) / 1000
 }
 

@@ -3,7 +3,7 @@
 //! Whatever the library warns of (data that breaks off, codes that no table holds, lost restart markers) is a refusal:
 //! it would fill the rest of the image with grey. Neighbours: `codestream` read the header, `decode` compared it with
 //! the data set, `jpeg_colour` keeps the library from converting colours. Left out: arithmetic and progressive
-//! coding, which no transfer syntax has.
+//! coding, which no transfer syntax has, in frames; pictures of training sets ([`Picture`]) may be progressive.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_int};
@@ -43,6 +43,55 @@ pub fn decode(frame: Vec<u8>, codestream: &Codestream) -> Result<Codes, Refusal>
 
 /// `tj3Decompress8`, `-12` or `-16`: handle, frame, its length, samples, samples per row, pixel format.
 type Decompress<T> = unsafe extern "C" fn(tj::tjhandle, *const u8, tj::size_t, *mut T, c_int, c_int) -> c_int;
+
+/// A JPEG file of its own (JFIF, Exif, progressive too), whose header was read.
+pub struct Picture {
+    decoder: Decompressor,
+    rows: usize,
+    columns: usize,
+}
+
+/// Scans of a progressive picture: a file of many small ones would take long.
+const PICTURE_SCANS_MAX: c_int = 100;
+
+impl Picture {
+    pub fn open(file: &[u8]) -> Result<Self, Refusal> {
+        let decoder = Decompressor::new()?;
+        decoder.set(tj::TJPARAM_TJPARAM_SCANLIMIT, PICTURE_SCANS_MAX)?;
+        // SAFETY: the handle is live; pointer and length are those of one slice, which is only read.
+        if unsafe { tj::tj3DecompressHeader(decoder.0, file.as_ptr(), file.len() as tj::size_t) } != 0 {
+            return Err(decoder.failure());
+        }
+        let [columns, rows] = [tj::TJPARAM_TJPARAM_JPEGWIDTH, tj::TJPARAM_TJPARAM_JPEGHEIGHT]
+            .map(|parameter| usize::try_from(decoder.get(parameter)).unwrap_or(0));
+        let colour = decoder.get(tj::TJPARAM_TJPARAM_COLORSPACE);
+        let known = [tj::TJCS_TJCS_GRAY, tj::TJCS_TJCS_YCbCr, tj::TJCS_TJCS_RGB].map(i64::from);
+        if decoder.get(tj::TJPARAM_TJPARAM_PRECISION) != 8 || !known.contains(&colour) {
+            return Err(failed("only grey, YCbCr and RGB with 8 bits are supported"));
+        }
+        Ok(Self { decoder, rows, columns })
+    }
+
+    /// Rows and columns.
+    pub fn size(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    /// One value for each pixel. `file` is the one that was opened.
+    pub fn luminance(&self, file: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let mut samples = vec![0u8; self.rows * self.columns];
+        let pitch = c_int::try_from(self.columns).map_err(|_| failed("rows too long"))?;
+        self.decoder.read_size(file, self.rows, self.columns)?;
+        let (length, format) = (file.len() as tj::size_t, tj::TJPF_TJPF_GRAY);
+        // SAFETY: the handle is live and has just read the header of this file, whose size is the one that `samples` was
+        // allocated for: rows × pitch samples, which the library writes.
+        match unsafe { tj::tj3Decompress8(self.decoder.0, file.as_ptr(), length, samples.as_mut_ptr(), pitch, format) }
+        {
+            0 => Ok(samples),
+            _ => Err(self.decoder.failure()),
+        }
+    }
+}
 
 struct Decompressor(tj::tjhandle);
 
@@ -89,6 +138,19 @@ impl Decompressor {
         };
         if found != expected || colour != i64::from(wanted) {
             return Err(failed("the frame has a second header that contradicts the first"));
+        }
+        Ok(())
+    }
+
+    /// Reads a header whose size must be this.
+    fn read_size(&self, file: &[u8], rows: usize, columns: usize) -> Result<(), Refusal> {
+        // SAFETY: the handle is live; pointer and length are those of one slice, which is only read.
+        if unsafe { tj::tj3DecompressHeader(self.0, file.as_ptr(), file.len() as tj::size_t) } != 0 {
+            return Err(self.failure());
+        }
+        let found = [tj::TJPARAM_TJPARAM_JPEGHEIGHT, tj::TJPARAM_TJPARAM_JPEGWIDTH].map(|p| self.get(p));
+        if found != [rows as i64, columns as i64] {
+            return Err(failed("another file than the one that was opened"));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@
 //!
 //! [`Workers`] runs all of it in sandboxed processes of the same binary, entered by [`worker_main`]; the caller's
 //! process never parses a data set. [`read_header_file`] and [`normalise_file`] do the same in process, for trusted
-//! files such as phantoms. `normalise` is pure. Neighbours: `domain` and `config` below, `analyse` above. Left out:
+//! files such as phantoms, [`normalise_any_file`] for PNG and JPEG too. `normalise` is pure. Neighbours: `domain` and `config` below, `analyse` above. Left out:
 //! which models want an image (their packages' scope) and what is done with a refusal.
 
 mod ahead;
@@ -33,6 +33,7 @@ mod limits;
 mod lut;
 mod normalise;
 mod part;
+mod picture;
 mod prescan;
 mod process;
 mod resize;
@@ -148,6 +149,19 @@ pub fn normalise_file(
     limits: &Limits,
 ) -> Result<Normalised, Refusal> {
     normalise_whole(|| open(path), contracts, frames, limits)
+}
+
+/// As [`normalise_file`], for PNG and JPEG files too, which training sets come as: one frame, seen over the full range of
+/// its bits.
+pub fn normalise_any_file(
+    path: &Path,
+    contracts: &[Contract],
+    frames: Frames,
+    limits: &Limits,
+) -> Result<Normalised, Refusal> {
+    let Some(grey) = picture::read(path, limits)? else { return normalise_file(path, contracts, frames, limits) };
+    let inputs = contracts.iter().map(|contract| normalise::normalise(&grey, contract)).collect::<Result<_, _>>()?;
+    Ok(Normalised { pixel_digest: picture::digest(&grey), frames: vec![1], inputs })
 }
 
 /// Every part of an object that can be opened again and again.

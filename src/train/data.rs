@@ -1,23 +1,26 @@
-//! Images and labels in memory: `labels.csv` and its DICOM files, decoded and normalised to the model's contract.
+//! Samples and their images: a manifest, its files decoded and normalised to the model's contract, and what is to be
+//! said of each.
 //!
 //! Pixels go through the same decoding and normalisation as in the node, in this process: phantoms and curated
-//! training sets are trusted files. Values are kept as f32. Neighbours: `phantom` writes such folders, `pixels`
-//! reads images. Left out: data sets that do not fit in memory.
+//! training sets are trusted files. Each is decoded once. Neighbours: `manifest` says which files, `images` keeps what
+//! was decoded, `phantom` writes such folders, `loader` makes batches.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail, ensure};
 use rayon::prelude::*;
-use tch::{Kind, Tensor};
+use sha2::Digest as _;
+use tch::Tensor;
 
-use crate::domain::{Contract, Purpose, View};
-use crate::phantom::{self, PhantomOptions, World};
-use crate::pixels::{self, Frames, Limits};
+use crate::domain::{Contract, Digest, Purpose};
+use crate::phantom::{self, PhantomOptions};
+use crate::pixels::{self, Frames, Limits, Normalised};
 
+use super::images::Images;
+use super::manifest::{Manifest, Reject, Row};
 use super::progress::Event;
-use super::recipe::{PhantomRecipe, Recipe};
+use super::recipe::Recipe;
 
 /// What is known of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,16 @@ pub struct Sample {
     /// Self-reported group, for figures by group; empty where not known.
     pub group: String,
     pub target: Target,
+    /// Where the manifest says it.
+    pub part: Option<Part>,
+}
+
+/// What a sample is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Train,
+    Validation,
+    Test,
 }
 
 /// What the network is to say.
@@ -38,25 +51,47 @@ pub enum Target {
     Findings(Vec<Option<bool>>),
 }
 
+/// Targets of a batch: positions of groups (i64), or one column per finding (f32) and a mask of the same shape that is
+/// 0 where the truth is not known.
+#[derive(Debug)]
+pub struct Targets {
+    pub truth: Tensor,
+    pub mask: Option<Tensor>,
+}
+
 /// Samples and their images.
 #[derive(Debug)]
 pub struct Dataset {
     pub samples: Vec<Sample>,
-    /// N × channels × size × size, f32.
-    images: Tensor,
+    images: Images,
+    contract: Contract,
     pub purpose: Purpose,
     /// Number of outputs.
     pub outputs: usize,
+    /// Of labels and pixels.
+    pub digest: Digest,
 }
 
-/// One row of `labels.csv` that is used.
-struct Row {
-    file: PathBuf,
-    sample: Sample,
+/// Where decoded images are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Keeping<'a> {
+    /// Beyond so many bytes, in a file.
+    pub memory_bytes_max: u64,
+    pub spill_dir: &'a Path,
+}
+
+/// Images that are decoded before they are put away.
+const DECODED_AT_ONCE: usize = 64;
+/// Of a hundred images, so many may be unreadable before something else must be wrong.
+const UNREADABLE_PERCENT_MAX: usize = 1;
+
+/// The contract's first steps, one channel without mean and deviation: the rest is done to batches.
+fn bare(contract: &Contract) -> Contract {
+    Contract { channels: 1, mean: vec![0.0], std: vec![1.0], ..contract.clone() }
 }
 
 impl Dataset {
-    /// From images in memory: `values` holds one row per sample.
+    /// From images in memory: one channel for each sample, `low..high` of the contract.
     pub fn from_values(
         samples: Vec<Sample>,
         values: &[Vec<f32>],
@@ -64,37 +99,63 @@ impl Dataset {
         purpose: Purpose,
         outputs: usize,
     ) -> anyhow::Result<Self> {
-        let (side, channels) = (i64::from(contract.size), i64::from(contract.channels));
         ensure!(samples.len() == values.len() && !samples.is_empty(), "there are no images to train on");
-        let rows: Vec<Tensor> =
-            values.iter().map(|v| Tensor::f_from_slice(v)?.f_view([channels, side, side])).collect::<Result<_, _>>()?;
-        Ok(Self { samples, images: Tensor::f_stack(&rows, 0)?, purpose, outputs })
+        let mut images = Images::collect(bare(contract).len(), u64::MAX, Path::new(""));
+        let mut hash = sha2::Sha256::new();
+        for (sample, values) in samples.iter().zip(values) {
+            let pixels = Digest::of(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+            hash.update(format!("{sample:?} {pixels}\n"));
+            images.push(values)?;
+        }
+        let digest = Digest::from_hash(&hash.finalize());
+        Ok(Self { samples, images: images.finish(), contract: contract.clone(), purpose, outputs, digest })
     }
 
-    /// Reads `folder/labels.csv` and all images that the recipe uses.
+    /// Reads the images that the manifest lists; what cannot be read is added to its rejects.
     pub fn load(
-        folder: &Path,
+        manifest: &mut Manifest,
         recipe: &Recipe,
         contract: &Contract,
+        keeping: Keeping<'_>,
         progress: &(dyn Fn(Event) + Sync),
     ) -> anyhow::Result<Self> {
-        let rows = read_labels(&folder.join("labels.csv"), recipe)?;
-        let (done, total) = (AtomicU64::new(0), rows.len() as u64);
-        let limits = Limits::default();
-        let contracts = std::slice::from_ref(contract);
-        let images: Vec<Vec<(Sample, Vec<f32>)>> = rows
-            .into_par_iter()
-            .map(|row| {
-                let path = folder.join(&row.file);
-                let image = pixels::normalise_file(&path, contracts, Frames::default(), &limits)
-                    .with_context(|| path.display().to_string())?;
-                progress(Event::Loading { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
-                // Every frame that the node would score is an image with its study's labels.
-                Ok(image.inputs.into_iter().map(|input| (row.sample.clone(), input.values)).collect())
-            })
-            .collect::<anyhow::Result<_>>()?;
-        let (samples, values): (Vec<_>, Vec<_>) = images.into_iter().flatten().unzip();
-        Self::from_values(samples, &values, contract, recipe.purpose, recipe.keys().len())
+        let (done, total) = (AtomicU64::new(0), manifest.rows.len() as u64);
+        let (bare, limits) = (bare(contract), Limits::default());
+        let decode = |row: &Row| {
+            let contracts = std::slice::from_ref(&bare);
+            let found = pixels::normalise_any_file(&row.file, contracts, Frames::default(), &limits);
+            progress(Event::Loading { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
+            found
+        };
+        let mut images = Images::collect(bare.len(), keeping.memory_bytes_max, keeping.spill_dir);
+        let (mut samples, mut unreadable) = (Vec::new(), Vec::new());
+        let mut hash = sha2::Sha256::new();
+        for rows in manifest.rows.chunks(DECODED_AT_ONCE) {
+            let decoded: Vec<Result<Normalised, _>> = rows.par_iter().map(decode).collect();
+            for (row, decoded) in rows.iter().zip(decoded) {
+                let file = || row.file.display().to_string();
+                match decoded {
+                    // Every frame that the node would score is an image with its study's labels.
+                    Ok(image) => {
+                        for input in image.inputs {
+                            images.push(&input.values)?;
+                            samples.push(row.sample.clone());
+                        }
+                        hash.update(format!("{:?} {}\n", row.sample, image.pixel_digest));
+                    }
+                    Err(refusal) => unreadable.push(Reject { line: 0, file: file(), reason: refusal.to_string() }),
+                }
+            }
+        }
+        if unreadable.len() * 100 > manifest.rows.len() * UNREADABLE_PERCENT_MAX {
+            let (first, n) = (&unreadable[0], manifest.rows.len());
+            bail!("{} of {n} images cannot be read; the first is {}: {}", unreadable.len(), first.file, first.reason);
+        }
+        manifest.rejected.extend(unreadable);
+        ensure!(!samples.is_empty(), "there are no images to train on");
+        let digest = Digest::from_hash(&hash.finalize());
+        let (purpose, outputs) = (recipe.purpose, recipe.keys().len());
+        Ok(Self { samples, images: images.finish(), contract: contract.clone(), purpose, outputs, digest })
     }
 
     pub fn len(&self) -> usize {
@@ -106,18 +167,31 @@ impl Dataset {
     }
 
     pub fn channels(&self) -> i64 {
-        self.images.size()[1]
+        i64::from(self.contract.channels)
     }
 
-    /// The images at these positions, one batch.
+    /// The images at these positions, one batch of one channel.
     pub fn batch(&self, positions: &[usize]) -> anyhow::Result<Tensor> {
-        let index: Vec<i64> = positions.iter().map(|i| *i as i64).collect();
-        Ok(self.images.f_index_select(0, &Tensor::f_from_slice(&index)?)?)
+        let mut values = Vec::new();
+        positions.iter().try_for_each(|p| self.images.read(*p, &mut values))?;
+        let side = i64::from(self.contract.size);
+        Ok(Tensor::f_from_slice(&values)?.f_view([positions.len() as i64, 1, side, side])?)
     }
 
-    /// What the network is to say of them: positions of groups (i64), or one column per finding (f32) and a mask of
-    /// the same shape that is 0 where the truth is not known.
-    pub fn targets(&self, positions: &[usize]) -> anyhow::Result<(Tensor, Option<Tensor>)> {
+    /// A batch as the network wants it: every channel with its mean and deviation.
+    pub fn prepared(&self, images: &Tensor) -> anyhow::Result<Tensor> {
+        let channels: Vec<(f32, f32)> =
+            self.contract.mean.iter().copied().zip(self.contract.std.iter().copied()).collect();
+        if channels == [(0.0, 1.0)] {
+            return Ok(images.shallow_clone());
+        }
+        let one = |(mean, std): &(f32, f32)| images.f_sub_scalar(f64::from(*mean))?.f_div_scalar_(f64::from(*std));
+        let channels: Vec<Tensor> = channels.iter().map(one).collect::<Result<_, _>>()?;
+        Ok(Tensor::f_cat(&channels, 1)?)
+    }
+
+    /// What the network is to say of them.
+    pub fn targets(&self, positions: &[usize]) -> anyhow::Result<Targets> {
         let mut groups = Vec::new();
         let (mut truth, mut mask) = (Vec::new(), Vec::new());
         for i in positions {
@@ -130,26 +204,37 @@ impl Dataset {
             }
         }
         if self.purpose == Purpose::Race {
-            return Ok((Tensor::f_from_slice(&groups)?, None));
+            return Ok(Targets { truth: Tensor::f_from_slice(&groups)?, mask: None });
         }
         let shape = [positions.len() as i64, self.outputs as i64];
-        debug_assert_eq!(truth.len(), mask.len());
         let matrix = |values: &[f32]| Tensor::f_from_slice(values)?.f_view(shape);
-        Ok((matrix(&truth)?.f_to_kind(Kind::Float)?, Some(matrix(&mask)?)))
+        Ok(Targets { truth: matrix(&truth)?, mask: Some(matrix(&mask)?) })
     }
 }
 
-/// The folder with the recipe's images; phantoms are generated unless the same ones are there already.
-pub fn folder(recipe: &Recipe, cache_dir: &Path, progress: &(dyn Fn(Event) + Sync)) -> anyhow::Result<PathBuf> {
-    if let Some(folder) = &recipe.data.folder {
-        return Ok(folder.clone());
-    }
-    let Some(PhantomRecipe { world, patients, seed }) = &recipe.data.phantom else {
-        bail!("recipe {}: give either data.phantom or data.folder", recipe.name);
+/// The recipe's table of images and the folder that its paths are relative to; phantoms are generated unless the same
+/// ones are there already.
+pub fn manifest(recipe: &Recipe, cache_dir: &Path, progress: &(dyn Fn(Event) + Sync)) -> anyhow::Result<Manifest> {
+    let (table, files) = match (&recipe.data.manifest, &recipe.data.folder) {
+        (Some(table), folder) => {
+            let beside = table.parent().unwrap_or(Path::new("")).to_owned();
+            (table.clone(), folder.clone().unwrap_or(beside))
+        }
+        (None, Some(folder)) => (folder.join("labels.csv"), folder.clone()),
+        (None, None) => {
+            let folder = phantoms(recipe, cache_dir, progress)?;
+            (folder.join("labels.csv"), folder)
+        }
     };
-    let world = World::named(world).with_context(|| format!("no phantom world is named {world:?}"))?;
-    let options = PhantomOptions { world, patients: *patients, seed: *seed, ..PhantomOptions::default() };
-    let folder = cache_dir.join(format!("{}-{patients}-{seed}", options.world.name));
+    Manifest::read(&table, &files, recipe)
+}
+
+fn phantoms(recipe: &Recipe, cache_dir: &Path, progress: &(dyn Fn(Event) + Sync)) -> anyhow::Result<PathBuf> {
+    let Some(wanted) = &recipe.data.phantom else {
+        bail!("recipe {}: give data.phantom, data.folder or data.manifest", recipe.name);
+    };
+    let options = wanted.options().map_err(anyhow::Error::msg)?;
+    let folder = cache_dir.join(wanted.folder_name());
     // world.json is written last: where it is and says the same, the set is whole.
     if same_phantoms(&folder.join("world.json"), &options) {
         return Ok(folder);
@@ -167,55 +252,4 @@ fn same_phantoms(path: &Path, options: &PhantomOptions) -> bool {
     // Floats in the file went through text; so must those they are compared with.
     let expected = serde_json::to_string(options).and_then(|t| serde_json::from_str::<serde_json::Value>(&t));
     found["sidelight"] == env!("CARGO_PKG_VERSION") && expected.is_ok_and(|e| found["options"] == e)
-}
-
-fn read_labels(path: &Path, recipe: &Recipe) -> anyhow::Result<Vec<Row>> {
-    let mut reader = csv::Reader::from_path(path).with_context(|| path.display().to_string())?;
-    let records: Vec<HashMap<String, String>> =
-        reader.deserialize().collect::<Result<_, _>>().with_context(|| path.display().to_string())?;
-    let inconsistent = inconsistent_patients(&records);
-    let mut rows = Vec::new();
-    for (i, record) in records.iter().enumerate() {
-        let line = i + 2;
-        let column =
-            |name: &str| record.get(name).with_context(|| format!("{}: column {name} is missing", path.display()));
-        let view = column("view")?;
-        if !recipe.data.views.is_empty() && !recipe.data.views.iter().any(|v: &View| v.as_str() == view) {
-            continue;
-        }
-        let group = record.get("group").cloned().unwrap_or_default();
-        let target = match recipe.purpose {
-            Purpose::Race if inconsistent.contains(column("patient")?) => continue,
-            Purpose::Race => match recipe.output.groups.iter().position(|g| g.key == group) {
-                Some(position) => Target::Group(position),
-                None => continue,
-            },
-            Purpose::Clinical => {
-                let truth = |key: &str| match column(key)?.trim() {
-                    "1" => Ok(Some(true)),
-                    "0" => Ok(Some(false)),
-                    "" => Ok(None),
-                    other => bail!("{}: line {line}: {key} is {other:?}, 0, 1 or nothing is possible", path.display()),
-                };
-                Target::Findings(recipe.keys().into_iter().map(truth).collect::<anyhow::Result<_>>()?)
-            }
-        };
-        let sample = Sample { patient: column("patient")?.clone(), study: column("study")?.clone(), group, target };
-        rows.push(Row { file: PathBuf::from(column("file")?), sample });
-    }
-    ensure!(!rows.is_empty(), "{}: no row fits the recipe's views and labels", path.display());
-    Ok(rows)
-}
-
-/// Patients with more than one group label: which is right is not known, so they are left out.
-fn inconsistent_patients(records: &[HashMap<String, String>]) -> HashSet<String> {
-    let mut groups: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut found = HashSet::new();
-    for record in records {
-        let (Some(patient), Some(group)) = (record.get("patient"), record.get("group")) else { continue };
-        if groups.insert(patient, group).is_some_and(|before| before != group) {
-            found.insert(patient.clone());
-        }
-    }
-    found
 }

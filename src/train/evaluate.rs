@@ -1,21 +1,21 @@
-//! Thresholds from the validation patients, and figures on patients that training never saw.
+//! Calibration and thresholds from the validation patients, and figures on patients that training never saw.
 //!
-//! Figures are at study level, by the card's aggregation, as in the node. Neighbours: `stats` computes, `package`
-//! writes them on the card. Left out: intervals beyond DeLong's, which `profile` and `audit` are for.
+//! Figures are at study level, by the card's aggregation and calibration, as in the node. Intervals of an AUC are
+//! DeLong's, by patient where somebody has several studies; that of the mean over groups or findings is a bootstrap
+//! over patients. Neighbours: `stats` computes, `calibrate` fits, `package` writes the card.
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
-use tch::Device;
-
-use crate::domain::{Probability, Purpose};
+use crate::domain::{Precision, Probability, Purpose};
 use crate::infer::{self, Activation, Aggregation};
 use crate::stats;
+use anyhow::Context;
 
+use super::calibrate::{Scored, mean_loss, temperature};
 use super::data::Dataset;
-use super::fit::{predict, rows};
+use super::fit::{Machine, predict, rows};
 use super::nets::Network;
-use super::recipe::{Recipe, ThresholdRule};
+use super::recipe::{CalibrationRule, Recipe, ThresholdRule};
 use super::split::Split;
 
 /// What a model is worth.
@@ -23,6 +23,8 @@ use super::split::Split;
 pub struct Evaluation {
     /// Per finding, in order; empty for a race model.
     pub thresholds: Vec<FindingThreshold>,
+    /// Of study scores, where the recipe asks for it.
+    pub temperature: Option<f64>,
     /// Name to figure, on the test patients.
     pub metrics: BTreeMap<String, f64>,
 }
@@ -39,7 +41,14 @@ struct Study {
     values: Vec<f64>,
     truth: Vec<Option<bool>>,
     group: String,
+    /// Number of the patient.
+    patient: usize,
 }
+
+/// Draws of the bootstrap.
+const DRAWS: u64 = 1000;
+/// Bins of the calibration error.
+const BINS: usize = 10;
 
 /// How outputs become probabilities: networks are trained on logits.
 pub(super) fn activation(purpose: Purpose) -> Activation {
@@ -55,22 +64,31 @@ pub fn evaluate(
     dataset: &Dataset,
     split: &Split,
     recipe: &Recipe,
-    device: Device,
+    machine: &Machine,
 ) -> anyhow::Result<Evaluation> {
-    let validation = studies(network, dataset, &split.validation, recipe, device)?;
-    let test = studies(network, dataset, &split.test, recipe, device)?;
+    let mut validation = studies(network, dataset, &split.validation, recipe, machine)?;
+    let mut test = studies(network, dataset, &split.test, recipe, machine)?;
+    let mut metrics = BTreeMap::from([("test_studies".to_owned(), test.len() as f64)]);
+    let temperature = match recipe.calibration.method {
+        CalibrationRule::None => None,
+        CalibrationRule::Temperature => Some(calibrate(&mut validation, &mut test, recipe, &mut metrics)),
+    };
     let mut thresholds = Vec::new();
     for (i, finding) in recipe.output.findings.iter().enumerate() {
-        let (scores, truth) = known(&validation, i);
+        let (scores, truth, _) = known(&validation, i);
         let threshold = threshold(finding.threshold, &scores, &truth);
         let threshold = Probability::new(threshold).with_context(|| format!("no threshold for {}", finding.key))?;
         thresholds.push(FindingThreshold { key: finding.key.clone(), threshold });
     }
-    let mut metrics = BTreeMap::from([("test_studies".to_owned(), test.len() as f64)]);
     let mut aucs = Vec::new();
     for (i, key) in recipe.keys().iter().enumerate() {
-        let (scores, truth) = known(&test, i);
-        let estimate = stats::delong(&scores, &truth).with_context(|| format!("too few test studies for {key}"))?;
+        let (scores, truth, patients) = known(&test, i);
+        let estimate = if has_repeats(&patients) {
+            stats::delong_clustered(&scores, &truth, &patients)
+        } else {
+            stats::delong(&scores, &truth)
+        };
+        let estimate = estimate.with_context(|| format!("too few test studies for {key}"))?;
         metrics.insert(format!("auc_{key}"), rounded(estimate.auc));
         metrics.insert(format!("auc_{key}_lower"), rounded(estimate.lower));
         metrics.insert(format!("auc_{key}_upper"), rounded(estimate.upper));
@@ -80,7 +98,68 @@ pub fn evaluate(
         }
     }
     metrics.insert("auc_macro".to_owned(), rounded(aucs.iter().sum::<f64>() / aucs.len() as f64));
-    Ok(Evaluation { thresholds, metrics })
+    if let Some((lower, upper)) = macro_interval(&test, recipe.keys().len(), recipe.seed) {
+        metrics.insert("auc_macro_lower".to_owned(), rounded(lower));
+        metrics.insert("auc_macro_upper".to_owned(), rounded(upper));
+    }
+    Ok(Evaluation { thresholds, temperature, metrics })
+}
+
+/// Fits the temperature on the validation studies and applies it to both parts; what it changes on the test studies goes
+/// to the figures.
+fn calibrate(
+    validation: &mut [Study],
+    test: &mut [Study],
+    recipe: &Recipe,
+    metrics: &mut BTreeMap<String, f64>,
+) -> f64 {
+    fn scored(studies: &[Study]) -> Vec<Scored<'_>> {
+        studies.iter().map(|s| (s.values.as_slice(), s.truth.as_slice())).collect()
+    }
+    // As the card shows it.
+    let found = (temperature(recipe.purpose, &scored(validation)) * 1e4).round() / 1e4;
+    let error = |studies: &[Study]| {
+        let of = |i| {
+            let (scores, truth, _) = known(studies, i);
+            stats::calibration_error(&scores, &truth, BINS).unwrap_or(f64::NAN)
+        };
+        let n = recipe.keys().len();
+        (0..n).map(of).sum::<f64>() / n as f64
+    };
+    metrics.insert("calibration_error_before".to_owned(), rounded(error(test)));
+    metrics.insert("log_loss_before".to_owned(), rounded(mean_loss(recipe.purpose, &scored(test), 1.0)));
+    metrics.insert("log_loss".to_owned(), rounded(mean_loss(recipe.purpose, &scored(test), found)));
+    for study in validation.iter_mut().chain(test.iter_mut()) {
+        infer::temper(recipe.purpose, &mut study.values, found);
+    }
+    metrics.insert("calibration_error".to_owned(), rounded(error(test)));
+    found
+}
+
+fn has_repeats(patients: &[usize]) -> bool {
+    let mut sorted = patients.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).any(|pair| pair[0] == pair[1])
+}
+
+/// 95 % limits of the mean AUC over the outputs: percentiles over draws of patients, with all their studies.
+fn macro_interval(studies: &[Study], outputs: usize, seed: u64) -> Option<(f64, f64)> {
+    let patients: BTreeMap<usize, usize> =
+        studies.iter().map(|s| s.patient).collect::<std::collections::BTreeSet<_>>().into_iter().zip(0..).collect();
+    let bootstrap = stats::ClusterBootstrap { clusters: patients.len(), seed };
+    let mean_auc = |_, times: &[f64]| {
+        let one = |i: usize| {
+            let drawn = studies.iter().filter_map(|s| Some((s.values[i], s.truth[i]?, times[patients[&s.patient]])));
+            let repeated = drawn.flat_map(|(score, truth, times)| std::iter::repeat_n((score, truth), times as usize));
+            let (scores, truth): (Vec<f64>, Vec<bool>) = repeated.unzip();
+            stats::auc(&scores, &truth)
+        };
+        let aucs = (0..outputs).map(one).collect::<Option<Vec<f64>>>()?;
+        Some(aucs.iter().sum::<f64>() / outputs as f64)
+    };
+    let mut means: Vec<f64> = bootstrap.map(DRAWS, mean_auc).into_iter().flatten().collect();
+    means.sort_by(f64::total_cmp);
+    Some((stats::quantile(&means, 0.025)?, stats::quantile(&means, 0.975)?))
 }
 
 /// False negative rate and false positive rate, overall and by group where there are at least 30 such studies.
@@ -109,10 +188,17 @@ fn studies(
     dataset: &Dataset,
     positions: &[usize],
     recipe: &Recipe,
-    device: Device,
+    machine: &Machine,
 ) -> anyhow::Result<Vec<Study>> {
+    let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+    for position in positions {
+        let next = numbers.len();
+        numbers.entry(&dataset.samples[*position].patient).or_insert(next);
+    }
     let mut images: BTreeMap<&str, Vec<(usize, Vec<f64>)>> = BTreeMap::new();
-    for (position, row) in positions.iter().zip(rows(&predict(network, dataset, positions, device)?)?) {
+    // As the node computes it, whatever the network was trained in.
+    let logits = predict(network, dataset, positions, machine, Precision::Fp32)?;
+    for (position, row) in positions.iter().zip(rows(&logits)?) {
         let values = infer::probabilities(activation(dataset.purpose), &row)?;
         images.entry(&dataset.samples[*position].study).or_default().push((*position, values));
     }
@@ -126,14 +212,15 @@ fn studies(
             })
             .collect();
         let truth = (0..dataset.outputs).map(|i| sample.target.is(i)).collect();
-        Study { values, truth, group: sample.group.clone() }
+        Study { values, truth, group: sample.group.clone(), patient: numbers[sample.patient.as_str()] }
     };
     Ok(images.into_values().map(study).collect())
 }
 
-/// Scores and truth of output `i` where the truth is known.
-fn known(studies: &[Study], i: usize) -> (Vec<f64>, Vec<bool>) {
-    studies.iter().filter_map(|s| Some((s.values[i], s.truth[i]?))).unzip()
+/// Scores, truth and patients of output `i` where the truth is known.
+fn known(studies: &[Study], i: usize) -> (Vec<f64>, Vec<bool>, Vec<usize>) {
+    let known = || studies.iter().filter_map(|s| Some((s.values[i], s.truth[i]?, s.patient)));
+    (known().map(|k| k.0).collect(), known().map(|k| k.1).collect(), known().map(|k| k.2).collect())
 }
 
 fn threshold(rule: ThresholdRule, scores: &[f64], truth: &[bool]) -> f64 {

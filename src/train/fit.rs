@@ -1,38 +1,53 @@
-//! The training loop: Adam, learning rate reduced on a plateau, early stop, the best checkpoint kept.
+//! The training loop: epochs of batches, what is best so far, and a checkpoint wherever it may be interrupted.
 //!
-//! Cross entropy for groups, binary cross entropy per finding (rows whose truth is not known count nothing). Batch
-//! order, augmentation and first weights come from one seeded generator, dropout from libtorch's, seeded too.
-//! Neighbours: `data`, `nets`, `augment`; `evaluate` measures the result. Left out: what the images are.
+//! Batch order, augmentation and first weights come from one seeded generator, dropout from libtorch's, seeded too;
+//! both states are part of [`State`], so that a training that was killed goes on as if it had not been. Neighbours: `loader`
+//! makes batches, `adam` steps, `schedule` decides, `checkpoint` keeps; `evaluate` measures the result. Left out: what
+//! the images are.
+
+use std::time::Instant;
 
 use anyhow::ensure;
-use rand::SeedableRng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use tch::nn::{self, OptimizerConfig};
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::domain::Purpose;
+use crate::domain::Precision;
 use crate::infer;
 use crate::stats;
 
-use super::augment::augment;
+use super::adam::{Adam, LossScale};
+use super::augment;
+use super::checkpoint::Checkpoints;
 use super::data::Dataset;
 use super::evaluate::activation;
+use super::loader::{LoaderOptions, Plan, with_batches};
+use super::loss::Loss;
 use super::nets::{Network, NetworkKind};
 use super::progress::Event;
-use super::recipe::{Augment, Training};
+use super::schedule::Schedule;
+use super::settings::{Augment, Balance, Training};
 use super::split::Split;
 
 /// How to train.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct FitOptions {
     pub network: NetworkKind,
     pub training: Training,
     pub augment: Augment,
-    /// Weigh classes by inverse frequency.
-    pub balance: bool,
+    pub balance: Balance,
     pub seed: u64,
+}
+
+/// With what, and whether what was interrupted goes on.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pub device: Device,
+    pub loader: LoaderOptions,
+    pub checkpoints: Option<Checkpoints>,
+    pub resume: bool,
 }
 
 /// One epoch.
@@ -48,6 +63,8 @@ pub struct EpochReport {
     pub validation_auc: Vec<f64>,
     /// Whether the validation loss was the lowest so far.
     pub best: bool,
+    /// Share of the time for which the device waited for images, 0..1; of no account for the weights.
+    pub waited: f64,
 }
 
 /// A trained network with the weights of its best epoch.
@@ -57,87 +74,253 @@ pub struct Fitted {
     pub epochs: Vec<EpochReport>,
 }
 
+/// Everything that decides how training goes on.
+#[derive(Debug)]
+pub struct State {
+    pub network: Network,
+    pub best: Network,
+    pub adam: Adam,
+    pub schedule: Schedule,
+    pub scale: LossScale,
+    pub epochs: Vec<EpochReport>,
+    /// At the start of the current epoch, before it is shuffled and drawn from.
+    pub order: Vec<usize>,
+    pub rng: ChaCha8Rng,
+    /// Batches of the current epoch that are done, the sum of their losses by image, and their images.
+    pub batch: usize,
+    pub sum: f64,
+    pub seen: usize,
+    pub ended: bool,
+}
+
 /// Trains a network on `split.train`, watching `split.validation`.
 pub fn fit(
     dataset: &Dataset,
     split: &Split,
     options: &FitOptions,
-    device: Device,
+    machine: &Machine,
     progress: &(dyn Fn(Event) + Sync),
 ) -> anyhow::Result<Fitted> {
-    let t = &options.training;
-    tch::manual_seed(i64::from_ne_bytes(options.seed.to_ne_bytes()));
-    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let outputs = dataset.outputs as i64;
-    let network = Network::new(options.network, dataset.channels(), outputs, device, &mut rng)?;
-    let mut best = Network::new(options.network, dataset.channels(), outputs, device, &mut rng)?;
-    let mut optimiser =
-        nn::Adam { wd: t.weight_decay, ..nn::Adam::default() }.build(&network.store, t.learning_rate)?;
-    let loss = Loss::new(dataset, &split.train, options.balance, device)?;
-    let mut schedule = Schedule::new(t);
-    let mut epochs: Vec<EpochReport> = Vec::new();
-    let mut order = split.train.clone();
-    for epoch in 1..=t.epochs {
-        order.shuffle(&mut rng);
-        let learning_rate = schedule.learning_rate;
-        optimiser.set_lr(learning_rate);
-        let total = order.len().div_ceil(t.batch) as u64;
-        let (mut sum, mut seen) = (0.0, 0usize);
-        for (i, positions) in order.chunks(t.batch).enumerate() {
-            // Batch statistics of one image say nothing.
-            if positions.len() < 2 && total > 1 {
-                continue;
-            }
-            let batch = dataset.batch(positions)?.f_to_device(device)?;
-            let logits = (network.forward)(&augment(&batch, &options.augment, &mut rng)?, true)?;
-            let value = loss.of(&logits, dataset, positions)?;
-            optimiser.zero_grad();
-            value.f_backward()?;
-            optimiser.step();
-            let now = f64::try_from(&value)?;
-            ensure!(now.is_finite(), "the loss is not finite in epoch {epoch}: lower training.learning_rate");
-            sum += now * positions.len() as f64;
-            seen += positions.len();
-            progress(Event::Batch { epoch, epochs: t.epochs, done: i as u64 + 1, total, loss: sum / seen as f64 });
+    let mut state = State::new(dataset, split, options, machine.device, progress)?;
+    if let Some(checkpoints) = machine.checkpoints.as_ref().filter(|_| machine.resume)
+        && checkpoints.load(&mut state, machine.device)?
+    {
+        progress(Event::Resumed { epochs: state.epochs.clone(), batch: state.batch });
+    }
+    let trainer = Trainer {
+        dataset,
+        split,
+        options,
+        machine,
+        loss: Loss::new(dataset, &split.train, options.balance, machine.device)?,
+        progress,
+    };
+    while !state.ended {
+        trainer.epoch(&mut state)?;
+        trainer.keep(&state)?;
+    }
+    state.best.store.freeze();
+    Ok(Fitted { network: state.best, epochs: state.epochs })
+}
+
+impl State {
+    fn new(
+        dataset: &Dataset,
+        split: &Split,
+        options: &FitOptions,
+        device: Device,
+        progress: &dyn Fn(Event),
+    ) -> anyhow::Result<Self> {
+        tch::manual_seed(i64::from_ne_bytes(options.seed.to_ne_bytes()));
+        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+        let (channels, outputs) = (dataset.channels(), dataset.outputs as i64);
+        let mut draw = || Network::new(&options.network, channels, outputs, device, &mut rng);
+        let (network, best) = (draw()?, draw()?);
+        if let Some(start) = network.start(&options.network, channels, outputs)? {
+            progress(Event::Start(start));
         }
-        let logits = predict(&network, dataset, &split.validation, device)?;
-        let validation_loss =
-            tch::no_grad(|| loss.of(&logits, dataset, &split.validation)).and_then(|v| Ok(f64::try_from(&v)?))?;
-        let is_best = schedule.step(validation_loss);
-        if is_best {
-            best.store.copy(&network.store)?;
+        Ok(Self {
+            adam: Adam::new(&network.store, options.training.weight_decay)?,
+            network,
+            best,
+            schedule: Schedule::new(&options.training),
+            scale: LossScale::new(options.training.precision == Precision::Fp16),
+            epochs: Vec::new(),
+            order: split.train.clone(),
+            rng,
+            batch: 0,
+            sum: 0.0,
+            seen: 0,
+            ended: false,
+        })
+    }
+}
+
+/// Draws order and changes of an epoch.
+pub(super) fn plan(dataset: &Dataset, order: &mut [usize], options: &FitOptions, rng: &mut ChaCha8Rng) -> Plan {
+    order.shuffle(rng);
+    let mut drawn = order.to_vec();
+    if options.balance == Balance::Sampling {
+        let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); dataset.outputs];
+        for position in order.iter() {
+            let class = (0..dataset.outputs).find(|i| dataset.samples[*position].target.is(*i) == Some(true));
+            of_class[class.unwrap_or(0)].push(*position);
+        }
+        of_class.retain(|class| !class.is_empty());
+        drawn.iter_mut().for_each(|position| {
+            let class = &of_class[rng.random_range(0..of_class.len())];
+            *position = class[rng.random_range(0..class.len())];
+        });
+    }
+    let batch = options.training.batch;
+    // Batch statistics of one image say nothing.
+    if drawn.len() > batch && drawn.len() % batch == 1 {
+        drawn.pop();
+    }
+    let changes = augment::draws(&options.augment, drawn.len(), rng);
+    Plan { order: drawn, changes, batch }
+}
+
+struct Trainer<'a> {
+    dataset: &'a Dataset,
+    split: &'a Split,
+    options: &'a FitOptions,
+    machine: &'a Machine,
+    loss: Loss,
+    progress: &'a (dyn Fn(Event) + Sync),
+}
+
+impl Trainer<'_> {
+    /// The current epoch, from where it stands to its end.
+    fn epoch(&self, state: &mut State) -> anyhow::Result<()> {
+        // The state keeps what was before, until the epoch has ended.
+        let (mut order, mut rng) = (state.order.clone(), state.rng.clone());
+        let plan = plan(self.dataset, &mut order, self.options, &mut rng);
+        let (began, mut waited) = (Instant::now(), 0.0);
+        with_batches(self.dataset, &plan, state.batch, self.machine.loader, |next| {
+            loop {
+                let asked = Instant::now();
+                let Some(batch) = next()? else { return anyhow::Ok(()) };
+                waited += asked.elapsed().as_secs_f64();
+                self.step(state, &batch.images, &batch.targets, plan.batches())?;
+                let every = self.machine.checkpoints.as_ref().map_or(0, |c| c.batches);
+                if every > 0 && state.batch.is_multiple_of(every) && state.batch < plan.batches() {
+                    self.keep(state)?;
+                }
+            }
+        })?;
+        waited /= began.elapsed().as_secs_f64().max(1e-9);
+        (state.order, state.rng) = (order, rng);
+        self.validate(state, waited.min(1.0))
+    }
+
+    /// One batch: forward, backward, step.
+    fn step(
+        &self,
+        state: &mut State,
+        images: &Tensor,
+        targets: &super::data::Targets,
+        total: usize,
+    ) -> anyhow::Result<()> {
+        let t = &self.options.training;
+        let images = images.f_to_device(self.machine.device)?;
+        let logits = forward(&state.network, &images, t.precision, true)?;
+        let value = self.loss.of(&logits, targets)?;
+        state.adam.zero_grad();
+        value.f_mul_scalar(state.scale.factor)?.f_backward()?;
+        let finite = t.precision != Precision::Fp16 || state.adam.unscale(state.scale.factor)?;
+        if finite {
+            if let Some(norm) = t.clip_norm {
+                state.adam.clip(norm)?;
+            }
+            state.adam.step(state.schedule.state.learning_rate)?;
+        }
+        if t.precision == Precision::Fp16 {
+            state.scale.after(finite);
+        }
+        let (now, epoch) = (f64::try_from(&value)?, state.schedule.state.epochs + 1);
+        let overflow = t.precision == Precision::Fp16 && !finite;
+        ensure!(now.is_finite() || overflow, "the loss is not finite in epoch {epoch}: lower training.learning_rate");
+        if now.is_finite() {
+            state.sum += now * images.size()[0] as f64;
+            state.seen += images.size()[0] as usize;
+        }
+        state.batch += 1;
+        (self.progress)(Event::Batch {
+            epoch,
+            epochs: t.epochs,
+            done: state.batch as u64,
+            total: total as u64,
+            loss: now,
+            mean: state.sum / state.seen.max(1) as f64,
+        });
+        Ok(())
+    }
+
+    /// Measures the epoch on the validation part and ends it.
+    fn validate(&self, state: &mut State, waited: f64) -> anyhow::Result<()> {
+        let validation = &self.split.validation;
+        let precision = self.options.training.precision;
+        let logits = predict(&state.network, self.dataset, validation, self.machine, precision)?;
+        let targets = self.dataset.targets(validation)?;
+        let validation_loss = tch::no_grad(|| self.loss.of(&logits, &targets)).and_then(|v| Ok(f64::try_from(&v)?))?;
+        let learning_rate = state.schedule.state.learning_rate;
+        let best = state.schedule.step(validation_loss);
+        if best {
+            state.best.store.copy(&state.network.store)?;
         }
         let report = EpochReport {
-            epoch,
+            epoch: state.schedule.state.epochs,
             learning_rate,
-            train_loss: sum / seen.max(1) as f64,
+            train_loss: state.sum / state.seen.max(1) as f64,
             validation_loss,
-            validation_auc: aucs(&logits, dataset, &split.validation)?,
-            best: is_best,
+            validation_auc: aucs(&logits, self.dataset, validation)?,
+            best,
+            waited,
         };
-        epochs.push(report.clone());
-        progress(Event::Epoch(report));
-        if schedule.is_over() {
-            break;
-        }
+        (state.batch, state.sum, state.seen) = (0, 0.0, 0);
+        state.ended = state.schedule.is_over();
+        state.epochs.push(report.clone());
+        (self.progress)(Event::Epoch(report));
+        Ok(())
     }
-    best.store.freeze();
-    Ok(Fitted { network: best, epochs })
+
+    fn keep(&self, state: &State) -> anyhow::Result<()> {
+        self.machine.checkpoints.as_ref().map_or(Ok(()), |c| c.save(state, self.machine.device))
+    }
 }
+
+/// Logits in fp32 of a batch, computed in `precision`.
+fn forward(network: &Network, images: &Tensor, precision: Precision, train: bool) -> anyhow::Result<Tensor> {
+    let kind = match precision {
+        Precision::Fp32 => return Ok((network.forward)(images, train)?),
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::Fp16 => Kind::Half,
+    };
+    Ok((network.forward)(&images.f_to_kind(kind)?, train)?.f_to_kind(Kind::Float)?)
+}
+
+/// Images that are predicted at a time.
+const PREDICTED_AT_ONCE: usize = 64;
 
 /// Logits of the samples at these positions, one row each, on the CPU.
 pub(super) fn predict(
     network: &Network,
     dataset: &Dataset,
     positions: &[usize],
-    device: Device,
+    machine: &Machine,
+    precision: Precision,
 ) -> anyhow::Result<Tensor> {
     let _guard = tch::no_grad_guard();
-    let mut rows = Vec::new();
-    for chunk in positions.chunks(64) {
-        let batch = dataset.batch(chunk)?.f_to_device(device)?;
-        rows.push((network.forward)(&batch, false)?.f_to_device(Device::Cpu)?);
-    }
+    let plan = Plan::plain(positions, PREDICTED_AT_ONCE);
+    let rows = with_batches(dataset, &plan, 0, machine.loader, |next| {
+        let mut rows = Vec::new();
+        while let Some(batch) = next()? {
+            let images = batch.images.f_to_device(machine.device)?;
+            rows.push(forward(network, &images, precision, false)?.f_to_device(Device::Cpu)?);
+        }
+        anyhow::Ok(rows)
+    })?;
     ensure!(!rows.is_empty(), "there are no images to predict");
     Ok(Tensor::f_cat(&rows, 0)?)
 }
@@ -159,119 +342,4 @@ fn aucs(logits: &Tensor, dataset: &Dataset, positions: &[usize]) -> anyhow::Resu
         stats::auc(&scores, &truth).unwrap_or(f64::NAN)
     };
     Ok((0..dataset.outputs).map(one).collect())
-}
-
-/// The loss of a batch.
-struct Loss {
-    purpose: Purpose,
-    /// Per group, or per finding the weight of its presence.
-    weights: Option<Tensor>,
-    device: Device,
-}
-
-impl Loss {
-    fn new(dataset: &Dataset, train: &[usize], balance: bool, device: Device) -> anyhow::Result<Self> {
-        let weights = balance.then(|| {
-            let count = |i: usize, value: bool| {
-                train.iter().filter(|p| dataset.samples[**p].target.is(i) == Some(value)).count().max(1) as f32
-            };
-            let weight = |i: usize| match dataset.purpose {
-                Purpose::Race => train.len() as f32 / (dataset.outputs as f32 * count(i, true)),
-                Purpose::Clinical => count(i, false) / count(i, true),
-            };
-            (0..dataset.outputs).map(weight).collect::<Vec<f32>>()
-        });
-        let weights = match weights {
-            Some(values) => Some(Tensor::f_from_slice(&values)?.f_to_device(device)?),
-            None => None,
-        };
-        Ok(Self { purpose: dataset.purpose, weights, device })
-    }
-
-    fn of(&self, logits: &Tensor, dataset: &Dataset, positions: &[usize]) -> anyhow::Result<Tensor> {
-        let (targets, mask) = dataset.targets(positions)?;
-        let device = logits.device();
-        let targets = targets.f_to_device(device)?;
-        let weights = match &self.weights {
-            Some(w) if device != self.device => Some(w.f_to_device(device)?),
-            other => other.as_ref().map(Tensor::shallow_clone),
-        };
-        if self.purpose == Purpose::Race {
-            return Ok(logits.f_cross_entropy_loss(&targets, weights.as_ref(), Reduction::Mean, -100, 0.0)?);
-        }
-        let mask = mask.map(|m| m.f_to_device(device)).transpose()?;
-        let losses =
-            logits.f_binary_cross_entropy_with_logits(&targets, mask.as_ref(), weights.as_ref(), Reduction::Sum)?;
-        let known = match &mask {
-            Some(mask) => f64::try_from(mask.f_sum(Kind::Double)?)?.max(1.0),
-            None => targets.numel() as f64,
-        };
-        Ok(losses.f_div_scalar(known)?)
-    }
-}
-
-/// Learning rate and end of training, from the validation losses.
-struct Schedule {
-    training: Training,
-    learning_rate: f64,
-    lowest: f64,
-    since_best: usize,
-    since_change: usize,
-}
-
-impl Schedule {
-    fn new(training: &Training) -> Self {
-        let learning_rate = training.learning_rate;
-        Self { training: *training, learning_rate, lowest: f64::INFINITY, since_best: 0, since_change: 0 }
-    }
-
-    /// Takes an epoch's validation loss; whether it is the lowest so far.
-    fn step(&mut self, loss: f64) -> bool {
-        if loss < self.lowest {
-            (self.lowest, self.since_best, self.since_change) = (loss, 0, 0);
-            return true;
-        }
-        self.since_best += 1;
-        self.since_change += 1;
-        if self.since_change > self.training.plateau_patience {
-            self.learning_rate =
-                (self.learning_rate * self.training.plateau_factor).max(self.training.learning_rate_min);
-            self.since_change = 0;
-        }
-        false
-    }
-
-    fn is_over(&self) -> bool {
-        self.since_best >= self.training.early_stop
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_learning_rate_falls_on_a_plateau_and_training_stops_early() {
-        let training = Training {
-            learning_rate: 1e-2,
-            weight_decay: 0.0,
-            batch: 1,
-            epochs: 100,
-            plateau_factor: 0.1,
-            plateau_patience: 1,
-            learning_rate_min: 5e-4,
-            early_stop: 5,
-        };
-        let mut schedule = Schedule::new(&training);
-        let mut rates = Vec::new();
-        for loss in [1.0, 0.5, 0.6, 0.7, 0.4, 0.4, 0.4, 0.4, 0.4, f64::NAN] {
-            schedule.step(loss);
-            rates.push(schedule.learning_rate);
-            if schedule.is_over() {
-                break;
-            }
-        }
-        assert_eq!(rates, [1e-2, 1e-2, 1e-2, 1e-3, 1e-3, 1e-3, 5e-4, 5e-4, 5e-4, 5e-4]);
-        assert!(schedule.is_over());
-    }
 }

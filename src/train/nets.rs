@@ -2,11 +2,13 @@
 //!
 //! `compact` at width 16 has 0.15 million parameters (0.6 MB): the image and its local contrast, six 3×3
 //! convolutions, then mean and maximum over the image (textures show in the mean, small findings in the maximum),
-//! then one linear layer. Neighbours: the layers and torchvision's networks are `infer`'s. Left out: pretrained
-//! weights.
+//! then one linear layer. Torchvision's networks may start from weights of a file. Neighbours: the layers and
+//! torchvision's networks are `infer`'s.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use anyhow::{Context, ensure};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
@@ -14,19 +16,35 @@ use serde::Deserialize;
 use tch::nn::{Path, VarStore};
 use tch::{Device, TchError, Tensor};
 
-use crate::infer::{self, Architecture, ConvOptions, Forward, conv, dropout, function, linear, norm, relu, sequence};
+use crate::domain::Digest;
+use crate::infer::{
+    self, Architecture, ConvOptions, Forward, StartWeights, conv, dropout, function, linear, norm, relu, sequence,
+};
 
 /// `[network]` of a recipe.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkKind {
     pub architecture: TrainableArchitecture,
     /// Channels of the first stage of `compact`; later stages have twice and four times as many.
     #[serde(default = "width")]
     pub width: i64,
-    /// Dropout before the last layer of `compact`.
+    /// Share of the features that are left out before the last layer, in training; without it torchvision's, and none in
+    /// `compact`.
+    pub dropout: Option<f64>,
+    /// Share of the images for which residual blocks are passed over in training, as EfficientNet has it.
     #[serde(default)]
-    pub dropout: f64,
+    pub drop_connect: f64,
+    /// Weights to start from, under torchvision's names.
+    pub start_weights: Option<StartFile>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartFile {
+    /// A safetensors file; relative to the recipe.
+    pub file: PathBuf,
+    pub sha256: Digest,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +62,7 @@ pub struct Network {
 impl Network {
     /// With first weights drawn from `rng`: libtorch's generator is the process's, and others may draw from it.
     pub fn new(
-        kind: NetworkKind,
+        kind: &NetworkKind,
         channels: i64,
         outputs: i64,
         device: Device,
@@ -54,11 +72,25 @@ impl Network {
         let forward = match kind.architecture {
             TrainableArchitecture::Compact => compact(&store.root(), kind, channels, outputs)?,
             TrainableArchitecture::Torchvision(architecture) => {
-                infer::build_network(&store.root(), architecture, infer::Width { channels, columns: outputs })?
+                let drop = infer::DropOptions { features: kind.dropout, connect: kind.drop_connect };
+                infer::build_network(&store.root(), architecture, infer::Width { channels, columns: outputs }, drop)?
             }
         };
         draw_weights(&store, rng)?;
         Ok(Self { store, forward })
+    }
+
+    /// Takes the weights of the recipe's file, where it names one.
+    pub fn start(&self, kind: &NetworkKind, channels: i64, outputs: i64) -> anyhow::Result<Option<StartWeights>> {
+        let Some(StartFile { file, sha256 }) = &kind.start_weights else { return Ok(None) };
+        let TrainableArchitecture::Torchvision(architecture) = kind.architecture else { return Ok(None) };
+        let name = || format!("network.start_weights {}", file.display());
+        let bytes = std::fs::read(file).with_context(name)?;
+        let found = Digest::of(&bytes);
+        ensure!(found == *sha256, "{}: its SHA-256 is {found}, the recipe says {sha256}", name());
+        let width = infer::Width { channels, columns: outputs };
+        let taken = infer::load_start_weights(&self.store, &bytes, architecture, width);
+        taken.map(Some).map_err(anyhow::Error::msg).with_context(name)
     }
 }
 
@@ -106,7 +138,7 @@ fn width() -> i64 {
     16
 }
 
-fn compact(p: &Path, kind: NetworkKind, channels: i64, outputs: i64) -> Result<Forward, TchError> {
+fn compact(p: &Path, kind: &NetworkKind, channels: i64, outputs: i64) -> Result<Forward, TchError> {
     let w = kind.width;
     let mut parts = vec![local_contrast(&(p / "contrast"), channels)?];
     // Channels in and out, stride: from half the input's resolution to a sixteenth.
@@ -129,7 +161,7 @@ fn compact(p: &Path, kind: NetworkKind, channels: i64, outputs: i64) -> Result<F
         let highest = xs.f_amax([2i64, 3].as_slice(), false)?;
         Tensor::f_cat(&[mean, highest], 1)
     }));
-    parts.push(dropout(kind.dropout));
+    parts.push(dropout(kind.dropout.unwrap_or(0.0)));
     parts.push(linear(&(p / "fc"), 16 * w, outputs)?);
     Ok(sequence(parts))
 }

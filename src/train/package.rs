@@ -4,14 +4,16 @@
 
 use std::path::Path;
 
-use anyhow::Context;
-
 use crate::domain::{Digest, Purpose, Uid};
-use crate::infer::{self, Card, Engine, EngineOptions, FindingCard, Format, OutputCard, Package, Provenance};
+use crate::infer::{
+    self, CalibrationCard, Card, Engine, EngineOptions, FindingCard, Format, OutputCard, Package, Provenance,
+};
 
+use super::curve;
 use super::data::Dataset;
 use super::evaluate::{Evaluation, activation};
-use super::fit::Fitted;
+use super::fit::EpochReport;
+use super::nets::Network;
 use super::recipe::Recipe;
 
 /// Namespace of the Device UIDs of trained models (PS3.5 B.2).
@@ -20,20 +22,24 @@ const NAMESPACE: uuid::Uuid = uuid::Uuid::from_u128(0x4e0d_6f7a_31c5_4f0b_9a55_8
 /// Writes `<out_dir>/<name>`.
 pub fn write(
     recipe: &Recipe,
-    fitted: &Fitted,
+    network: Network,
+    epochs: &[EpochReport],
     evaluation: &Evaluation,
     dataset: &Dataset,
     out_dir: &Path,
 ) -> anyhow::Result<Package> {
     let contract = recipe.contract()?;
-    let module = infer::trace(&fitted.network.forward, &contract)?;
+    // Packages are written on the CPU, whatever trained them.
+    let mut network = network;
+    network.store.set_device(tch::Device::Cpu);
+    let module = infer::trace(&network.forward, &contract)?;
     let dir = super::package_dir(out_dir, recipe);
     let header = format!(
         "Model card of {}, written by `sidelight train`.\nChanging weights or thresholds makes another model: raise the version, give it a UID.",
         recipe.name
     );
     let package = infer::write_package(&dir, card(recipe, evaluation, dataset), &module, &header)?;
-    write_log(&dir.join("training.csv"), recipe, fitted)?;
+    curve::write_table(&dir.join("training.csv"), &recipe.keys(), epochs)?;
     // The last word is the engine's: what does not start is not written.
     Engine::start(vec![package.clone()], EngineOptions { batch_max: 2, ..EngineOptions::default() })?;
     Ok(package)
@@ -76,7 +82,7 @@ fn card(recipe: &Recipe, evaluation: &Evaluation, dataset: &Dataset) -> Card {
         precision: Vec::new(),
         scope: recipe.scope.clone(),
         aggregation: recipe.aggregation.clone(),
-        calibration: None,
+        calibration: evaluation.temperature.map(|temperature| CalibrationCard::Temperature { temperature }),
         ood: None,
         golden: None,
         server: None,
@@ -91,24 +97,4 @@ fn card(recipe: &Recipe, evaluation: &Evaluation, dataset: &Dataset) -> Card {
             metrics: evaluation.metrics.clone(),
         },
     }
-}
-
-/// One row per epoch.
-fn write_log(path: &Path, recipe: &Recipe, fitted: &Fitted) -> anyhow::Result<()> {
-    let mut table = csv::Writer::from_path(path).with_context(|| path.display().to_string())?;
-    let aucs = recipe.keys().iter().map(|key| format!("validation_auc_{key}")).collect::<Vec<_>>();
-    let fixed = ["epoch", "learning_rate", "train_loss", "validation_loss", "best"].map(str::to_owned);
-    table.write_record(fixed.iter().chain(&aucs))?;
-    for e in &fitted.epochs {
-        let mut record = vec![
-            e.epoch.to_string(),
-            format!("{:e}", e.learning_rate),
-            format!("{:.5}", e.train_loss),
-            format!("{:.5}", e.validation_loss),
-            e.best.to_string(),
-        ];
-        record.extend(e.validation_auc.iter().map(|a| format!("{a:.4}")));
-        table.write_record(&record)?;
-    }
-    table.flush().with_context(|| path.display().to_string())
 }

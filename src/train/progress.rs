@@ -7,6 +7,8 @@ use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::infer::StartWeights;
+
 use super::fit::EpochReport;
 
 /// A step of a training run.
@@ -16,8 +18,14 @@ pub enum Event {
     Phantoms { done: u64, total: u64 },
     /// Images decoded.
     Loading { done: u64, total: u64 },
-    /// Batches of an epoch.
-    Batch { epoch: usize, epochs: usize, done: u64, total: u64, loss: f64 },
+    /// What the manifest came to.
+    Data { images: u64, patients: u64, rejected: u64 },
+    /// Weights of a file that the network starts from.
+    Start(StartWeights),
+    /// An interrupted training goes on, after these epochs and so many batches of the next.
+    Resumed { epochs: Vec<EpochReport>, batch: usize },
+    /// Batches of an epoch; the loss of this one, and the mean of all so far.
+    Batch { epoch: usize, epochs: usize, done: u64, total: u64, loss: f64, mean: f64 },
     /// An epoch has ended and been measured on the validation patients.
     Epoch(EpochReport),
 }
@@ -46,8 +54,15 @@ pub fn bars() -> impl Fn(Event) + Sync {
     move |event| match event {
         Event::Phantoms { done, total } => show("phantoms".into(), done, total, String::new()),
         Event::Loading { done, total } => show("images".into(), done, total, String::new()),
-        Event::Batch { epoch, epochs, done, total, loss } => {
-            show(format!("epoch {epoch}/{epochs}"), done, total, format!("loss {loss:.4}"));
+        Event::Data { images, patients, rejected } => {
+            tracing::info!(images, patients, rejected, "data read");
+        }
+        Event::Start(start) => {
+            tracing::info!(parameters = start.taken, fresh_head = start.fresh_head, "start weights taken");
+        }
+        Event::Resumed { epochs, batch } => tracing::info!(epochs = epochs.len(), batch, "training goes on"),
+        Event::Batch { epoch, epochs, done, total, mean, .. } => {
+            show(format!("epoch {epoch}/{epochs}"), done, total, format!("loss {mean:.4}"));
         }
         Event::Epoch(report) => tracing::info!(
             epoch = report.epoch,
@@ -56,6 +71,7 @@ pub fn bars() -> impl Fn(Event) + Sync {
             validation_loss = report.validation_loss,
             validation_auc = ?report.validation_auc,
             best = report.best,
+            waited_for_images = report.waited,
             "epoch done"
         ),
     }

@@ -3,16 +3,19 @@
 //! Unknown keys are refused. Neighbours: `infer::card`, whose parts a recipe shares, so that what is trained and what
 //! is written on the card cannot differ. Left out: where results go (`TrainOptions`).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::domain::{Code, Contract, Probability, Purpose, View};
-use crate::infer::{AggregationCard, GroupCard, InputCard, ScopeCard, contract_of};
-use crate::phantom;
+use crate::domain::{Code, Contract, Digest, Probability, Purpose, View};
+use crate::infer::{AggregationCard, Architecture, GroupCard, InputCard, ScopeCard, contract_of};
+use crate::phantom::{PhantomOptions, World};
 
 use super::fit::FitOptions;
-use super::nets::NetworkKind;
+use super::manifest::Columns;
+use super::nets::{NetworkKind, TrainableArchitecture};
+use super::settings::{Augment, Balance, Training};
 
 /// A training recipe.
 #[derive(Debug, Clone, Deserialize)]
@@ -37,7 +40,13 @@ pub struct Recipe {
     pub scope: ScopeCard,
     #[serde(default)]
     pub aggregation: AggregationCard,
+    /// Of study scores, fitted on the validation patients.
+    #[serde(default)]
+    pub calibration: CalibrationRecipe,
     pub card: CardTexts,
+    /// What the file says, in one way of writing it.
+    #[serde(skip)]
+    said: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -47,6 +56,14 @@ pub struct DataRecipe {
     pub phantom: Option<PhantomRecipe>,
     /// Or a folder with `labels.csv`; relative to the recipe.
     pub folder: Option<PathBuf>,
+    /// Or a table of images; relative to the recipe. Its paths are relative to `folder`, else to its own folder.
+    pub manifest: Option<PathBuf>,
+    /// What the table calls its columns.
+    #[serde(default)]
+    pub columns: Columns,
+    /// Names of groups in the table, where they differ from the recipe's.
+    #[serde(default)]
+    pub group_names: BTreeMap<String, String>,
     /// Views that are trained on; empty: all.
     #[serde(default)]
     pub views: Vec<View>,
@@ -60,6 +77,10 @@ pub struct PhantomRecipe {
     pub world: String,
     pub patients: u32,
     pub seed: u64,
+    /// In place of the world's own: how strong the texture is that tells the groups apart.
+    pub texture_rms: Option<f64>,
+    /// Rows and columns, in place of those that `sidelight phantom` writes.
+    pub size: Option<(u32, u32)>,
 }
 
 /// Shares of the patients, summing to 1.
@@ -71,38 +92,6 @@ pub struct SplitRecipe {
     pub test: f64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Training {
-    /// Of Adam, at the start.
-    pub learning_rate: f64,
-    #[serde(default)]
-    pub weight_decay: f64,
-    pub batch: usize,
-    pub epochs: usize,
-    /// The learning rate is multiplied by this on a plateau of the validation loss…
-    pub plateau_factor: f64,
-    /// …of this many epochs…
-    pub plateau_patience: usize,
-    /// …down to this.
-    pub learning_rate_min: f64,
-    /// Training ends after this many epochs without a better validation loss.
-    pub early_stop: usize,
-}
-
-/// Random changes of training images. A chest is not symmetric: mirroring is off unless asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Augment {
-    /// Largest rotation, degrees to either side.
-    pub rotation: f64,
-    /// Largest change of size, as a fraction.
-    pub zoom: f64,
-    /// Largest shift along each axis, as a fraction of the side.
-    pub shift: f64,
-    pub horizontal_flip: bool,
-}
-
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutputRecipe {
@@ -112,9 +101,9 @@ pub struct OutputRecipe {
     /// For clinical: columns of `labels.csv` holding 0, 1 or nothing, in output order.
     #[serde(default)]
     pub findings: Vec<FindingRecipe>,
-    /// Weighs classes by their inverse frequency in the training set.
+    /// What is done about rare classes.
     #[serde(default)]
-    pub balance: bool,
+    pub balance: Balance,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -124,6 +113,22 @@ pub struct FindingRecipe {
     pub code: Code,
     pub site: Option<Code>,
     pub threshold: ThresholdRule,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationRecipe {
+    pub method: CalibrationRule,
+}
+
+/// Whether study scores are calibrated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CalibrationRule {
+    #[default]
+    None,
+    /// One number for all outputs (Guo et al. 2017).
+    Temperature,
 }
 
 /// How the decision threshold is found on the validation patients.
@@ -157,6 +162,35 @@ pub struct RecipeError {
     pub reason: String,
 }
 
+impl PhantomRecipe {
+    /// What is generated, or the rule that the recipe breaks.
+    pub fn options(&self) -> Result<PhantomOptions, String> {
+        let names = World::NAMES.join(", ");
+        let mut world = World::named(&self.world)
+            .ok_or_else(|| format!("data.phantom.world: {:?} is none of {names}", self.world))?;
+        world.texture_rms = self.texture_rms.unwrap_or(world.texture_rms);
+        let mut options =
+            PhantomOptions { world, patients: self.patients, seed: self.seed, ..PhantomOptions::default() };
+        options.size = self.size.unwrap_or(options.size);
+        match options.world.fault() {
+            Some(fault) => Err(format!("data.phantom: {fault}")),
+            None => Ok(options),
+        }
+    }
+
+    /// Of the folder where they are kept.
+    pub fn folder_name(&self) -> String {
+        let mut name = format!("{}-{}-{}", self.world, self.patients, self.seed);
+        if let Some(rms) = self.texture_rms {
+            name.push_str(&format!("-rms{rms}"));
+        }
+        if let Some((rows, columns)) = self.size {
+            name.push_str(&format!("-{rows}x{columns}"));
+        }
+        name
+    }
+}
+
 impl Default for SplitRecipe {
     fn default() -> Self {
         Self { train: 0.6, validation: 0.1, test: 0.3 }
@@ -168,13 +202,21 @@ impl Recipe {
         let fail = |reason: String| RecipeError { path: path.to_owned(), reason };
         let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot be read: {e}")))?;
         let mut recipe: Self = toml::from_str(&text).map_err(|e| fail(e.to_string()))?;
-        if let Some(folder) = &mut recipe.data.folder {
-            *folder = path.parent().unwrap_or(Path::new("")).join(&*folder);
+        recipe.said = toml::from_str::<toml::Table>(&text).map(|table| table.to_string()).unwrap_or_default();
+        let start = recipe.network.start_weights.as_mut().map(|start| &mut start.file);
+        let data = &mut recipe.data;
+        for file in [data.folder.as_mut(), data.manifest.as_mut(), start].into_iter().flatten() {
+            *file = path.parent().unwrap_or(Path::new("")).join(&*file);
         }
         match recipe.fault() {
             Some(reason) => Err(fail(reason)),
             None => Ok(recipe),
         }
+    }
+
+    /// Of everything that the recipe says; remarks and the order of keys do not count.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.said.as_bytes())
     }
 
     /// The input contract, by the same rules as a card's.
@@ -192,7 +234,7 @@ impl Recipe {
 
     pub fn fit_options(&self) -> FitOptions {
         FitOptions {
-            network: self.network,
+            network: self.network.clone(),
             training: self.training,
             augment: self.augment,
             balance: self.output.balance,
@@ -202,46 +244,46 @@ impl Recipe {
 
     /// The first rule that the recipe breaks. What ends up on the card is checked again when that is written.
     fn fault(&self) -> Option<String> {
-        let t = &self.training;
-        let unit = |v: f64| v.is_finite() && (0.0..=1.0).contains(&v);
         let shares = [self.data.split.train, self.data.split.validation, self.data.split.test];
-        let a = &self.augment;
-        let rules = [
-            (self.data.phantom.is_some() != self.data.folder.is_some(), "data: give either phantom or folder"),
+        let share = |v: f64| (0.0..1.0).contains(&v);
+        let (data, network) = (&self.data, &self.network);
+        let torchvision = matches!(network.architecture, TrainableArchitecture::Torchvision(_));
+        let efficientnet = matches!(
+            network.architecture,
+            TrainableArchitecture::Torchvision(Architecture::EfficientnetB0 | Architecture::EfficientnetB2)
+        );
+        let mut rules = vec![
+            (
+                data.phantom.is_some() != (data.folder.is_some() || data.manifest.is_some()),
+                "data: give either phantom or folder or manifest",
+            ),
             (
                 shares.iter().all(|s| *s > 0.0 && *s < 1.0) && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-9,
                 "data.split: train, validation and test are above 0 and sum to 1",
             ),
-            (t.learning_rate > 0.0 && t.learning_rate <= 1.0, "training.learning_rate: above 0, at most 1"),
-            (
-                t.learning_rate_min >= 0.0 && t.learning_rate_min <= t.learning_rate,
-                "training.learning_rate_min: 0 to learning_rate",
-            ),
-            (t.weight_decay.is_finite() && t.weight_decay >= 0.0, "training.weight_decay: 0 or more"),
-            ((1..=4096).contains(&t.batch), "training.batch: 1 to 4096"),
-            ((1..=10_000).contains(&t.epochs), "training.epochs: 1 to 10000"),
-            (t.plateau_factor > 0.0 && t.plateau_factor < 1.0, "training.plateau_factor: between 0 and 1"),
             (
                 self.aggregation.weights.is_empty(),
                 "aggregation.weights: figures on the card would be those of an unweighted mean; weigh views in the card",
-            ),
-            (t.early_stop > 0, "training.early_stop: 1 or more"),
-            (
-                unit(a.zoom) && a.zoom < 0.9 && unit(a.shift) && a.rotation.abs() <= 180.0,
-                "augment: rotation to 180, zoom below 0.9, shift to 1",
             ),
             (
                 self.keys().len() >= if self.purpose == Purpose::Race { 2 } else { 1 },
                 "output: a race model has at least 2 groups, a clinical model 1 finding",
             ),
+            (
+                self.output.balance != Balance::Sampling || self.purpose == Purpose::Race,
+                "output.balance: sampling is for groups; findings exclude no other, use weights",
+            ),
+            (network.dropout.is_none_or(share), "network.dropout: 0 to below 1"),
+            (share(network.drop_connect), "network.drop_connect: 0 to below 1"),
+            (network.drop_connect == 0.0 || efficientnet, "network.drop_connect: for efficientnet only"),
+            (
+                network.start_weights.is_none() || torchvision,
+                "network.start_weights: compact has none; use one of torchvision's architectures",
+            ),
         ];
+        rules.extend(self.training.rules());
+        rules.extend(self.augment.rules());
         let broken = rules.iter().find(|(kept, _)| !kept).map(|(_, rule)| (*rule).to_owned());
-        let unknown_world = || {
-            let world = &self.data.phantom.as_ref()?.world;
-            let names = phantom::World::NAMES;
-            (!names.contains(&world.as_str()))
-                .then(|| format!("data.phantom.world: {world:?} is none of {}", names.join(", ")))
-        };
-        broken.or_else(unknown_world)
+        broken.or_else(|| self.data.phantom.as_ref()?.options().err())
     }
 }

@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::data::{Dataset, Sample, Target};
+use super::data::{Dataset, Part, Sample, Target};
 use super::recipe::{Recipe, SplitRecipe};
 
 /// Positions of samples in the data set.
@@ -19,8 +19,13 @@ pub struct Split {
     pub test: Vec<usize>,
 }
 
-/// Draws the parts.
+/// The parts as the manifest says, else drawn.
 pub fn by_patient(samples: &[Sample], shares: SplitRecipe, seed: u64) -> Split {
+    if samples.iter().any(|s| s.part.is_some()) {
+        let of =
+            |part: Part| samples.iter().enumerate().filter(|(_, s)| s.part == Some(part)).map(|(i, _)| i).collect();
+        return Split { train: of(Part::Train), validation: of(Part::Validation), test: of(Part::Test) };
+    }
     let mut images: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (i, sample) in samples.iter().enumerate() {
         images.entry(&sample.patient).or_default().push(i);
@@ -44,8 +49,15 @@ pub fn by_patient(samples: &[Sample], shares: SplitRecipe, seed: u64) -> Split {
 }
 
 impl Split {
-    /// Every part must hold what it is for: both classes of every output.
+    /// Nobody is in two parts, and every part holds what it is for: both classes of every output.
     pub fn check(&self, dataset: &Dataset, recipe: &Recipe) -> anyhow::Result<()> {
+        let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+        for (name, part) in [("training", &self.train), ("validation", &self.validation), ("test", &self.test)] {
+            for sample in part.iter().map(|i| &dataset.samples[*i]) {
+                let first = *seen.entry(&sample.patient).or_insert(name);
+                anyhow::ensure!(first == name, "a patient is in the {first} and in the {name} part");
+            }
+        }
         for (name, part) in [("training", &self.train), ("validation", &self.validation), ("test", &self.test)] {
             for (i, key) in recipe.keys().iter().enumerate() {
                 let classes: BTreeSet<bool> = part.iter().filter_map(|s| dataset.samples[*s].target.is(i)).collect();
@@ -80,6 +92,7 @@ mod tests {
             study: format!("S{i}"),
             group: String::new(),
             target: Target::Group(0),
+            part: None,
         };
         (0..patients * images).map(one).collect()
     }

@@ -29,4 +29,5 @@ mod support;
 mod tensors;
 mod tls;
 mod torture;
+mod training;
 mod web;

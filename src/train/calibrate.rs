@@ -1,0 +1,96 @@
+//! The temperature of study scores, fitted on the validation patients. Pure.
+//!
+//! One number T divides all logits (for groups: the logarithms of the probabilities), so that the order of scores stays
+//! and the likelihood of the validation studies is greatest (Guo et al. 2017). Applied by `infer` in the node, by the
+//! same function here. Neighbours: `evaluate`. Left out: Platt and Dirichlet, which need more studies.
+
+use crate::domain::Purpose;
+use crate::infer;
+
+/// Bounds of T: beyond them the scores say nothing, or there is nothing to learn from.
+const T_MIN: f64 = 0.05;
+const T_MAX: f64 = 20.0;
+/// p is kept this far from 0 and 1 where its logarithm is taken.
+const P_MIN: f64 = 1e-7;
+
+/// A study's probabilities, and what is true of it.
+pub type Scored<'a> = (&'a [f64], &'a [Option<bool>]);
+
+/// The temperature that fits best, by golden section over ln T; the negative log-likelihood has one minimum.
+pub fn temperature(purpose: Purpose, studies: &[Scored<'_>]) -> f64 {
+    let loss = |log_t: f64| mean_loss(purpose, studies, log_t.exp());
+    let golden = (5f64.sqrt() - 1.0) / 2.0;
+    let (mut low, mut high) = (T_MIN.ln(), T_MAX.ln());
+    for _ in 0..80 {
+        let (a, b) = (high - golden * (high - low), low + golden * (high - low));
+        if loss(a) <= loss(b) { high = b } else { low = a }
+    }
+    f64::midpoint(low, high).exp()
+}
+
+/// The mean negative log-likelihood of what is known, with scores at temperature `t`.
+pub fn mean_loss(purpose: Purpose, studies: &[Scored<'_>], t: f64) -> f64 {
+    let (mut sum, mut count) = (0.0, 0usize);
+    for (values, truth) in studies {
+        let mut values = values.to_vec();
+        infer::temper(purpose, &mut values, t);
+        for (p, truth) in values.iter().zip(*truth) {
+            let p = match (purpose, truth) {
+                (_, Some(true)) => *p,
+                (Purpose::Clinical, Some(false)) => 1.0 - p,
+                _ => continue,
+            };
+            sum -= p.max(P_MIN).ln();
+            count += 1;
+        }
+    }
+    sum / count.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    /// Studies whose truth follows their probabilities, which are then made too sure by a factor on their logits.
+    #[test]
+    fn finds_how_much_too_sure_the_scores_are() {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        for (purpose, factor) in [(Purpose::Race, 2.5), (Purpose::Race, 0.5), (Purpose::Clinical, 3.0)] {
+            let mut rows = Vec::new();
+            for _ in 0..4000 {
+                let logits: Vec<f64> = (0..3).map(|_| rng.random_range(-2.0..2.0)).collect();
+                let mut honest: Vec<f64> = match purpose {
+                    Purpose::Race => logits.iter().map(|z| z.exp()).collect(),
+                    Purpose::Clinical => logits.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect(),
+                };
+                let truth: Vec<Option<bool>> = match purpose {
+                    Purpose::Race => {
+                        let sum: f64 = honest.iter().sum();
+                        honest.iter_mut().for_each(|p| *p /= sum);
+                        let draw: f64 = rng.random();
+                        let class = if draw < honest[0] { 0 } else { 1 + usize::from(draw >= honest[0] + honest[1]) };
+                        (0..3).map(|i| Some(i == class)).collect()
+                    }
+                    Purpose::Clinical => honest.iter().map(|p| Some(rng.random::<f64>() < *p)).collect(),
+                };
+                infer::temper(purpose, &mut honest, 1.0 / factor);
+                rows.push((honest, truth));
+            }
+            let studies: Vec<Scored<'_>> = rows.iter().map(|(v, t)| (v.as_slice(), t.as_slice())).collect();
+            let found = temperature(purpose, &studies);
+            assert!((found / factor - 1.0).abs() < 0.1, "{purpose:?}: {found} for {factor}");
+            assert!(mean_loss(purpose, &studies, found) < mean_loss(purpose, &studies, 1.0));
+        }
+    }
+
+    #[test]
+    fn scores_without_an_error_stay_within_bounds() {
+        let studies: [Scored<'_>; 2] =
+            [(&[1.0, 0.0], &[Some(true), Some(false)]), (&[0.1, 0.9], &[Some(false), Some(true)])];
+        let found = temperature(Purpose::Race, &studies);
+        assert!((T_MIN * 0.99..=T_MAX).contains(&found), "{found}");
+        assert_eq!(mean_loss(Purpose::Clinical, &[(&[0.5], &[None])], 1.0), 0.0);
+    }
+}
