@@ -112,7 +112,7 @@ fn a_file_that_is_no_network_or_changed_meanwhile_does_not_load() {
     let weights = dir.path().join("network.pt");
     std::fs::write(&weights, b"PK not a module").unwrap();
     let package = clinical_with(dir.path(), &weights, |c| c);
-    let load = |package: &Package| loaded(&package, Device::Cpu, Precision::Fp32).err().unwrap().to_string();
+    let load = |package: &Package| loaded(package, Device::Cpu, Precision::Fp32).err().unwrap().to_string();
     assert!(load(&package).contains("not a TorchScript file for this libtorch"), "{}", load(&package));
     script(&package.weights_path, two_means());
     assert!(load(&package).contains("changed since its hash was checked"), "{}", load(&package));
