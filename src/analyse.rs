@@ -139,7 +139,7 @@ impl Analyser {
         );
         let race = models.race.iter().filter(|_| config.risk.per_study_inference);
         let names: Vec<String> = race.chain(&models.clinical).cloned().collect();
-        let packages = infer::load_all(&models.dir, &names)?;
+        let mut packages = infer::load_all(&models.dir, &names)?;
         for (name, package) in names.iter().zip(&packages) {
             let expected = if models.clinical.contains(name) { Purpose::Clinical } else { Purpose::Race };
             anyhow::ensure!(
@@ -153,9 +153,16 @@ impl Analyser {
             .find(|p| p.purpose == Purpose::Race)
             .map_or_else(|| report::own_identity(&device_uid), |p| p.identity.clone());
         let profile = config.risk.profile.as_deref().map(read_profile).transpose()?;
-        let profile = profile.map(|profile| profile.for_cards(&cards(&packages)));
         let race_prior = models.race_prior.as_deref().map(|path| RacePrior::of(path, &packages)).transpose()?;
         let scorers = Scorers::start(&packages, models)?;
+        // Scores that were computed in another precision are others, for a profile too.
+        for package in &mut packages {
+            let precision = scorers.precision(package).filter(|p| *p != Precision::Fp32);
+            if let Some(precision) = precision {
+                package.scoring = Digest::of(format!("{} {}", package.scoring, precision.as_str()).as_bytes());
+            }
+        }
+        let profile = profile.map(|profile| profile.for_cards(&cards(&packages)));
         let readers_max = config.pixels.workers + 1;
         Ok(Self {
             readers: Arc::new(Semaphore::new(readers_max)),

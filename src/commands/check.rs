@@ -134,7 +134,9 @@ fn profile(config: &Config) -> Item {
     let outcome = read_profile(path).map_err(|e| format!("{e:#}")).and_then(|profile| {
         let names: Vec<String> = config.models.race.iter().chain(&config.models.clinical).cloned().collect();
         let packages = infer::load_all(&config.models.dir, &names).map_err(|e| e.to_string())?;
-        let profile = profile.for_cards(&cards(&packages));
+        // What a device computes in, of several that are allowed, shows once the models are loaded.
+        let fp32 = config.models.precision == PrecisionChoice::Named(Precision::Fp32);
+        let profile = if fp32 { profile.for_cards(&cards(&packages)) } else { profile };
         profile_fault(&profile, &packages, config).map_or(Ok(profile.id), Err)
     });
     Item::new("risk.profile", outcome)

@@ -86,7 +86,7 @@ fn a_network_that_breaks_its_card_does_not_start() {
         script(&weights, forward);
         let package =
             if race { race_with(dir.path(), &weights, |c| c) } else { clinical_with(dir.path(), &weights, |c| c) };
-        let error = loaded(package, Device::Cpu, Precision::Fp32).unwrap().warm_up().unwrap_err().to_string();
+        let error = loaded(&package, Device::Cpu, Precision::Fp32).unwrap().warm_up().unwrap_err().to_string();
         assert!(error.starts_with("model site-chest does not keep what its card says: "), "{error}");
         assert!(error.contains(expected), "{error}");
     };
@@ -130,7 +130,7 @@ fn only_the_columns_that_the_card_names_are_used() {
     let package = clinical_with(dir.path(), &weights, |c| {
         c.replace("logits-sigmoid\"", "sigmoid\"\ncolumns = 64").replace("0.25", "0.25\ncolumn = 9")
     });
-    let model = loaded(package, Device::Cpu, Precision::Fp32).unwrap();
+    let model = loaded(&package, Device::Cpu, Precision::Fp32).unwrap();
     model.warm_up().unwrap();
     let mut image = vec![0.0; 64];
     (image[0], image[1], image[9]) = (0.5, 0.9, 0.25);
@@ -154,7 +154,7 @@ fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
             .replace("size = 8", "size = 32")
     };
     let package = clinical_with(dir.path(), &file, native);
-    let model = loaded(package, Device::Cpu, Precision::Fp32).unwrap();
+    let model = loaded(&package, Device::Cpu, Precision::Fp32).unwrap();
     model.warm_up().unwrap();
     let contract = Contract::preset("imagenet-rgb", 32).unwrap();
     let image: Vec<f32> = (0..contract.len()).map(|i| (i as f32 * 0.37).sin()).collect();
@@ -171,7 +171,7 @@ fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
     let package = clinical_with(dir.path(), &exported, |c| {
         c.replace("minmax-unit", "imagenet-rgb").replace("size = 8", "size = 32")
     });
-    let model = loaded(package, Device::Cpu, Precision::Fp32).unwrap();
+    let model = loaded(&package, Device::Cpu, Precision::Fp32).unwrap();
     model.warm_up().unwrap();
     let from_script = model.forward(&[&image]).unwrap().remove(0).unwrap();
     for (name, found) in [("safetensors", from_safetensors), ("TorchScript", from_script)] {

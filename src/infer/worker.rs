@@ -155,7 +155,10 @@ impl Worker {
         }
         let model = &self.models[request.model];
         let maps = match check_input(model, &request.input) {
-            Ok(()) => model.grad_cam(&request.input.values),
+            Ok(()) => {
+                let _busy = self.watch.begin(self.device, self.took[request.model]);
+                model.grad_cam(&request.input.values)
+            }
             Err(error) => Err(error.into()),
         };
         let outcome = match &maps {
