@@ -195,12 +195,14 @@ fn studies(
         let next = numbers.len();
         numbers.entry(&dataset.samples[*position].patient).or_insert(next);
     }
-    let mut images: BTreeMap<&str, Vec<(usize, Vec<f64>)>> = BTreeMap::new();
+    // Tables call the first study of everybody `study1`: a study is one of its patient.
+    let mut images: BTreeMap<(&str, &str), Vec<(usize, Vec<f64>)>> = BTreeMap::new();
     // As the node computes it, whatever the network was trained in.
     let logits = predict(network, dataset, positions, machine, Precision::Fp32)?;
     for (position, row) in positions.iter().zip(rows(&logits)?) {
         let values = infer::probabilities(activation(dataset.purpose), &row)?;
-        images.entry(&dataset.samples[*position].study).or_default().push((*position, values));
+        let sample = &dataset.samples[*position];
+        images.entry((&sample.study, &sample.patient)).or_default().push((*position, values));
     }
     let study = |images: Vec<(usize, Vec<f64>)>| {
         let sample = &dataset.samples[images[0].0];
@@ -211,7 +213,8 @@ fn studies(
                 Aggregation::Max => column(i).fold(0.0, f64::max),
             })
             .collect();
-        let truth = (0..dataset.outputs).map(|i| sample.target.is(i)).collect();
+        let truth = |i: usize| images.iter().find_map(|(at, _)| dataset.samples[*at].target.is(i));
+        let truth = (0..dataset.outputs).map(truth).collect();
         Study { values, truth, group: sample.group.clone(), patient: numbers[sample.patient.as_str()] }
     };
     Ok(images.into_values().map(study).collect())

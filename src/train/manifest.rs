@@ -90,6 +90,7 @@ impl Manifest {
             bail!("there is no column {key} for this finding");
         }
         let inconsistent = table.patients_with_several_groups();
+        let (mut lines, mut truths) = (Vec::new(), BTreeMap::new());
         let (mut manifest, mut seen) = (Self::default(), HashSet::new());
         for (i, record) in records.iter().enumerate() {
             let line = i + 2;
@@ -98,14 +99,32 @@ impl Manifest {
                 Ok(row) => {
                     // The same file twice could be in two parts.
                     ensure!(seen.insert(row.file.clone()), "line {line}: {file} is listed twice");
+                    note(&mut truths, &row.sample);
+                    lines.push((line, file.to_owned()));
                     manifest.rows.push(row);
                 }
                 Err(reason) => manifest.rejected.push(Reject { line, file: file.to_owned(), reason }),
             }
         }
+        manifest.reject_contradictions(&lines, &truths);
         ensure!(!manifest.rows.is_empty(), "no row fits the recipe's views and labels");
         manifest.check_parts()?;
         Ok(manifest)
+    }
+
+    /// A study is scored as one: of one whose rows say both yes and no to a finding, nobody knows which is right.
+    fn reject_contradictions(&mut self, lines: &[(usize, String)], truths: &Truths) {
+        let rows = std::mem::take(&mut self.rows);
+        for (row, (line, file)) in rows.into_iter().zip(lines) {
+            match truths.get(&study(&row.sample)) {
+                Some(Some(_)) => self.rows.push(row),
+                _ => {
+                    let reason = "the study's rows contradict one another about a finding".to_owned();
+                    self.rejected.push(Reject { line: *line, file: file.clone(), reason });
+                }
+            }
+        }
+        self.rejected.sort_by_key(|reject| reject.line);
     }
 
     /// Where parts are given, all rows have one and no patient is in two.
@@ -128,6 +147,26 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// What rows say of each study, by patient and study; `None` where they contradict one another.
+type Truths = BTreeMap<(String, String), Option<Vec<Option<bool>>>>;
+
+fn study(sample: &Sample) -> (String, String) {
+    (sample.patient.clone(), sample.study.clone())
+}
+
+fn note(truths: &mut Truths, sample: &Sample) {
+    let said = match &sample.target {
+        Target::Findings(findings) => findings.as_slice(),
+        Target::Group(_) => &[],
+    };
+    let Some(known) = truths.entry(study(sample)).or_insert_with(|| Some(said.to_vec())) else { return };
+    if known.iter().zip(said).any(|(a, b)| a.is_some() && b.is_some() && a != b) {
+        truths.insert(study(sample), None);
+        return;
+    }
+    known.iter_mut().zip(said).for_each(|(known, said)| *known = known.or(*said));
 }
 
 struct Table<'a> {

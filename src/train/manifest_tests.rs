@@ -120,4 +120,13 @@ fn faults_of_a_table_are_named() {
     let groups: Vec<_> = manifest.rows.iter().map(|r| r.sample.group.as_str()).collect();
     assert_eq!(groups, ["", "", "White"]);
     assert_eq!(manifest.rows[2].sample.target, Target::Findings(vec![None]));
+
+    // What images of one study say of it must agree; the same name is another study of another patient.
+    let table =
+        "file,patient,study,mass\na,1,study1,1\nb,2,study1,0\nc,3,study1,1\nd,3,study1,0\ne,3,study2,0\nf,1,study1,\n";
+    let manifest = read(&clinical, table).unwrap();
+    let used: Vec<_> = manifest.rows.iter().map(|r| r.file.to_str().unwrap()).collect();
+    assert_eq!(used, ["/images/a", "/images/b", "/images/e", "/images/f"]);
+    let contradict = "the study's rows contradict one another about a finding";
+    assert_eq!(reasons(&manifest), [(4, contradict), (5, contradict)]);
 }
