@@ -12,6 +12,7 @@ use crate::domain::{
 
 use super::card::{Aggregation, AggregationCard, Card, Format, InputCard, OutputCard, PrecisionCard, Provenance};
 use super::manifest::{CardFault, Weights};
+use super::scope::Scope;
 
 /// Clinical models have up to some hundred outputs.
 const COLUMNS_MAX: usize = 4096;
@@ -75,6 +76,25 @@ pub fn contract_of(input: &InputCard) -> Result<Contract, String> {
         (Some(contract), None) => Ok(contract),
         (_, fault) => Err(fault.map_or(String::new(), |f| format!("{}: {}; {}", f.key, f.problem, f.remedy))),
     }
+}
+
+/// The first rule that a card breaks on its own, whatever its folder and weight file are.
+pub fn fault_of(card: &Card) -> Option<String> {
+    let mut faults = Faults { card: PathBuf::new(), list: Vec::new() };
+    // A folder without a name: any name fits.
+    check_names(Path::new("/"), card, &mut faults);
+    let contract = contract(&card.input, &mut faults);
+    weights(card, contract.as_ref(), &mut faults);
+    let (_, column_of) = outputs(&card.output, card.purpose, &mut faults);
+    shares(&card.output, &mut faults);
+    columns(&card.output, &column_of, card.purpose, &mut faults);
+    check_aggregation(&card.aggregation, card.purpose, &mut faults);
+    if let Err(list) = Scope::new(card.scope.clone()) {
+        list.into_iter().for_each(|(key, problem, remedy)| faults.add(key, problem, remedy));
+    }
+    check_precisions(&card.precision, &mut faults);
+    check_provenance(&card.provenance, &mut faults);
+    faults.list.first().map(|f| format!("{}: {}; {}", f.key, f.problem, f.remedy))
 }
 
 pub(super) fn contract(input: &InputCard, faults: &mut Faults) -> Option<Contract> {

@@ -47,7 +47,7 @@ pub use card::{
     Activation, Aggregation, AggregationCard, Architecture, Card, FindingCard, Format, GroupCard, InputCard,
     OutputCard, PrecisionCard, Provenance,
 };
-pub use check::contract_of;
+pub use check::{contract_of, fault_of};
 pub use device::{device_name, resolve as resolve_device};
 pub use elsewhere::{Elsewhere, Server, ServerCard, Shape, Token};
 pub use engine::{Engine, EngineOptions, EngineStats, ModelState, Placement, Scoring};

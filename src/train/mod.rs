@@ -112,7 +112,7 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
     let loaders = if options.loaders == 0 { automatic } else { options.loaders };
     let checkpoints = Checkpoints {
         folder: work_dir.clone(),
-        recipe: recipe.digest(),
+        recipe: recipe.fit_digest(),
         data: dataset.digest.clone(),
         batches: options.checkpoint_batches,
     };

@@ -2,16 +2,17 @@
 //!
 //! The package is loaded and warmed up by the engine before it counts as written. Neighbours: `infer::export`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::domain::{Digest, Purpose, Uid};
+use crate::domain::{Digest, Probability, Purpose, Uid};
 use crate::infer::{
     self, CalibrationCard, Card, Engine, EngineOptions, FindingCard, Format, OutputCard, Package, Provenance,
 };
 
 use super::curve;
 use super::data::Dataset;
-use super::evaluate::{Evaluation, activation};
+use super::evaluate::{Evaluation, FindingThreshold, activation};
 use super::fit::EpochReport;
 use super::nets::Network;
 use super::recipe::Recipe;
@@ -38,14 +39,26 @@ pub fn write(
         "Model card of {}, written by `sidelight train`.\nChanging weights or thresholds makes another model: raise the version, give it a UID.",
         recipe.name
     );
-    let package = infer::write_package(&dir, card(recipe, evaluation, dataset), &module, &header)?;
+    let package = infer::write_package(&dir, card(recipe, evaluation, dataset.len()), &module, &header)?;
     curve::write_table(&dir.join("training.csv"), &recipe.keys(), epochs)?;
     // The last word is the engine's: what does not start is not written.
     Engine::start(vec![package.clone()], EngineOptions { batch_max: 2, ..EngineOptions::default() })?;
     Ok(package)
 }
 
-fn card(recipe: &Recipe, evaluation: &Evaluation, dataset: &Dataset) -> Card {
+/// The rule of a card that the recipe breaks: hours of training are not begun for a package that is none.
+pub fn fault(recipe: &Recipe) -> Option<String> {
+    // Any will do: thresholds come from the validation patients.
+    let threshold = Probability::new(0.5).ok()?;
+    let figures = Evaluation {
+        thresholds: recipe.keys().into_iter().map(|key| FindingThreshold { key: key.to_owned(), threshold }).collect(),
+        temperature: None,
+        metrics: BTreeMap::new(),
+    };
+    infer::fault_of(&card(recipe, &figures, 0))
+}
+
+fn card(recipe: &Recipe, evaluation: &Evaluation, images: usize) -> Card {
     let identity = format!("{}@{}", recipe.name, recipe.version);
     let findings = recipe
         .output
@@ -88,7 +101,7 @@ fn card(recipe: &Recipe, evaluation: &Evaluation, dataset: &Dataset) -> Card {
         server: None,
         result: None,
         provenance: Provenance {
-            training_data: format!("{} ({} images)", recipe.card.training_data, dataset.len()),
+            training_data: format!("{} ({} images)", recipe.card.training_data, images),
             intended_use: recipe.card.intended_use.clone(),
             limits: recipe.card.limits.clone(),
             license: recipe.card.license.clone(),

@@ -17,6 +17,10 @@ use super::manifest::Columns;
 use super::nets::{NetworkKind, TrainableArchitecture};
 use super::settings::{Augment, Balance, Training};
 
+/// Keys of a recipe that no weight depends on.
+const AFTER_THE_FIT: [&str; 7] =
+    ["version", "manufacturer", "phantoms_only", "scope", "aggregation", "calibration", "card"];
+
 /// A training recipe.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,7 +50,7 @@ pub struct Recipe {
     pub card: CardTexts,
     /// What the file says, in one way of writing it.
     #[serde(skip)]
-    said: String,
+    said: toml::Table,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -202,7 +206,7 @@ impl Recipe {
         let fail = |reason: String| RecipeError { path: path.to_owned(), reason };
         let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot be read: {e}")))?;
         let mut recipe: Self = toml::from_str(&text).map_err(|e| fail(e.to_string()))?;
-        recipe.said = toml::from_str::<toml::Table>(&text).map(|table| table.to_string()).unwrap_or_default();
+        recipe.said = toml::from_str(&text).unwrap_or_default();
         let start = recipe.network.start_weights.as_mut().map(|start| &mut start.file);
         let data = &mut recipe.data;
         for file in [data.folder.as_mut(), data.manifest.as_mut(), start].into_iter().flatten() {
@@ -216,7 +220,18 @@ impl Recipe {
 
     /// Of everything that the recipe says; remarks and the order of keys do not count.
     pub fn digest(&self) -> Digest {
-        Digest::of(self.said.as_bytes())
+        Digest::of(self.said.to_string().as_bytes())
+    }
+
+    /// Of what decides the weights: what is used when they stand already may be corrected before a training goes on.
+    pub fn fit_digest(&self) -> Digest {
+        let mut said = self.said.clone();
+        AFTER_THE_FIT.iter().for_each(|key| drop(said.remove(*key)));
+        let findings = said.get_mut("output").and_then(|output| output.get_mut("findings"));
+        for finding in findings.and_then(toml::Value::as_array_mut).into_iter().flatten() {
+            finding.as_table_mut().map(|finding| finding.remove("threshold"));
+        }
+        Digest::of(said.to_string().as_bytes())
     }
 
     /// The input contract, by the same rules as a card's.
@@ -242,7 +257,7 @@ impl Recipe {
         }
     }
 
-    /// The first rule that the recipe breaks. What ends up on the card is checked again when that is written.
+    /// The first rule that the recipe breaks, those of the card that it becomes among them.
     fn fault(&self) -> Option<String> {
         let shares = [self.data.split.train, self.data.split.validation, self.data.split.test];
         let share = |v: f64| (0.0..1.0).contains(&v);
@@ -270,6 +285,14 @@ impl Recipe {
                 "output: a race model has at least 2 groups, a clinical model 1 finding",
             ),
             (
+                if self.purpose == Purpose::Race {
+                    self.output.findings.is_empty()
+                } else {
+                    self.output.groups.is_empty()
+                },
+                "output: a race model has groups alone, a clinical model findings",
+            ),
+            (
                 self.output.balance != Balance::Sampling || self.purpose == Purpose::Race,
                 "output.balance: sampling is for groups; findings exclude no other, use weights",
             ),
@@ -284,6 +307,6 @@ impl Recipe {
         rules.extend(self.training.rules());
         rules.extend(self.augment.rules());
         let broken = rules.iter().find(|(kept, _)| !kept).map(|(_, rule)| (*rule).to_owned());
-        broken.or_else(|| self.data.phantom.as_ref()?.options().err())
+        broken.or_else(|| self.data.phantom.as_ref()?.options().err()).or_else(|| super::package::fault(self))
     }
 }

@@ -68,6 +68,18 @@ impl Split {
                 );
             }
         }
+        // An AUC's limits need two studies of each class.
+        for (i, key) in recipe.keys().iter().enumerate() {
+            let samples = || self.test.iter().map(|s| &dataset.samples[*s]);
+            for class in [true, false] {
+                let studies: BTreeSet<(&str, &str)> = samples()
+                    .filter(|s| s.target.is(i) == Some(class))
+                    .map(|s| (s.patient.as_str(), s.study.as_str()))
+                    .collect();
+                let what = if class { "with" } else { "without" };
+                anyhow::ensure!(studies.len() > 1, "the test part has one study {what} {key}: use more patients");
+            }
+        }
         Ok(())
     }
 }

@@ -359,8 +359,40 @@ fn faults_of_a_recipe_are_named() {
     check("[output]", "[output]\nbalance = \"sampling\"", "output.balance: sampling is for groups");
     check("\"youden\"", "\"lucky\"", "unknown variant `lucky`");
     check("\"clinical\"", "\"race\"", "a race model has at least 2 groups");
-    let error = recipe(&recipe_text("clinical", FINDINGS).replace("minmax-unit", "minmax")).unwrap().contract();
-    assert!(error.unwrap_err().to_string().contains("\"minmax\" is no preset"));
+    check("minmax-unit", "minmax", "\"minmax\" is no preset");
+    // What the card would be refused for is refused before anything is trained.
+    check("\"toy\"", "\"../toy\"", "name: \"../toy\" is not a package name");
+    check("\"0.1.0\"", "\"first try\"", "version: \"first try\"");
+    check("Example Imaging", "", "manufacturer: is empty");
+    check("2026-01-31", "31.1.2026", "provenance.date: \"31.1.2026\" is not a date");
+    check("\"tests\"", "\"\"", "provenance.intended_use: is empty");
+    check("pleural_effusion", "pneumothorax", "pneumothorax occurs twice");
+    check("\"SCT\"", "\"SNOMED\"", "no scheme that readers know");
+    let group = "[[output.groups]]\nkey = \"White\"\ncode = \"2106-3\"\n[[output.findings]]";
+    check("[[output.findings]]", group, "a clinical model findings");
+    let groups =
+        "[[output.groups]]\nkey = \"Black\"\ncode = \"2054-5\"\n[[output.groups]]\nkey = \"White\"\ncode = \"9\"";
+    let error = recipe(&recipe_text("race", groups)).unwrap_err().to_string();
+    assert!(error.contains("\"9\" is no CDCREC race category"), "{error}");
+    let largest = recipe_text("race", &groups.replace("\"9\"", "\"2106-3\"")) + "[aggregation]\nmethod = \"max\"\n";
+    assert!(recipe(&largest).unwrap_err().to_string().contains("\"max\" is for findings"));
+}
+
+#[test]
+fn what_is_used_after_the_fit_may_be_corrected_before_a_training_goes_on() {
+    let text = recipe_text("clinical", FINDINGS);
+    let first = recipe(&text).unwrap();
+    for (from, to, same) in [
+        ("license = \"Apache-2.0\"", "license = \"MIT\"", true),
+        ("\"youden\"", "{ fixed = 0.3 }", true),
+        ("[card]", "[calibration]\nmethod = \"temperature\"\n[card]", true),
+        ("learning_rate = 0.01", "learning_rate = 0.02", false),
+        ("key = \"pneumothorax\"", "key = \"effusion\"", false),
+    ] {
+        let other = recipe(&text.replacen(from, to, 1)).unwrap();
+        assert_eq!(first.fit_digest() == other.fit_digest(), same, "{to}");
+        assert_ne!(first.digest(), other.digest(), "{to}");
+    }
 }
 
 #[test]
