@@ -110,24 +110,32 @@ pub struct LossScale {
     pub factor: f64,
     /// Steps since the last change.
     pub steps: usize,
+    /// Steps left out one after the other while the factor was 1 already.
+    pub lost: usize,
 }
 
 impl LossScale {
+    /// More of them will not be the last.
+    pub const LOST_MAX: usize = 100;
     const GROWTH_STEPS: usize = 2000;
     const MAX: f64 = 16_777_216.0;
 
     /// For half precision; 1 and fixed for others.
     pub fn new(is_half: bool) -> Self {
-        Self { factor: if is_half { 65_536.0 } else { 1.0 }, steps: 0 }
+        Self { factor: if is_half { 65_536.0 } else { 1.0 }, steps: 0, lost: 0 }
     }
 
     /// After a step whose gradients were finite, or one that was left out since they were not.
     pub fn after(&mut self, finite: bool) {
         self.steps += 1;
         if !finite {
-            *self = Self { factor: (self.factor / 2.0).max(1.0), steps: 0 };
-        } else if self.steps >= Self::GROWTH_STEPS {
-            *self = Self { factor: (self.factor * 2.0).min(Self::MAX), steps: 0 };
+            let lost = if self.factor <= 1.0 { self.lost + 1 } else { 0 };
+            *self = Self { factor: (self.factor / 2.0).max(1.0), steps: 0, lost };
+            return;
+        }
+        self.lost = 0;
+        if self.steps >= Self::GROWTH_STEPS {
+            (self.factor, self.steps) = ((self.factor * 2.0).min(Self::MAX), 0);
         }
     }
 }
@@ -197,6 +205,6 @@ mod tests {
         scale.after(false);
         assert_eq!(scale.factor, 32_768.0);
         (0..LossScale::GROWTH_STEPS).for_each(|_| scale.after(true));
-        assert_eq!(scale, LossScale { factor: 65_536.0, steps: 0 });
+        assert_eq!(scale, LossScale { factor: 65_536.0, steps: 0, lost: 0 });
     }
 }

@@ -1,8 +1,9 @@
 //! The temperature of study scores, fitted on the validation patients. Pure.
 //!
-//! One number T divides all logits (for groups: the logarithms of the probabilities), so that the order of scores stays
-//! and the likelihood of the validation studies is greatest (Guo et al. 2017). Applied by `infer` in the node, by the
-//! same function here. Neighbours: `evaluate`. Left out: Platt and Dirichlet, which need more studies.
+//! One number T divides all logits (for groups: the logarithms of the probabilities), so that the likelihood of the
+//! validation studies is greatest (Guo et al. 2017). The order of scores stays for findings and two groups; with more
+//! groups it stays within a study, not between studies. Applied by `infer` in the node, by the same function here.
+//! Neighbours: `evaluate`. Left out: Platt and Dirichlet, which need more studies.
 
 use crate::domain::Purpose;
 use crate::infer;
@@ -16,8 +17,15 @@ const P_MIN: f64 = 1e-7;
 /// A study's probabilities, and what is true of it.
 pub type Scored<'a> = (&'a [f64], &'a [Option<bool>]);
 
-/// The temperature that fits best, by golden section over ln T; the negative log-likelihood has one minimum.
-pub fn temperature(purpose: Purpose, studies: &[Scored<'_>]) -> f64 {
+/// Fewer studies do not tell a temperature.
+const STUDIES_MIN: usize = 20;
+
+/// The temperature that fits best, by golden section over ln T; the negative log-likelihood has one minimum. Why there
+/// is none: too few studies, or a minimum beyond the bounds, as where no study is misclassified.
+pub fn temperature(purpose: Purpose, studies: &[Scored<'_>]) -> Result<f64, String> {
+    if studies.len() < STUDIES_MIN {
+        return Err(format!("{} validation studies are fewer than {STUDIES_MIN}", studies.len()));
+    }
     let loss = |log_t: f64| mean_loss(purpose, studies, log_t.exp());
     let golden = (5f64.sqrt() - 1.0) / 2.0;
     let (mut low, mut high) = (T_MIN.ln(), T_MAX.ln());
@@ -25,7 +33,12 @@ pub fn temperature(purpose: Purpose, studies: &[Scored<'_>]) -> f64 {
         let (a, b) = (high - golden * (high - low), low + golden * (high - low));
         if loss(a) <= loss(b) { high = b } else { low = a }
     }
-    f64::midpoint(low, high).exp()
+    let found = f64::midpoint(low, high).exp();
+    // A minimum within lies further from them than this.
+    if found < 1.01 * T_MIN || found > 0.99 * T_MAX {
+        return Err(format!("the likelihood of the validation studies grows to the bound {found:.2}"));
+    }
+    Ok(found)
 }
 
 /// The mean negative log-likelihood of what is known, with scores at temperature `t`.
@@ -79,18 +92,27 @@ mod tests {
                 rows.push((honest, truth));
             }
             let studies: Vec<Scored<'_>> = rows.iter().map(|(v, t)| (v.as_slice(), t.as_slice())).collect();
-            let found = temperature(purpose, &studies);
+            let found = temperature(purpose, &studies).unwrap();
             assert!((found / factor - 1.0).abs() < 0.1, "{purpose:?}: {found} for {factor}");
             assert!(mean_loss(purpose, &studies, found) < mean_loss(purpose, &studies, 1.0));
         }
     }
 
     #[test]
-    fn scores_without_an_error_stay_within_bounds() {
-        let studies: [Scored<'_>; 2] =
-            [(&[1.0, 0.0], &[Some(true), Some(false)]), (&[0.1, 0.9], &[Some(false), Some(true)])];
-        let found = temperature(Purpose::Race, &studies);
-        assert!((T_MIN * 0.99..=T_MAX).contains(&found), "{found}");
+    fn scores_that_tell_no_temperature_are_left_as_they_are() {
+        let right: [Scored<'_>; 2] =
+            [(&[0.8, 0.2], &[Some(true), Some(false)]), (&[0.1, 0.9], &[Some(false), Some(true)])];
+        let wrong: Scored<'_> = (&[0.7, 0.3], &[Some(false), Some(true)]);
+        for purpose in [Purpose::Race, Purpose::Clinical] {
+            let mut studies = right.repeat(15);
+            let none = temperature(purpose, &studies).unwrap_err();
+            assert!(none.contains("grows to the bound 0.05"), "{none}");
+            assert!(temperature(purpose, &[wrong; 30]).unwrap_err().contains("grows to the bound 20.00"));
+            studies.push(wrong);
+            let found = temperature(purpose, &studies).unwrap();
+            assert!((0.1..2.0).contains(&found), "{found}");
+            assert!(temperature(purpose, &studies[12..]).unwrap_err().starts_with("19 validation studies"));
+        }
         assert_eq!(mean_loss(Purpose::Clinical, &[(&[0.5], &[None])], 1.0), 0.0);
     }
 }

@@ -18,7 +18,7 @@ use crate::infer;
 
 use super::fit::{EpochReport, State};
 
-const FORMAT: f64 = 1.0;
+const FORMAT: f64 = 2.0;
 const FILE: &str = "checkpoint.safetensors";
 
 /// Where checkpoints are kept, of which training.
@@ -153,7 +153,7 @@ impl Kept {
     }
 }
 
-const NUMBERS: usize = 13;
+const NUMBERS: usize = 14;
 
 fn numbers(state: &State) -> [f64; NUMBERS] {
     let s = &state.schedule.state;
@@ -171,6 +171,7 @@ fn numbers(state: &State) -> [f64; NUMBERS] {
         state.scale.factor,
         state.scale.steps as f64,
         f64::from(u8::from(state.ended)),
+        state.scale.lost as f64,
     ]
 }
 
@@ -183,6 +184,7 @@ fn set_numbers(state: &mut State, numbers: &[f64]) {
     state.adam.steps = numbers[9] as i32;
     (state.scale.factor, state.scale.steps) = (numbers[10], count(11));
     state.ended = numbers[12] != 0.0;
+    state.scale.lost = count(13);
 }
 
 /// The number of outputs, then the reports one after the other.

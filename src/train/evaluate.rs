@@ -1,6 +1,7 @@
 //! Calibration and thresholds from the validation patients, and figures on patients that training never saw.
 //!
-//! Figures are at study level, by the card's aggregation and calibration, as in the node. Intervals of an AUC are
+//! Figures are at study level, by the card's aggregation and calibration, as in the node; AUCs are of scores before
+//! calibration, which may make equal what was not. Intervals of an AUC are
 //! DeLong's, by patient where somebody has several studies; that of the mean over groups or findings is a bootstrap
 //! over patients. Neighbours: `stats` computes, `calibrate` fits, `package` writes the card.
 
@@ -66,23 +67,34 @@ pub fn evaluate(
     recipe: &Recipe,
     machine: &Machine,
 ) -> anyhow::Result<Evaluation> {
-    let mut validation = studies(network, dataset, &split.validation, recipe, machine)?;
-    let mut test = studies(network, dataset, &split.test, recipe, machine)?;
+    let validation = studies(network, dataset, &split.validation, recipe, machine)?;
+    let test = studies(network, dataset, &split.test, recipe, machine)?;
+    measure(validation, test, recipe)
+}
+
+fn measure(mut validation: Vec<Study>, mut test: Vec<Study>, recipe: &Recipe) -> anyhow::Result<Evaluation> {
     let mut metrics = BTreeMap::from([("test_studies".to_owned(), test.len() as f64)]);
+    discrimination(&test, recipe, &mut metrics)?;
     let temperature = match recipe.calibration.method {
         CalibrationRule::None => None,
-        CalibrationRule::Temperature => Some(calibrate(&mut validation, &mut test, recipe, &mut metrics)),
+        CalibrationRule::Temperature => calibrate(&mut validation, &mut test, recipe, &mut metrics),
     };
     let mut thresholds = Vec::new();
     for (i, finding) in recipe.output.findings.iter().enumerate() {
         let (scores, truth, _) = known(&validation, i);
-        let threshold = threshold(finding.threshold, &scores, &truth);
-        let threshold = Probability::new(threshold).with_context(|| format!("no threshold for {}", finding.key))?;
+        let threshold = threshold(finding.threshold, &scores, &truth).and_then(|t| Ok(Probability::new(t)?));
+        let threshold = threshold.with_context(|| format!("no threshold for {}", finding.key))?;
+        by_group(&test, i, &finding.key, threshold.get(), &mut metrics);
         thresholds.push(FindingThreshold { key: finding.key.clone(), threshold });
     }
+    Ok(Evaluation { thresholds, temperature, metrics })
+}
+
+/// How well studies are told apart: the AUC of each output and their mean, with limits.
+fn discrimination(test: &[Study], recipe: &Recipe, metrics: &mut BTreeMap<String, f64>) -> anyhow::Result<()> {
     let mut aucs = Vec::new();
     for (i, key) in recipe.keys().iter().enumerate() {
-        let (scores, truth, patients) = known(&test, i);
+        let (scores, truth, patients) = known(test, i);
         let estimate = if has_repeats(&patients) {
             stats::delong_clustered(&scores, &truth, &patients)
         } else {
@@ -93,31 +105,34 @@ pub fn evaluate(
         metrics.insert(format!("auc_{key}_lower"), rounded(estimate.lower));
         metrics.insert(format!("auc_{key}_upper"), rounded(estimate.upper));
         aucs.push(estimate.auc);
-        if let Some(found) = thresholds.get(i) {
-            by_group(&test, i, key, found.threshold.get(), &mut metrics);
-        }
     }
     metrics.insert("auc_macro".to_owned(), rounded(aucs.iter().sum::<f64>() / aucs.len() as f64));
-    if let Some((lower, upper)) = macro_interval(&test, recipe.keys().len(), recipe.seed) {
+    if let Some((lower, upper)) = macro_interval(test, recipe.keys().len(), recipe.seed) {
         metrics.insert("auc_macro_lower".to_owned(), rounded(lower));
         metrics.insert("auc_macro_upper".to_owned(), rounded(upper));
     }
-    Ok(Evaluation { thresholds, temperature, metrics })
+    Ok(())
 }
 
 /// Fits the temperature on the validation studies and applies it to both parts; what it changes on the test studies goes
-/// to the figures.
+/// to the figures. Where they tell none, scores stay as they are.
 fn calibrate(
     validation: &mut [Study],
     test: &mut [Study],
     recipe: &Recipe,
     metrics: &mut BTreeMap<String, f64>,
-) -> f64 {
+) -> Option<f64> {
     fn scored(studies: &[Study]) -> Vec<Scored<'_>> {
         studies.iter().map(|s| (s.values.as_slice(), s.truth.as_slice())).collect()
     }
-    // As the card shows it.
-    let found = (temperature(recipe.purpose, &scored(validation)) * 1e4).round() / 1e4;
+    let found = match temperature(recipe.purpose, &scored(validation)) {
+        // As the card shows it.
+        Ok(found) => rounded(found),
+        Err(reason) => {
+            tracing::warn!(reason, "no temperature is fitted: the package has no calibration");
+            return None;
+        }
+    };
     let error = |studies: &[Study]| {
         let of = |i| {
             let (scores, truth, _) = known(studies, i);
@@ -133,7 +148,7 @@ fn calibrate(
         infer::temper(recipe.purpose, &mut study.values, found);
     }
     metrics.insert("calibration_error".to_owned(), rounded(error(test)));
-    found
+    Some(found)
 }
 
 fn has_repeats(patients: &[usize]) -> bool {
@@ -226,28 +241,35 @@ fn known(studies: &[Study], i: usize) -> (Vec<f64>, Vec<bool>, Vec<usize>) {
     (known().map(|k| k.0).collect(), known().map(|k| k.1).collect(), known().map(|k| k.2).collect())
 }
 
-fn threshold(rule: ThresholdRule, scores: &[f64], truth: &[bool]) -> f64 {
-    let mut candidates = scores.to_vec();
-    candidates.sort_by(f64::total_cmp);
-    candidates.dedup();
-    let share = |at: f64, of: bool| {
-        let (hit, n) = scores
-            .iter()
-            .zip(truth)
-            .filter(|(_, t)| **t == of)
-            .fold((0, 0), |(hit, n), (s, _)| (hit + i32::from((*s >= at) == of), n + 1));
-        f64::from(hit) / f64::from(n.max(1))
-    };
+/// The threshold that the rule chooses among the scores, of these the highest where several are as good.
+fn threshold(rule: ThresholdRule, scores: &[f64], truth: &[bool]) -> anyhow::Result<f64> {
+    let mut sorted: Vec<(f64, bool)> = scores.iter().copied().zip(truth.iter().copied()).collect();
+    sorted.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let positives = truth.iter().filter(|t| **t).count();
+    let negatives = truth.len() - positives;
+    let share = |n: usize, of: usize| n as f64 / of.max(1) as f64;
+    // From the highest score down: what lies at or above each.
+    let (mut found, mut wrong) = (0, 0);
+    let mut candidates = sorted.chunk_by(|a, b| a.0 == b.0).map(|equal| {
+        let hits = equal.iter().filter(|(_, truth)| *truth).count();
+        (found, wrong) = (found + hits, wrong + equal.len() - hits);
+        (equal[0].0, share(found, positives), share(negatives - wrong, negatives))
+    });
     let chosen = match rule {
-        ThresholdRule::Fixed(value) => return value.get(),
-        ThresholdRule::Youden => candidates.iter().copied().max_by(|a, b| {
-            let gain = |t: f64| share(t, true) + share(t, false);
-            gain(*a).total_cmp(&gain(*b))
-        }),
-        ThresholdRule::Sensitivity(wanted) => candidates.iter().copied().rfind(|t| share(*t, true) >= wanted.get()),
+        ThresholdRule::Fixed(value) => return Ok(value.get()),
+        ThresholdRule::Youden => {
+            // The last of equals is taken: the highest.
+            let all: Vec<_> = candidates.collect();
+            all.into_iter().rev().max_by(|a, b| (a.1 + a.2).total_cmp(&(b.1 + b.2)))
+        }
+        ThresholdRule::Sensitivity(wanted) => candidates.find(|(_, sensitivity, _)| *sensitivity >= wanted.get()),
     };
-    // Four digits are what the card can show; downwards, so that no validation positive is lost by rounding.
-    (chosen.unwrap_or(0.5) * 1e4).floor() / 1e4
+    let (chosen, ..) = chosen.context("no validation study reaches what the recipe asks for")?;
+    anyhow::ensure!(chosen > 0.0, "it would be 0, at which every study is positive: ask for less, or fix a threshold");
+    // What a card can show: four digits, of a small one three that count; downwards, so that no validation positive is
+    // lost by rounding.
+    let scale = 10f64.powi((2 - chosen.log10().floor() as i32).max(4));
+    Ok((chosen * scale).floor() / scale)
 }
 
 fn rounded(value: f64) -> f64 {
@@ -258,16 +280,131 @@ fn rounded(value: f64) -> f64 {
 mod tests {
     use super::*;
 
+    fn recipe(more: &str) -> Recipe {
+        let text = format!(
+            r#"
+name = "toy"
+version = "1"
+manufacturer = "Example Imaging"
+purpose = "clinical"
+seed = 1
+[data]
+manifest = "table.csv"
+[input]
+contract = "minmax-unit"
+size = 16
+[network]
+architecture = "compact"
+[training]
+learning_rate = 0.01
+batch = 16
+epochs = 2
+early_stop = 4
+[[output.findings]]
+key = "mass"
+threshold = "youden"
+code = {{ value = "4147007", scheme = "SCT", meaning = "Mass" }}
+{more}
+[card]
+training_data = "toys"
+intended_use = "tests"
+limits = "all"
+license = "Apache-2.0"
+date = "2026-01-31"
+"#
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("toy.toml");
+        std::fs::write(&path, text).unwrap();
+        Recipe::read(&path).unwrap()
+    }
+
+    fn part(rows: &[(f64, bool)], times: usize) -> Vec<Study> {
+        let rows = rows.iter().cycle().take(rows.len() * times).enumerate();
+        rows.map(|(patient, (score, truth))| Study {
+            values: vec![*score],
+            truth: vec![Some(*truth)],
+            group: String::new(),
+            patient,
+        })
+        .collect()
+    }
+
+    /// Thresholds and temperature from one part, figures from the other, by hand.
+    #[test]
+    fn what_is_fitted_comes_from_the_validation_part_and_figures_from_the_test_part() {
+        // On the validation part .7 parts them but for one in four of either; on the test part .4 would be best.
+        let validation = [
+            (0.9, true),
+            (0.8, true),
+            (0.7, true),
+            (0.2, true),
+            (0.9, false),
+            (0.3, false),
+            (0.2, false),
+            (0.1, false),
+        ];
+        let test = [
+            (0.4, true),
+            (0.5, true),
+            (0.6, true),
+            (0.8, true),
+            (0.1, false),
+            (0.2, false),
+            (0.3, false),
+            (0.95, false),
+        ];
+        let found = measure(part(&validation, 10), part(&test, 10), &recipe("")).unwrap();
+        assert_eq!((found.thresholds[0].threshold.get(), found.temperature), (0.7, None));
+        // Twelve of sixteen pairs are in order.
+        assert_eq!((found.metrics["auc_mass"], found.metrics["test_studies"]), (0.75, 80.0));
+        assert_eq!((found.metrics["fnr_mass"], found.metrics["fpr_mass"]), (0.75, 0.25));
+
+        let calibrated = recipe("[calibration]\nmethod = \"temperature\"");
+        let tempered = measure(part(&validation, 10), part(&test, 10), &calibrated).unwrap();
+        let t = tempered.temperature.unwrap();
+        // Where the derivative of the validation part's likelihood is 0; on the test part it would be elsewhere.
+        let logit = |p: f64| (p / (1.0 - p)).ln();
+        let slope = |rows: &[(f64, bool)]| -> f64 {
+            let one = |(p, truth): &(f64, bool)| {
+                let z = logit(*p);
+                z * (1.0 / (1.0 + (-z / t).exp()) - f64::from(u8::from(*truth)))
+            };
+            rows.iter().map(one).sum()
+        };
+        assert!(
+            slope(&validation).abs() < 1e-3 && slope(&test).abs() > 0.1,
+            "{t} {} {}",
+            slope(&validation),
+            slope(&test)
+        );
+        let expected = 1.0 / (1.0 + (-logit(0.7) / t).exp());
+        let threshold = tempered.thresholds[0].threshold.get();
+        assert!(threshold <= expected && expected - threshold < 1e-4, "{threshold} {expected}");
+        for figure in ["auc_mass", "auc_mass_lower", "fnr_mass", "fpr_mass"] {
+            assert_eq!(tempered.metrics[figure], found.metrics[figure], "{figure}");
+        }
+        assert!(tempered.metrics["log_loss"] != tempered.metrics["log_loss_before"]);
+    }
+
     #[test]
     fn thresholds_follow_their_rules() {
         let scores = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8];
         let truth = [false, false, false, true, false, true, true, true];
         let sensitivity = |v| ThresholdRule::Sensitivity(Probability::new(v).unwrap());
-        let check = |rule, expected: f64| assert_eq!(threshold(rule, &scores, &truth), expected, "{rule:?}");
+        let check = |rule, expected: f64| assert_eq!(threshold(rule, &scores, &truth).unwrap(), expected, "{rule:?}");
         check(sensitivity(1.0), 0.4);
         check(sensitivity(0.75), 0.6);
         check(sensitivity(0.5), 0.7);
         check(ThresholdRule::Youden, 0.6);
         check(ThresholdRule::Fixed(Probability::new(0.33).unwrap()), 0.33);
+        // Rare findings have small scores; one that every study reaches is none.
+        let small = [0.000_012_345, 0.000_054_321];
+        assert_eq!(threshold(ThresholdRule::Youden, &small, &[false, true]).unwrap(), 0.000_054_3);
+        assert_eq!(threshold(ThresholdRule::Youden, &[0.012_345, 0.3], &[true, true]).unwrap(), 0.0123);
+        assert!(
+            threshold(sensitivity(1.0), &[0.0, 0.5], &[true, false]).unwrap_err().to_string().contains("would be 0")
+        );
+        assert!(threshold(ThresholdRule::Youden, &[], &[]).is_err());
     }
 }

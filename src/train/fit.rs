@@ -119,8 +119,7 @@ pub fn fit(
         trainer.epoch(&mut state)?;
         trainer.keep(&state)?;
     }
-    state.best.store.freeze();
-    Ok(Fitted { network: state.best, epochs: state.epochs })
+    state.result()
 }
 
 impl State {
@@ -153,6 +152,16 @@ impl State {
             seen: 0,
             ended: false,
         })
+    }
+
+    /// The best epoch's network. Until there was one, what is kept of it is another network's first weights.
+    fn result(mut self) -> anyhow::Result<Fitted> {
+        ensure!(
+            self.epochs.iter().any(|epoch| epoch.best),
+            "no epoch had a validation loss that is a number: lower training.learning_rate, or set training.clip_norm"
+        );
+        self.best.store.freeze();
+        Ok(Fitted { network: self.best, epochs: self.epochs })
     }
 }
 
@@ -224,6 +233,8 @@ impl Trainer<'_> {
     ) -> anyhow::Result<()> {
         let t = &self.options.training;
         let images = images.f_to_device(self.machine.device)?;
+        // Where half precision overflows, the batch would stay in the running statistics for good.
+        let statistics = if t.precision == Precision::Fp16 { copies(&state.network)? } else { Vec::new() };
         let logits = forward(&state.network, &images, t.precision, true)?;
         let value = self.loss.of(&logits, targets)?;
         state.adam.zero_grad();
@@ -236,7 +247,16 @@ impl Trainer<'_> {
             state.adam.step(state.schedule.state.learning_rate)?;
         }
         if t.precision == Precision::Fp16 {
+            if !finite {
+                let _guard = tch::no_grad_guard();
+                statistics.into_iter().try_for_each(|(mut place, before)| place.f_copy_(&before).map(drop))?;
+            }
             state.scale.after(finite);
+            ensure!(
+                state.scale.lost <= LossScale::LOST_MAX,
+                "{} batches one after the other overflow fp16 without any scale: train in \"bf16\" or \"fp32\"",
+                state.scale.lost
+            );
         }
         let (now, epoch) = (f64::try_from(&value)?, state.schedule.state.epochs + 1);
         let overflow = t.precision == Precision::Fp16 && !finite;
@@ -260,8 +280,8 @@ impl Trainer<'_> {
     /// Measures the epoch on the validation part and ends it.
     fn validate(&self, state: &mut State, waited: f64) -> anyhow::Result<()> {
         let validation = &self.split.validation;
-        let precision = self.options.training.precision;
-        let logits = predict(&state.network, self.dataset, validation, self.machine, precision)?;
+        // As the node computes it, whatever the network is trained in.
+        let logits = predict(&state.network, self.dataset, validation, self.machine, Precision::Fp32)?;
         let targets = self.dataset.targets(validation)?;
         let validation_loss = tch::no_grad(|| self.loss.of(&logits, &targets)).and_then(|v| Ok(f64::try_from(&v)?))?;
         let learning_rate = state.schedule.state.learning_rate;
@@ -288,6 +308,18 @@ impl Trainer<'_> {
     fn keep(&self, state: &State) -> anyhow::Result<()> {
         self.machine.checkpoints.as_ref().map_or(Ok(()), |c| c.save(state, self.machine.device))
     }
+}
+
+/// What a network keeps beside its parameters, running means and variances, and a copy of each.
+fn copies(network: &Network) -> anyhow::Result<Vec<(Tensor, Tensor)>> {
+    let _guard = tch::no_grad_guard();
+    let kept = network.store.variables().into_values().filter(|v| !v.requires_grad());
+    let one = |v: Tensor| {
+        let mut copy = v.f_empty_like()?;
+        copy.f_copy_(&v)?;
+        anyhow::Ok((v, copy))
+    };
+    kept.map(one).collect()
 }
 
 /// Logits in fp32 of a batch, computed in `precision`.
@@ -331,10 +363,10 @@ pub(super) fn rows(logits: &Tensor) -> anyhow::Result<Vec<Vec<f64>>> {
 }
 
 fn aucs(logits: &Tensor, dataset: &Dataset, positions: &[usize]) -> anyhow::Result<Vec<f64>> {
-    let probabilities = rows(logits)?
-        .iter()
-        .map(|row| infer::probabilities(activation(dataset.purpose), row))
-        .collect::<Result<Vec<_>, _>>()?;
+    // What is no number is a bad epoch, not the end of the training.
+    let none = || vec![f64::NAN; dataset.outputs];
+    let of = |row: &Vec<f64>| infer::probabilities(activation(dataset.purpose), row).unwrap_or_else(|_| none());
+    let probabilities: Vec<Vec<f64>> = rows(logits)?.iter().map(of).collect();
     let one = |i: usize| {
         let images = probabilities.iter().zip(positions);
         let known = images.filter_map(|(row, p)| Some((row[i], dataset.samples[*p].target.is(i)?)));
@@ -342,4 +374,71 @@ fn aucs(logits: &Tensor, dataset: &Dataset, positions: &[usize]) -> anyhow::Resu
         stats::auc(&scores, &truth).unwrap_or(f64::NAN)
     };
     Ok((0..dataset.outputs).map(one).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Purpose;
+    use crate::train::recipe::SplitRecipe;
+    use crate::train::split;
+    use crate::train::tests::{machine, options, toy};
+
+    fn values(network: &Network) -> Vec<(String, Vec<f64>)> {
+        let mut all: Vec<_> = network.store.variables().into_iter().collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.into_iter().map(|(name, v)| (name, rows(&v.reshape([1, -1])).unwrap().remove(0))).collect()
+    }
+
+    /// One batch that half precision cannot hold, then one that it can; and the rest of a training.
+    #[test]
+    fn a_batch_that_overflows_half_precision_leaves_the_network_as_it_was() {
+        let (dataset, _) = toy(Purpose::Race);
+        let split = split::by_patient(&dataset.samples, SplitRecipe::default(), 1);
+        let mut options = options();
+        options.training.precision = Precision::Fp16;
+        let machine = machine();
+        let mut state = State::new(&dataset, &split, &options, machine.device, &|_| ()).unwrap();
+        let loss = Loss::new(&dataset, &split.train, options.balance, machine.device).unwrap();
+        let trainer =
+            Trainer { dataset: &dataset, split: &split, options: &options, machine: &machine, loss, progress: &|_| () };
+        let images = dataset.prepared(&dataset.batch(&split.train[..16]).unwrap()).unwrap();
+        let targets = || dataset.targets(&split.train[..16]).unwrap();
+        let before = values(&state.network);
+        trainer.step(&mut state, &(&images * 1e9), &targets(), 9).unwrap();
+        assert_eq!(values(&state.network), before);
+        assert_eq!((state.scale.factor, state.seen, state.adam.steps), (32_768.0, 0, 0));
+        trainer.step(&mut state, &images, &targets(), 9).unwrap();
+        assert_ne!(values(&state.network), before);
+        assert!(values(&state.network).iter().all(|(_, v)| v.iter().all(|v| v.is_finite())));
+        assert_eq!((state.seen, state.adam.steps), (16, 1));
+
+        // What never fits any more is said, not waited for.
+        state.scale.factor = 1.0;
+        let mut lost = (0..=LossScale::LOST_MAX).map(|_| trainer.step(&mut state, &(&images * 1e9), &targets(), 9));
+        let error = lost.find_map(Result::err).unwrap().to_string();
+        assert!(error.starts_with("101 batches one after the other overflow fp16"), "{error}");
+
+        let fitted = fit(&dataset, &split, &options, &machine, &|_| ()).unwrap();
+        let best = fitted.epochs.iter().rfind(|e| e.best).unwrap();
+        assert!(best.validation_auc.iter().all(|auc| *auc > 0.9), "{best:?}");
+    }
+
+    #[test]
+    fn an_epoch_without_a_loss_is_no_best_and_a_training_of_such_epochs_has_no_result() {
+        let (dataset, _) = toy(Purpose::Clinical);
+        let split = split::by_patient(&dataset.samples, SplitRecipe::default(), 1);
+        let (options, machine) = (options(), machine());
+        let mut state = State::new(&dataset, &split, &options, machine.device, &|_| ()).unwrap();
+        let loss = Loss::new(&dataset, &split.train, options.balance, machine.device).unwrap();
+        let trainer =
+            Trainer { dataset: &dataset, split: &split, options: &options, machine: &machine, loss, progress: &|_| () };
+        tch::no_grad(|| {
+            state.network.store.variables().into_values().for_each(|mut v| drop(v.fill_(f64::NAN)));
+        });
+        trainer.validate(&mut state, 0.0).unwrap();
+        let report = &state.epochs[0];
+        assert!(!report.best && report.validation_loss.is_nan() && report.validation_auc.iter().all(|a| a.is_nan()));
+        assert!(state.result().unwrap_err().to_string().starts_with("no epoch had a validation loss"));
+    }
 }

@@ -55,3 +55,51 @@ impl Loss {
         Ok(losses.f_div_scalar(known)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Contract;
+    use crate::train::data::{Sample, Target};
+
+    fn dataset(purpose: Purpose, targets: &[Target]) -> Dataset {
+        let contract = Contract::preset("minmax-unit", 8).unwrap();
+        let sample = |(i, target): (usize, &Target)| Sample {
+            patient: format!("P{i}"),
+            study: String::new(),
+            group: String::new(),
+            target: target.clone(),
+            part: None,
+        };
+        let samples = targets.iter().enumerate().map(sample).collect();
+        Dataset::from_values(samples, &vec![vec![0.0; contract.len()]; targets.len()], &contract, purpose, 2).unwrap()
+    }
+
+    /// By hand: two groups, three images of the first; two findings, one truth unknown.
+    #[test]
+    fn losses_are_those_of_the_formulas() {
+        let group = |i| Target::Group(i);
+        let groups = dataset(Purpose::Race, &[group(0), group(0), group(0), group(1)]);
+        let findings = |a, b| Target::Findings(vec![a, b]);
+        let (yes, no) = (Some(true), Some(false));
+        let clinical =
+            dataset(Purpose::Clinical, &[findings(yes, no), findings(no, None), findings(no, yes), findings(no, no)]);
+        // ln(1 + e^-z): of z = 0, 1, -1.
+        let (even, right, wrong) = (2f64.ln(), 0.313_261_687_5, 1.313_261_687_5);
+        let logits = Tensor::from_slice2(&[[1f32, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 1.0]]);
+        for (dataset, balance, expected) in [
+            (&groups, Balance::None, (right + even + wrong + right) / 4.0),
+            // Weights 4/(2·3) and 4/(2·1); the sum is divided by that of the weights.
+            (&groups, Balance::Weights, (2.0 / 3.0 * (right + even + wrong) + 2.0 * right) / 4.0),
+            // Seven truths are known.
+            (&clinical, Balance::None, (right + even + even + even + right + even + wrong) / 7.0),
+            // A present finding counts 3 and 2 times.
+            (&clinical, Balance::Weights, (3.0 * right + even + even + even + 2.0 * right + even + wrong) / 7.0),
+        ] {
+            let all = [0, 1, 2, 3];
+            let loss = Loss::new(dataset, &all, balance, Device::Cpu).unwrap();
+            let found = f64::try_from(loss.of(&logits, &dataset.targets(&all).unwrap()).unwrap()).unwrap();
+            assert!((found - expected).abs() < 1e-6, "{:?} {balance:?}: {found} {expected}", dataset.purpose);
+        }
+    }
+}
