@@ -394,6 +394,9 @@ pub struct Train {
     /// Go on from the checkpoint, if there is one
     #[arg(long)]
     pub resume: bool,
+    /// Let the package take the place of one of the same name with other weights
+    #[arg(long)]
+    pub replace: bool,
     /// Folder of checkpoint, loss curve and rejects; without it <OUT>/.training/<name>
     #[arg(long, value_name = "DIR")]
     pub work: Option<PathBuf>,

@@ -268,6 +268,7 @@ fn train_by(config: &Config, train: Train) -> anyhow::Result<ExitCode> {
         cache_dir: cache_dir(),
         work_dir: train.work,
         resume: train.resume,
+        replace: train.replace,
         checkpoint_batches: train.checkpoint_batches,
         loaders: train.loaders,
         memory_bytes_max: train.memory.as_u64(),

@@ -44,9 +44,13 @@ pub enum ImportError {
     Present { name: String, version: String },
     #[error("{dir} is there already ({what}): choose another name with --name, or move it away")]
     Taken { dir: PathBuf, what: String },
+    #[error(
+        "{dir} is there already ({what}): let it be replaced with --resume --replace, or move it away and --resume"
+    )]
+    Kept { dir: PathBuf, what: String },
     #[error("Device UID {uid} of the card is that of {other}: remove device_uid from the card, to get a fresh one")]
     TwinUid { uid: Uid, other: String },
-    #[error("another `model add` or `model golden` works in {0}: wait for it to end")]
+    #[error("another `model add`, `model golden` or `train` works in {0}: wait for it to end")]
     Busy(PathBuf),
     #[error("{0}")]
     Card(#[from] ManifestError),
@@ -156,6 +160,59 @@ impl Staged {
         }
         files::sync_folder(&self.models_dir).map_err(|e| failed(&self.models_dir, &e))?;
         Ok(self.target.clone())
+    }
+}
+
+/// Where this program makes a package of its own, which may take another's place. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Room {
+    scratch: Scratch,
+    models_dir: PathBuf,
+}
+
+impl Room {
+    pub fn new(models_dir: &Path) -> Result<Self, ImportError> {
+        fs::create_dir_all(models_dir).map_err(|e| failed(models_dir, &e))?;
+        Ok(Self { scratch: Scratch::new(models_dir)?, models_dir: models_dir.to_owned() })
+    }
+
+    /// The folder of a package of this name until it is published.
+    pub fn dir(&self, name: &str) -> PathBuf {
+        self.scratch.0.join(name)
+    }
+
+    /// Puts what was built in its place, whole and on stable storage. What is there with other weights stays, unless
+    /// `replace`.
+    pub fn publish(self, package: &Package, replace: bool) -> Result<PathBuf, ImportError> {
+        let (dir, target) = (self.dir(&package.identity.name), self.models_dir.join(&package.identity.name));
+        for entry in fs::read_dir(&dir).map_err(|e| failed(&dir, &e))?.flatten() {
+            File::open(entry.path()).and_then(|f| f.sync_all()).map_err(|e| failed(&entry.path(), &e))?;
+        }
+        files::sync_folder(&dir).map_err(|e| failed(&dir, &e))?;
+        if fs::symlink_metadata(&target).is_err() {
+            fs::rename(&dir, &target).map_err(|e| failed(&target, &e))?;
+        } else {
+            let what = match Package::load(&target) {
+                Ok(there) if there.identity.weights == package.identity.weights => None,
+                Ok(there) => Some(format!("version {} with other weights", there.identity.version)),
+                Err(_) => Some("no valid package".to_owned()),
+            };
+            if let Some(what) = what.filter(|_| !replace) {
+                return Err(ImportError::Kept { dir: target, what });
+            }
+            // What was there lies in the scratch folder then, and goes with it.
+            match renameat_with(CWD, &dir, CWD, &target, RenameFlags::EXCHANGE) {
+                // Some network file systems cannot.
+                Err(rustix::io::Errno::INVAL) => {
+                    let aside = self.scratch.0.join(".before");
+                    fs::rename(&target, aside).and_then(|()| fs::rename(&dir, &target))
+                }
+                other => other.map_err(Into::into),
+            }
+            .map_err(|e| failed(&target, &e))?;
+        }
+        files::sync_folder(&self.models_dir).map_err(|e| failed(&self.models_dir, &e))?;
+        Ok(target)
     }
 }
 

@@ -55,7 +55,7 @@ pub use error::{EngineError, InferError};
 pub use explain::ExplainError;
 pub use export::{ExportError, export_package, trace, write_package};
 pub use golden::{Golden, GoldenCard, GoldenError, GoldenOutcome, write_golden};
-pub use import::{Import, ImportError, Staged, lock, stage};
+pub use import::{Import, ImportError, Room, Staged, lock, stage};
 pub use layers::{ConvOptions, Forward, conv, dropout, function, linear, norm, relu, sequence};
 pub use manifest::{CardFault, ManifestError, Package, Weights, load_all};
 pub use native::{StartWeights, load_start_weights};

@@ -1,6 +1,7 @@
 //! Random rotation, size, shift and mirroring of training images, one draw per image, by bilinear sampling.
 //!
-//! Chance is drawn for a whole epoch, by `fit`; the threads of `loader` do the work. Left out: changes of grey values.
+//! Chance is drawn for a whole epoch, by `fit`; the threads of `loader` do the work. What lies beyond the image
+//! repeats its border. Left out: changes of grey values.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;

@@ -40,6 +40,7 @@ use crate::infer::{self, Package};
 
 use checkpoint::Checkpoints;
 use data::Keeping;
+use package::Origin;
 
 pub use data::{Dataset, Sample, Target};
 pub use evaluate::{Evaluation, FindingThreshold};
@@ -61,6 +62,8 @@ pub struct TrainOptions {
     pub work_dir: Option<PathBuf>,
     /// Go on from the checkpoint, if there is one.
     pub resume: bool,
+    /// The package may take the place of one of the same name with other weights.
+    pub replace: bool,
     /// Batches between checkpoints within an epoch; 0: none.
     pub checkpoint_batches: usize,
     pub device: config::Device,
@@ -87,6 +90,10 @@ pub struct Outcome {
 pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow::Result<Outcome> {
     let recipe = Recipe::read(&options.recipe)?;
     let contract = recipe.contract()?;
+    let place = options.out_dir.join(&recipe.name);
+    if place.exists() && !options.replace {
+        tracing::warn!(folder = %place.display(), "a package is there: other weights will need --replace in the end");
+    }
     let work_dir = work_dir(options, &recipe)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if options.threads == 0 { cores } else { options.threads };
@@ -128,14 +135,10 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
         progress(event);
     })?;
     let evaluation = evaluate::evaluate(&fitted.network, &dataset, &split, &recipe, &machine)?;
-    let package = package::write(&recipe, fitted.network, &fitted.epochs, &evaluation, &dataset, &options.out_dir)?;
+    let (epochs, origin) = (fitted.epochs.clone(), Origin::new(&options.recipe, &recipe, &dataset, &split));
+    let package = package::write(&recipe, fitted, &evaluation, &origin, &options.out_dir, options.replace)?;
     checkpoints.remove()?;
-    Ok(Outcome { weights: package.identity.weights.clone(), package, epochs: fitted.epochs, evaluation })
-}
-
-/// The package folder that a recipe writes below `out_dir`.
-pub fn package_dir(out_dir: &Path, recipe: &Recipe) -> PathBuf {
-    out_dir.join(&recipe.name)
+    Ok(Outcome { weights: package.identity.weights.clone(), package, epochs, evaluation })
 }
 
 /// Makes the folder of the run; hours of work are not begun anew by accident.

@@ -5,45 +5,91 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::domain::{Digest, Probability, Purpose, Uid};
+use crate::domain::{Digest, Probability, Uid};
 use crate::infer::{
-    self, CalibrationCard, Card, Engine, EngineOptions, FindingCard, Format, OutputCard, Package, Provenance,
+    self, CalibrationCard, Card, Engine, EngineOptions, FindingCard, Format, GroupCard, OutputCard, Package, Provenance,
 };
 
 use super::curve;
 use super::data::Dataset;
 use super::evaluate::{Evaluation, FindingThreshold, activation};
-use super::fit::EpochReport;
-use super::nets::Network;
+use super::fit::Fitted;
 use super::recipe::Recipe;
+use super::settings::Balance;
+use super::split::Split;
 
 /// Namespace of the Device UIDs of trained models (PS3.5 B.2).
 const NAMESPACE: uuid::Uuid = uuid::Uuid::from_u128(0x4e0d_6f7a_31c5_4f0b_9a55_8d1c_0c2b_7e11);
 
-/// Writes `<out_dir>/<name>`.
+/// What a package was made of.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Images of the training, validation and test part.
+    pub images: [usize; 3],
+    /// Recipe, data and start weights, each with its digest.
+    pub recipe: String,
+    /// Of the groups in what the network saw; empty for findings.
+    pub shares: Vec<f64>,
+}
+
+impl Origin {
+    pub fn new(path: &Path, recipe: &Recipe, dataset: &Dataset, split: &Split) -> Self {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let mut text = format!("{file}, digest {}; images and labels {}", recipe.digest(), dataset.digest);
+        if let Some(start) = &recipe.network.start_weights {
+            text.push_str(&format!("; start weights {}", start.sha256));
+        }
+        let images = [&split.train, &split.validation, &split.test].map(Vec::len);
+        let groups = recipe.output.groups.len();
+        let share = |i: usize| {
+            let n = split.train.iter().filter(|p| dataset.samples[**p].target.is(i) == Some(true)).count();
+            n as f64 / split.train.len().max(1) as f64
+        };
+        let shares = match recipe.output.balance {
+            Balance::None => (0..groups).map(share).collect(),
+            // Each group counted as much as any other.
+            Balance::Weights | Balance::Sampling => vec![1.0 / groups as f64; groups],
+        };
+        // Six digits, never 0: a rare group is there.
+        let shares = shares.into_iter().map(|s: f64| ((s * 1e6).round() / 1e6).max(1e-6)).collect();
+        Self { images, recipe: text, shares }
+    }
+
+    /// The recipe's groups, with their shares unless it has its own.
+    fn groups(&self, recipe: &Recipe) -> Vec<GroupCard> {
+        let mut groups = recipe.output.groups.clone();
+        if groups.iter().all(|g| g.share.is_none()) {
+            groups.iter_mut().zip(&self.shares).for_each(|(group, share)| group.share = Some(*share));
+        }
+        groups
+    }
+}
+
+/// Writes `<out_dir>/<name>`, all at once or not at all. What is there with other weights stays, unless `replace`.
 pub fn write(
     recipe: &Recipe,
-    network: Network,
-    epochs: &[EpochReport],
+    fitted: Fitted,
     evaluation: &Evaluation,
-    dataset: &Dataset,
+    origin: &Origin,
     out_dir: &Path,
+    replace: bool,
 ) -> anyhow::Result<Package> {
     let contract = recipe.contract()?;
     // Packages are written on the CPU, whatever trained them.
-    let mut network = network;
+    let mut network = fitted.network;
     network.store.set_device(tch::Device::Cpu);
     let module = infer::trace(&network.forward, &contract)?;
-    let dir = super::package_dir(out_dir, recipe);
+    let room = infer::Room::new(out_dir)?;
+    let dir = room.dir(&recipe.name);
     let header = format!(
         "Model card of {}, written by `sidelight train`.\nChanging weights or thresholds makes another model: raise the version, give it a UID.",
         recipe.name
     );
-    let package = infer::write_package(&dir, card(recipe, evaluation, dataset.len()), &module, &header)?;
-    curve::write_table(&dir.join("training.csv"), &recipe.keys(), epochs)?;
+    let package = infer::write_package(&dir, card(recipe, evaluation, origin), &module, &header)?;
+    curve::write_table(&dir.join("training.csv"), &recipe.keys(), &fitted.epochs)?;
     // The last word is the engine's: what does not start is not written.
     Engine::start(vec![package.clone()], EngineOptions { batch_max: 2, ..EngineOptions::default() })?;
-    Ok(package)
+    Ok(Package::load(&room.publish(&package, replace)?)?)
 }
 
 /// The rule of a card that the recipe breaks: hours of training are not begun for a package that is none.
@@ -55,10 +101,12 @@ pub fn fault(recipe: &Recipe) -> Option<String> {
         temperature: None,
         metrics: BTreeMap::new(),
     };
-    infer::fault_of(&card(recipe, &figures, 0))
+    let origin = Origin { images: [0; 3], recipe: String::new(), shares: Vec::new() };
+    infer::fault_of(&card(recipe, &figures, &origin))
 }
 
-fn card(recipe: &Recipe, evaluation: &Evaluation, images: usize) -> Card {
+fn card(recipe: &Recipe, evaluation: &Evaluation, origin: &Origin) -> Card {
+    let [train, validation, test] = origin.images;
     let identity = format!("{}@{}", recipe.name, recipe.version);
     let findings = recipe
         .output
@@ -89,7 +137,7 @@ fn card(recipe: &Recipe, evaluation: &Evaluation, images: usize) -> Card {
         output: OutputCard {
             activation: activation(recipe.purpose),
             columns: None,
-            groups: if recipe.purpose == Purpose::Race { recipe.output.groups.clone() } else { Vec::new() },
+            groups: origin.groups(recipe),
             findings,
         },
         precision: Vec::new(),
@@ -101,11 +149,14 @@ fn card(recipe: &Recipe, evaluation: &Evaluation, images: usize) -> Card {
         server: None,
         result: None,
         provenance: Provenance {
-            training_data: format!("{} ({} images)", recipe.card.training_data, images),
+            training_data: format!(
+                "{} (images: {train} trained on, {validation} for validation, {test} for the figures)",
+                recipe.card.training_data
+            ),
             intended_use: recipe.card.intended_use.clone(),
             limits: recipe.card.limits.clone(),
             license: recipe.card.license.clone(),
-            recipe: Some(format!("models/recipes/{}.toml", recipe.name)),
+            recipe: Some(origin.recipe.clone()),
             date: Some(recipe.card.date.clone()),
             metrics: evaluation.metrics.clone(),
         },

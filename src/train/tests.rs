@@ -164,6 +164,7 @@ fn options_for(recipe: PathBuf, dir: &Path) -> TrainOptions {
         cache_dir: dir.join("cache"),
         work_dir: None,
         resume: false,
+        replace: false,
         checkpoint_batches: 0,
         device: config::Device::Cpu,
         threads: 1,
@@ -202,8 +203,29 @@ fn a_recipe_goes_from_phantoms_to_a_package_that_starts() {
     let rejected = std::fs::read_to_string(options.out_dir.join(".training/toy/rejected.csv")).unwrap();
     assert!(rejected.lines().skip(1).all(|line| line.ends_with(",another view")) && rejected.lines().count() > 1);
 
-    // The second run finds the same phantoms.
+    let card = std::fs::read_to_string(options.out_dir.join("toy/model.toml")).unwrap();
+    let digest = Recipe::read(&options.recipe).unwrap().digest();
+    assert!(card.contains(&format!("recipe = \"toy.toml, digest {digest}; images and labels ")), "{card}");
+    let of_part = |i: usize| -> usize {
+        let text = card.split("(images: ").nth(1).unwrap().split(')').next().unwrap();
+        text.split(", ").nth(i).unwrap().split(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(of_part(0) > of_part(1) && of_part(1) > 0 && of_part(2) > 0, "{card}");
+
+    // The second run finds the same phantoms, and its package takes the place of the same one.
     run(&options, &|event| assert!(!matches!(event, Event::Phantoms { .. }))).unwrap();
+    // Other weights do not, unless they are to.
+    let text = std::fs::read_to_string(&options.recipe).unwrap();
+    std::fs::write(&options.recipe, text.replace("learning_rate = 0.01", "learning_rate = 0.02")).unwrap();
+    let error = format!("{:#}", run(&options, &|_| ()).unwrap_err());
+    assert!(error.contains("version 0.1.0 with other weights"), "{error}");
+    assert_eq!(Package::load(&options.out_dir.join("toy")).unwrap().identity, outcome.package.identity);
+    let options = TrainOptions { resume: true, replace: true, ..options };
+    let other = run(&options, &|event| assert!(!matches!(event, Event::Batch { .. }))).unwrap();
+    assert_ne!(other.weights, outcome.weights);
+    assert_eq!(Package::load(&options.out_dir.join("toy")).unwrap().identity, other.package.identity);
+    let names: Vec<_> = std::fs::read_dir(&options.out_dir).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert_eq!(names.len(), 2, "the package and the working folder: {names:?}");
 }
 
 /// The small network on phantoms of a world; the mean AUC of study scores on patients that it never saw, with limits.
