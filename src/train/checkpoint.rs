@@ -4,13 +4,15 @@
 //! states of both generators of random numbers, all as tensors, so that no digit is lost; and the digests of recipe and
 //! data, so that no other training goes on from it. Neighbours: `fit` saves and loads. Left out: results.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use rustix::fs::{FlockOperation, flock};
+use sha2::Digest as _;
 use tch::{Device, Kind, Tensor};
 
 use crate::domain::Digest;
@@ -21,14 +23,19 @@ use super::fit::{EpochReport, State};
 const FORMAT: f64 = 2.0;
 const FILE: &str = "checkpoint.safetensors";
 
+/// The tensor that holds the digest of all others.
+const DIGEST: &str = "digest";
+
 /// Where checkpoints are kept, of which training.
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     pub folder: PathBuf,
     /// Of everything in the recipe.
     pub recipe: Digest,
-    /// Of labels and decoded pixels.
+    /// Of labels and of what the network sees.
     pub data: Digest,
+    /// What last digits depend on: version, device, threads.
+    pub machine: String,
     /// Within an epoch, one after every so many batches; 0: only when it ends.
     pub batches: usize,
 }
@@ -56,6 +63,7 @@ impl Checkpoints {
         tensors.extend([
             ("recipe".to_owned(), Tensor::f_from_slice(self.recipe.as_str().as_bytes())?),
             ("data".to_owned(), Tensor::f_from_slice(self.data.as_str().as_bytes())?),
+            ("machine".to_owned(), Tensor::f_from_slice(self.machine.as_bytes())?),
             ("numbers".to_owned(), Tensor::f_from_slice(&numbers(state))?),
             ("epochs".to_owned(), Tensor::f_from_slice(&reports(&state.epochs))?),
             ("order".to_owned(), Tensor::f_from_slice(&state.order.iter().map(|p| *p as i64).collect::<Vec<_>>())?),
@@ -64,7 +72,9 @@ impl Checkpoints {
         ]);
         let _guard = tch::no_grad_guard();
         let on_cpu = |(name, t): (String, Tensor)| Ok((name, t.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?));
-        let tensors = tensors.into_iter().map(on_cpu).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut tensors = tensors.into_iter().map(on_cpu).collect::<anyhow::Result<Vec<_>>>()?;
+        let digest = digest(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))?;
+        tensors.push((DIGEST.to_owned(), Tensor::f_from_slice(digest.as_str().as_bytes())?));
         let aside = path.with_extension("new");
         Tensor::write_safetensors(&tensors, &aside).with_context(context)?;
         File::open(&aside).and_then(|f| f.sync_all()).with_context(context)?;
@@ -97,6 +107,22 @@ impl Checkpoints {
                 );
             }
         }
+        let said = kept.0.iter().filter(|(name, _)| *name != DIGEST).map(|(name, tensor)| (name.as_str(), tensor));
+        ensure!(kept.bytes(DIGEST)? == digest(said)?.as_str().as_bytes(), "is not what was written: it is damaged");
+        let machine = kept.bytes("machine")?;
+        if machine != self.machine.as_bytes() {
+            let (before, now) = (String::from_utf8_lossy(&machine).into_owned(), &self.machine);
+            tracing::warn!(before, now, "another machine goes on: the last digits may be other than without a break");
+        }
+        let order = Vec::<i64>::try_from(kept.get("order")?)?;
+        let order: Vec<usize> = order.into_iter().map(usize::try_from).collect::<Result<_, _>>()?;
+        let sorted = |order: &[usize]| {
+            let mut order = order.to_vec();
+            order.sort_unstable();
+            order
+        };
+        ensure!(sorted(&order) == sorted(&state.order), "has other images than the training part");
+        state.order = order;
         let _guard = tch::no_grad_guard();
         for (prefix, network) in [("network", &state.network), ("best", &state.best)] {
             for (name, mut variable) in network.store.variables() {
@@ -107,13 +133,19 @@ impl Checkpoints {
             p.mean.f_copy_(kept.like(&format!("mean/{}", p.name), &p.mean)?)?;
             p.square.f_copy_(kept.like(&format!("square/{}", p.name), &p.square)?)?;
         }
-        let order = Vec::<i64>::try_from(kept.get("order")?)?;
-        ensure!(order.len() == state.order.len(), "has {} images, not {}", order.len(), state.order.len());
-        state.order = order.into_iter().map(|p| p as usize).collect();
         state.rng = rng_of(&kept.bytes("random.epoch")?)?;
         state.epochs = reports_of(&kept.numbers("epochs")?)?;
         set_numbers(state, &numbers);
         infer::set_random_state(device, &kept.bytes("random.libtorch")?).map_err(anyhow::Error::msg)
+    }
+
+    /// Keeps other trainings out of the folder for as long as the file is open.
+    pub fn lock(folder: &Path) -> anyhow::Result<File> {
+        let lock = File::open(folder).with_context(|| folder.display().to_string())?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            anyhow::anyhow!("another training works in {}: wait for it, or give this one --work", folder.display())
+        })?;
+        Ok(lock)
     }
 
     /// Forgets the state of a training that has ended.
@@ -126,6 +158,19 @@ impl Checkpoints {
             _ => Ok(()),
         }
     }
+}
+
+/// Of names, kinds and values, by name; all on the CPU.
+fn digest<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>) -> anyhow::Result<Digest> {
+    let mut hash = sha2::Sha256::new();
+    for (name, tensor) in tensors.collect::<BTreeMap<_, _>>() {
+        let values = tensor.f_contiguous()?;
+        let mut bytes = vec![0; values.numel() * values.f_kind()?.elt_size_in_bytes()];
+        values.f_copy_data_u8(&mut bytes, values.numel())?;
+        hash.update(format!("{name} {:?} {:?}\n", values.f_kind()?, values.size()));
+        hash.update(&bytes);
+    }
+    Ok(Digest::from_hash(&hash.finalize()))
 }
 
 /// The tensors of a file.

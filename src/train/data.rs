@@ -5,6 +5,7 @@
 //! training sets are trusted files. Each is decoded once. Neighbours: `manifest` says which files, `images` keeps what
 //! was decoded, `phantom` writes such folders, `loader` makes batches.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -68,7 +69,7 @@ pub struct Dataset {
     pub purpose: Purpose,
     /// Number of outputs.
     pub outputs: usize,
-    /// Of labels and pixels.
+    /// Of labels and of what the network sees.
     pub digest: Digest,
 }
 
@@ -90,6 +91,37 @@ fn bare(contract: &Contract) -> Contract {
     Contract { channels: 1, mean: vec![0.0], std: vec![1.0], ..contract.clone() }
 }
 
+fn digest_of(values: &[f32]) -> Digest {
+    Digest::of(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
+}
+
+/// Images with equal pixels: under two patients, one person could be in two parts.
+#[derive(Default)]
+struct Twins<'a> {
+    first: HashMap<Digest, &'a Row>,
+    found: Vec<[&'a Row; 2]>,
+}
+
+impl<'a> Twins<'a> {
+    fn see(&mut self, pixels: Digest, row: &'a Row) {
+        let first = *self.first.entry(pixels).or_insert(row);
+        if first.sample.patient != row.sample.patient {
+            self.found.push([first, row]);
+        }
+    }
+
+    fn refuse(&self) -> anyhow::Result<()> {
+        let Some([a, b]) = self.found.first() else { return Ok(()) };
+        bail!(
+            "{} and {} have equal pixels, but are of different patients ({} such pairs): give them one patient, or \
+             remove one",
+            a.file.display(),
+            b.file.display(),
+            self.found.len()
+        );
+    }
+}
+
 impl Dataset {
     /// From images in memory: one channel for each sample, `low..high` of the contract.
     pub fn from_values(
@@ -103,7 +135,7 @@ impl Dataset {
         let mut images = Images::collect(bare(contract).len(), u64::MAX, Path::new(""));
         let mut hash = sha2::Sha256::new();
         for (sample, values) in samples.iter().zip(values) {
-            let pixels = Digest::of(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+            let pixels = digest_of(values);
             hash.update(format!("{sample:?} {pixels}\n"));
             images.push(values)?;
         }
@@ -123,25 +155,31 @@ impl Dataset {
         let (bare, limits) = (bare(contract), Limits::default());
         let decode = |row: &Row| {
             let contracts = std::slice::from_ref(&bare);
-            let found = pixels::normalise_any_file(&row.file, contracts, Frames::default(), &limits);
+            let found = pixels::normalise_any_file(&row.file, contracts, Frames::default(), &limits).map(|image| {
+                // Of what the network sees: the same stored pixels look other with another window.
+                let seen: Vec<Digest> = image.inputs.iter().map(|input| digest_of(&input.values)).collect();
+                (image, seen)
+            });
             progress(Event::Loading { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
             found
         };
         let mut images = Images::collect(bare.len(), keeping.memory_bytes_max, keeping.spill_dir);
         let (mut samples, mut unreadable) = (Vec::new(), Vec::new());
+        let mut twins = Twins::default();
         let mut hash = sha2::Sha256::new();
         for rows in manifest.rows.chunks(DECODED_AT_ONCE) {
-            let decoded: Vec<Result<Normalised, _>> = rows.par_iter().map(decode).collect();
+            let decoded: Vec<Result<(Normalised, Vec<Digest>), _>> = rows.par_iter().map(decode).collect();
             for (row, decoded) in rows.iter().zip(decoded) {
                 let file = || row.file.display().to_string();
                 match decoded {
                     // Every frame that the node would score is an image with its study's labels.
-                    Ok(image) => {
-                        for input in image.inputs {
+                    Ok((image, seen)) => {
+                        for (input, seen) in image.inputs.iter().zip(seen) {
                             images.push(&input.values)?;
                             samples.push(row.sample.clone());
+                            hash.update(format!("{:?} {seen}\n", row.sample));
                         }
-                        hash.update(format!("{:?} {}\n", row.sample, image.pixel_digest));
+                        twins.see(image.pixel_digest, row);
                     }
                     Err(refusal) => unreadable.push(Reject { line: 0, file: file(), reason: refusal.to_string() }),
                 }
@@ -151,6 +189,7 @@ impl Dataset {
             let (first, n) = (&unreadable[0], manifest.rows.len());
             bail!("{} of {n} images cannot be read; the first is {}: {}", unreadable.len(), first.file, first.reason);
         }
+        twins.refuse()?;
         manifest.rejected.extend(unreadable);
         ensure!(!samples.is_empty(), "there are no images to train on");
         let digest = Digest::from_hash(&hash.finalize());

@@ -94,7 +94,7 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
     if place.exists() && !options.replace {
         tracing::warn!(folder = %place.display(), "a package is there: other weights will need --replace in the end");
     }
-    let work_dir = work_dir(options, &recipe)?;
+    let (work_dir, _lock) = work_dir(options, &recipe)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if options.threads == 0 { cores } else { options.threads };
     tch::set_num_threads(i32::try_from(threads)?);
@@ -121,6 +121,7 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
         folder: work_dir.clone(),
         recipe: recipe.fit_digest(),
         data: dataset.digest.clone(),
+        machine: format!("sidelight {}, {device:?}, {threads} threads", env!("CARGO_PKG_VERSION")),
         batches: options.checkpoint_batches,
     };
     let machine = Machine {
@@ -142,16 +143,17 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
 }
 
 /// Makes the folder of the run; hours of work are not begun anew by accident.
-fn work_dir(options: &TrainOptions, recipe: &Recipe) -> anyhow::Result<PathBuf> {
+fn work_dir(options: &TrainOptions, recipe: &Recipe) -> anyhow::Result<(PathBuf, std::fs::File)> {
     let folder = options.work_dir.clone().unwrap_or_else(|| options.out_dir.join(".training").join(&recipe.name));
     std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    let lock = Checkpoints::lock(&folder)?;
     let checkpoint = Checkpoints::file(&folder);
     ensure!(
         options.resume || !checkpoint.exists(),
         "{} is of a training that has not ended: go on with --resume, or remove it to begin anew",
         checkpoint.display()
     );
-    Ok(folder)
+    Ok((folder, lock))
 }
 
 /// Keeps the loss curve up to date.

@@ -291,6 +291,7 @@ fn a_training_that_was_interrupted_anywhere_ends_as_if_it_had_not_been() {
             folder: dir.path().to_owned(),
             recipe: Digest::of(b"recipe"),
             data: dataset.digest.clone(),
+            machine: "test".to_owned(),
             batches: 1,
         };
         let mut machine = Machine { checkpoints: Some(checkpoints), ..machine() };
@@ -323,10 +324,32 @@ fn a_training_that_was_interrupted_anywhere_ends_as_if_it_had_not_been() {
         other(b"recipe", b"other", "is of another training: its data are not this one");
         let file = Checkpoints::file(dir.path());
         let bytes = std::fs::read(&file).unwrap();
+        // One bit among the weights.
+        let mut changed = bytes.clone();
+        let at = changed.len() - 100;
+        changed[at] ^= 1;
+        std::fs::write(&file, &changed).unwrap();
+        let error = fit(&dataset, &split, &options, &machine, &|_| ()).unwrap_err();
+        assert!(format!("{error:#}").contains("is not what was written"), "{error:#}");
+        std::fs::write(&file, &bytes).unwrap();
+        let mut fewer = split.clone();
+        fewer.train[0] = split.test[0];
+        let error = fit(&dataset, &fewer, &options, &machine, &|_| ()).unwrap_err();
+        assert!(format!("{error:#}").contains("has other images than the training part"), "{error:#}");
         std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
         let error = fit(&dataset, &split, &options, &machine, &|_| ()).unwrap_err();
         assert!(format!("{error:#}").starts_with("the checkpoint "), "{error:#}");
     }
+}
+
+#[test]
+fn two_trainings_do_not_share_a_working_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Checkpoints::lock(dir.path()).unwrap();
+    let error = Checkpoints::lock(dir.path()).unwrap_err().to_string();
+    assert!(error.starts_with("another training works in "), "{error}");
+    drop(first);
+    Checkpoints::lock(dir.path()).unwrap();
 }
 
 #[test]
