@@ -162,7 +162,7 @@ Examples:
 
     /// Train a model by a recipe and export it as a package
     ///
-    /// After each epoch a checkpoint, losses.csv and losses.svg are written to the working folder. A training that was
+    /// After each epoch a checkpoint, losses.csv and losses.svg (losses.html shows it) are written to the working folder. A training that was
     /// interrupted goes on with --resume, and ends with the same weights as one that was not.
     #[command(after_help = "\
 Examples:

@@ -35,7 +35,7 @@ pub fn temperature(purpose: Purpose, studies: &[Scored<'_>]) -> Result<f64, Stri
     }
     let found = f64::midpoint(low, high).exp();
     // A minimum within lies further from them than this.
-    if found < 1.01 * T_MIN || found > 0.99 * T_MAX {
+    if !(1.01 * T_MIN..=0.99 * T_MAX).contains(&found) {
         return Err(format!("the likelihood of the validation studies grows to the bound {found:.2}"));
     }
     Ok(found)

@@ -1,6 +1,6 @@
 //! The loss curve of a training, rewritten after each epoch: `losses.csv` for programs, `losses.svg` for people.
 //!
-//! Both lie beside the checkpoint; a browser that shows the picture follows the training. Neighbours: `mod` writes them
+//! Both lie beside the checkpoint; a browser that shows `losses.html`, which loads the picture anew, follows the training. Neighbours: `mod` writes them
 //! when an epoch has ended; `package` keeps the table. Left out: figures on the test patients.
 
 use std::fmt::Write as _;
@@ -18,10 +18,15 @@ const RIGHT: f64 = 150.0;
 const TOP: f64 = 24.0;
 const BOTTOM: f64 = 44.0;
 
-/// Writes both files into `folder`; `keys` are the names of the outputs.
+/// Shows the curve, and loads it anew every half minute.
+const PAGE: &str = "<!doctype html>\n<meta charset=\"utf-8\">\n<meta http-equiv=\"refresh\" content=\"30\">\n\
+                    <title>losses</title>\n<img src=\"losses.svg\" alt=\"losses of each epoch\" width=\"960\">\n";
+
+/// Writes the files into `folder`; `keys` are the names of the outputs.
 pub fn write(folder: &Path, keys: &[&str], epochs: &[EpochReport]) -> anyhow::Result<()> {
     write_table(&folder.join("losses.csv"), keys, epochs)?;
-    replace(&folder.join("losses.svg"), svg(epochs).as_bytes())
+    replace(&folder.join("losses.svg"), svg(epochs).as_bytes())?;
+    replace(&folder.join("losses.html"), PAGE.as_bytes())
 }
 
 /// One row per epoch.
@@ -134,6 +139,6 @@ mod tests {
         let points = |n: usize| svg.split("points=\"").nth(n).unwrap().split('"').next().unwrap().split(' ').count();
         assert_eq!((points(1), points(2), svg.matches("<circle").count(), svg.matches("1e-4").count()), (4, 3, 1, 1));
         write(folder.path(), &["a"], &[]).unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 }

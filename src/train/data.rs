@@ -292,3 +292,31 @@ fn same_phantoms(path: &Path, options: &PhantomOptions) -> bool {
     let expected = serde_json::to_string(options).and_then(|t| serde_json::from_str::<serde_json::Value>(&t));
     found["sidelight"] == env!("CARGO_PKG_VERSION") && expected.is_ok_and(|e| found["options"] == e)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_pixels_of_two_patients_are_refused() {
+        let row = |patient: &str, file: &str| Row {
+            file: PathBuf::from(file),
+            sample: Sample {
+                patient: patient.to_owned(),
+                study: String::new(),
+                group: String::new(),
+                target: Target::Group(0),
+                part: None,
+            },
+        };
+        let rows = [row("P1", "a.png"), row("P1", "copy.png"), row("P2", "other.png"), row("P3", "./a.png")];
+        let mut twins = Twins::default();
+        for (row, pixels) in rows.iter().zip([b"a", b"a", b"b"]) {
+            twins.see(Digest::of(pixels), row);
+        }
+        assert!(twins.refuse().is_ok());
+        twins.see(Digest::of(b"a"), &rows[3]);
+        let error = twins.refuse().unwrap_err().to_string();
+        assert!(error.starts_with("a.png and ./a.png have equal pixels, but are of different patients (1 "), "{error}");
+    }
+}

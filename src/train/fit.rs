@@ -210,8 +210,10 @@ impl Trainer<'_> {
             loop {
                 let asked = Instant::now();
                 let Some(batch) = next()? else { return anyhow::Ok(()) };
+                // The copy to the device is a part of the wait.
+                let images = batch.images.f_to_device(self.machine.device)?;
                 waited += asked.elapsed().as_secs_f64();
-                self.step(state, &batch.images, &batch.targets, plan.batches())?;
+                self.step(state, &images, &batch.targets, plan.batches())?;
                 let every = self.machine.checkpoints.as_ref().map_or(0, |c| c.batches);
                 if every > 0 && state.batch.is_multiple_of(every) && state.batch < plan.batches() {
                     self.keep(state)?;
@@ -232,10 +234,9 @@ impl Trainer<'_> {
         total: usize,
     ) -> anyhow::Result<()> {
         let t = &self.options.training;
-        let images = images.f_to_device(self.machine.device)?;
         // Where half precision overflows, the batch would stay in the running statistics for good.
         let statistics = if t.precision == Precision::Fp16 { copies(&state.network)? } else { Vec::new() };
-        let logits = forward(&state.network, &images, t.precision, true)?;
+        let logits = forward(&state.network, images, t.precision, true)?;
         let value = self.loss.of(&logits, targets)?;
         state.adam.zero_grad();
         value.f_mul_scalar(state.scale.factor)?.f_backward()?;

@@ -90,8 +90,12 @@ fn unnamed(dir: &Path) -> std::io::Result<File> {
 }
 
 fn write(mut file: &File, values: &[f32]) -> anyhow::Result<()> {
-    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    file.write_all(&bytes).context("decoded images cannot be written; is the disk full?")
+    // A piece at a time: what is put away is as much as memory may hold.
+    for piece in values.chunks(1 << 18) {
+        let bytes: Vec<u8> = piece.iter().flat_map(|v| v.to_le_bytes()).collect();
+        file.write_all(&bytes).context("decoded images cannot be written; is the disk full?")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -30,6 +30,11 @@ pub struct Batch {
     pub targets: Targets,
 }
 
+/// More threads than this make batches for no device faster.
+const THREADS_MAX: usize = 64;
+/// Batches that are ready and wait, however many threads there are.
+const WAITING_MAX: usize = 8;
+
 /// Threads that make batches, and how many batches may wait for each of them.
 #[derive(Debug, Clone, Copy)]
 pub struct LoaderOptions {
@@ -93,22 +98,33 @@ pub fn with_batches<T>(
         state: Mutex::new(State { begun: from, taken: from, ready: BTreeMap::new(), closed: false }),
         changed: Condvar::new(),
     };
-    let threads = options.threads.clamp(1, total.saturating_sub(from).max(1));
-    let room = threads * options.ahead.max(1);
+    let threads = options.threads.clamp(1, total.saturating_sub(from).clamp(1, THREADS_MAX));
+    // What a thread makes, and at most so many that wait.
+    let room = (threads * options.ahead.max(1)).min(threads + WAITING_MAX);
     let own = tch::get_num_threads();
-    let started = std::sync::Barrier::new(threads + 1);
+    let (started, starts) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         // However `work` ends, nobody waits for it any more.
         let _closer = Closer(&queue);
+        let mut running = 0;
         for _ in 0..threads {
-            scope.spawn(|| {
+            let (started, queue) = (started.clone(), &queue);
+            let spawned = std::thread::Builder::new().name("loader".to_owned()).spawn_scoped(scope, move || {
                 // The threads of libtorch are for the network; this sets the default of new threads too.
                 tch::set_num_threads(1);
-                started.wait();
+                let _ = started.send(());
                 queue.run(dataset, plan, total, room);
             });
+            match spawned {
+                Ok(_) => running += 1,
+                // Those that run make the same batches.
+                Err(error) => tracing::warn!(%error, running, "fewer threads load images than were asked for"),
+            }
         }
-        started.wait();
+        if running == 0 {
+            queue.lock().closed = true;
+        }
+        starts.iter().take(running).for_each(drop);
         tch::set_num_threads(own);
         let mut next = from;
         work(&mut || {

@@ -199,7 +199,7 @@ fn a_recipe_goes_from_phantoms_to_a_package_that_starts() {
     let mut left: Vec<_> = std::fs::read_dir(options.out_dir.join(".training/toy")).unwrap().flatten().collect();
     left.sort_by_key(std::fs::DirEntry::file_name);
     let left: Vec<_> = left.iter().map(|e| e.file_name().into_string().unwrap()).collect();
-    assert_eq!(left, ["losses.csv", "losses.svg", "rejected.csv"]);
+    assert_eq!(left, ["losses.csv", "losses.html", "losses.svg", "rejected.csv"]);
     let rejected = std::fs::read_to_string(options.out_dir.join(".training/toy/rejected.csv")).unwrap();
     assert!(rejected.lines().skip(1).all(|line| line.ends_with(",another view")) && rejected.lines().count() > 1);
 
