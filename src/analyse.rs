@@ -12,7 +12,7 @@ mod scored;
 mod scorers;
 mod study;
 
-pub use explain::{Explained, most_telling};
+pub use explain::Explained;
 pub use race_prior::{RacePrior, STUDIES_MIN};
 pub use scored::posterior;
 

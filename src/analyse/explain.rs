@@ -23,6 +23,8 @@ use crate::report::{self, MapImage, MapObject, Observer};
 
 /// Covered images of one map that wait at a time.
 const AT_ONCE: usize = 32;
+/// Maps of one study: they are in memory until its reports are kept, as values and as objects.
+const MAPS_MAX: usize = 64;
 /// Places of a patch beyond which there is no map: a patch of one pixel on an input of 512 would have 262,144.
 const PLACES_MAX: usize = 4096;
 
@@ -54,58 +56,106 @@ impl Explained {
 }
 
 impl Analyser {
-    /// Explains the scores of one file, by the race model and the `clinical` packages (empty: all), as far as `rules` ask:
-    /// first by the first method, for each model. What is done is in `explained` as soon as it is, whenever the caller
-    /// gives up waiting.
+    /// The images that are worth a map, at most so many: of those that the report is about (`analysed` of
+    /// [`super::Conclusion::Assessed`]), first those with the highest score by one of the `clinical` packages (empty:
+    /// all). What other models said before, an earlier race model above all, has no say in it.
+    pub fn most_telling<'a>(
+        &self,
+        study: &'a ReadyStudy,
+        analysed: &[Uid],
+        clinical: &[String],
+        images_max: usize,
+    ) -> Vec<&'a ScoredInstance> {
+        let packages = super::study::asked(&self.packages, clinical);
+        let keys = packages.into_iter().filter(|p| p.purpose == Purpose::Clinical).map(Package::key);
+        most_telling(study, analysed, &keys.collect::<Vec<_>>(), images_max)
+    }
+
+    /// Explains the scores of these files by the race model and the `clinical` packages (empty: all), as far as `rules`
+    /// ask: all images by the first method and the clinical models before anything else. What is done is in `explained`
+    /// as soon as it is, whenever the caller gives up waiting; what has no map says why there.
     ///
     /// # Errors
-    /// The image cannot be read any more, or the engine is gone.
+    /// The engine is gone.
     pub async fn explain(
         &self,
-        file: &Path,
-        header: &InstanceHeader,
+        images: &[(&Path, &InstanceHeader)],
         clinical: &[String],
         rules: &Explain,
         explained: &mut Vec<Explained>,
     ) -> anyhow::Result<()> {
-        let admitted = self.admitted(header, clinical).map_err(|r| anyhow::anyhow!("{r}"))?;
-        let first = explained.len();
-        let mut inputs = Vec::new();
-        for package in admitted.into_iter().filter(|p| rules.purposes.contains(&p.purpose)) {
-            if !super::study::scores_images(package) {
-                tracing::info!(model = package.identity.name, "not explained: its product scores images on its own");
-                continue;
-            }
-            let contracts = std::slice::from_ref(&package.contract);
-            let seen = self.workers.normalise(file, contracts, Frames::Middle).await;
-            let seen = seen.map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
-            let input = seen.inputs.into_iter().next().context("the image has no frame")?;
-            explained.push(Explained {
-                instance: header.sop_instance.clone(),
-                frame: seen.frames.first().copied().unwrap_or(1),
-                model: package.identity.clone(),
-                purpose: package.purpose,
-                picture: pixels::grey_picture(&input, &package.contract),
-                aspect: aspect(&package.contract, header),
-                maps: Vec::new(),
-                missing: Vec::new(),
-            });
-            inputs.push((package, input));
-        }
-        for method in &rules.methods {
-            for ((package, input), one) in inputs.iter().zip(&mut explained[first..]) {
-                let maps = match method {
-                    MapMethod::Gradcam => self.scorers.grad_cam(package, input.clone()).await,
-                    MapMethod::Occlusion => occlusion(&self.scorers, package, input, rules).await,
-                };
-                match maps {
-                    Ok(maps) => one.take(package, *method, maps),
-                    Err(ExplainError::Failed(infer::InferError::Stopped)) => anyhow::bail!("inference has ended"),
-                    Err(error) => one.missing.push((*method, error.to_string())),
+        let purposes = [Purpose::Clinical, Purpose::Race].into_iter().filter(|p| rules.purposes.contains(p));
+        let passes = rules.methods.iter().flat_map(|method| purposes.clone().map(move |purpose| (*method, purpose)));
+        let (first, mut seen) = (explained.len(), Vec::new());
+        for (method, purpose) in passes {
+            for (image, (file, header)) in images.iter().enumerate() {
+                let admitted = self.admitted(header, clinical).map_err(|r| anyhow::anyhow!("{r}")).unwrap_or_default();
+                for package in admitted.into_iter().filter(|p| p.purpose == purpose) {
+                    let key = (image, package.key());
+                    let place = match seen.iter().position(|(known, _)| *known == key) {
+                        Some(place) => place,
+                        None => {
+                            let (one, input) = self.seen(file, header, package).await;
+                            explained.push(one);
+                            seen.push((key, input));
+                            seen.len() - 1
+                        }
+                    };
+                    let made: usize = explained[first..].iter().map(|one| one.maps.len()).sum();
+                    let maps = match &seen[place].1 {
+                        Err(reason) => Err(ExplainError::Unavailable(reason.clone())),
+                        Ok(_) if made + targets(package).len() > MAPS_MAX => {
+                            Err(ExplainError::Unavailable(format!("a study has at most {MAPS_MAX} maps")))
+                        }
+                        Ok(input) if method == MapMethod::Gradcam => {
+                            self.scorers.grad_cam(package, input.clone()).await
+                        }
+                        Ok(input) => occlusion(&self.scorers, package, input, rules).await,
+                    };
+                    let one = &mut explained[first + place];
+                    match maps {
+                        Ok(maps) => one.take(package, method, maps),
+                        Err(ExplainError::Failed(infer::InferError::Stopped)) => anyhow::bail!("inference has ended"),
+                        Err(error) => one.missing.push((method, error.to_string())),
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// The image as the model sees it, without maps still; or why there will be none.
+    async fn seen(
+        &self,
+        file: &Path,
+        header: &InstanceHeader,
+        package: &Package,
+    ) -> (Explained, Result<ModelInput, String>) {
+        let mut one = Explained {
+            instance: header.sop_instance.clone(),
+            frame: 1,
+            model: package.identity.clone(),
+            purpose: package.purpose,
+            picture: Vec::new(),
+            aspect: aspect(&package.contract, header),
+            maps: Vec::new(),
+            missing: Vec::new(),
+        };
+        if !super::study::scores_images(package) {
+            return (one, Err("its product scores images on its own".to_owned()));
+        }
+        let contracts = std::slice::from_ref(&package.contract);
+        let input = match self.workers.normalise(file, contracts, Frames::Middle).await {
+            Ok(normalised) => {
+                one.frame = normalised.frames.first().copied().unwrap_or(1);
+                normalised.inputs.into_iter().next().ok_or_else(|| "the image has no frame".to_owned())
+            }
+            Err(refusal) => Err(refusal.to_string()),
+        };
+        if let Ok(input) = &input {
+            one.picture = pixels::grey_picture(input, &package.contract);
+        }
+        (one, input)
     }
 
     /// The maps as DICOM objects for destinations of this disclosure, each in the forms that `rules` name, under fresh
@@ -125,8 +175,13 @@ impl Analyser {
             let (series, frame_of_reference) = (fresh_uid(), fresh_uid());
             let mut number = 0;
             for one in explained.iter().filter(|e| e.purpose == purpose && e.is_for(disclosure)) {
-                let source = images.iter().find(|i| i.sop_instance == one.instance);
-                let source = source.context("a map is of an image that the report does not name")?;
+                let Some(source) = images.iter().find(|i| i.sop_instance == one.instance) else {
+                    tracing::warn!(
+                        model = one.model.name,
+                        "maps of an image that the report does not name are left out"
+                    );
+                    continue;
+                };
                 for (map, form) in one.maps.iter().flat_map(|map| forms.iter().map(move |form| (map, *form))) {
                     number += 1;
                     let object = MapObject {
@@ -152,12 +207,19 @@ impl Analyser {
 }
 
 impl Explained {
+    /// What ended before these methods had their turn has no map by them.
+    pub fn note_unreached(&mut self, methods: &[MapMethod]) {
+        for method in methods {
+            let reached = self.maps.iter().any(|m| m.method == *method) || self.missing.iter().any(|m| m.0 == *method);
+            if !reached {
+                self.missing.push((*method, "there was no time for it".to_owned()));
+            }
+        }
+    }
+
     /// Maps in the order of the package's outputs, as [`infer::Engine::grad_cam`] gives them.
     fn take(&mut self, package: &Package, method: MapMethod, maps: Vec<Option<Vec<f32>>>) {
-        let findings = package.findings().iter().map(|f| MapTarget::Finding(Box::new(f.clone())));
-        let targets: Vec<MapTarget> =
-            if package.purpose == Purpose::Race { vec![MapTarget::Groups] } else { findings.collect() };
-        for (target, values) in targets.into_iter().zip(maps) {
+        for (target, values) in targets(package).into_iter().zip(maps) {
             let map = AttributionMap {
                 method,
                 model: package.identity.clone(),
@@ -174,13 +236,27 @@ impl Explained {
     }
 }
 
-/// The images that are worth a map, at most so many: those with the highest score by a clinical model first.
-pub fn most_telling<'a>(study: &'a ReadyStudy, analyser: &Analyser, images_max: usize) -> Vec<&'a ScoredInstance> {
+/// What the package's maps are of.
+fn targets(package: &Package) -> Vec<MapTarget> {
+    match package.purpose {
+        Purpose::Race => vec![MapTarget::Groups],
+        Purpose::Clinical => package.findings().iter().map(|f| MapTarget::Finding(Box::new(f.clone()))).collect(),
+    }
+}
+
+/// `keys`: of the models by whose scores images are chosen.
+fn most_telling<'a>(
+    study: &'a ReadyStudy,
+    analysed: &[Uid],
+    keys: &[String],
+    images_max: usize,
+) -> Vec<&'a ScoredInstance> {
     let highest = |instance: &ScoredInstance| {
-        let clinical = instance.scores.iter().filter(|s| !analyser.is_race(&s.model));
-        clinical.flat_map(|s| &s.outputs).copied().fold(f64::NEG_INFINITY, f64::max)
+        let of_keys = instance.scores.iter().filter(|s| keys.contains(&s.model));
+        of_keys.flat_map(|s| &s.outputs).copied().fold(f64::NEG_INFINITY, f64::max)
     };
-    let mut scored: Vec<_> = study.instances.iter().filter(|i| !i.scores.is_empty()).collect();
+    let named = |i: &&ScoredInstance| !i.scores.is_empty() && analysed.contains(&i.header.sop_instance);
+    let mut scored: Vec<_> = study.instances.iter().filter(named).collect();
     scored.sort_by(|a, b| highest(b).total_cmp(&highest(a)));
     scored.truncate(images_max);
     scored
@@ -197,8 +273,10 @@ async fn occlusion(
     let occlusion = Occlusion::of(rules.patch, rules.stride, rules.fill, contract.size);
     let places = occlusion.places(contract.size);
     if places.len() > PLACES_MAX {
-        let why =
-            format!("the patch has {} places, at most {PLACES_MAX} are tried: raise explain.stride", places.len());
+        let why = format!(
+            "the patch has {} places, at most {PLACES_MAX} are tried: raise explain.patch and explain.stride",
+            places.len()
+        );
         return Err(ExplainError::Unavailable(why));
     }
     let outputs = if package.purpose == Purpose::Race { 1 } else { package.findings().len() };
@@ -218,8 +296,11 @@ async fn occlusion(
     };
     let mut running: JoinSet<((u32, u32), Result<Vec<f64>, RemoteError>)> = JoinSet::new();
     let mut waiting = places.into_iter();
+    // Somebody waits for what else a model server is asked: it never has more than one of these. The first that fails is
+    // the last, so that its breaker hears of no more than one.
+    let at_once = if package.elsewhere.is_some() { 1 } else { AT_ONCE };
     loop {
-        while running.len() < AT_ONCE
+        while running.len() < at_once
             && let Some(place) = waiting.next()
         {
             let covered = occlusion.covered(input, contract, place);
@@ -246,4 +327,51 @@ fn unavailable(error: RemoteError) -> ExplainError {
 fn aspect(contract: &Contract, header: &InstanceHeader) -> Option<(u32, u32)> {
     let stretched = contract.fit == Fit::Stretch && contract.orientation == Orientation::AsStored;
     (stretched && header.rows != header.columns).then_some((header.rows, header.columns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ImageScore;
+
+    #[test]
+    fn images_are_chosen_by_what_the_report_is_about_and_never_by_an_earlier_race_model() {
+        let uid = |text: &str| Uid::parse(text).expect("a UID");
+        let instance = |instance: &str, scores: &[(&str, f64)]| {
+            let header = serde_json::json!({
+                "study": "1.2", "series": "1.2.1", "sop_instance": instance,
+                "sop_class": "1.2.840.10008.5.1.4.1.1.1.1", "transfer_syntax": "1.2.840.10008.1.2.1",
+                "modality": "DX", "body_part": "CHEST", "view": "PA", "manufacturer": "", "model_name": "",
+                "rows": 8, "columns": 8, "frames": 1, "bits_allocated": 16, "bits_stored": 12,
+                "photometric": "MONOCHROME2", "has_pixels": true, "copied": {}
+            });
+            let score = |(model, output): &(&str, f64)| ImageScore {
+                instance: uid(instance),
+                model: (*model).to_owned(),
+                contract: Contract::preset("minmax-unit", 8).expect("a preset").digest(),
+                outputs: vec![*output],
+            };
+            ScoredInstance {
+                header: serde_json::from_value(header).expect("a header"),
+                pixel_digest: None,
+                scores: scores.iter().map(score).collect(),
+                refusal: None,
+            }
+        };
+        let instances = vec![
+            instance("1.2.3", &[("old clinical", 0.99)]),
+            instance("1.2.4", &[("clinical", 0.2), ("old race", 0.98)]),
+            instance("1.2.5", &[("clinical", 0.7), ("race", 0.4)]),
+            instance("1.2.6", &[("race", 0.97)]),
+            instance("1.2.7", &[]),
+        ];
+        let study = ReadyStudy { study: uid("1.2"), instances, results: Vec::new() };
+        let analysed = ["1.2.4", "1.2.5", "1.2.6", "1.2.7"].map(uid);
+        let chosen = |images_max: usize| -> Vec<&str> {
+            let chosen = most_telling(&study, &analysed, &["clinical".to_owned()], images_max);
+            chosen.into_iter().map(|i| i.header.sop_instance.as_str()).collect()
+        };
+        assert_eq!(chosen(16), ["1.2.5", "1.2.4", "1.2.6"]);
+        assert_eq!(chosen(1), ["1.2.5"]);
+    }
 }

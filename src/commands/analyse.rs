@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sidelight::analyse::{
     Analyser, Conclusion, NOT_ALL_AUDITED, RacePrior, Read, ReadOptions, ReportContext, fresh_uid,
 };
-use sidelight::config::{Config, MapForm};
+use sidelight::config::{Config, Explain};
 use sidelight::domain::{
     Assessment, ClinicalResult, Disclosure, FindingAssessment, ModelOutputs, Purpose, ReadyStudy, Refusal, RefusalCode,
     ScoredInstance, StudyScore, Uid,
@@ -72,14 +72,13 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     for (model, file) in &options.results {
         results::attach(&config, model, Path::new(file), &mut studies)?;
     }
+    let mut rules = config.explain.clone();
+    // A map of the race model is for those who may see its probabilities.
+    rules.purposes.retain(|p| *p == Purpose::Clinical || options.disclose || options.with_posteriors);
     let bar = progress(studies.len() as u64, "assessing");
     let mut results = Vec::new();
     for study in studies {
-        let maps = match options.explain {
-            true => maps::of_study(&analyser, &study, &paths, &config.explain, &options.out).await?,
-            false => Maps::default(),
-        };
-        results.push(conclude(&analyser, &study, &options, &config.explain.forms, maps)?);
+        results.push(conclude(&analyser, &study, &paths, &options, &rules).await?);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -209,12 +208,12 @@ fn by_study(read: Vec<(PathBuf, Read)>) -> (Vec<ReadyStudy>, Vec<(PathBuf, Refus
     (ready.collect(), unreadable)
 }
 
-fn conclude(
+async fn conclude(
     analyser: &Analyser,
     study: &ReadyStudy,
+    paths: &BTreeMap<Uid, PathBuf>,
     options: &Options,
-    forms: &[MapForm],
-    maps: Maps,
+    rules: &Explain,
 ) -> anyhow::Result<StudyResult> {
     let now = Utc::now();
     let uid = study.study.to_string();
@@ -238,8 +237,12 @@ fn conclude(
         true => (!complete).then(|| NOT_ALL_AUDITED.to_owned()),
         false => Some(format!("Missing: {}", missing.join(", "))),
     };
+    let maps = match options.explain {
+        true => maps::of_study(analyser, study, &analysed, paths, rules, &options.out).await?,
+        false => Maps::default(),
+    };
     let objects = match options.map_objects {
-        true => analyser.map_objects(&maps.explained, &images, forms, disclosure, now)?,
+        true => analyser.map_objects(&maps.explained, &images, &rules.forms, disclosure, now)?,
         false => Vec::new(),
     };
     let names = maps::write_objects(&objects, &options.out)?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use sidelight::analyse::{Analyser, Explained, most_telling};
+use sidelight::analyse::{Analyser, Explained};
 use sidelight::config::Explain;
 use sidelight::domain::{AttributionMap, ReadyStudy, Report, Uid};
 use sidelight::report;
@@ -30,27 +30,28 @@ pub struct Maps {
 pub async fn of_study(
     analyser: &Analyser,
     study: &ReadyStudy,
+    analysed: &[Uid],
     paths: &BTreeMap<Uid, PathBuf>,
     rules: &Explain,
     out: &Path,
 ) -> anyhow::Result<Maps> {
     let folder = out.join("maps");
     fs::create_dir_all(&folder).with_context(|| format!("folder {} cannot be made", folder.display()))?;
-    let mut maps = Maps::default();
-    for instance in most_telling(study, analyser, rules.images_max) {
+    let mut images = Vec::new();
+    for instance in analyser.most_telling(study, analysed, &[], rules.images_max) {
         let path = paths.get(&instance.header.sop_instance).context("an image that was scored has no file")?;
-        let mut explained = Vec::new();
-        analyser.explain(path, &instance.header, &[], rules, &mut explained).await?;
-        for one in &explained {
-            for map in &one.maps {
-                maps.written.push(write(&folder, one, map)?);
-            }
-            let missing = one.missing.iter().map(|(method, reason)| {
-                json!({"instance": one.instance, "model": one.model.key(), "method": method, "reason": reason})
-            });
-            maps.missing.extend(missing);
+        images.push((path.as_path(), &instance.header));
+    }
+    let mut maps = Maps::default();
+    analyser.explain(&images, &[], rules, &mut maps.explained).await?;
+    for one in &maps.explained {
+        for map in &one.maps {
+            maps.written.push(write(&folder, one, map)?);
         }
-        maps.explained.extend(explained);
+        let missing = one.missing.iter().map(|(method, reason)| {
+            json!({"instance": one.instance, "model": one.model.key(), "method": method, "reason": reason})
+        });
+        maps.missing.extend(missing);
     }
     Ok(maps)
 }

@@ -102,6 +102,17 @@ impl DeliverError {
         }
     }
 
+    /// As [`DeliverError::retry`], for a map, which a destination may well do without: one that does not take its SOP
+    /// class is not asked for weeks.
+    pub fn retry_of_map(&self) -> Retry {
+        match self {
+            DeliverError::NotAccepted { .. } | DeliverError::Status { status: Status::SOP_CLASS_NOT_SUPPORTED, .. } => {
+                Retry::Never
+            }
+            other => other.retry(),
+        }
+    }
+
     /// What `wire` reports while an association is being opened or used.
     pub(super) fn from_request(peer: String, error: RequestError) -> Self {
         match error {
@@ -171,6 +182,8 @@ mod tests {
         ];
         for (error, expected) in rows {
             assert_eq!(error.retry(), expected, "{error}");
+            let refused = ["accepts none", "0122H"].iter().any(|text| error.to_string().contains(text));
+            assert_eq!(error.retry_of_map(), if refused { Retry::Never } else { expected }, "{error}");
         }
     }
 

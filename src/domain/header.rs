@@ -95,6 +95,11 @@ pub struct ImageFacts {
     pub orientation: Option<[f64; 6]>,
     /// Modality values are Hounsfield units.
     pub hounsfield: bool,
+    /// Lossy Image Compression (0028,2110): the image lost something to compression at some time.
+    pub lossy: bool,
+    /// Lossy Image Compression Ratio (0028,2112) and Method (0028,2114), one of each for each time, as the header has them.
+    pub lossy_ratios: Vec<String>,
+    pub lossy_methods: Vec<String>,
 }
 
 /// The header of one instance. Texts are decoded for comparison only and trimmed; what a report copies comes

@@ -24,7 +24,7 @@ use super::error::{EngineError, InferError};
 use super::explain::ExplainError;
 use super::limit::BatchLimit;
 use super::manifest::Package;
-use super::queue::{Answer, Coming, Company, MapRequest, Queue, Reply, Request, Urgency};
+use super::queue::{self, Answer, Coming, Company, MapRequest, Queue, Reply, Request, Urgency};
 use super::torch::{self, LoadedModel};
 use super::watch::Watch;
 use super::worker::{Counters, End, Worker};
@@ -33,7 +33,7 @@ use super::{precision, probe, script};
 /// Any batch may take so long; one that took longer at the start, more.
 const BATCH_LIMIT: Duration = Duration::from_secs(60);
 /// Loading, trying out and measuring all models on a device may take so long.
-const START_LIMIT: Duration = Duration::from_secs(900);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(900);
 /// How long a thread is waited for whose device may be lost.
 const LEFT_AFTER: Duration = Duration::from_secs(10);
 
@@ -84,12 +84,7 @@ pub struct Scoring {
 impl Scoring {
     /// Probabilities in the order of the card's labels.
     pub async fn answer(self) -> Result<Vec<f64>, InferError> {
-        tokio::select! {
-            biased;
-            answer = self.waiting => answer.unwrap_or(Err(InferError::Stopped)),
-            // A device that does not come back keeps what it has.
-            () = self.ended.cancelled() => Err(InferError::Stopped),
-        }
+        queue::answered(self.waiting, &self.ended).await.unwrap_or(Err(InferError::Stopped))
     }
 }
 
@@ -307,7 +302,8 @@ impl Engine {
         let permit = Arc::clone(&self.0.explaining).acquire_owned().await.map_err(|_| InferError::Stopped)?;
         let (sender, waiting) = oneshot::channel();
         self.0.queue.push_map(MapRequest { model, input, sender, _permit: permit })?;
-        waiting.await.unwrap_or(Err(ExplainError::Failed(InferError::Stopped)))
+        let maps = queue::answered(waiting, &self.0.ended).await;
+        maps.unwrap_or(Err(ExplainError::Failed(InferError::Stopped)))
     }
 
     fn model(&self, key: &str) -> Result<usize, InferError> {
@@ -376,7 +372,10 @@ impl Handle {
             .name(format!("infer {}", device::device_name(device)))
             .spawn(move || {
                 let end = End { queue, ended };
-                match prepare(device, &options, &*load) {
+                let prepared = prepare(device, &options, &*load);
+                // With the bytes of every network's file.
+                drop(load);
+                match prepared {
                     Ok((models, took, placements)) => {
                         let limits = placements.iter().map(|p| BatchLimit::new(p.batch_max)).collect();
                         // A caller that is gone by now has closed the queue too, so the loop ends at once.

@@ -17,7 +17,7 @@
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
 use super::card::Activation;
-use super::error::{InferError, torch_error, torch_reason};
+use super::error::{InferError, torch_error};
 use super::script;
 
 /// Why there is no map.
@@ -28,6 +28,16 @@ pub enum ExplainError {
     Unavailable(String),
     #[error(transparent)]
     Failed(#[from] InferError),
+}
+
+impl ExplainError {
+    /// What is wrong with a network lasts, unless there was no memory for it.
+    pub(super) fn of_network(reason: String) -> Self {
+        match torch_error(&TchError::Torch(reason.clone())) {
+            memory @ InferError::OutOfMemory(_) => Self::Failed(memory),
+            _ => Self::Unavailable(reason),
+        }
+    }
 }
 
 /// What a map is of.
@@ -55,13 +65,14 @@ struct Seen {
 
 impl GradCam {
     /// From a TorchScript file; computes in fp32.
-    pub(super) fn load(script: &[u8], device: Device) -> Result<Self, String> {
-        let script::Exposed { bytes, convolutions } = script::expose(script)?;
+    pub(super) fn load(script: &[u8], device: Device) -> Result<Self, ExplainError> {
+        let script::Exposed { bytes, convolutions } = script::expose(script).map_err(ExplainError::of_network)?;
         if convolutions.is_empty() {
-            return Err("its network has no convolution outside branches and loops".to_owned());
+            let why = "its network has no convolution outside branches and loops";
+            return Err(ExplainError::Unavailable(why.to_owned()));
         }
-        let mut module = CModule::load_data_on_device(&mut &bytes[..], device).map_err(|e| torch_reason(&e))?;
-        module.f_set_eval().map_err(|e| torch_reason(&e))?;
+        let mut module = CModule::load_data_on_device(&mut &bytes[..], device).map_err(failed)?;
+        module.f_set_eval().map_err(failed)?;
         Ok(Self { module, convolutions, device })
     }
 
@@ -85,10 +96,12 @@ impl GradCam {
             let seen = self.seen(&image)?;
             let scalar = |target: &Target| scalar(&seen.outputs, columns, activation, *target).map_err(failed);
             let scalars = targets.iter().map(scalar).collect::<Result<Vec<_>, _>>()?;
-            let Some(first) = scalars.first() else { return Ok(Vec::new()) };
-            let features = self.features(&seen, first)?;
             let (height, width) = (image.size()[2], image.size()[3]);
-            scalars.iter().map(|scalar| map(features, scalar, [height, width]).map_err(failed)).collect()
+            let of = |scalar: &Tensor| {
+                let (features, gradient) = self.features(&seen, scalar)?;
+                map(features, &gradient, [height, width]).map_err(failed)
+            };
+            scalars.iter().map(of).collect()
         })
     }
 
@@ -115,23 +128,36 @@ impl GradCam {
         Ok(Seen { outputs, tensors })
     }
 
-    /// The last feature map.
-    fn features<'a>(&self, seen: &'a Seen, scalar: &Tensor) -> Result<&'a Tensor, ExplainError> {
+    /// The last feature map that this number depends on, each branch of a network having its own, and the number's
+    /// gradient there.
+    fn features<'a>(&self, seen: &'a Seen, scalar: &Tensor) -> Result<(&'a Tensor, Tensor), ExplainError> {
         let area = |tensor: &Tensor| match tensor.size()[..] {
             [1, _, height, width] if height * width > 1 => Some((height, width)),
             _ => None,
         };
-        let last = seen.tensors.iter().zip(&self.convolutions).rfind(|(t, is)| **is && area(t).is_some());
-        let unavailable = |why: &str| ExplainError::Unavailable(why.to_owned());
-        let wanted = last.and_then(|(tensor, _)| area(tensor));
-        let wanted = wanted.ok_or_else(|| unavailable("no convolution of its network gives more than one pixel"))?;
-        for tensor in seen.tensors.iter().rev().filter(|t| area(t) == Some(wanted) && t.requires_grad()) {
-            let gradient = Tensor::f_run_backward(&[scalar], &[tensor], true, false).map_err(failed)?;
-            if gradient.first().is_some_and(Tensor::defined) {
-                return Ok(tensor);
+        let mut areas: Vec<(i64, i64)> = Vec::new();
+        for (tensor, _) in
+            seen.tensors.iter().zip(&self.convolutions).rev().filter(|(_, is_convolution)| **is_convolution)
+        {
+            areas.extend(area(tensor).filter(|area| !areas.contains(area)));
+        }
+        if areas.is_empty() {
+            let why = "no convolution of its network gives more than one pixel";
+            return Err(ExplainError::Unavailable(why.to_owned()));
+        }
+        for wanted in areas {
+            let tensors: Vec<&Tensor> =
+                seen.tensors.iter().filter(|t| area(t) == Some(wanted) && t.requires_grad()).collect();
+            if tensors.is_empty() || !scalar.requires_grad() {
+                continue;
+            }
+            let gradients = Tensor::f_run_backward(&[scalar], &tensors, true, false).map_err(failed)?;
+            if let Some(found) = tensors.into_iter().zip(gradients).rfind(|(_, gradient)| gradient.defined()) {
+                return Ok(found);
             }
         }
-        Err(unavailable("its output does not depend on its last convolution by gradients"))
+        let why = "an output does not depend on any convolution by gradients";
+        Err(ExplainError::Unavailable(why.to_owned()))
     }
 }
 
@@ -155,9 +181,7 @@ fn scalar(outputs: &Tensor, columns: &[usize], activation: Activation, target: T
     }
 }
 
-fn map(features: &Tensor, scalar: &Tensor, size: [i64; 2]) -> Result<Option<Vec<f32>>, TchError> {
-    let gradient = Tensor::f_run_backward(&[scalar], &[features], true, false)?;
-    let Some(gradient) = gradient.first().filter(|g| g.defined()) else { return Ok(None) };
+fn map(features: &Tensor, gradient: &Tensor, size: [i64; 2]) -> Result<Option<Vec<f32>>, TchError> {
     let weights = gradient.f_mean_dim(&[2i64, 3][..], true, Kind::Float)?;
     let dims = &[1i64][..];
     let sum = features.f_detach()?.f_mul(&weights)?.f_sum_dim_intlist(dims, true, Kind::Float)?.f_relu()?;

@@ -187,12 +187,51 @@ fn the_order_of_groups_changes_nothing() {
 }
 
 #[test]
+fn each_output_of_a_network_with_branches_has_the_map_of_its_own_branch() {
+    let mut store = VarStore::new(Device::Cpu);
+    let p = store.root();
+    let options = || ConvOptions { padding: 1, ..ConvOptions::default() };
+    let [bright, dark] = ["bright", "dark"].map(|name| conv(&(&p / name), 1, 1, 3, options()).unwrap());
+    tch::no_grad(|| store.variables().values_mut().for_each(|v| drop(v.fill_(1.0 / 9.0))));
+    store.freeze();
+    let forward: Forward = Box::new(move |xs: &Tensor, train| {
+        let bright = bright(xs, train)?.f_mean_dim(&[2i64, 3][..], false, Kind::Float)?;
+        let dark = dark(&xs.f_neg()?.f_add_scalar(1.0)?, train)?.f_mean_dim(&[2i64, 3][..], false, Kind::Float)?;
+        Tensor::f_cat(&[bright, dark], 1)
+    });
+    let contract = Contract::preset("minmax-unit", 32).unwrap();
+    let grad_cam = GradCam::load(&saved(&trace(&forward, &contract).unwrap()), Device::Cpu).unwrap();
+    let image = Tensor::from_slice(&planted(32, (9, 9))).view([1, 1, 32, 32]);
+    let targets = [Target::Column(0), Target::Column(1)];
+    let maps = grad_cam.maps(&image, &[0, 1], Activation::LogitsSigmoid, &targets).unwrap();
+    let [bright, dark] = [0, 1].map(|at: usize| maps[at].as_ref().unwrap());
+    assert_eq!(largest_at(bright, 32), (9, 9));
+    assert!(dark[9 * 32 + 9] < 0.2 && dark.iter().any(|v| *v > 0.9));
+}
+
+#[test]
+fn what_may_pass_does_not_switch_grad_cam_off() {
+    let contract = Contract::preset("minmax-unit", 32).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let script = saved(&trace(&finder(), &contract).unwrap());
+    let package = package(folder.path(), false, &script);
+    let (key, weights) = (package.key(), package.weights_path.clone());
+    let input = ModelInput { contract: package.contract.digest(), values: planted(32, (9, 9)) };
+    let engine = Engine::start(vec![package], EngineOptions::default()).unwrap();
+    std::fs::remove_file(&weights).unwrap();
+    let gone = block_on(engine.grad_cam(&key, input.clone()));
+    assert!(matches!(gone, Err(ExplainError::Failed(InferError::Torch(_)))), "{gone:?}");
+    std::fs::write(&weights, &script).unwrap();
+    assert!(block_on(engine.grad_cam(&key, input)).is_ok());
+}
+
+#[test]
 fn a_network_without_a_feature_map_says_so() {
     let contract = Contract::preset("minmax-unit", 8).unwrap();
     let script = |forward: Forward| saved(&trace(&forward, &contract).unwrap());
     let means = script(function(|xs| xs.f_flatten(1, -1)?.f_narrow(1, 0, 2)));
     let reason = GradCam::load(&means, Device::Cpu).err().unwrap();
-    assert!(reason.contains("no convolution"), "{reason}");
+    assert!(matches!(&reason, ExplainError::Unavailable(why) if why.contains("no convolution")), "{reason}");
 
     let mut store = VarStore::new(Device::Cpu);
     let p = store.root();

@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::ModelInput;
 
@@ -90,6 +91,15 @@ impl Reply {
 
     fn is_for(&self, of: usize) -> bool {
         !matches!(self, Reply::Start { device, .. } if *device != of)
+    }
+}
+
+/// What a device says; nothing once all has ended, since one that does not come back keeps what it has.
+pub(super) async fn answered<T>(waiting: oneshot::Receiver<T>, ended: &CancellationToken) -> Option<T> {
+    tokio::select! {
+        biased;
+        answer = waiting => answer.ok(),
+        () = ended.cancelled() => None,
     }
 }
 
@@ -283,6 +293,19 @@ mod tests {
     use std::sync::Arc;
 
     use crate::infer::probe;
+
+    /// As of a device that hangs: the sender lives on.
+    #[tokio::test]
+    async fn nobody_waits_for_a_device_that_keeps_what_it_has() {
+        let ended = CancellationToken::new();
+        let (sender, waiting) = oneshot::channel::<Maps>();
+        ended.cancel();
+        assert!(answered(waiting, &ended).await.is_none());
+        drop(sender);
+        let (sender, waiting) = oneshot::channel();
+        sender.send(5).unwrap();
+        assert_eq!(answered(waiting, &ended).await, Some(5), "what was said counts");
+    }
 
     #[test]
     fn what_explains_a_score_leaves_only_while_none_is_waited_for() {

@@ -31,11 +31,19 @@ pub(crate) fn study_level() -> (tempfile::TempDir, serde_json::Value) {
 
 /// A TorchScript file of a module whose `forward` of `images` has this body.
 pub(crate) fn scripted(body: &str) -> Vec<u8> {
+    scripted_as(body, "name")
+}
+
+/// As [`scripted`], its records renamed by a Python expression of `name`.
+pub(crate) fn scripted_as(body: &str, renamed: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("network.py");
     let code = format!(
-        "import sys\nimport torch\n\n\nclass Network(torch.nn.Module):\n    def forward(self, images):\n{body}\n\n\n\
-         torch.jit.script(Network()).save(sys.argv[1] + '/network.pt')\n"
+        "import sys\nimport zipfile\nimport torch\n\n\nclass Network(torch.nn.Module):\n    def forward(self, images):\n{body}\n\n\n\
+         torch.jit.script(Network()).save(sys.argv[1] + '/given.pt')\n\
+         with zipfile.ZipFile(sys.argv[1] + '/given.pt') as given, zipfile.ZipFile(sys.argv[1] + '/network.pt', 'w') as out:\n\
+         \x20   for name in given.namelist():\n\
+         \x20       out.writestr({renamed}, given.read(name))\n"
     );
     std::fs::write(&script, code).unwrap();
     python(&script, folder.path());

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -55,7 +56,7 @@ bool reaches_beyond(const std::string& space, const std::string& name) {
   const auto is = [](const std::string& word) { return [&word](const char* other) { return word == other; }; };
   const std::array<const char*, 8> spaces = {"aten",    "prim",     "quantized",        "_quantized",
                                              "sparse", "prepacked", "mkldnn_prepacked", "quantization"};
-  const std::array<const char*, 3> names = {"save", "from_file", "Print"};
+  const std::array<const char*, 4> names = {"save", "from_file", "Print", "_print"};
   return std::none_of(spaces.begin(), spaces.end(), is(space)) || std::any_of(names.begin(), names.end(), is(name)) ||
       name.rfind("rpc_", 0) == 0;
 }
@@ -97,13 +98,29 @@ bool has_word(const std::string& text, const std::string& word) {
   return false;
 }
 
-// What a file would do while it is loaded: the code of `__setstate__`, as text, since nothing has been read yet.
+bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+// What a file would do while it is loaded: the code of `__setstate__`, as text, since nothing has been read yet. libtorch
+// looks its records up without regard to case, and compares names longer than it lists: so all of the folder is read,
+// whatever its case and its names end with, and a record that is not found under the name that it is listed by is an
+// error. The oldest format, which keeps code under any name, is refused.
 void check_code(const std::string& file) {
   std::istringstream in(file);
   caffe2::serialize::PyTorchStreamReader reader(&in);
   std::string code;
+  std::set<std::string> seen;
   for (const std::string& name : reader.getAllRecords()) {
-    if (name.rfind("code/", 0) == 0 && name.size() > 3 && name.compare(name.size() - 3, 3, ".py") == 0) {
+    std::string lower = name;
+    std::transform(lower.begin(), lower.end(), lower.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
+    if (lower == "model.json") {
+      throw std::runtime_error("it is of the oldest format of TorchScript: save it again with PyTorch 1.4 or later");
+    }
+    if (!seen.insert(lower).second) {
+      throw std::runtime_error("it has two records that differ at most in case: " + name.substr(0, 100));
+    }
+    if (lower.rfind("code/", 0) == 0 && !ends_with(name, ".debug_pkl")) {
       const auto record = reader.getRecord(name);
       code.append(static_cast<const char*>(std::get<0>(record).get()), std::get<1>(record));
       code.push_back('\n');
@@ -112,7 +129,7 @@ void check_code(const std::string& file) {
   if (!has_word(code, "__setstate__")) {
     return;
   }
-  for (const char* word : {"save", "from_file", "print", "c10d", "_c10d_functional", "rpc_sync", "rpc_async"}) {
+  for (const char* word : {"save", "from_file", "print", "_print", "c10d", "_c10d_functional", "rpc_sync", "rpc_async"}) {
     if (has_word(code, word)) {
       refuse(std::string(word) + " in a file with code that runs while it is loaded");
     }
@@ -196,7 +213,7 @@ at::Generator generator_of(int device) {
 extern "C" {
 
 // Whether all functions of a TorchScript file compute and do nothing else. Runs none of them. If not: false, and in
-// `error` a malloc'd C string that says why.
+// `error` a malloc'd C string that says why, or null without memory for it.
 bool sidelight_script_check(const char* data, size_t length, char** error) {
   *error = nullptr;
   try {
@@ -209,6 +226,7 @@ bool sidelight_script_check(const char* data, size_t length, char** error) {
         function->ensure_defined();
         check(torch::jit::toGraphFunction(*function).graph()->block());
       }
+      return true;
     } catch (const c10::Error& e) {
       throw std::runtime_error(std::string("not a TorchScript file for this libtorch: ") + e.what_without_backtrace());
     }
@@ -217,7 +235,7 @@ bool sidelight_script_check(const char* data, size_t length, char** error) {
   } catch (...) {
     *error = copied("an exception without a text");
   }
-  return *error == nullptr;
+  return false;
 }
 
 // A TorchScript file with its parameters made constants of `forward`, batch normalisation folded into convolutions, and

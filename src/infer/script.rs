@@ -275,7 +275,7 @@ mod tests {
                 format!("        return torch.from_file('{}', size=1) + images", written.display()),
                 Some("aten::from_file"),
             ),
-            (restored, Some("save in a file with code that runs while it is loaded")),
+            (restored.clone(), Some("save in a file with code that runs while it is loaded")),
         ] {
             let found = check(&crate::infer::reference::scripted(&body));
             match refused {
@@ -286,6 +286,14 @@ mod tests {
             }
             assert!(!written.exists(), "nothing was run");
         }
+        // libtorch finds code whatever the case of its record's name, and beyond the length that it lists.
+        for renamed in ["name.replace('/code/', '/CODE/')", "name.replace('.py', '.PY')"] {
+            let found = check(&crate::infer::reference::scripted_as(&restored, renamed));
+            assert!(found.as_ref().is_err_and(|e| e.starts_with("it calls save")), "{renamed}: {found:?}");
+            assert!(!written.exists(), "nothing was run");
+        }
+        let old = crate::infer::reference::scripted_as(flat, "name.replace('/constants.pkl', '/Model.json')");
+        assert!(check(&old).unwrap_err().starts_with("it is of the oldest format"));
     }
 
     #[test]

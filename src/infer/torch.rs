@@ -55,8 +55,8 @@ pub(super) struct LoadedModel {
     device: Device,
     precision: Precision,
     is_frozen: bool,
-    /// Made when a map is first asked for: most nodes never do.
-    grad_cam: OnceCell<Result<GradCam, String>>,
+    /// Made when a map is first asked for: most nodes never do. Or why there is none, whenever it is asked for.
+    grad_cam: OnceCell<Result<GradCam, ExplainError>>,
 }
 
 /// The package's network as TorchScript. Reads the weight file, checking its hash on the bytes that are used, and what it
@@ -148,8 +148,9 @@ impl LoadedModel {
 
     /// Grad-CAM of an image of the contract's shape: a map for each finding, or the race model's one. Computed in fp32.
     pub(super) fn grad_cam(&self, image: &[f32]) -> Result<Vec<Option<Vec<f32>>>, ExplainError> {
-        let grad_cam = self.grad_cam.get_or_init(|| self.load_grad_cam());
-        let grad_cam = grad_cam.as_ref().map_err(|reason| ExplainError::Unavailable(reason.clone()))?;
+        self.load_grad_cam()?;
+        let none = || ExplainError::Unavailable("its network was not read again".to_owned());
+        let grad_cam = self.grad_cam.get().ok_or_else(none)?.as_ref().map_err(Clone::clone)?;
         let targets = match self.package.purpose {
             Purpose::Race => vec![Target::Confidence],
             Purpose::Clinical => self.package.column_of.iter().map(|column| Target::Column(*column)).collect(),
@@ -158,19 +159,37 @@ impl LoadedModel {
         grad_cam.maps(&image, &self.package.column_of, self.package.activation, &targets)
     }
 
-    /// Reads the weights again. A network that says something else than the one that scores is not used.
-    fn load_grad_cam(&self) -> Result<GradCam, String> {
-        let script = read_weights(&self.package).and_then(|bytes| script_of(&self.package, bytes))?;
+    /// Reads the network again where that was not done, as long as that takes. What may pass, want of memory for
+    /// instance, is tried again when the next map is asked for.
+    ///
+    /// # Errors
+    /// What may pass; whether there is Grad-CAM of this network at all, [`LoadedModel::grad_cam`] says.
+    pub(super) fn load_grad_cam(&self) -> Result<(), ExplainError> {
+        if self.grad_cam.get().is_none() {
+            let grad_cam = match self.read_grad_cam() {
+                Err(passing @ ExplainError::Failed(_)) => return Err(passing),
+                lasting => lasting,
+            };
+            let _ = self.grad_cam.set(grad_cam);
+        }
+        Ok(())
+    }
+
+    /// A network that says something else than the one that scores is not used.
+    fn read_grad_cam(&self) -> Result<GradCam, ExplainError> {
+        let bytes = read_weights(&self.package).map_err(|reason| ExplainError::Failed(InferError::Torch(reason)))?;
+        let script = script_of(&self.package, bytes).map_err(ExplainError::of_network)?;
         let grad_cam = GradCam::load(&script, self.device)?;
         if self.precision == Precision::Fp32 {
             let image = probe::image(&self.package.contract, 2);
-            let expected = self.raw(&[&image]).map_err(|e| e.to_string())?;
-            let found = self.image(&image).map_err(|e| torch_reason(&e))?;
-            let found = rows(&grad_cam.outputs(&found).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+            let expected = self.raw(&[&image])?;
+            let found = self.image(&image).map_err(|e| torch_error(&e))?;
+            let found = rows(&grad_cam.outputs(&found)?)?;
             let apart = |(a, b): (&f64, &f64)| (a - b).abs() > self.tolerance() * (1.0 + a.abs());
             let pairs = expected.iter().zip(&found).flat_map(|(a, b)| a.outputs.iter().zip(b));
             if pairs.into_iter().any(apart) {
-                return Err("its network computes something else where gradients are asked for".to_owned());
+                let why = "its network computes something else where gradients are asked for";
+                return Err(ExplainError::Unavailable(why.to_owned()));
             }
         }
         Ok(grad_cam)

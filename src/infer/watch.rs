@@ -64,8 +64,13 @@ impl Watch {
 
     /// A batch begins that took so long at the start of the engine.
     pub(super) fn begin(&self, device: usize, took: Duration) -> Busy<'_> {
+        self.begin_within(device, (took * TIMES).max(self.least))
+    }
+
+    /// Something begins that may take so long.
+    pub(super) fn begin_within(&self, device: usize, limit: Duration) -> Busy<'_> {
         let device = &self.devices[device];
-        device.until.store(self.now() + millis((took * TIMES).max(self.least)), Ordering::Relaxed);
+        device.until.store(self.now() + millis(limit), Ordering::Relaxed);
         Busy(device)
     }
 

@@ -14,6 +14,7 @@ use tracing::{error, warn};
 
 use crate::domain::ModelInput;
 
+use super::engine::START_LIMIT;
 use super::error::InferError;
 use super::explain::ExplainError;
 use super::limit::BatchLimit;
@@ -156,8 +157,12 @@ impl Worker {
         let model = &self.models[request.model];
         let maps = match check_input(model, &request.input) {
             Ok(()) => {
+                // The first one reads the network again, which takes as long as it did at the start.
+                let loading = self.watch.begin_within(self.device, START_LIMIT);
+                let loaded = model.load_grad_cam();
+                drop(loading);
                 let _busy = self.watch.begin(self.device, self.took[request.model]);
-                model.grad_cam(&request.input.values)
+                loaded.and_then(|()| model.grad_cam(&request.input.values))
             }
             Err(error) => Err(error.into()),
         };

@@ -48,6 +48,9 @@ pub fn facts_of(root: &Item) -> (Option<View>, ImageFacts) {
         position: slices::position(root),
         orientation: slices::orientation(root),
         hounsfield: is_hounsfield(root, 0),
+        lossy: code(0x0028_2110) == "01",
+        lossy_ratios: codes(root, 0x0028_2112),
+        lossy_methods: codes(root, 0x0028_2114),
     };
     let projection = PROJECTIONS.contains(&root.code_string(0x0008_0060).unwrap_or_default().as_str());
     let plane = if projection { plane(&facts.patient_orientation) } else { None };

@@ -180,7 +180,7 @@ const COPIED: [Tag; 85] = [
 ];
 
 /// Attributes of the data set that describe the image and its pixels, in ascending order.
-const IMAGE: [Tag; 80] = [
+const IMAGE: [Tag; 83] = [
     0x0008_0008, // Image Type
     0x0008_0016, // SOP Class UID
     0x0008_0018, // SOP Instance UID
@@ -249,6 +249,9 @@ const IMAGE: [Tag; 80] = [
     0x0028_1221, // Segmented Red Palette Color Lookup Table Data
     0x0028_1222, // Segmented Green Palette Color Lookup Table Data
     0x0028_1223, // Segmented Blue Palette Color Lookup Table Data
+    0x0028_2110, // Lossy Image Compression
+    0x0028_2112, // Lossy Image Compression Ratio
+    0x0028_2114, // Lossy Image Compression Method
     0x0028_3000, // Modality LUT Sequence
     0x0028_3010, // VOI LUT Sequence
     0x0054_0220, // View Code Sequence

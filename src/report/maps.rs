@@ -87,6 +87,7 @@ pub fn capture(image: &MapImage, object: &MapObject) -> Result<Report, ReportErr
     if let Some((height, width)) = image.aspect {
         put(&mut d, 0x0028_0034, VR::IS, &format!("{height}\\{width}"));
     }
+    put_lossy(&mut d, image.source);
     let mut pixels = overlay(image.picture, image.map);
     pixels.resize(pixels.len().next_multiple_of(2), 0);
     d.put(DataElement::new(Tag(0x7fe0, 0x0010), VR::OB, PrimitiveValue::U8(pixels.into())));
@@ -109,7 +110,9 @@ pub fn parametric_map(image: &MapImage, object: &MapObject) -> Result<Report, Re
     put(&mut d, 0x0028_0004, VR::CS, "MONOCHROME2");
     put(&mut d, 0x0028_0008, VR::IS, "1");
     put(&mut d, 0x0028_0302, VR::CS, "NO");
-    put(&mut d, 0x0028_2110, VR::CS, "00");
+    if !put_lossy(&mut d, image.source) {
+        put(&mut d, 0x0028_2110, VR::CS, "00");
+    }
     put_empty(&mut d, 0x0040_0555, VR::SQ);
     put(&mut d, 0x0070_0080, VR::CS, &map.method.as_str().to_ascii_uppercase());
     put(&mut d, 0x0070_0081, VR::LO, &plain(&title(map), 64));
@@ -172,6 +175,27 @@ fn common(
     put_items(&mut d, 0x0008_2112, vec![source_reference(image)]);
     put_items(&mut d, 0x0008_1115, vec![referenced_series(source)]);
     Ok(d)
+}
+
+/// What the source lost to compression the map has lost too (PS3.3 C.7.6.1.1.5); whether it lost something. The syntaxes
+/// of baseline and extended JPEG and near-lossless JPEG-LS say so where the header does not.
+fn put_lossy(d: &mut InMemDicomObject, source: &InstanceHeader) -> bool {
+    const LOSSY: [&str; 3] = ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"];
+    if !source.image.lossy && !LOSSY.contains(&source.transfer_syntax.as_str()) {
+        return false;
+    }
+    put(d, 0x0028_2110, VR::CS, "01");
+    let (ratios, methods) = (&source.image.lossy_ratios, &source.image.lossy_methods);
+    let is_ratio = |text: &String| text.parse::<f64>().is_ok_and(|ratio| ratio.is_finite() && ratio > 0.0);
+    let is_code = |text: &String| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || "_ ".contains(c))
+    };
+    if ratios.len() == methods.len() && ratios.iter().all(is_ratio) && methods.iter().all(is_code) && !ratios.is_empty()
+    {
+        put(d, 0x0028_2112, VR::DS, &ratios.join("\\"));
+        put(d, 0x0028_2114, VR::CS, &methods.join("\\"));
+    }
+    true
 }
 
 fn finish(image: &MapImage, object: &MapObject, d: InMemDicomObject, class: &str) -> Result<Report, ReportError> {

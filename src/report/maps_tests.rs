@@ -40,9 +40,12 @@ fn read(report: &Report) -> FileDicomObject<InMemDicomObject> {
 }
 
 fn built(map: &AttributionMap, purpose: Purpose, frames: u32) -> [FileDicomObject<InMemDicomObject>; 2] {
+    built_of(&source(frames), map, purpose)
+}
+
+fn built_of(source: &InstanceHeader, map: &AttributionMap, purpose: Purpose) -> [FileDicomObject<InMemDicomObject>; 2] {
     let observer = Observer { device_uid: uid("1.2.8"), name: "node".into(), serial_number: "1".into() };
-    let source = source(frames);
-    let image = MapImage { source: &source, frame: 7, purpose, map, picture: &[100; 9], aspect: Some((512, 256)) };
+    let image = MapImage { source, frame: 7, purpose, map, picture: &[100; 9], aspect: Some((512, 256)) };
     let now = DateTime::parse_from_rfc3339("2026-02-03T04:05:06+00:00").unwrap();
     let (sop_instance, series) = (uid("1.2.5"), uid("1.2.6"));
     let frame_of_reference = uid("1.2.7");
@@ -85,6 +88,36 @@ fn a_map_of_the_race_model_is_of_another_series_and_names_no_group() {
             assert!(!said.contains(group), "{said}");
         }
     }
+}
+
+#[test]
+fn a_map_has_lost_what_its_source_lost() {
+    let lossy = |change: fn(&mut InstanceHeader)| {
+        let mut source = source(1);
+        change(&mut source);
+        built_of(&source, &map(finding()), Purpose::Clinical).map(|object| {
+            ["LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"].map(|name| {
+                object.element_by_name(name).ok().map(|e| e.to_str().unwrap().trim_end().to_owned()).unwrap_or_default()
+            })
+        })
+    };
+    let said = |text: [&str; 3]| text.map(str::to_owned);
+    assert_eq!(lossy(|_| {}), [said(["", "", ""]), said(["00", "", ""])]);
+    let twice = said(["01", "10\\2.5", "ISO_10918_1\\ISO_15444_1"]);
+    let found = lossy(|source| {
+        source.image.lossy = true;
+        source.image.lossy_ratios = vec!["10".into(), "2.5".into()];
+        source.image.lossy_methods = vec!["ISO_10918_1".into(), "ISO_15444_1".into()];
+    });
+    assert_eq!(found, [twice.clone(), twice]);
+    let found = lossy(|source| source.transfer_syntax = uid("1.2.840.10008.1.2.4.50"));
+    assert_eq!(found, [said(["01", "", ""]), said(["01", "", ""])]);
+    let found = lossy(|source| {
+        source.image.lossy = true;
+        source.image.lossy_ratios = vec!["DOE^JANE".into()];
+        source.image.lossy_methods = vec!["ISO_10918_1".into()];
+    });
+    assert_eq!(found[1], said(["01", "", ""]), "what is no ratio is not copied");
 }
 
 #[test]

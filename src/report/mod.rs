@@ -179,12 +179,13 @@ pub fn build(
 
 /// Whether an instance is one of sidelight's own reports or maps, which the node never processes.
 pub fn is_own(header: &InstanceHeader) -> bool {
-    let is_map = || {
-        let class = header.sop_class.as_str();
-        [maps::SECONDARY_CAPTURE, maps::PARAMETRIC_MAP].contains(&class)
-            && header.model_name.eq_ignore_ascii_case(MODEL_NAME)
-    };
-    header.manufacturer.eq_ignore_ascii_case(MANUFACTURER) && (header.modality == "SR" || is_map())
+    let own_map = || is_map(&header.sop_class) && header.model_name.eq_ignore_ascii_case(MODEL_NAME);
+    header.manufacturer.eq_ignore_ascii_case(MANUFACTURER) && (header.modality == "SR" || own_map())
+}
+
+/// Whether maps are of this SOP class; reports are not.
+pub fn is_map(sop_class: &Uid) -> bool {
+    [maps::SECONDARY_CAPTURE, maps::PARAMETRIC_MAP].contains(&sop_class.as_str())
 }
 
 /// Who audits where no race model runs: the node itself, by its profile. It has neither weights nor contract.

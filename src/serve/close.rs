@@ -2,11 +2,12 @@
 //!
 //! Neighbours: `assemble` decides, `analyse` assesses and writes, `store` keeps. Left out: when a study is complete.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
+use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info, warn};
 
 use super::watchdog::Loop;
@@ -19,13 +20,52 @@ use crate::domain::{ClosedBy, Disclosure, Uid};
 use crate::report::{Predecessor, Related};
 use crate::store::{Closed, Older, Outcome, OutgoingReport, StoreError, StudyClaim};
 
+/// Studies that are closed at a time: each may wait for its maps.
+const CLOSING_MAX: usize = 8;
+
 /// Keys of the packages whose results are not all here, of studies at a version each.
 type Lacking = HashMap<Uid, (i64, Vec<String>)>;
+
+/// The studies that are being closed.
+#[derive(Default)]
+struct UnderWay {
+    /// Each with whether it is to be looked at again.
+    tasks: JoinSet<(Uid, bool)>,
+    studies: HashSet<Uid>,
+    again: bool,
+}
+
+impl UnderWay {
+    /// Waits until one is done; none where there is none.
+    async fn next(&mut self) -> Option<()> {
+        let done = self.tasks.join_next().await?;
+        self.note(done);
+        Some(())
+    }
+
+    fn settle(&mut self) {
+        while let Some(done) = self.tasks.try_join_next() {
+            self.note(done);
+        }
+    }
+
+    fn note(&mut self, done: Result<(Uid, bool), JoinError>) {
+        match done {
+            Ok((study, again)) => {
+                self.studies.remove(&study);
+                self.again |= again;
+            }
+            // Whose it was is not known; claims keep the others from being closed twice.
+            Err(_) => self.studies.clear(),
+        }
+    }
+}
 
 impl Node {
     /// Closes studies that are complete.
     pub(super) async fn close_loop(self: Arc<Self>) {
         let mut lacking = Lacking::new();
+        let mut under_way = UnderWay::default();
         while !self.cancel.is_cancelled() {
             self.pulse.beat(Loop::Closing);
             let activities = match self.store.activities(Utc::now()).await {
@@ -36,24 +76,48 @@ impl Node {
                 }
             };
             let (config, mut wait) = (self.config(), IDLE);
+            under_way.again = false;
             let versions: HashMap<&Uid, i64> = activities.iter().map(|a| (&a.study, a.version)).collect();
             lacking.retain(|study, (version, _)| versions.get(study) == Some(version));
             for mut activity in activities {
+                under_way.settle();
+                if under_way.studies.contains(&activity.study) {
+                    continue;
+                }
                 self.pulse.beat(Loop::Closing);
                 match self.decide(&mut activity, &mut lacking, &config).await {
                     Ok(Decision::Wait { until }) => {
                         let left = (until - Utc::now()).to_std().unwrap_or_default();
                         wait = wait.min(left.max(Duration::from_millis(5)));
                     }
-                    Ok(Decision::Close(closing)) => self.close(&activity, closing).await,
+                    Ok(Decision::Close(closing)) => {
+                        while under_way.tasks.len() >= CLOSING_MAX {
+                            self.pulse.beat(Loop::Closing);
+                            let _ = tokio::time::timeout(IDLE, under_way.next()).await;
+                        }
+                        under_way.studies.insert(activity.study.clone());
+                        let node = Arc::clone(&self);
+                        under_way.tasks.spawn(async move {
+                            let again = node.close(&activity, closing).await;
+                            (activity.study, again)
+                        });
+                    }
                     Err(error) => self.trouble("looking at the images of a study", &error).await,
                 }
                 if self.cancel.is_cancelled() {
-                    return;
+                    break;
                 }
             }
-            self.pause(&self.store.wake().study_changed, wait).await;
+            let pause = self.pause(&self.store.wake().study_changed, wait);
+            tokio::pin!(pause);
+            while !under_way.again {
+                tokio::select! {
+                    () = &mut pause => break,
+                    Some(()) = under_way.next() => {}
+                }
+            }
         }
+        while under_way.next().await.is_some() {}
     }
 
     /// Asks `assemble`, with the study's images and what products said of them where they can matter by now.
@@ -97,17 +161,22 @@ impl Node {
         Ok(known.get(&activity.study).map_or(&[], |(_, models)| models))
     }
 
-    async fn close(self: &Arc<Self>, activity: &StudyActivity, closing: Closing) {
+    /// Whether the study is to be looked at again soon.
+    async fn close(self: &Arc<Self>, activity: &StudyActivity, closing: Closing) -> bool {
         let study = &activity.study;
         let claim = match self.store.claim_study(study, activity.version, LEASE, Utc::now()).await {
             Ok(Some(claim)) => claim,
-            Ok(None) => return,
-            Err(error) => return self.trouble("claiming a study", &error).await,
+            Ok(None) => return false,
+            Err(error) => {
+                self.trouble("claiming a study", &error).await;
+                return true;
+            }
         };
         let log_id = self.store.log_id(study.as_str());
         if claim.interrupted > INTERRUPTIONS_MAX {
             let cause = format!("given up after {} restarts while it was closed", claim.interrupted);
-            return self.fail_study(&claim, &log_id, &cause).await;
+            self.fail_study(&claim, &log_id, &cause).await;
+            return false;
         }
         // In a task of its own: a study that brings it down fails alone.
         let (node, own) = (Arc::clone(self), claim.clone());
@@ -119,7 +188,10 @@ impl Node {
         let of_study = concluded.as_ref().err().is_some_and(|e| e.downcast_ref::<StoreError>().is_none());
         match concluded {
             Ok(Closed::As(state)) => info!(study = log_id, state = state.as_str(), "study closed"),
-            Ok(Closed::Superseded) => info!(study = log_id, "an image arrived while the study was closed; again"),
+            Ok(Closed::Superseded) => {
+                info!(study = log_id, "an image arrived while the study was closed; again");
+                return true;
+            }
             Err(error) if of_study && claim.attempts >= ATTEMPTS_MAX => {
                 self.fail_study(&claim, &log_id, &format!("{error:#}")).await;
             }
@@ -127,15 +199,15 @@ impl Node {
                 warn!(study = log_id, error = format!("{error:#}"), "closing failed; it will be tried again");
                 while let Err(error) = self.store.release_study(&claim).await {
                     if self.cancel.is_cancelled() {
-                        return;
+                        return false;
                     }
                     self.trouble("releasing the claim of a study", &error).await;
-                    // It waits for the store, as long as that takes: no standstill of the loop.
-                    self.pulse.beat(Loop::Closing);
                 }
                 self.pause(&tokio::sync::Notify::new(), IDLE).await;
+                return true;
             }
         }
+        false
     }
 
     async fn fail_study(&self, claim: &StudyClaim, log_id: &str, cause: &str) {
@@ -171,12 +243,20 @@ impl Node {
             let allowed = |d: &&Destination| d.disclose == disclosure && deliver::allowed(config.node.mode, d).is_ok();
             config.destinations_of(called).filter(allowed).map(|d| d.name.clone()).collect()
         };
-        let readers = [Disclosure::Withheld, Disclosure::Probabilities]
+        let mut readers = [Disclosure::Withheld, Disclosure::Probabilities]
             .into_iter()
             .filter(|disclosure| !destinations(*disclosure).is_empty())
             .filter(|disclosure| config.explain.asks_for(&self.analyser.released(&assessment, *disclosure)))
             .collect::<Vec<_>>();
-        let explained = self.explained(&ready, config.clinical(called), &readers).await?;
+        if !readers.is_empty() && (claim.interrupted > 0 || claim.attempts > 1) {
+            let study = self.store.log_id(claim.study.as_str());
+            warn!(
+                study,
+                "no maps: this study was being closed before and that did not end well; its report matters more"
+            );
+            readers.clear();
+        }
+        let explained = self.explained(&ready, &analysed, config.clinical(called), &readers).await?;
         let mut outgoing = Vec::new();
         for disclosure in [Disclosure::Withheld, Disclosure::Probabilities] {
             let destinations = destinations(disclosure);

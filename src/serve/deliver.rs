@@ -18,6 +18,7 @@ use super::{IDLE, LEASE, Node};
 use crate::config::Destination;
 use crate::deliver::{self, DeliverError, ReportFile, Retry, Session};
 use crate::domain::{Disclosure, Report};
+use crate::report;
 use crate::store::{Delivery, DueDestination, GiveUp, StoreError, Unreached};
 
 /// Associations under way at once, over all destinations.
@@ -201,6 +202,8 @@ impl Node {
             Err(error) => return self.unreached(due, delivery, &error, slot).await,
         };
         let sent = open.send(&files).await;
+        let is_map = report::is_map(&delivery.sop_class);
+        let retry = |error: &DeliverError| if is_map { error.retry_of_map() } else { error.retry() };
         let reached = sent.as_ref().err().is_none_or(|error| !error.unreached());
         // A report that was taken says so by itself. Another association may have failed to reach the destination
         // since.
@@ -229,11 +232,11 @@ impl Node {
             }
             Err(error @ (DeliverError::Status { .. } | DeliverError::File(_))) => {
                 *session = Some(open);
-                self.failed(delivery, &error.to_string(), error.retry()).await
+                self.failed(delivery, &error.to_string(), retry(&error)).await
             }
             Err(error) => {
                 open.end(Some(&error)).await;
-                self.failed(delivery, &error.to_string(), error.retry()).await;
+                self.failed(delivery, &error.to_string(), retry(&error)).await;
                 After::Stop
             }
         }

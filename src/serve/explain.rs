@@ -3,13 +3,15 @@
 //! A report never waits longer for its maps, and never fails for want of one. Neighbours: `analyse` makes them, `close`
 //! puts them beside the reports. Left out: who may have which (`analyse`).
 
+use std::path::Path;
+
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::Node;
-use crate::analyse::{Explained, most_telling};
+use crate::analyse::Explained;
 use crate::config::Explain;
-use crate::domain::{Disclosure, Purpose, ReadyStudy};
+use crate::domain::{Disclosure, InstanceHeader, Purpose, ReadyStudy, Uid};
 use crate::store::StoreError;
 
 impl Node {
@@ -20,6 +22,7 @@ impl Node {
     pub(super) async fn explained(
         &self,
         ready: &ReadyStudy,
+        analysed: &[Uid],
         clinical: &[String],
         readers: &[Disclosure],
     ) -> Result<Vec<Explained>, StoreError> {
@@ -34,22 +37,22 @@ impl Node {
         let files = self.store.object_files(&ready.study).await?;
         let study = self.store.log_id(ready.study.as_str());
         let mut explained = Vec::new();
-        let all = async {
-            for instance in most_telling(ready, &self.analyser, rules.images_max) {
-                let Some(file) = files.get(&instance.header.sop_instance) else { continue };
-                let done = self.analyser.explain(file, &instance.header, clinical, &rules, &mut explained);
-                if let Err(error) = done.await {
-                    warn!(study, error = format!("{error:#}"), "an image is not explained");
-                }
+        let chosen = self.analyser.most_telling(ready, analysed, clinical, rules.images_max);
+        let file = |header: &InstanceHeader| files.get(&header.sop_instance);
+        let images: Vec<(&Path, &InstanceHeader)> =
+            chosen.into_iter().filter_map(|i| Some((file(&i.header)?.as_path(), &i.header))).collect();
+        let all = self.analyser.explain(&images, clinical, &rules, &mut explained);
+        let ended = tokio::select! {
+            () = self.cancel.cancelled() => Some("the node stops".to_owned()),
+            done = timeout(rules.time_max, all) => match done {
+                Ok(done) => done.err().map(|error| format!("{error:#}")),
+                Err(_) => Some(format!("explain.time_max, {:?}, has passed", rules.time_max)),
             }
         };
-        if timeout(rules.time_max, all).await.is_err() {
-            let limit = rules.time_max;
-            warn!(
-                study,
-                ?limit,
-                "not every map was made in the time of explain.time_max; the report goes without those"
-            );
+        if let Some(reason) = ended {
+            let maps: usize = explained.iter().map(|e| e.maps.len()).sum();
+            warn!(study, reason, maps, "not every map was made; the report goes with those that were");
+            explained.iter_mut().for_each(|one| one.note_unreached(&rules.methods));
         }
         for (method, reason) in explained.iter().flat_map(|e: &Explained| &e.missing) {
             info!(study, method = method.as_str(), reason, "no map");

@@ -204,11 +204,11 @@ async fn give_up(
     cause: &str,
 ) -> Result<(), StoreError> {
     let sql = "UPDATE deliveries SET commitment = 'failed', commitment_next_at = NULL, commitment_error = ?1,
-               state = iif(?2, 'failed', state), last_error = iif(?2, ?1, last_error) WHERE id = ?3";
+               state = iif(?2, 'failed', state), last_error = iif(?2, ?1, last_error) WHERE id = ?3 RETURNING report";
     let query = sqlx::query(sql).bind(cause).bind(unkept.current).bind(unkept.delivery);
-    query.execute(&mut **tx).await?;
-    if unkept.current {
-        fail(tx, study, &format!("{destination} took the report, and {cause}")).await?;
+    let row = query.fetch_optional(&mut **tx).await?;
+    if let (Some(row), true) = (row, unkept.current) {
+        fail(tx, study, row.int("report")?, &format!("{destination} took the report, and {cause}")).await?;
     }
     Ok(())
 }

@@ -63,7 +63,7 @@ impl Store {
         let failures = row.fetch_one(&mut *tx).await?.small("failures")?;
         let sql = "UPDATE deliveries SET state = 'failed', lease_until = NULL, last_error = ?1
                    WHERE state = 'pending' AND destination = ?2 AND queued_at <= ?3 AND attempts + ?4 >= ?5
-                       AND (lease_until IS NULL OR lease_until <= ?6) RETURNING study";
+                       AND (lease_until IS NULL OR lease_until <= ?6) RETURNING study, report";
         let given_up = sqlx::query(sql)
             .bind(error)
             .bind(destination)
@@ -75,7 +75,8 @@ impl Store {
             .await?;
         for row in &given_up {
             let study: Uid = row.parsed("study")?;
-            fail(&mut tx, &study, &format!("delivery to {destination} was given up: {error}")).await?;
+            let cause = format!("delivery to {destination} was given up: {error}");
+            fail(&mut tx, &study, row.int("report")?, &cause).await?;
         }
         self.index().commit(tx).await?;
         let given_up = given_up.len();

@@ -110,19 +110,19 @@ impl Store {
     }
 
     /// The attempt failed: it is tried again at `next_at`, or given up without one. A delivery that was given up fails
-    /// its study, until `resend`; the study's other deliveries go on.
+    /// its study, until `resend`, unless it is of a map; the study's other deliveries go on.
     pub async fn delivery_failed(&self, id: i64, error: &str, next_at: Option<Timestamp>) -> Result<(), StoreError> {
         let mut tx = self.index().write().await?;
         // One that was superseded meanwhile is over, whatever came of it.
         let sql = "UPDATE deliveries SET lease_until = NULL, attempts = attempts + 1, last_error = ?1,
                    next_at = ifnull(?2, next_at), state = iif(state = 'pending' AND ?2 IS NULL, 'failed', state)
-                   WHERE id = ?3 RETURNING study, destination, attempts, state";
+                   WHERE id = ?3 RETURNING study, report, destination, attempts, state";
         let row = sqlx::query(sql).bind(error).bind(next_at.map(micros)).bind(id).fetch_optional(&mut *tx).await?;
         let Some(row) = row else { return Ok(()) };
         let (destination, attempts) = (row.text("destination")?, row.int("attempts")?);
         if row.text("state")? == "failed" {
             let cause = format!("delivery to {destination} was given up after {attempts} attempts: {error}");
-            fail(&mut tx, &row.parsed("study")?, &cause).await?;
+            fail(&mut tx, &row.parsed("study")?, row.int("report")?, &cause).await?;
         }
         self.index().commit(tx).await?;
         warn!(delivery = id, destination, attempts, error, next_at = ?next_at, "delivery failed");
@@ -170,7 +170,10 @@ impl Store {
             return Err(StoreError::NothingToSend(study.clone()));
         }
         for study in &studies {
-            sqlx::query(&on_its_way()).bind(study).execute(&mut *tx).await?;
+            // Where maps alone go again, the report has arrived and stays so.
+            for sql in [on_its_way(), arrived()] {
+                sqlx::query(&sql).bind(study).execute(&mut *tx).await?;
+            }
         }
         for destination in &destinations {
             let sql = "UPDATE destinations SET next_at = NULL WHERE name = ?";
@@ -214,14 +217,26 @@ impl Store {
     }
 }
 
+/// The SOP classes of maps (`report`). A destination that does not take them holds nothing up: whether a study is
+/// delivered, and when its next report goes, its reports alone decide.
+macro_rules! maps {
+    () => {
+        "('1.2.840.10008.5.1.4.1.1.7', '1.2.840.10008.5.1.4.1.1.30')"
+    };
+}
+
 /// A delivery `d` that can be sent at `?1`. One of an older report of its study to the same destination goes first,
-/// unless the file of that one is gone.
-pub(super) const DUE: &str = "d.state = 'pending' AND d.next_at <= ?1
+/// unless the file of that one is gone; one of a map does not.
+pub(super) const DUE: &str = concat!(
+    "d.state = 'pending' AND d.next_at <= ?1
     AND (d.lease_until IS NULL OR d.lease_until <= ?1)
     AND EXISTS (SELECT 1 FROM reports p WHERE p.id = d.report AND p.path IS NOT NULL)
-    AND NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.study = d.study AND o.destination = d.destination
-        AND o.id < d.id AND (o.lease_until > ?1 OR (o.state = 'pending'
-            AND EXISTS (SELECT 1 FROM reports q WHERE q.id = o.report AND q.path IS NOT NULL))))";
+    AND NOT EXISTS (SELECT 1 FROM deliveries o JOIN reports q ON q.id = o.report
+        WHERE o.study = d.study AND o.destination = d.destination AND o.id < d.id
+        AND (o.lease_until > ?1 OR (o.state = 'pending' AND q.path IS NOT NULL)) AND q.sop_class NOT IN ",
+    maps!(),
+    ")"
+);
 
 /// Whether the study's current reports (study `?1`) are those of its last revision. Where that one was refused or
 /// failed, the deliveries of older reports do not change what became of it.
@@ -231,20 +246,22 @@ const CURRENT: &str = "EXISTS (SELECT 1 FROM reports r WHERE r.study = ?1 AND r.
 /// A study (`?1`) whose report is on its way to every destination that has not taken it. One with another delivery that
 /// was given up stays failed until that one is sent again too.
 fn on_its_way() -> String {
+    let maps = maps!();
     format!(
         "UPDATE studies SET state = 'reported', error = NULL
          WHERE study = ?1 AND state IN ('delivered', 'failed') AND {CURRENT}
          AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
-             WHERE r.study = ?1 AND r.current = 1 AND d.state = 'failed')"
+             WHERE r.study = ?1 AND r.current = 1 AND d.state = 'failed' AND r.sop_class NOT IN {maps})"
     )
 }
 
 /// A study (`?1`) whose report every destination has taken.
 fn arrived() -> String {
+    let maps = maps!();
     format!(
         "UPDATE studies SET state = 'delivered' WHERE study = ?1 AND state = 'reported' AND {CURRENT}
          AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
-             WHERE r.study = ?1 AND r.current = 1 AND d.state <> 'delivered')"
+             WHERE r.study = ?1 AND r.current = 1 AND d.state <> 'delivered' AND r.sop_class NOT IN {maps})"
     )
 }
 
@@ -256,12 +273,19 @@ pub(super) async fn recover(tx: &mut Transaction<'_, Sqlite>, study: &Uid) -> Re
     Ok(())
 }
 
-pub(super) async fn fail(tx: &mut Transaction<'_, Sqlite>, study: &Uid, cause: &str) -> Result<(), StoreError> {
+/// A delivery of this report was given up, and with it the study; of a map only its own line tells.
+pub(super) async fn fail(
+    tx: &mut Transaction<'_, Sqlite>,
+    study: &Uid,
+    report: i64,
+    cause: &str,
+) -> Result<(), StoreError> {
+    let maps = maps!();
     let sql = format!(
         "UPDATE studies SET state = 'failed', error = ?2 WHERE study = ?1 AND state IN ('reported', 'delivered')
-         AND {CURRENT}"
+         AND {CURRENT} AND NOT EXISTS (SELECT 1 FROM reports m WHERE m.id = ?3 AND m.sop_class IN {maps})"
     );
-    sqlx::query(&sql).bind(study.as_str()).bind(cause).execute(&mut **tx).await?;
+    sqlx::query(&sql).bind(study.as_str()).bind(cause).bind(report).execute(&mut **tx).await?;
     Ok(())
 }
 
@@ -272,7 +296,7 @@ pub(super) async fn report_lost(tx: &mut Transaction<'_, Sqlite>, report: i64, s
     let sql = "UPDATE deliveries SET state = 'failed', lease_until = NULL, last_error = ?1 WHERE state = 'pending'
                AND report IN (SELECT ifnull(variant_of, id) FROM reports WHERE id = ?2)";
     if sqlx::query(sql).bind(cause).bind(report).execute(&mut **tx).await?.rows_affected() > 0 {
-        fail(tx, study, cause).await?;
+        fail(tx, study, report, cause).await?;
     }
     Ok(())
 }

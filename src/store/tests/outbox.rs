@@ -74,6 +74,49 @@ async fn a_delivery_that_is_given_up_fails_its_study_until_it_is_resent() {
     assert_eq!((shown.state, shown.error), (StudyState::Delivered, None));
 }
 
+/// A destination that takes no Secondary Capture.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_map_that_is_not_taken_neither_fails_a_study_nor_holds_up_its_next_report() {
+    let (_dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    score_all(&store, "1.2", 1).await;
+    let claimed = claim(&store, "1.2", 60).await;
+    let report_of = |uid: &str| outgoing("1.2", uid, Disclosure::Withheld, &["PACS"]);
+    let map_of = |instance: &str| {
+        let mut map = report_of(instance);
+        map.variants.truncate(1);
+        map.variants[0].sop_class = uid("1.2.840.10008.5.1.4.1.1.7");
+        map
+    };
+    let reports = [report_of("2.25.1"), map_of("2.25.5"), map_of("2.25.6")];
+    assert!(matches!(close_with(&store, &claimed, &reports, 60).await, Closed::As(_)));
+    let first = due(&store, 60).await;
+    assert_eq!(first.iter().map(|d| d.sop_instance.as_str()).collect::<Vec<_>>(), ["2.25.1"], "the report goes first");
+    delivered(&store, &first[0], 61).await;
+    assert_eq!(state(&store, "1.2").await, StudyState::Delivered, "maps are no part of that");
+    let maps = due(&store, 62).await;
+    assert_eq!(maps.len(), 2, "no map waits for another");
+    store.delivery_failed(maps[0].id, "not accepted", None).await.unwrap();
+    store.delivery_failed(maps[1].id, "out of resources", Some(at(9_999))).await.unwrap();
+    assert_eq!(state(&store, "1.2").await, StudyState::Delivered);
+    let shown = show(&store, "1.2").await;
+    assert_eq!(shown.deliveries[1].last_error.as_deref(), Some("not accepted"));
+    assert_eq!(store.resend_matching(Resend { failed_only: true, ..Resend::default() }, at(70)).await.unwrap(), 1);
+    assert_eq!(state(&store, "1.2").await, StudyState::Delivered, "its report has arrived and stays so");
+    assert_eq!(due(&store, 71).await.len(), 1);
+
+    put(&store, "1.2.4", 100).await;
+    score_all(&store, "1.2", 100).await;
+    let claimed = claim(&store, "1.2", 160).await;
+    let closing = Closing { complete: true, by: ClosedBy::Quiet, missing: Vec::new() };
+    let (assessment, reports) = (assessment(), [report_of("2.25.7")]);
+    let outcome =
+        Outcome::Reported { assessment: &assessment, closing: &closing, older: Older::Sent, reports: &reports };
+    assert!(matches!(store.close_study(&claimed, outcome, at(160)).await.unwrap(), Closed::As(_)));
+    let next = due(&store, 160).await;
+    assert_eq!(next.iter().map(|d| d.sop_instance.as_str()).collect::<Vec<_>>(), ["2.25.7"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outdated_report_is_not_sent_any_more() {
     let (_dir, store) = reported(&["PACS"]).await;
