@@ -145,6 +145,7 @@ impl GradCam {
             let why = "no convolution of its network gives more than one pixel";
             return Err(ExplainError::Unavailable(why.to_owned()));
         }
+        let mut flat = None;
         for wanted in areas {
             let tensors: Vec<&Tensor> =
                 seen.tensors.iter().filter(|t| area(t) == Some(wanted) && t.requires_grad()).collect();
@@ -152,9 +153,18 @@ impl GradCam {
                 continue;
             }
             let gradients = Tensor::f_run_backward(&[scalar], &tensors, true, false).map_err(failed)?;
-            if let Some(found) = tensors.into_iter().zip(gradients).rfind(|(_, gradient)| gradient.defined()) {
-                return Ok(found);
+            for (tensor, gradient) in
+                tensors.into_iter().zip(gradients).rev().filter(|(_, gradient)| gradient.defined())
+            {
+                // Another branch, joined with this output's, has a gradient too: of zeros.
+                if gradient.f_count_nonzero(None).and_then(|n| n.f_int64_value(&[])).map_err(failed)? > 0 {
+                    return Ok((tensor, gradient));
+                }
+                flat = flat.or(Some((tensor, gradient)));
             }
+        }
+        if let Some(found) = flat {
+            return Ok(found);
         }
         let why = "an output does not depend on any convolution by gradients";
         Err(ExplainError::Unavailable(why.to_owned()))

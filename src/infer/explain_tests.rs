@@ -205,7 +205,9 @@ fn each_output_of_a_network_with_branches_has_the_map_of_its_own_branch() {
     let targets = [Target::Column(0), Target::Column(1)];
     let maps = grad_cam.maps(&image, &[0, 1], Activation::LogitsSigmoid, &targets).unwrap();
     let [bright, dark] = [0, 1].map(|at: usize| maps[at].as_ref().unwrap());
-    assert_eq!(largest_at(bright, 32), (9, 9));
+    // A convolution of 3 within a square of 5: nine places are as bright as each other.
+    let (row, column) = largest_at(bright, 32);
+    assert!(row.abs_diff(9).max(column.abs_diff(9)) <= 1, "{row} {column}");
     assert!(dark[9 * 32 + 9] < 0.2 && dark.iter().any(|v| *v > 0.9));
 }
 
