@@ -1,9 +1,9 @@
 //! The engine: a thread for each device owns all models there; one queue feeds them, answers come through oneshots.
 //!
 //! Requests wait in a bounded queue (a permit of their model each, so callers wait, memory does not grow), from which
-//! every device takes batches (`queue`, `worker`). It has started once every model on every device scored an image that came through
-//! that queue; if a thread ends before it is told to, all of it has ended. Neighbours: `precision` and `torch` below;
-//! `analyse` calls [`Engine::submit`]. Left out: retries, scores' storage.
+//! every device takes batches (`queue`, `worker`). It has started once every model on every device scored an image that
+//! came through that queue; if a thread ends before it is told to, all of it has ended. Neighbours: `precision` and
+//! `torch` below; `analyse` calls [`Engine::submit`]. Left out: retries, scores' storage.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -411,9 +411,7 @@ impl Handle {
         }
         Ok(())
     }
-}
 
-impl Handle {
     /// What a device's thread says at the start.
     fn in_time<T>(&self, said: &mpsc::Receiver<T>) -> Result<T, EngineError> {
         said.recv_timeout(START_LIMIT).map_err(|error| {

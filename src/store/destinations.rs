@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::domain::{Timestamp, Uid};
 
 use super::index::{Columns, micros};
-use super::outbox::{DUE, fail};
+use super::outbox::{due, fail};
 use super::{DestinationState, DueDestination, GiveUp, Store, StoreError, Unreached};
 
 /// The destinations of pending deliveries, found one after the other in their index.
@@ -23,11 +23,12 @@ const WAITED_FOR: &str = "WITH RECURSIVE waited_for (name) AS (
 impl Store {
     /// Destinations to which something can be sent now: a delivery is due, and they are not waited for.
     pub async fn due_destinations(&self, now: Timestamp) -> Result<Vec<DueDestination>, StoreError> {
+        let due = due();
         let sql = format!(
             "{WAITED_FOR} SELECT w.name, ifnull(s.failures, 0) AS failures FROM waited_for w
              LEFT JOIN destinations s ON s.name = w.name
              WHERE w.name IS NOT NULL AND ifnull(s.next_at, ?1) <= ?1
-                 AND EXISTS (SELECT 1 FROM deliveries d WHERE d.destination = w.name AND {DUE})"
+                 AND EXISTS (SELECT 1 FROM deliveries d WHERE d.destination = w.name AND {due})"
         );
         let rows = sqlx::query(&sql).bind(micros(now)).fetch_all(self.index().read()).await?;
         let due = |row: &SqliteRow| Ok(DueDestination { name: row.text("name")?, failures: row.small("failures")? });

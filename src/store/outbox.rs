@@ -10,6 +10,7 @@ use std::time::Duration;
 use sqlx::{Sqlite, Transaction};
 use tracing::{info, warn};
 
+use crate::dicom::REPORT_STORAGE;
 use crate::domain::{Disclosure, Report, Timestamp, Uid};
 
 use super::destinations::reached;
@@ -27,11 +28,12 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<Delivery>, StoreError> {
         let mut tx = self.index().write_lazily().await?;
+        let due = due();
         let sql = format!(
             "SELECT d.id, d.study, d.destination, d.report, r.disclosure, r.sop_class, r.sop_instance, r.path,
                  d.attempts, d.queued_at
              FROM deliveries d JOIN reports r ON r.id = d.report
-             WHERE {DUE} AND (?3 IS NULL OR d.destination = ?3) ORDER BY d.next_at, d.id LIMIT ?2"
+             WHERE {due} AND (?3 IS NULL OR d.destination = ?3) ORDER BY d.next_at, d.id LIMIT ?2"
         );
         let rows = sqlx::query(&sql).bind(micros(now)).bind(limit).bind(destination).fetch_all(&mut *tx).await?;
         let mut due = Vec::with_capacity(rows.len());
@@ -217,26 +219,25 @@ impl Store {
     }
 }
 
-/// The SOP classes of maps (`report`). A destination that does not take them holds nothing up: whether a study is
-/// delivered, and when its next report goes, its reports alone decide.
-macro_rules! maps {
-    () => {
-        "('1.2.840.10008.5.1.4.1.1.7', '1.2.840.10008.5.1.4.1.1.30')"
-    };
+/// The SOP classes of reports, for SQL. Deliveries of others are of maps: a destination that does not take them holds
+/// nothing up, since whether a study is delivered, and when its next report goes, its reports alone decide.
+fn reports() -> String {
+    format!("('{}')", REPORT_STORAGE.join("', '"))
 }
 
 /// A delivery `d` that can be sent at `?1`. One of an older report of its study to the same destination goes first,
 /// unless the file of that one is gone; one of a map does not.
-pub(super) const DUE: &str = concat!(
-    "d.state = 'pending' AND d.next_at <= ?1
-    AND (d.lease_until IS NULL OR d.lease_until <= ?1)
-    AND EXISTS (SELECT 1 FROM reports p WHERE p.id = d.report AND p.path IS NOT NULL)
-    AND NOT EXISTS (SELECT 1 FROM deliveries o JOIN reports q ON q.id = o.report
-        WHERE o.study = d.study AND o.destination = d.destination AND o.id < d.id
-        AND (o.lease_until > ?1 OR (o.state = 'pending' AND q.path IS NOT NULL)) AND q.sop_class NOT IN ",
-    maps!(),
-    ")"
-);
+pub(super) fn due() -> String {
+    let reports = reports();
+    format!(
+        "d.state = 'pending' AND d.next_at <= ?1
+         AND (d.lease_until IS NULL OR d.lease_until <= ?1)
+         AND EXISTS (SELECT 1 FROM reports p WHERE p.id = d.report AND p.path IS NOT NULL)
+         AND NOT EXISTS (SELECT 1 FROM deliveries o JOIN reports q ON q.id = o.report
+             WHERE o.study = d.study AND o.destination = d.destination AND o.id < d.id
+             AND (o.lease_until > ?1 OR (o.state = 'pending' AND q.path IS NOT NULL)) AND q.sop_class IN {reports})"
+    )
+}
 
 /// Whether the study's current reports (study `?1`) are those of its last revision. Where that one was refused or
 /// failed, the deliveries of older reports do not change what became of it.
@@ -246,22 +247,22 @@ const CURRENT: &str = "EXISTS (SELECT 1 FROM reports r WHERE r.study = ?1 AND r.
 /// A study (`?1`) whose report is on its way to every destination that has not taken it. One with another delivery that
 /// was given up stays failed until that one is sent again too.
 fn on_its_way() -> String {
-    let maps = maps!();
+    let reports = reports();
     format!(
         "UPDATE studies SET state = 'reported', error = NULL
          WHERE study = ?1 AND state IN ('delivered', 'failed') AND {CURRENT}
          AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
-             WHERE r.study = ?1 AND r.current = 1 AND d.state = 'failed' AND r.sop_class NOT IN {maps})"
+             WHERE r.study = ?1 AND r.current = 1 AND d.state = 'failed' AND r.sop_class IN {reports})"
     )
 }
 
 /// A study (`?1`) whose report every destination has taken.
 fn arrived() -> String {
-    let maps = maps!();
+    let reports = reports();
     format!(
         "UPDATE studies SET state = 'delivered' WHERE study = ?1 AND state = 'reported' AND {CURRENT}
          AND NOT EXISTS (SELECT 1 FROM deliveries d JOIN reports r ON r.id = d.report
-             WHERE r.study = ?1 AND r.current = 1 AND d.state <> 'delivered' AND r.sop_class NOT IN {maps})"
+             WHERE r.study = ?1 AND r.current = 1 AND d.state <> 'delivered' AND r.sop_class IN {reports})"
     )
 }
 
@@ -280,10 +281,10 @@ pub(super) async fn fail(
     report: i64,
     cause: &str,
 ) -> Result<(), StoreError> {
-    let maps = maps!();
+    let reports = reports();
     let sql = format!(
         "UPDATE studies SET state = 'failed', error = ?2 WHERE study = ?1 AND state IN ('reported', 'delivered')
-         AND {CURRENT} AND NOT EXISTS (SELECT 1 FROM reports m WHERE m.id = ?3 AND m.sop_class IN {maps})"
+         AND {CURRENT} AND EXISTS (SELECT 1 FROM reports m WHERE m.id = ?3 AND m.sop_class IN {reports})"
     );
     sqlx::query(&sql).bind(study.as_str()).bind(cause).bind(report).execute(&mut **tx).await?;
     Ok(())

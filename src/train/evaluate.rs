@@ -279,10 +279,10 @@ fn rounded(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::recipe::fixtures;
 
     fn recipe(more: &str) -> Recipe {
-        let text = format!(
-            r#"
+        let own = r#"
 name = "toy"
 version = "1"
 manufacturer = "Example Imaging"
@@ -290,33 +290,12 @@ purpose = "clinical"
 seed = 1
 [data]
 manifest = "table.csv"
-[input]
-contract = "minmax-unit"
-size = 16
-[network]
-architecture = "compact"
-[training]
-learning_rate = 0.01
-batch = 16
-epochs = 2
-early_stop = 4
 [[output.findings]]
 key = "mass"
 threshold = "youden"
-code = {{ value = "4147007", scheme = "SCT", meaning = "Mass" }}
-{more}
-[card]
-training_data = "toys"
-intended_use = "tests"
-limits = "all"
-license = "Apache-2.0"
-date = "2026-01-31"
-"#
-        );
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("toy.toml");
-        std::fs::write(&path, text).unwrap();
-        Recipe::read(&path).unwrap()
+code = { value = "4147007", scheme = "SCT", meaning = "Mass" }
+"#;
+        fixtures::recipe(&[own, more, fixtures::TOY, fixtures::CARD].concat()).unwrap()
     }
 
     fn part(rows: &[(f64, bool)], times: usize) -> Vec<Study> {

@@ -1,7 +1,7 @@
 //! Tests of `manifest`: tables as sites have them, and what is wrong with some.
 
 use super::*;
-use crate::train::recipe::SplitRecipe;
+use crate::train::recipe::{SplitRecipe, fixtures};
 use crate::train::split;
 
 const RECIPE: &str = r#"
@@ -12,36 +12,18 @@ purpose = "race"
 seed = 3
 [data]
 manifest = "table.csv"
-[input]
-contract = "minmax-unit"
-size = 16
-[network]
-architecture = "compact"
-[training]
-learning_rate = 0.01
-batch = 16
-epochs = 2
-early_stop = 4
 [[output.groups]]
 key = "Black"
 code = "2054-5"
 [[output.groups]]
 key = "White"
 code = "2106-3"
-[card]
-training_data = "toys"
-intended_use = "tests"
-limits = "all"
-license = "Apache-2.0"
-date = "2026-01-31"
 "#;
 
 fn read(recipe: &str, table: &str) -> anyhow::Result<Manifest> {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("toy.toml");
-    std::fs::write(&path, recipe).unwrap();
     std::fs::write(dir.path().join("table.csv"), table).unwrap();
-    let recipe = Recipe::read(&path).unwrap();
+    let recipe = fixtures::recipe_in(dir.path(), &[recipe, fixtures::TOY, fixtures::CARD].concat()).unwrap();
     Manifest::read(recipe.data.manifest.as_ref().unwrap(), Path::new("/images"), &recipe)
 }
 

@@ -310,3 +310,45 @@ impl Recipe {
         broken.or_else(|| self.data.phantom.as_ref()?.options().err()).or_else(|| super::package::fault(self))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod fixtures {
+    use std::path::Path;
+
+    use super::{Recipe, RecipeError};
+
+    /// A small network, and a card, for recipes of tests that are about something else.
+    pub const TOY: &str = r#"
+[input]
+contract = "minmax-unit"
+size = 16
+[network]
+architecture = "compact"
+[training]
+learning_rate = 0.01
+batch = 16
+epochs = 2
+early_stop = 4
+"#;
+    pub const CARD: &str = r#"
+[card]
+training_data = "toys"
+intended_use = "tests"
+limits = "all"
+license = "Apache-2.0"
+date = "2026-01-31"
+"#;
+
+    /// The recipe of a file with this text.
+    pub fn recipe(text: &str) -> Result<Recipe, RecipeError> {
+        recipe_in(tempfile::tempdir().unwrap().path(), text)
+    }
+
+    /// As [`recipe`], in a folder in which it may name files.
+    pub fn recipe_in(dir: &Path, text: &str) -> Result<Recipe, RecipeError> {
+        let path = dir.join("toy.toml");
+        std::fs::write(&path, text).unwrap();
+        Recipe::read(&path)
+    }
+}

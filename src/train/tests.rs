@@ -4,6 +4,7 @@ use super::*;
 use crate::domain::{Contract, Precision, Purpose};
 use crate::train::data::{Sample, Target};
 use crate::train::recipe::SplitRecipe;
+use crate::train::recipe::fixtures::{CARD, recipe};
 use crate::train::settings::{Augment, Balance};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -79,13 +80,7 @@ early_stop = 4
 [scope]
 modalities = ["DX", "CR"]
 views = ["PA"]
-[card]
-training_data = "toys"
-intended_use = "tests"
-limits = "all"
-license = "Apache-2.0"
-date = "2026-01-31"
-"#
+{CARD}"#
     )
 }
 
@@ -99,13 +94,6 @@ key = "pleural_effusion"
 threshold = { sensitivity = 0.8 }
 code = { value = "60046008", scheme = "SCT", meaning = "Pleural effusion" }
 "#;
-
-fn recipe(text: &str) -> Result<Recipe, RecipeError> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("toy.toml");
-    std::fs::write(&path, text).unwrap();
-    Recipe::read(&path)
-}
 
 #[test]
 fn the_trainer_learns_what_can_be_learned() {

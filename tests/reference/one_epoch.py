@@ -8,7 +8,6 @@ by row), `labels.i64` and `order.i64` (positions in the order of training). A Re
 """
 
 import json
-import struct
 import sys
 from pathlib import Path
 
@@ -16,21 +15,7 @@ import numpy as np
 import torch
 from torchvision import models
 
-DTYPES = {"float32": "F32", "int64": "I64"}
-
-
-def write(path, tensors):
-    """The safetensors format: length of the header, header, bytes."""
-    header, parts, at = {}, [], 0
-    for name, tensor in tensors.items():
-        array = np.ascontiguousarray(tensor.detach().numpy())
-        data = array.tobytes()
-        header[name] = {"dtype": DTYPES[str(array.dtype)], "shape": list(array.shape), "data_offsets": [at, at + len(data)]}
-        parts.append(data)
-        at += len(data)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
+from torchvision_logits import write
 
 
 def main(folder):
