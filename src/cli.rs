@@ -409,6 +409,8 @@ pub struct Train {
     /// Decoded images are kept in memory up to this size, beyond it in a file in the working folder
     #[arg(long, value_name = "SIZE", default_value = "8GiB")]
     pub memory: bytesize::ByteSize,
+    #[command(flatten)]
+    pub table: Table,
 }
 
 #[derive(Debug, Args)]

@@ -15,7 +15,7 @@ use sidelight::deliver::Peer;
 use sidelight::phantom::{PhantomOptions, World};
 use sidelight::serve::Control;
 use sidelight::store::{Files, Fsck, Resend};
-use sidelight::train::{self, TrainOptions};
+use sidelight::train::TrainOptions;
 use sidelight::{dicom, pixels, serve};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -276,10 +276,7 @@ fn train_by(config: &Config, train: Train) -> anyhow::Result<ExitCode> {
         device: config.models.devices.first().copied().unwrap_or(config::Device::Auto),
         threads: config.models.threads,
     };
-    let outcome = train::run(&options, &train::bars())?;
-    commands::print(&format!("{} written, SHA-256 {}", outcome.package.key(), outcome.weights))?;
-    commands::print(&format!("{:#?}", outcome.evaluation))?;
-    Ok(ExitCode::SUCCESS)
+    commands::training::run(&options, train.table.json)
 }
 
 /// Where generated cohorts are kept between runs: `SIDELIGHT_CACHE`, else the user's cache folder.

@@ -13,6 +13,7 @@ pub mod prior;
 pub mod results;
 pub mod studies;
 pub mod tools;
+pub mod training;
 
 use std::io::Write as _;
 
