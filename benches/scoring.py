@@ -5,7 +5,7 @@ usage: scoring.py BINARY FOLDER [ROUNDS [THREADS]]
 
 FOLDER holds resnet34_race3 and densenet121_clin14 as TorchScript for images of 3 x 320 x 320: NAME.pt as traced in fp32,
 NAME.frozen_cl.pt frozen in channels last, NAME.bf16.pt that in bf16. The engine gets the first and makes the others itself.
-Bare is the forward pass on tensors that are ready, at its best batch size: in the bench's own process (libtorch), and in
+Bare is the forward pass on tensors that are ready, at its best batch size: called from Rust (libtorch), and in
 PyTorch (inference mode) where SIDELIGHT_BENCH_PYTHON names a Python that has it. Rounds are interleaved; printed are
 medians in ms per image, both networks together, and the median of the ratios within a round.
 """
@@ -31,7 +31,7 @@ def run(net, n, runs):
         net(x)
     return (time.perf_counter() - start) / runs / n
 best = [min((run(net, n, 2), n) for n in (1, 2, 4, 8, 16))[1] for net in nets]
-print({"bare_batches": best}, flush=True)
+print({"batches": best}, flush=True)
 for _ in sys.stdin:
     print(sum(run(net, n, -(-48 // n)) for net, n in zip(nets, best)), flush=True)
 """
@@ -42,8 +42,8 @@ class Child:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.says = self.process.stdout.readline().strip()
 
-    def ask(self, what):
-        self.process.stdin.write(what + "\n")
+    def ask(self):
+        self.process.stdin.write("\n")
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 
@@ -58,23 +58,21 @@ def main():
     threads = sys.argv[4] if len(sys.argv) > 4 else str(len(os.sched_getaffinity(0)))
     python = os.environ.get("SIDELIGHT_BENCH_PYTHON")
     for precision in ("fp32", "bf16"):
-        own = Child([binary, folder, precision, threads])
-        peer = Child([python, "-c", PEER, folder, precision, threads]) if python else None
-        print(f"{precision}, {threads} threads: engine {own.says}" + (f", PyTorch {peer.says}" if peer else ""), flush=True)
-        times = {"bare": [], "engine": [], "PyTorch": []}
-        own.ask("engine")
+        children = {what: Child([binary, folder, precision, threads, what]) for what in ("bare", "engine")}
+        if python:
+            children["PyTorch"] = Child([python, "-c", PEER, folder, precision, threads])
+        print(f"{precision}, {threads} threads: " + ", ".join(f"{what} {c.says}" for what, c in children.items()), flush=True)
+        times = {what: [] for what in children}
+        children["engine"].ask()
         for i in range(rounds):
-            order = ["bare", "engine"] + (["PyTorch"] if peer else [])
-            for what in order if i % 2 == 0 else order[::-1]:
-                times[what].append((peer if what == "PyTorch" else own).ask(what))
-        own.end()
-        if peer:
-            peer.end()
+            for what in list(children)[:: 1 if i % 2 == 0 else -1]:
+                times[what].append(children[what].ask())
+        for child in children.values():
+            child.end()
         for what, found in times.items():
-            if found:
-                share = statistics.median(t / e for t, e in zip(found, times["engine"]))
-                print(f"  {what:8s} {1e3 * statistics.median(found):7.1f} ms/image ({1e3 * min(found):.1f} to {1e3 * max(found):.1f})"
-                      + ("" if what == "engine" else f"; the engine keeps {share:.3f} of it"), flush=True)
+            share = statistics.median(t / e for t, e in zip(found, times["engine"]))
+            print(f"  {what:8s} {1e3 * statistics.median(found):7.1f} ms/image ({1e3 * min(found):.1f} to {1e3 * max(found):.1f})"
+                  + ("" if what == "engine" else f"; the engine keeps {share:.3f} of it"), flush=True)
 
 
 if __name__ == "__main__":

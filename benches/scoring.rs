@@ -1,9 +1,10 @@
 //! What the engine costs beside the networks: images per second through it, and through bare forward passes.
 //!
 //! `benches/run scoring` drives it (`scoring.py`), with PyTorch beside it. Arguments: a folder that holds a race and a
-//! clinical network as TorchScript in three forms (see `FORMS`), the precision, and the number of threads. Then each line
-//! on standard input asks for a measurement, which is answered by one line of seconds per image, both networks together:
-//! `bare` or `engine`.
+//! clinical network as TorchScript in three forms (see `FORMS`), the precision, the number of threads, and what is
+//! measured: `bare` or `engine`. One process measures one of them, since a second team of OpenMP threads beside the
+//! processor's number lets both sleep between operations. Then each line on standard input asks for a measurement, which is
+//! answered by one line of seconds per image, both networks together.
 
 use std::hint::black_box;
 use std::io::BufRead;
@@ -25,14 +26,21 @@ const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let [folder, precision, threads] = arguments.as_slice() else {
-        println!("usage: scoring FOLDER fp32|bf16 THREADS; `benches/run scoring` explains the folder and compares");
+    let [folder, precision, threads, what] = arguments.as_slice() else {
+        println!(
+            "usage: scoring FOLDER fp32|bf16 THREADS bare|engine; `benches/run scoring` explains the folder and compares"
+        );
         return;
     };
     let precision = if precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
     let threads: usize = threads.parse().expect("a number of threads");
-    tch::set_num_threads(i32::try_from(threads).expect("some threads"));
-    let bare = Bare::new(Path::new(folder), precision);
+    if what == "bare" {
+        tch::set_num_threads(i32::try_from(threads).expect("some threads"));
+        let bare = Bare::new(Path::new(folder), precision);
+        println!("{{\"batches\": {:?}}}", bare.batches);
+        std::io::stdin().lock().lines().for_each(|_| println!("{}", bare.seconds()));
+        return;
+    }
     let cards = tempfile::tempdir().expect("a folder");
     let packages: Vec<Package> = [0, 1].map(|i| package(Path::new(folder), cards.path(), i)).into();
     let options = EngineOptions {
@@ -45,14 +53,10 @@ fn main() {
     };
     let engine = Engine::start(packages.clone(), options).expect("models that start");
     let batches: Vec<usize> = engine.placements().iter().map(|p| p.batch_max).collect();
-    println!("{{\"bare_batches\": {:?}, \"engine_batches\": {batches:?}}}", bare.batches);
+    println!("{{\"batches\": {batches:?}}}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    for line in std::io::stdin().lock().lines() {
-        let seconds = match line.expect("a line").as_str() {
-            "bare" => bare.seconds(),
-            _ => runtime.block_on(through(&engine, &packages)),
-        };
-        println!("{seconds}");
+    for _ in std::io::stdin().lock().lines() {
+        println!("{}", runtime.block_on(through(&engine, &packages)));
     }
 }
 
@@ -60,7 +64,7 @@ fn main() {
 async fn through(engine: &Engine, packages: &[Package]) -> f64 {
     let inputs: Vec<Vec<ModelInput>> = packages
         .iter()
-        .map(|p| (0..IMAGES).map(|i| ModelInput { contract: p.contract.digest(), values: image(i) }).collect())
+        .map(|p| (0..IMAGES).map(|i| ModelInput { contract: p.contract.digest(), plane: image(i) }).collect())
         .collect();
     let start = Instant::now();
     let _coming = engine.announce();
@@ -110,7 +114,7 @@ impl Bare {
 /// Seconds per image, after one run that does not count.
 fn run(network: &CModule, images: usize, kind: Kind, runs: usize) -> f64 {
     let _guard = tch::no_grad_guard();
-    let images: Vec<Tensor> = (0..images).map(|i| Tensor::from_slice(&image(i))).collect();
+    let images: Vec<Tensor> = (0..images).map(|i| Tensor::from_slice(&contract().spread(&image(i)))).collect();
     let side = i64::from(SIDE);
     let batch = Tensor::stack(&images, 0).view([-1, 3, side, side]).to_kind(kind);
     let batch = batch.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
@@ -121,9 +125,13 @@ fn run(network: &CModule, images: usize, kind: Kind, runs: usize) -> f64 {
     start.elapsed().as_secs_f64() / (runs * images.len()) as f64
 }
 
+fn contract() -> Contract {
+    Contract::preset("imagenet-rgb", SIDE).expect("a preset")
+}
+
+/// As a decoder leaves it.
 fn image(i: usize) -> Vec<f32> {
-    let contract = Contract::preset("imagenet-rgb", SIDE).expect("a preset");
-    (0..contract.len()).map(|at| ((at % 1973 + 31 * i) as f32 * 0.003).sin()).collect()
+    (0..contract().plane_len()).map(|at| ((at % 1973 + 31 * i) as f32 * 0.003).sin().abs()).collect()
 }
 
 /// A package of the network as it was traced: what freezing and precision do, the engine does.

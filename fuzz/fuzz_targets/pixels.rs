@@ -123,8 +123,8 @@ fn check_normalised(path: &Path, contracts: &[Contract], frames: Frames) {
     for (inputs, contract) in normalised.inputs.chunks(chosen.len()).zip(contracts) {
         for input in inputs {
             assert_eq!(input.contract, contract.digest(), "inputs in the order of the contracts");
-            assert_eq!(input.values.len(), contract.len(), "{}", contract.name);
-            assert!(input.values.iter().all(|v| v.is_finite()), "{}: a value that is not finite", contract.name);
+            assert_eq!(input.plane.len(), contract.plane_len(), "{}", contract.name);
+            assert!(input.plane.iter().all(|v| v.is_finite()), "{}: a value that is not finite", contract.name);
         }
     }
 }

@@ -316,7 +316,8 @@ mod tests {
         let coming = scorers.announce();
         let mut asked = [Asked::default(), Asked::default()];
         for (package, asked) in packages.iter().zip(&mut asked) {
-            let black = ModelInput { contract: package.contract.digest(), values: vec![0.0; package.contract.len()] };
+            let black =
+                ModelInput { contract: package.contract.digest(), plane: vec![0.0; package.contract.plane_len()] };
             scorers.ask(package, Ok(vec![black; 5]), Company::Any, asked).await.expect("an engine");
         }
         drop(coming);

@@ -80,8 +80,9 @@ pub async fn normalise(config: &Config, options: &Normalise, json: bool) -> anyh
     if let Some(path) = &options.png {
         pixels::write_png(create(path)?, input, &contract)?;
     }
-    let (low, high) = input.values.iter().fold((f32::MAX, f32::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
-    let mean = input.values.iter().map(|v| f64::from(*v)).sum::<f64>() / input.values.len().max(1) as f64;
+    let values = contract.spread(&input.plane);
+    let (low, high) = values.iter().fold((f32::MAX, f32::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
+    let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len().max(1) as f64;
     if json {
         print_json(&json!({
             "contract": contract, "label": contract.label(), "pixel_digest": normalised.pixel_digest,

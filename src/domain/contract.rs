@@ -56,8 +56,9 @@ pub enum Mask {
 }
 
 /// A model's input contract. After `range` maps to 0..1 (MONOCHROME1 inverted, last in the Standard's order),
-/// what `mask` names becomes 0, the image is turned to its `orientation`, values become `low + (high − low)·v`, are
-/// resized, repeated over `channels`, and `(v − mean) / std` is applied per channel.
+/// what `mask` names becomes 0, the image is turned to its `orientation`, resized, and values become
+/// `low + (high − low)·v`: one grey plane, a [`ModelInput`]. Where the model is, that is repeated over `channels`, and
+/// `(v − mean) / std` applied per channel.
 ///
 /// Fields at their default are left out of the JSON that [`Contract::digest`] hashes, so that a contract keeps its
 /// digest when the grammar grows.
@@ -194,22 +195,30 @@ impl Contract {
         format!("{}@{}/v{} {}", self.name, self.size, self.version, self.digest().short())
     }
 
-    /// Number of values of one input: channels × size × size.
-    pub fn len(&self) -> usize {
-        usize::from(self.channels) * self.size as usize * self.size as usize
+    /// Number of values of a [`ModelInput`]: size × size.
+    pub fn plane_len(&self) -> usize {
+        self.size as usize * self.size as usize
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Number of values that the network is given for one image: channels × size × size.
+    pub fn network_len(&self) -> usize {
+        usize::from(self.channels) * self.plane_len()
+    }
+
+    /// What the network is given for one plane: channel, row, column.
+    pub fn spread(&self, plane: &[f32]) -> Vec<f32> {
+        let channels = self.mean.iter().zip(&self.std);
+        channels.flat_map(|(mean, std)| plane.iter().map(move |v| (v - mean) / std)).collect()
     }
 }
 
-/// One image as a model sees it: channel, row, column; `contract.len()` finite values.
+/// One image as a contract makes it, before its channels: [`Contract::plane_len`] finite grey values, row by row, from the
+/// contract's `low` to its `high`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInput {
     /// [`Contract::digest`] of the contract that it fulfils.
     pub contract: Digest,
-    pub values: Vec<f32>,
+    pub plane: Vec<f32>,
 }
 
 #[cfg(test)]
@@ -249,6 +258,19 @@ mod tests {
             assert!(!seen.contains(&changed.digest()), "{json}");
             seen.push(changed.digest());
         }
+    }
+
+    #[test]
+    fn a_plane_repeats_over_the_channels_with_the_mean_and_deviation_of_each() {
+        let contract = Contract::preset("imagenet-rgb", 8).unwrap();
+        let mut plane = vec![0.5; contract.plane_len()];
+        plane[1] = 1.0;
+        let spread = contract.spread(&plane);
+        assert_eq!((spread.len(), contract.network_len()), (3 * 64, 3 * 64));
+        for (channel, expected) in spread.chunks(64).zip([2.248_908_3, 2.428_571_4, 2.64]) {
+            assert!((channel[1] - expected).abs() < 1e-5 && channel[0] == channel[63], "{expected}");
+        }
+        assert!((spread[0] - 0.065_502_2).abs() < 1e-6);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::queue::{self, Answer, Coming, Company, MapRequest, Queue, Reply, Requ
 use super::torch::{self, LoadedModel};
 use super::watch::Watch;
 use super::worker::{Counters, End, Worker};
-use super::{precision, probe, script};
+use super::{pool, precision, probe, script};
 
 /// Any batch may take so long; one that took longer at the start, more.
 const BATCH_LIMIT: Duration = Duration::from_secs(60);
@@ -156,7 +156,11 @@ impl Engine {
     pub fn start(packages: Vec<Package>, options: EngineOptions) -> Result<Self, EngineError> {
         let choice = options.precision;
         let read = |package: &Package| Ok((package.clone(), torch::read_script(package)?, Mutex::new(None)));
-        let scripts = packages.iter().map(read).collect::<Result<Vec<_>, EngineError>>()?;
+        let read_all = || packages.iter().map(read).collect::<Result<Vec<_>, EngineError>>();
+        // On a thread that ends, and with it what libtorch starts for the thread: OpenMP lets all its threads sleep
+        // between operations, for a sixth of the time, as soon as there are more of them than cores.
+        let scripts = std::thread::scope(|scope| scope.spawn(read_all).join());
+        let scripts = scripts.map_err(|_| EngineError::Thread("it ended while networks were read".to_owned()))??;
         let load = move |device| {
             let load = |(package, script, chosen): &(Package, Vec<u8>, Mutex<Option<Precision>>)| {
                 if choice != config::PrecisionChoice::Fastest {
@@ -468,6 +472,7 @@ fn prepare(device: tch::Device, options: &EngineOptions, load: &Load) -> Result<
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     // Without this the first calls of every new batch size would be profiled and recompiled, for seconds.
     tch::jit::set_graph_executor_optimize(false);
+    pool::keep_memory();
     tch::manual_seed(0);
     script::set_deterministic(options.deterministic);
     let models = load(device)?;

@@ -48,7 +48,7 @@ fn has(xs: &Tensor, marker: f64) -> bool {
 }
 
 fn marked(package: &Package, marker: f32) -> ModelInput {
-    ModelInput { contract: package.contract.digest(), values: vec![marker; package.contract.len()] }
+    ModelInput { contract: package.contract.digest(), plane: vec![marker; package.contract.plane_len()] }
 }
 
 #[test]

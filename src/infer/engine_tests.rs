@@ -49,8 +49,8 @@ fn package(dir: &Path, forward: &Forward) -> Package {
 }
 
 fn input(package: &Package, value: f32) -> ModelInput {
-    let values = (0..package.contract.len()).map(|i| value * (1.0 + (i as f32).sin() * 0.5)).collect();
-    ModelInput { contract: package.contract.digest(), values }
+    let values = (0..package.contract.plane_len()).map(|i| value * (1.0 + (i as f32).sin() * 0.5)).collect();
+    ModelInput { contract: package.contract.digest(), plane: values }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -130,8 +130,8 @@ fn a_bad_input_has_an_error_of_its_own_and_its_company_an_answer() {
         good(),
         input(&package, -1.0),
         with(&|i| i.contract = Digest::of(b"another")),
-        with(&|i| i.values.truncate(63)),
-        with(&|i| i.values[3] = f32::NAN),
+        with(&|i| i.plane.truncate(63)),
+        with(&|i| i.plane[3] = f32::NAN),
         good(),
     ];
     let (answers, unknown, stats) = block_on(async {

@@ -150,7 +150,7 @@ fn both_methods_find_a_planted_signal_for_findings_and_for_all_groups_together()
         let (key, contract) = (package.key(), package.contract.clone());
         let engine = Engine::start(vec![package], EngineOptions { batch_max: 4, ..EngineOptions::default() }).unwrap();
         for centre in [(6, 24), (20, 9), (16, 16)] {
-            let input = ModelInput { contract: contract.digest(), values: planted(32, centre) };
+            let input = ModelInput { contract: contract.digest(), plane: planted(32, centre) };
             let near = |map: &[f32], reach: usize| {
                 let (row, column) = largest_at(map, 32);
                 assert!(row.abs_diff(centre.0).max(column.abs_diff(centre.1)) <= reach, "{row} {column} {centre:?}");
@@ -218,7 +218,7 @@ fn what_may_pass_does_not_switch_grad_cam_off() {
     let script = saved(&trace(&finder(), &contract).unwrap());
     let package = package(folder.path(), false, &script);
     let (key, weights) = (package.key(), package.weights_path.clone());
-    let input = ModelInput { contract: package.contract.digest(), values: planted(32, (9, 9)) };
+    let input = ModelInput { contract: package.contract.digest(), plane: planted(32, (9, 9)) };
     let engine = Engine::start(vec![package], EngineOptions::default()).unwrap();
     std::fs::remove_file(&weights).unwrap();
     let gone = block_on(engine.grad_cam(&key, input.clone()));

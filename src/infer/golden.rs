@@ -255,7 +255,7 @@ fn answers(
     seeds: impl Iterator<Item = u64>,
 ) -> Result<Vec<Vec<f64>>, InferError> {
     let contract = package.contract.digest();
-    let input = |seed| ModelInput { contract: contract.clone(), values: image(&package.contract, seed) };
+    let input = |seed| ModelInput { contract: contract.clone(), plane: image(&package.contract, seed) };
     engine.score_on(device, &package.key(), seeds.map(input).collect())
 }
 
@@ -266,7 +266,7 @@ fn place(engine: &Engine) -> String {
     format!("{kind}-{}", placement.map_or(Precision::Fp32, |p| p.precision).as_str())
 }
 
-/// The golden image of a seed: soft shapes of some eighths of the image with grain, in the contract's range. Additions
+/// The golden image of a seed, as a plane: soft shapes of some eighths of the image with grain, in the contract's range. Additions
 /// and products only, so that every machine draws the same.
 fn image(contract: &Contract, seed: u64) -> Vec<f32> {
     let side = contract.size as usize;
@@ -274,7 +274,7 @@ fn image(contract: &Contract, seed: u64) -> Vec<f32> {
     let knots = 2 + (seed % 8) as usize;
     let (level, contrast, grain): (f32, f32, f32) = (rng.random(), rng.random(), rng.random());
     let coarse: Vec<f32> = (0..(knots + 1) * (knots + 1)).map(|_| rng.random::<f32>()).collect();
-    let mut unit = Vec::with_capacity(side * side);
+    let mut plane = Vec::with_capacity(side * side);
     for y in 0..side {
         for x in 0..side {
             let place = |i: usize| {
@@ -287,11 +287,10 @@ fn image(contract: &Contract, seed: u64) -> Vec<f32> {
             let lower = knot(1, 0) + across * (knot(1, 1) - knot(1, 0));
             let shape = upper + down * (lower - upper);
             let value = level + contrast * (shape - 0.5) + 0.2 * grain * (rng.random::<f32>() - 0.5);
-            unit.push(contract.low + (contract.high - contract.low) * value.clamp(0.0, 1.0));
+            plane.push(contract.low + (contract.high - contract.low) * value.clamp(0.0, 1.0));
         }
     }
-    let channels = contract.mean.iter().zip(&contract.std);
-    channels.flat_map(|(mean, std)| unit.iter().map(move |v| (v - mean) / std)).collect()
+    plane
 }
 
 #[cfg(test)]

@@ -45,17 +45,15 @@ impl Occlusion {
     pub fn covered(&self, input: &ModelInput, contract: &Contract, place: (u32, u32)) -> ModelInput {
         let side = contract.size as usize;
         let (top, left, patch) = (place.0 as usize, place.1 as usize, self.patch as usize);
-        let mut values = input.values.clone();
-        for ((plane, mean), std) in values.chunks_mut((side * side).max(1)).zip(&contract.mean).zip(&contract.std) {
-            let fill = match self.fill {
-                Fill::Mean => (plane.iter().map(|v| f64::from(*v)).sum::<f64>() / plane.len() as f64) as f32,
-                Fill::Grey(grey) => (contract.low + (contract.high - contract.low) * grey - mean) / std,
-            };
-            for row in plane.chunks_mut(side).skip(top).take(patch) {
-                row.iter_mut().skip(left).take(patch).for_each(|v| *v = fill);
-            }
+        let mut plane = input.plane.clone();
+        let fill = match self.fill {
+            Fill::Mean => (plane.iter().map(|v| f64::from(*v)).sum::<f64>() / plane.len().max(1) as f64) as f32,
+            Fill::Grey(grey) => contract.low + (contract.high - contract.low) * grey,
+        };
+        for row in plane.chunks_mut(side.max(1)).skip(top).take(patch) {
+            row.iter_mut().skip(left).take(patch).for_each(|v| *v = fill);
         }
-        ModelInput { contract: input.contract.clone(), values }
+        ModelInput { contract: input.contract.clone(), plane }
     }
 
     pub fn changes(&self, side: u32) -> Changes {

@@ -288,6 +288,19 @@ void sidelight_script_free(char* memory) {
   std::free(memory);
 }
 
+// From the first to the second call tensors of this thread know nothing of gradients, nor of who else sees them.
+void* sidelight_inference_begin() {
+  try {
+    return new c10::InferenceMode(true);
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+void sidelight_inference_end(void* mode) {
+  delete static_cast<c10::InferenceMode*>(mode);
+}
+
 // Algorithms whose results do not depend on the order in which threads finish. A GPU operation that has none goes on and
 // warns.
 void sidelight_deterministic(bool on) {

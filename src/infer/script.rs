@@ -7,7 +7,7 @@
 //! comes out, `train` keeps the state. Left out: whether it still computes the same, which `torch`
 //! checks.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 
 use tch::Device;
 
@@ -106,6 +106,31 @@ unsafe fn taken(out: *mut c_char, length: usize, error: *mut c_char) -> Result<V
     }
 }
 
+/// Until it is dropped, this thread's tensors know nothing of gradients and of views: less to do for each operation.
+pub(super) struct InferenceMode {
+    mode: *mut c_void,
+    /// Without memory for the mode.
+    _instead: Option<tch::NoGradGuard>,
+}
+
+impl InferenceMode {
+    #[allow(unsafe_code)]
+    pub(super) fn begin() -> Self {
+        // SAFETY: takes nothing; what comes back is given to the other function once, on this thread, since a pointer
+        // makes the struct stay there.
+        let mode = unsafe { sidelight_inference_begin() };
+        Self { mode, _instead: mode.is_null().then(tch::no_grad_guard) }
+    }
+}
+
+impl Drop for InferenceMode {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: of `begin`, on its thread, or null, which the function leaves alone.
+        unsafe { sidelight_inference_end(self.mode) }
+    }
+}
+
 /// Deterministic algorithms from now on, for the process.
 #[allow(unsafe_code)]
 pub fn set_deterministic(on: bool) {
@@ -161,6 +186,8 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> *mut c_char;
     fn sidelight_script_free(memory: *mut c_char);
+    fn sidelight_inference_begin() -> *mut c_void;
+    fn sidelight_inference_end(mode: *mut c_void);
     fn sidelight_deterministic(on: bool);
     fn sidelight_random_state(device: i32, out: *mut c_char, capacity: usize) -> usize;
     fn sidelight_set_random_state(device: i32, data: *const c_char, length: usize) -> bool;

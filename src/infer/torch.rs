@@ -21,7 +21,7 @@ use super::layers::{Forward, sequence};
 use super::manifest::{Package, Weights};
 use super::native::load_native;
 use super::nets::Parts;
-use super::{probe, script};
+use super::{planes, probe, script};
 
 /// How far two outputs for the same image may lie apart when they are batched differently, or normalisation is folded
 /// into convolutions, relative to their size. A GPU takes other kernels for other batches and multiplies in TF32, which
@@ -155,7 +155,7 @@ impl LoadedModel {
             Purpose::Race => vec![Target::Confidence],
             Purpose::Clinical => self.package.column_of.iter().map(|column| Target::Column(*column)).collect(),
         };
-        let image = self.image(image).map_err(|e| torch_error(&e))?;
+        let image = self.input(image, Kind::Float).map_err(|e| torch_error(&e))?;
         grad_cam.maps(&image, &self.package.column_of, self.package.activation, &targets)
     }
 
@@ -183,7 +183,7 @@ impl LoadedModel {
         if self.precision == Precision::Fp32 {
             let image = probe::image(&self.package.contract, 2);
             let expected = self.raw(&[&image])?;
-            let found = self.image(&image).map_err(|e| torch_error(&e))?;
+            let found = self.input(&image, Kind::Float).map_err(|e| torch_error(&e))?;
             let found = rows(&grad_cam.outputs(&found)?)?;
             let apart = |(a, b): (&f64, &f64)| (a - b).abs() > self.tolerance() * (1.0 + a.abs());
             let pairs = expected.iter().zip(&found).flat_map(|(a, b)| a.outputs.iter().zip(b));
@@ -195,16 +195,18 @@ impl LoadedModel {
         Ok(grad_cam)
     }
 
-    fn image(&self, values: &[f32]) -> Result<Tensor, TchError> {
-        let (channels, side) = (i64::from(self.package.contract.channels), i64::from(self.package.contract.size));
-        Tensor::f_from_slice(values)?.f_view([1, channels, side, side])
+    /// What the network is given for these planes, one after the other.
+    fn input(&self, planes: &[f32], kind: Kind) -> Result<Tensor, TchError> {
+        let side = i64::from(self.package.contract.size);
+        let planes = Tensor::f_from_slice(planes)?.f_view([-1, 1, side, side])?.f_to_device(self.device)?;
+        planes::spread(&self.package.contract, &planes, kind)
     }
 
     /// Runs the network before anyone waits for it, and holds it against its card: shape, finite values,
     /// probabilities where the card says so, and answers that do not depend on the batch.
     pub(super) fn warm_up(&self) -> Result<(), EngineError> {
         let fail = |reason: String| EngineError::WarmUp { model: self.package.identity.name.clone(), reason };
-        let length = self.package.contract.len();
+        let length = self.package.contract.plane_len();
         let zeros = vec![0.0; length];
         let ramp: Vec<f32> = (0..length).map(|i| i as f32 / length as f32).collect();
         let run = |images: &[&[f32]]| self.raw(images).map_err(|e| fail(e.to_string()));
@@ -241,19 +243,14 @@ impl LoadedModel {
 
     /// What the network says, as it is, of each image.
     fn raw(&self, images: &[&[f32]]) -> Result<Vec<Raw>, InferError> {
-        let contract = &self.package.contract;
-        let _guard = tch::no_grad_guard();
+        let _mode = script::InferenceMode::begin();
         let torch = |e: TchError| torch_error(&e);
-        let (n, c, side) = (images.len() as i64, i64::from(contract.channels), i64::from(contract.size));
+        let n = images.len() as i64;
         let flat: Cow<[f32]> = match images {
             [one] => Cow::Borrowed(*one),
             many => Cow::Owned(many.concat()),
         };
-        let input = Tensor::f_from_slice(&flat)
-            .and_then(|t| t.f_view([n, c, side, side]))
-            .and_then(|t| t.f_to_device(self.device))
-            .and_then(|t| t.f_to_kind(kind(self.precision)))
-            .map_err(torch)?;
+        let input = self.input(&flat, kind(self.precision)).map_err(torch)?;
         let columns = self.package.columns as i64;
         let with_features = self.package.needs_features();
         let (output, features) = match &self.network {

@@ -157,10 +157,10 @@ fn native_weights_survive_the_road_through_safetensors_and_torchscript() {
     let model = loaded(&package, Device::Cpu, Precision::Fp32).unwrap();
     model.warm_up().unwrap();
     let contract = Contract::preset("imagenet-rgb", 32).unwrap();
-    let image: Vec<f32> = (0..contract.len()).map(|i| (i as f32 * 0.37).sin()).collect();
+    let image: Vec<f32> = (0..contract.plane_len()).map(|i| (i as f32 * 0.37).sin()).collect();
     let from_safetensors = model.forward(&[&image]).unwrap().remove(0).unwrap();
 
-    let xs = Tensor::from_slice(&image).view([1, 3, 32, 32]);
+    let xs = Tensor::from_slice(&contract.spread(&image)).view([1, 3, 32, 32]);
     let logits = Vec::<f64>::try_from(forward(&xs, false).unwrap().flatten(0, -1).to_kind(Kind::Double)).unwrap();
     let direct = probabilities(Activation::LogitsSigmoid, &logits).unwrap();
 

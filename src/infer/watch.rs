@@ -14,13 +14,15 @@ use tracing::error;
 
 use crate::domain::Contract;
 
-use super::probe;
 use super::queue::{Answer, Company, Queue, Reply, Request, Urgency};
+use super::{pool, probe};
 
 /// A batch may take so many times what it took at the start, and at least [`Watch::least`].
 const TIMES: u32 = 50;
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// After so many looks at devices that had nothing to do, the memory of their batches is given back.
+const IDLE_TICKS: u32 = 10;
 
 pub(super) struct Watch {
     began: Instant,
@@ -100,6 +102,10 @@ impl Watch {
         })
     }
 
+    fn is_idle(&self) -> bool {
+        self.devices.iter().all(|device| device.until.load(Ordering::Relaxed) == 0)
+    }
+
     fn now(&self) -> u64 {
         millis(self.began.elapsed())
     }
@@ -113,12 +119,17 @@ impl Watch {
         alive: &mpsc::Receiver<()>,
     ) {
         let mut probes: Vec<Option<mpsc::Receiver<Answer>>> = self.devices.iter().map(|_| None).collect();
+        let mut idle = 0u32;
         while alive.recv_timeout(TICK.min(self.least / 4)) == Err(mpsc::RecvTimeoutError::Timeout) {
             if let Some(device) = self.stuck() {
                 error!(device, "a batch does not come back; the device is given up");
                 queue.abandon();
                 ended.cancel();
                 return;
+            }
+            idle = if self.is_idle() { idle.saturating_add(1) } else { 0 };
+            if idle == IDLE_TICKS {
+                pool::clear();
             }
             for (device, model) in self.doubted() {
                 let is_asked = |probe: &mpsc::Receiver<Answer>| probe.try_recv() == Err(mpsc::TryRecvError::Empty);

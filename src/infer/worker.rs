@@ -116,7 +116,7 @@ impl Worker {
         if self.deterministic {
             tch::manual_seed(0);
         }
-        let images: Vec<&[f32]> = part.iter().map(|r| r.input.values.as_slice()).collect();
+        let images: Vec<&[f32]> = part.iter().map(|r| r.input.plane.as_slice()).collect();
         let busy = self.watch.begin(self.device, self.took[model]);
         let found = self.models[model].forward(&images);
         drop(busy);
@@ -162,7 +162,7 @@ impl Worker {
                 let loaded = model.load_grad_cam();
                 drop(loading);
                 let _busy = self.watch.begin(self.device, self.took[request.model]);
-                loaded.and_then(|()| model.grad_cam(&request.input.values))
+                loaded.and_then(|()| model.grad_cam(&request.input.plane))
             }
             Err(error) => Err(error.into()),
         };
@@ -201,14 +201,14 @@ impl Worker {
 }
 
 fn check_input(model: &LoadedModel, input: &ModelInput) -> Result<(), InferError> {
-    let expected = model.package().contract.len();
+    let expected = model.package().contract.plane_len();
     if input.contract != *model.contract() {
         return Err(InferError::WrongContract);
     }
-    if input.values.len() != expected {
-        return Err(InferError::WrongLength { given: input.values.len(), expected });
+    if input.plane.len() != expected {
+        return Err(InferError::WrongLength { given: input.plane.len(), expected });
     }
-    if input.values.iter().any(|v| !v.is_finite()) {
+    if input.plane.iter().any(|v| !v.is_finite()) {
         return Err(InferError::InputNotFinite);
     }
     Ok(())

@@ -203,14 +203,14 @@ impl Process {
         let mut inputs = Vec::with_capacity(contracts.len());
         let mut at = 0;
         for (contract, refused) in contracts.iter().zip(seen.refused) {
-            let bytes = contract.len() as u64 * 4;
+            let bytes = contract.plane_len() as u64 * 4;
             inputs.push(match refused {
                 Some(refusal) => Err(believed(refusal)?),
                 None => {
                     let digest = contract.digest();
                     let input = |nth| {
-                        let values = self.handover.read(at + nth * bytes, contract.len())?;
-                        Ok(ModelInput { contract: digest.clone(), values })
+                        let plane = self.handover.read(at + nth * bytes, contract.plane_len())?;
+                        Ok(ModelInput { contract: digest.clone(), plane })
                     };
                     Ok((0..seen.frames.len() as u64).map(input).collect::<io::Result<_>>()?)
                 }

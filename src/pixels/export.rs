@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::domain::{Contract, ModelInput};
 
-/// Writes the input as a NumPy array (format 1.0) of little endian floats, shape (channels, size, size).
+/// Writes what the network is given as a NumPy array (format 1.0) of little endian floats, shape (channels, size, size).
 pub fn write_npy(mut out: impl Write, input: &ModelInput, contract: &Contract) -> io::Result<()> {
     let (channels, size) = (contract.channels, contract.size);
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({channels}, {size}, {size}), }}");
@@ -14,25 +14,19 @@ pub fn write_npy(mut out: impl Write, input: &ModelInput, contract: &Contract) -
     out.write_all(b"\x93NUMPY\x01\x00")?;
     out.write_all(&(header.len() as u16).to_le_bytes())?;
     out.write_all(header.as_bytes())?;
-    for value in &input.values {
+    for value in contract.spread(&input.plane) {
         out.write_all(&value.to_le_bytes())?;
     }
     out.flush()
 }
 
-/// The first channel as 8-bit grey values, row by row: `low` of the contract is black, `high` is white.
+/// The input as 8-bit grey values, row by row: `low` of the contract is black, `high` is white.
 pub fn grey_picture(input: &ModelInput, contract: &Contract) -> Vec<u8> {
-    let mean = contract.mean.first().copied().unwrap_or(0.0);
-    let std = contract.std.first().copied().unwrap_or(1.0);
-    let grey = |v: &f32| {
-        let unit = (v * std + mean - contract.low) / (contract.high - contract.low);
-        (unit.clamp(0.0, 1.0) * 255.0).round() as u8
-    };
-    let pixels = contract.size as usize * contract.size as usize;
-    input.values.iter().take(pixels).map(grey).collect()
+    let unit = |v: &f32| (v - contract.low) / (contract.high - contract.low);
+    input.plane.iter().map(|v| (unit(v).clamp(0.0, 1.0) * 255.0).round() as u8).collect()
 }
 
-/// Writes the first channel as an 8-bit grey picture.
+/// Writes the input as an 8-bit grey picture.
 pub fn write_png(out: impl Write, input: &ModelInput, contract: &Contract) -> io::Result<()> {
     let bytes = grey_picture(input, contract);
     let mut encoder = png::Encoder::new(out, contract.size, contract.size);
@@ -50,8 +44,8 @@ mod tests {
 
     fn input() -> (ModelInput, Contract) {
         let contract = Contract::preset("xrv-1024", 8).expect("a preset");
-        let values = (0..64).map(|i| -1024.0 + 2048.0 * i as f32 / 63.0).collect();
-        (ModelInput { contract: contract.digest(), values }, contract)
+        let plane = (0..64).map(|i| -1024.0 + 2048.0 * i as f32 / 63.0).collect();
+        (ModelInput { contract: contract.digest(), plane }, contract)
     }
 
     #[test]
@@ -63,7 +57,7 @@ mod tests {
         assert_eq!(((10 + header) % 64, bytes[9 + header]), (0, b'\n'));
         assert!(String::from_utf8_lossy(&bytes[10..10 + header]).contains("'shape': (1, 8, 8)"));
         let array = npyz::NpyFile::new(&bytes[..]).expect("an array");
-        assert_eq!(array.into_vec::<f32>().expect("floats"), input.values);
+        assert_eq!(array.into_vec::<f32>().expect("floats"), input.plane);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::part::frames_per_part;
 use crate::config;
 use crate::domain::{Contract, Refusal, RefusalCode};
 
-/// Bytes of model inputs that a worker may send back at once: one frame in the largest contract that there can be.
+/// Bytes of model inputs that a worker may send back at once: one frame in four of the largest contracts that there can be.
 pub const OUTPUT_BYTES_MAX: u64 = 1 << 28;
 /// Bytes of a part of several frames. The node holds this for each part in flight, three ahead of the one that is being
 /// scored among them, and once more in the hand-over memory of each worker.
@@ -106,7 +106,7 @@ fn frame_bytes(layout: &Layout, contracts: &[Contract]) -> u64 {
     let colour =
         if samples > pixels || layout.photometric == Photometric::Palette { 4 * samples + 6 * pixels } else { 0 };
     let codes_and_values = (width + stored) * samples;
-    let largest_input = contracts.iter().map(|c| 4 * (u64::from(c.size).pow(2) + c.len() as u64)).max().unwrap_or(0);
+    let largest_input = contracts.iter().map(|c| 8 * c.plane_len() as u64).max().unwrap_or(0);
     // resizing keeps the source rows that become one row, and of an image that grows those of every row between two
     let open_rows = |c: &Contract, rows: u64, columns: u64| {
         let size = u64::from(c.size);
@@ -122,7 +122,7 @@ fn frame_bytes(layout: &Layout, contracts: &[Contract]) -> u64 {
 
 /// Bytes of the inputs of all contracts for so many frames.
 pub(super) fn output_bytes(frames: usize, contracts: &[Contract]) -> u64 {
-    contracts.iter().map(|c| c.len() as u64 * 4).fold(0u64, u64::saturating_add).saturating_mul(frames as u64)
+    contracts.iter().map(|c| c.plane_len() as u64 * 4).fold(0u64, u64::saturating_add).saturating_mul(frames as u64)
 }
 
 #[cfg(test)]
@@ -199,7 +199,7 @@ mod tests {
             assert_eq!(frames_per_part(&contracts), frames, "{name}@{size}");
             assert_eq!(Limits::default().check(&layout(), 100, &contracts), Ok(()), "{name}@{size}");
         }
-        let large = ["imagenet-rgb", "mammo", "ct-window"].map(|name| Contract::preset(name, 4096).expect("a preset"));
-        assert!(Limits::default().check(&layout(), 1, &large).is_err(), "three times the largest");
+        let large = Contract::PRESETS.map(|name| Contract::preset(name, 4096).expect("a preset"));
+        assert!(Limits::default().check(&layout(), 1, &large).is_err(), "five times the largest");
     }
 }

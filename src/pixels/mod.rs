@@ -244,7 +244,7 @@ fn normalise_object(
         let grey = Grey::of(decoder.scan(), &layout, index, frame)?;
         let mut before = 0;
         for (place, contract) in contracts.iter().enumerate() {
-            let length = contract.len();
+            let length = contract.plane_len();
             let at = (before + nth * length) as u64;
             before += part.len() * length;
             if seen.refused[place].is_some() {

@@ -1,7 +1,7 @@
 //! Grey values to a model's input contract: pure, the same for the node, the offline commands and training.
 //!
 //! In the Standard's order (PS3.4 N.2): what the contract masks is set aside, values become 0..1 (`unit`); then
-//! orientation, fit and resize, `low..high`, channels, mean and standard deviation.
+//! orientation, fit and resize, `low..high`. Left out: channels, mean and standard deviation, which are the model's.
 //!
 //! Fits that keep the aspect ratio keep it of the patient, not of the matrix: pixels that are not square (`geometry`)
 //! count by their height and width.
@@ -28,12 +28,9 @@ pub fn normalise(grey: &Grey, contract: &Contract) -> Result<ModelInput, Refusal
         unit.read(start, step, line);
     });
     let span = contract.high - contract.low;
-    let mut values = Vec::with_capacity(contract.len());
-    for (mean, std) in contract.mean.iter().zip(&contract.std) {
-        // rounding of the filter weights may leave 0..1 by parts of a millionth
-        values.extend(resized.iter().map(|v| (contract.low + span * v.clamp(0.0, 1.0) - mean) / std));
-    }
-    Ok(ModelInput { contract: contract.digest(), values })
+    // rounding of the filter weights may leave 0..1 by parts of a millionth
+    let plane = resized.into_iter().map(|v| contract.low + span * v.clamp(0.0, 1.0)).collect();
+    Ok(ModelInput { contract: contract.digest(), plane })
 }
 
 /// Height of a pixel of the turned image over its width; 1 where the fit does not ask.

@@ -37,7 +37,7 @@ pub struct Part {
 
 /// How many frames a part has, but for the last one.
 pub fn frames_per_part(contracts: &[Contract]) -> usize {
-    let frame = contracts.iter().map(|c| c.len() as u64 * 4).fold(0, u64::saturating_add).max(1);
+    let frame = contracts.iter().map(|c| c.plane_len() as u64 * 4).fold(0, u64::saturating_add).max(1);
     usize::try_from(PART_BYTES / frame).unwrap_or(FRAMES_MAX).clamp(1, FRAMES_MAX)
 }
 

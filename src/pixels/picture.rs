@@ -131,7 +131,7 @@ mod tests {
         let contracts = [Contract::preset(preset, 8).expect("a preset")];
         let found = normalise_any_file(path, &contracts, Frames::default(), &Limits::default())?;
         assert_eq!((found.inputs.len(), found.frames.as_slice()), (1, [1].as_slice()));
-        Ok(found.inputs[0].values.clone())
+        Ok(found.inputs[0].plane.clone())
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Worker {
             Task::Normalise { contracts, frames, from } => {
                 let mut hand_over = |_, at: u64, input: ModelInput| {
                     let full = "the values cannot be handed over: is there memory left on this machine?";
-                    let written = self.handover.write(at * 4, &input.values);
+                    let written = self.handover.write(at * 4, &input.plane);
                     written.map_err(|e| Refusal::new(RefusalCode::WorkerDied, format!("{full} ({e})")))
                 };
                 let seen = normalise_object(Box::new(object), &contracts, frames, from, limits, &mut hand_over)?;

@@ -103,14 +103,14 @@ impl Client {
     }
 
     pub(super) async fn score(&self, input: ModelInput) -> Result<Vec<f64>, RemoteError> {
-        let expected = self.asker.package.contract.len();
+        let expected = self.asker.package.contract.plane_len();
         if input.contract != self.asker.contract {
             return Err(InferError::WrongContract.into());
         }
-        if input.values.len() != expected {
-            return Err(InferError::WrongLength { given: input.values.len(), expected }.into());
+        if input.plane.len() != expected {
+            return Err(InferError::WrongLength { given: input.plane.len(), expected }.into());
         }
-        if input.values.iter().any(|v| !v.is_finite()) {
+        if input.plane.iter().any(|v| !v.is_finite()) {
             return Err(InferError::InputNotFinite.into());
         }
         let (answer, waiting) = oneshot::channel();
@@ -204,7 +204,8 @@ impl Asker {
         if let Admit::No(_) = admitted {
             return Err(Trouble::Passing("it failed too often and is left alone for a while".into()));
         }
-        let images: Vec<&[f32]> = batch.iter().map(|request| request.input.values.as_slice()).collect();
+        let spread = |request: &Request| self.package.contract.spread(&request.input.plane);
+        let images: Vec<Vec<f32>> = batch.iter().map(spread).collect();
         let mut asked = self.ask(&images).await;
         let scoreless = match &asked {
             Ok(rows) => rows.iter().all(Result::is_err),
@@ -249,13 +250,13 @@ impl Asker {
 
     /// Whether the server scores an image of zeros.
     async fn ask_zeros(&self) -> Result<(), Trouble> {
-        let zeros = vec![0.0; self.package.contract.len()];
-        let rows = self.ask(&[&zeros]).await?;
+        let zeros = vec![0.0; self.package.contract.network_len()];
+        let rows = self.ask(&[zeros]).await?;
         rows.into_iter().try_for_each(|row| row.map(drop)).map_err(Trouble::Nonsense)
     }
 
     /// Asks for the scores of these images, again after what passes.
-    async fn ask(&self, images: &[&[f32]]) -> Result<Vec<Result<Vec<f64>, InferError>>, Trouble> {
+    async fn ask(&self, images: &[Vec<f32>]) -> Result<Vec<Result<Vec<f64>, InferError>>, Trouble> {
         let body = protocol::question(&self.server, &self.package.contract, images);
         let path = format!("{}/infer", self.path);
         let mut attempt = 0;

@@ -88,7 +88,7 @@ pub(super) fn model_path(server: &Server) -> String {
 
 /// How many images fit into one request.
 pub(super) fn images_max(server: &Server, contract: &Contract) -> usize {
-    server.batch_max.min(VALUES_MAX / contract.len().max(1)).max(1)
+    server.batch_max.min(VALUES_MAX / contract.network_len().max(1)).max(1)
 }
 
 /// The longest answer to a request with so many images, bytes.
@@ -97,7 +97,7 @@ pub(super) fn answer_bytes_max(package: &Package, images: usize) -> usize {
 }
 
 /// The body of a request for these images.
-pub(super) fn question(server: &Server, contract: &Contract, images: &[&[f32]]) -> Vec<u8> {
+pub(super) fn question(server: &Server, contract: &Contract, images: &[Vec<f32>]) -> Vec<u8> {
     let (c, side) = (usize::from(contract.channels), contract.size as usize);
     let data = match server.shape {
         Shape::Nchw | Shape::Flat => images.concat(),

@@ -168,7 +168,7 @@ fn scene(script: Vec<Act>, extra: &str) -> Scene {
 
 impl Scene {
     async fn score(&self, value: f32) -> Result<Vec<f64>, RemoteError> {
-        let input = ModelInput { contract: self.package.contract.digest(), values: vec![value; 64] };
+        let input = ModelInput { contract: self.package.contract.digest(), plane: vec![value; 64] };
         self.servers.score(&self.package.key(), input).await
     }
 
@@ -269,7 +269,7 @@ async fn a_server_that_does_not_answer_says_nothing_of_the_image() {
     let folder = tempfile::tempdir().unwrap();
     let package = package(folder.path(), &format!("http://{free}"), "retries = 1");
     let servers = Servers::start(std::slice::from_ref(&package));
-    let input = ModelInput { contract: package.contract.digest(), values: vec![0.5; 64] };
+    let input = ModelInput { contract: package.contract.digest(), plane: vec![0.5; 64] };
     let error = servers.score(&package.key(), input).await.unwrap_err();
     assert!(matches!(&error, RemoteError::Unavailable { cause, .. } if cause.contains("cannot be reached")), "{error}");
     assert_eq!(servers.check().await, Ok(()), "the node starts without it");

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, bail, ensure};
 use rayon::prelude::*;
 use sha2::Digest as _;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::domain::{Contract, Digest, Purpose};
+use crate::infer;
 use crate::phantom::{self, PhantomOptions};
 use crate::pixels::{self, Frames, Limits, Normalised};
 
@@ -86,11 +87,6 @@ const DECODED_AT_ONCE: usize = 64;
 /// Of a hundred images, so many may be unreadable before something else must be wrong.
 const UNREADABLE_PERCENT_MAX: usize = 1;
 
-/// The contract's first steps, one channel without mean and deviation: the rest is done to batches.
-fn bare(contract: &Contract) -> Contract {
-    Contract { channels: 1, mean: vec![0.0], std: vec![1.0], ..contract.clone() }
-}
-
 fn digest_of(values: &[f32]) -> Digest {
     Digest::of(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
 }
@@ -132,7 +128,7 @@ impl Dataset {
         outputs: usize,
     ) -> anyhow::Result<Self> {
         ensure!(samples.len() == values.len() && !samples.is_empty(), "there are no images to train on");
-        let mut images = Images::collect(bare(contract).len(), u64::MAX, Path::new(""));
+        let mut images = Images::collect(contract.plane_len(), u64::MAX, Path::new(""));
         let mut hash = sha2::Sha256::new();
         for (sample, values) in samples.iter().zip(values) {
             let pixels = digest_of(values);
@@ -152,18 +148,18 @@ impl Dataset {
         progress: &(dyn Fn(Event) + Sync),
     ) -> anyhow::Result<Self> {
         let (done, total) = (AtomicU64::new(0), manifest.rows.len() as u64);
-        let (bare, limits) = (bare(contract), Limits::default());
+        let limits = Limits::default();
         let decode = |row: &Row| {
-            let contracts = std::slice::from_ref(&bare);
+            let contracts = std::slice::from_ref(contract);
             let found = pixels::normalise_any_file(&row.file, contracts, Frames::default(), &limits).map(|image| {
                 // Of what the network sees: the same stored pixels look other with another window.
-                let seen: Vec<Digest> = image.inputs.iter().map(|input| digest_of(&input.values)).collect();
+                let seen: Vec<Digest> = image.inputs.iter().map(|input| digest_of(&input.plane)).collect();
                 (image, seen)
             });
             progress(Event::Loading { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
             found
         };
-        let mut images = Images::collect(bare.len(), keeping.memory_bytes_max, keeping.spill_dir);
+        let mut images = Images::collect(contract.plane_len(), keeping.memory_bytes_max, keeping.spill_dir);
         let (mut samples, mut unreadable) = (Vec::new(), Vec::new());
         let mut twins = Twins::default();
         let mut hash = sha2::Sha256::new();
@@ -175,7 +171,7 @@ impl Dataset {
                     // Every frame that the node would score is an image with its study's labels.
                     Ok((image, seen)) => {
                         for (input, seen) in image.inputs.iter().zip(seen) {
-                            images.push(&input.values)?;
+                            images.push(&input.plane)?;
                             samples.push(row.sample.clone());
                             hash.update(format!("{:?} {seen}\n", row.sample));
                         }
@@ -219,14 +215,8 @@ impl Dataset {
 
     /// A batch as the network wants it: every channel with its mean and deviation.
     pub fn prepared(&self, images: &Tensor) -> anyhow::Result<Tensor> {
-        let channels: Vec<(f32, f32)> =
-            self.contract.mean.iter().copied().zip(self.contract.std.iter().copied()).collect();
-        if channels == [(0.0, 1.0)] {
-            return Ok(images.shallow_clone());
-        }
-        let one = |(mean, std): &(f32, f32)| images.f_sub_scalar(f64::from(*mean))?.f_div_scalar_(f64::from(*std));
-        let channels: Vec<Tensor> = channels.iter().map(one).collect::<Result<_, _>>()?;
-        Ok(Tensor::f_cat(&channels, 1)?)
+        // One channel after the other, as PyTorch's loaders make them: convolutions in another layout round otherwise.
+        Ok(infer::spread(&self.contract, images, Kind::Float)?.f_contiguous()?)
     }
 
     /// What the network is to say of them.

@@ -72,7 +72,8 @@ mod tests {
             part: None,
         };
         let samples = targets.iter().enumerate().map(sample).collect();
-        Dataset::from_values(samples, &vec![vec![0.0; contract.len()]; targets.len()], &contract, purpose, 2).unwrap()
+        Dataset::from_values(samples, &vec![vec![0.0; contract.plane_len()]; targets.len()], &contract, purpose, 2)
+            .unwrap()
     }
 
     /// By hand: two groups, three images of the first; two findings, one truth unknown.

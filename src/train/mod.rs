@@ -98,6 +98,7 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if options.threads == 0 { cores } else { options.threads };
     tch::set_num_threads(i32::try_from(threads)?);
+    infer::keep_memory();
     let device = infer::resolve_device(options.device)?;
     if device.is_cuda() {
         infer::set_deterministic(true);

@@ -17,7 +17,7 @@ pub(super) fn toy(purpose: Purpose) -> (Dataset, Contract) {
     let mut values = Vec::new();
     for i in 0..160 {
         let present = i % 2 == 1;
-        let mut image: Vec<f32> = (0..contract.len()).map(|_| rng.random_range(0.0..0.5)).collect();
+        let mut image: Vec<f32> = (0..contract.plane_len()).map(|_| rng.random_range(0.0..0.5)).collect();
         if present {
             (0..6).for_each(|r| image[r * 16..r * 16 + 6].iter_mut().for_each(|v| *v += 0.4));
         }

@@ -44,7 +44,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
 
 /// Where unsafe code is, each block with its reason.
 const UNSAFE: &[&str] =
-    &["infer/cuda.rs", "infer/script.rs", "pixels/jpeg.rs", "pixels/jpeg2000.rs", "pixels/sandbox.rs"];
+    &["infer/cuda.rs", "infer/pool.rs", "infer/script.rs", "pixels/jpeg.rs", "pixels/jpeg2000.rs", "pixels/sandbox.rs"];
 
 /// Rooms and files that take no clock, file, socket or runtime.
 const PURE: &[&str] = &[

@@ -176,7 +176,7 @@ fn compare(
     }
     for (input, expected) in got.of_contract(&contract.digest()).zip(expected) {
         let expected = expected.as_ref().map_err(|reason| format!("not refused here, by the reference: {reason}"))?;
-        let difference = difference(contract, &input.values, expected);
+        let difference = difference(contract, &contract.spread(&input.plane), expected);
         tally.compared += 1;
         tally.worst = tally.worst.max(difference);
         if difference > tolerance(file) {
@@ -207,7 +207,7 @@ fn an_image_and_its_twin_of_the_other_photometric_interpretation_give_one_tensor
             let tensor = |file: &Path, frames| {
                 normalise_file(file, std::slice::from_ref(contract), frames, &Limits::default()).map(|mut n| {
                     assert_eq!(n.inputs.len(), 1);
-                    n.inputs.remove(0).values
+                    contract.spread(&n.inputs.remove(0).plane)
                 })
             };
             match (tensor(file, Frames::Middle), tensor(twin, Frames::First)) {
@@ -282,7 +282,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 /// Largest difference of two tensors, as a part of the range that the contract gives to 0..1.
 fn difference(contract: &Contract, a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!((a.len(), b.len()), (contract.len(), contract.len()));
+    assert_eq!((a.len(), b.len()), (contract.network_len(), contract.network_len()));
     assert!(a.iter().chain(b).all(|v| v.is_finite()), "{}: a value that is no number", contract.name);
     let channels = a.chunks(a.len() / contract.std.len()).zip(b.chunks(a.len() / contract.std.len()));
     let of_channel = |(a, b): (&[f32], &[f32]), std: f32| {
@@ -322,7 +322,7 @@ impl Reference {
     }
 
     fn tensor(&mut self, contract: &Contract) -> Vec<f32> {
-        let mut bytes = vec![0; contract.len() * size_of::<f32>()];
+        let mut bytes = vec![0; contract.network_len() * size_of::<f32>()];
         self.answers.read_exact(&mut bytes).expect("a whole tensor");
         bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }

@@ -167,7 +167,7 @@ for name, image, options in [("grey", grey, {}), ("colour", colour, {"subsamplin
         let seen = normalise_any_file(&file, contracts, Frames::default(), &Limits::default()).expect("a picture");
         let expected = fs::read(folder.path().join(format!("{name}.raw"))).expect("written");
         assert_eq!(expected.len(), 32 * 32);
-        for (found, expected) in seen.inputs[0].values.iter().zip(&expected) {
+        for (found, expected) in seen.inputs[0].plane.iter().zip(&expected) {
             let code = (f64::from(*found) / 1024.0 + 1.0) / 2.0 * 255.0;
             assert!((code - f64::from(*expected)).abs() < 0.01, "{name}: {code} {expected}");
         }

@@ -227,7 +227,7 @@ fn a_mammogram_is_seen_with_the_chest_wall_on_the_left_or_not_at_all() {
     let breast = |laterality, directions: &[&str]| {
         let patient_orientation = directions.iter().map(|d| (*d).to_owned()).collect();
         let geometry = Geometry { laterality, patient_orientation, ..Geometry::default() };
-        normalise(&Grey { geometry, ..grey(&(0..64).collect::<Vec<_>>()) }, &preset).map(|i| i.values)
+        normalise(&Grey { geometry, ..grey(&(0..64).collect::<Vec<_>>()) }, &preset).map(|i| i.plane)
     };
     let left = breast(Some(Laterality::Left), &[]).expect("a left breast");
     let right = breast(Some(Laterality::Right), &["P", "F"]).expect("a right breast");

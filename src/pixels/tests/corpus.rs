@@ -100,6 +100,6 @@ fn first_frame(path: &Path, limits: &Limits, contract: &Contract) -> Result<(f64
     let layout = decoder.layout().clone();
     let grey = Grey::of(decoder.scan(), &layout, 0, frame)?;
     let windowed = Contract { range: crate::domain::ValueRange::Window, ..contract.clone() };
-    let values = normalise(&grey, &windowed)?.values;
+    let values = normalise(&grey, &windowed)?.plane;
     Ok((mean, values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64))
 }

@@ -384,7 +384,7 @@ proptest! {
         };
         prop_assert_eq!(a.len(), b.len());
         for (a, b) in a.iter().zip(&b) {
-            assert_same(&a.values, &b.values, "signed")?;
+            assert_same(&a.plane, &b.plane, "signed")?;
         }
     }
 }
