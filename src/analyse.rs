@@ -8,6 +8,7 @@
 mod explain;
 mod product;
 mod race_prior;
+mod reports;
 mod scored;
 mod scorers;
 mod study;
@@ -64,7 +65,7 @@ pub struct Read {
 }
 
 /// How an object is read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ReadOptions<'a> {
     /// The clinical packages that are asked; empty: all.
     pub clinical: &'a [String],
@@ -74,6 +75,8 @@ pub struct ReadOptions<'a> {
     pub waited: Duration,
     /// What the node died of while it read this object shares no batch.
     pub company: Company,
+    /// What [`Analyser::headers`] found before.
+    pub header: Option<InstanceHeader>,
 }
 
 /// What a complete study comes to.
@@ -228,6 +231,13 @@ impl Analyser {
         self.readers_max + self.scorers.images_max()
     }
 
+    /// What files say of themselves, without their pixels; nothing of what cannot be read, which [`Analyser::read`] will
+    /// say.
+    pub async fn headers(&self, files: Vec<PathBuf>) -> Vec<Option<InstanceHeader>> {
+        let headers = self.workers.read_headers(files).await.unwrap_or_default();
+        headers.into_iter().map(Result::ok).collect()
+    }
+
     /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal. The `reader`, one of
     /// [`Analyser::readers`], is given back as soon as the models have all of the image.
     ///
@@ -236,12 +246,15 @@ impl Analyser {
     pub async fn read(
         &self,
         file: &Path,
-        options: ReadOptions<'_>,
+        mut options: ReadOptions<'_>,
         reader: OwnedSemaphorePermit,
     ) -> anyhow::Result<Read> {
-        let header = match self.workers.read_header(file).await {
-            Ok(header) => header,
-            Err(refusal) => return Ok(Read { refusal: Some(refusal), ..Read::default() }),
+        let header = match options.header.take() {
+            Some(header) => header,
+            None => match self.workers.read_header(file).await {
+                Ok(header) => header,
+                Err(refusal) => return Ok(Read { refusal: Some(refusal), ..Read::default() }),
+            },
         };
         let mut read = Read { header: Some(header.clone()), ..Read::default() };
         if is_report(&header) {
@@ -425,45 +438,6 @@ impl Analyser {
         let delta = self.risk.delta;
         let release = |finding: &FindingAssessment| assess::released(finding, disclosure, delta);
         Assessment { findings: assessment.findings.iter().map(release).collect(), ..assessment.clone() }
-    }
-
-    /// The report in the three SOP classes that a destination may accept, the preferred first, each under its own
-    /// fresh SOP Instance UID in one fresh series. `sources` is that of [`Conclusion::Assessed`].
-    pub fn reports(
-        &self,
-        assessment: &Assessment,
-        sources: &BTreeMap<String, Vec<Uid>>,
-        images: &[&InstanceHeader],
-        context: &ReportContext,
-    ) -> anyhow::Result<Vec<Report>> {
-        let assessment = self.released(assessment, context.disclosure);
-        let images = in_slice_order(images);
-        let reduced = |package: &Package| {
-            let precision = self.precision(package).filter(|precision| *precision != Precision::Fp32)?;
-            Some(format!("precision={} of {}", precision.as_str(), package.identity.name))
-        };
-        let parameters: Vec<String> =
-            frames_seen(&images).into_iter().chain(self.packages.iter().filter_map(reduced)).collect();
-        let series = fresh_uid();
-        let completion = context.partial.clone().map_or(Completion::Complete, Completion::Partial);
-        let variant = |class: &SrClass| {
-            let predecessor = context.predecessors.iter().find(|p| p.sop_class.as_str() == class.uid());
-            let options = ReportOptions {
-                disclosure: context.disclosure,
-                sop_class: *class,
-                observer: self.observer.clone(),
-                sop_instance: fresh_uid(),
-                series: series.clone(),
-                predecessor: predecessor.cloned(),
-                completion: completion.clone(),
-                sources: sources.clone(),
-                parameters: parameters.clone(),
-                related: context.maps.clone(),
-                now: context.now.with_timezone(&chrono::Local).fixed_offset(),
-            };
-            report::build(&assessment, &images, &options).context("the report could not be built")
-        };
-        SrClass::ALL.iter().map(variant).collect()
     }
 }
 

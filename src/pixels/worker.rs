@@ -46,11 +46,15 @@ struct Queue {
 }
 
 struct Job {
-    /// The object; a probe has none.
-    path: Option<PathBuf>,
-    task: Task,
-    answer: oneshot::Sender<Result<Answer, Refusal>>,
+    work: Work,
     permit: OwnedSemaphorePermit,
+}
+
+enum Work {
+    /// `path`: the object; a probe has none.
+    One { path: Option<PathBuf>, task: Task, answer: oneshot::Sender<Result<Answer, Refusal>> },
+    /// Headers take no time beside an image: many of them wait for their turn once.
+    Headers { paths: Vec<PathBuf>, answer: oneshot::Sender<Vec<Result<Answer, Refusal>>> },
 }
 
 impl Workers {
@@ -101,6 +105,17 @@ impl Workers {
             Answer::Header(header) => Ok(*header),
             _ => Err(nonsense("something else where a header was asked for")),
         }
+    }
+
+    /// Reads the headers of these objects one after the other, as one request of the pool.
+    pub async fn read_headers(&self, paths: Vec<PathBuf>) -> Result<Vec<Result<InstanceHeader, Refusal>>, Refusal> {
+        let (answer, answers) = oneshot::channel();
+        self.push(Work::Headers { paths, answer }).await?;
+        let header = |answer| match answer? {
+            Answer::Header(header) => Ok(*header),
+            _ => Err(nonsense("something else where a header was asked for")),
+        };
+        Ok(answers.await.map_err(|_| ended())?.into_iter().map(header).collect())
     }
 
     /// Reads what the report at `path` says by each of these rules, or why nothing.
@@ -158,13 +173,22 @@ impl Workers {
     }
 
     async fn ask(&self, path: Option<&Path>, task: Task) -> Result<Answer, Refusal> {
+        let (answer, receiver) = oneshot::channel();
+        self.push(Work::One { path: path.map(Path::to_owned), task, answer }).await?;
+        receiver.await.map_err(|_| ended())?
+    }
+
+    async fn push(&self, work: Work) -> Result<(), Refusal> {
         let none = "no thread for a decode worker could be started: is a limit on threads too low?";
         let permit = self.pool.free.clone().acquire_owned().await;
         let permit = permit.map_err(|_| Refusal::new(RefusalCode::WorkerUnavailable, none))?;
-        let (answer, receiver) = oneshot::channel();
-        self.pool.queue.push(Job { path: path.map(Path::to_owned), task, answer, permit });
-        receiver.await.map_err(|_| Refusal::new(RefusalCode::WorkerDied, "the decode workers have ended"))?
+        self.pool.queue.push(Job { work, permit });
+        Ok(())
     }
+}
+
+fn ended() -> Refusal {
+    Refusal::new(RefusalCode::WorkerDied, "the decode workers have ended")
 }
 
 impl Drop for Pool {
@@ -218,16 +242,25 @@ impl Slot {
         self.prepare();
         let started = Instant::now();
         while queue.is_idle() && started.elapsed() < self.timeout && !self.is_settled() {}
-        while let Some(Job { path, task, answer, permit }) = queue.next() {
-            if answer.is_closed() {
-                continue;
-            }
-            let outcome = path.as_deref().map(open_file).transpose().and_then(|object| self.serve(&task, object));
+        while let Some(Job { work, permit }) = queue.next() {
             // the receiver may be gone: then nobody wants to know
-            let _ = answer.send(outcome);
+            match work {
+                Work::One { answer, .. } if answer.is_closed() => continue,
+                Work::One { path, task, answer } => drop(answer.send(self.serve_file(&task, path.as_deref()))),
+                Work::Headers { paths, answer } => {
+                    let wanted = paths.iter().take_while(|_| !answer.is_closed());
+                    let headers = wanted.map(|path| self.serve_file(&Task::Header, Some(path))).collect();
+                    drop(answer.send(headers));
+                }
+            }
             drop(permit);
             self.prepare();
         }
+    }
+
+    fn serve_file(&mut self, task: &Task, path: Option<&Path>) -> Result<Answer, Refusal> {
+        let object = path.map(open_file).transpose()?;
+        self.serve(task, object)
     }
 
     /// Sees to it that the next request need not wait for a process to start; a failure shows with that request.

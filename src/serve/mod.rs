@@ -22,7 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +35,7 @@ use crate::store::Store;
 use crate::web;
 use crate::wire::Tls;
 
+use read::Headers;
 use reload::Reload;
 use watchdog::{Loop, Manager, Pulse};
 
@@ -72,6 +73,9 @@ struct Node {
     /// Set by the first fault that the node cannot work on with; it stops then, and a restart continues.
     broken: AtomicBool,
     pulse: Pulse,
+    /// Objects wait for their turn to be read.
+    backlog: Notify,
+    headers: Headers,
 }
 
 /// Runs the node until it is cancelled. Ports are bound and models are warm before it reports itself ready; the web
@@ -118,10 +122,13 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
         cancel: cancel.clone(),
         broken: AtomicBool::new(false),
         pulse: Pulse::default(),
+        backlog: Notify::new(),
+        headers: Headers::default(),
     });
     let (gate, manager_told) = (receiver.gate(), Arc::clone(&manager));
     let reload = Reload { requests: reloads, load, filter_logs, gate, web_gate, manager: manager_told };
     tasks.spawn(Arc::clone(&node).supervise("reading", Arc::clone(&node).read_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("asking for studies", Arc::clone(&node).naming_loop()));
     tasks.spawn(Arc::clone(&node).supervise("closing", Arc::clone(&node).close_loop()));
     tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
     tasks.spawn(Arc::clone(&node).supervise("reporting commitments", Arc::clone(&node).commitment_loop()));
@@ -249,7 +256,7 @@ impl Node {
     }
 
     /// Waits for a wake-up, the time limit or the end.
-    async fn pause(&self, wake: &tokio::sync::Notify, limit: Duration) {
+    async fn pause(&self, wake: &Notify, limit: Duration) {
         tokio::select! {
             () = self.cancel.cancelled() => {}
             () = wake.notified() => {}
@@ -259,6 +266,6 @@ impl Node {
 
     async fn trouble(&self, doing: &str, error: &(dyn std::fmt::Display + Sync)) {
         error!(%error, "{doing} failed; it will be tried again");
-        self.pause(&tokio::sync::Notify::new(), IDLE).await;
+        self.pause(&Notify::new(), IDLE).await;
     }
 }

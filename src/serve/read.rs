@@ -1,9 +1,14 @@
 //! Reads, decodes and scores what arrived.
 //!
+//! What has to wait for its turn is asked for its study meanwhile: a study is closed only once nothing unread could belong
+//! to it, and would otherwise wait for everything that its sender sent before then.
+//!
 //! Neighbours: `analyse` does it, `store` hands out the objects and takes what they came to. Left out: what a fault
 //! of an object is, which the workers say.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::Utc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -13,11 +18,71 @@ use tracing::{error, info, warn};
 use super::watchdog::Loop;
 use super::{ATTEMPTS_MAX, IDLE, INTERRUPTIONS_MAX, LEASE, Node};
 use crate::analyse::{Read, ReadOptions};
-use crate::domain::{Purpose, Refusal, RefusalCode, Timestamp, Uid};
+use crate::domain::{InstanceHeader, Purpose, Refusal, RefusalCode, Timestamp, Uid};
 use crate::infer::Company;
 use crate::store::{PendingInstance, Reading};
 
+/// Objects whose headers are kept until their turn comes, a few kilobytes each.
+const HEADERS_MAX: usize = 1024;
+/// Objects that are asked for their study before it is looked again at which there are.
+const NAMELESS_AT_ONCE: u32 = 64;
+
+/// Headers of objects that wait to be read, by the object's file, which no other object has.
+#[derive(Default)]
+pub(super) struct Headers(Mutex<HashMap<PathBuf, InstanceHeader>>);
+
+impl Headers {
+    fn take(&self, file: &Path) -> Option<InstanceHeader> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(file)
+    }
+
+    fn keep(&self, headers: Vec<(PathBuf, InstanceHeader)>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who finds none reads it again.
+        if kept.len() >= HEADERS_MAX {
+            kept.clear();
+        }
+        kept.extend(headers);
+    }
+}
+
 impl Node {
+    /// Asks what waits for its turn for its study.
+    pub(super) async fn naming_loop(self: Arc<Self>) {
+        // What keeps its secret keeps it until it is read.
+        let mut tried = HashSet::new();
+        while !self.cancel.is_cancelled() {
+            let nameless = match self.store.nameless(NAMELESS_AT_ONCE).await {
+                Ok(nameless) => nameless,
+                Err(error) => {
+                    self.trouble("looking for objects that wait", &error).await;
+                    continue;
+                }
+            };
+            if nameless.is_empty() {
+                tried.clear();
+            }
+            let new = nameless.into_iter().filter(|(object, _)| !tried.contains(object));
+            let (objects, files): (Vec<_>, Vec<_>) = new.unzip();
+            if objects.is_empty() {
+                self.pause(&self.backlog, IDLE).await;
+                continue;
+            }
+            let headers = self.analyser.headers(files.clone()).await;
+            tried.extend(objects.iter().cloned());
+            let found = objects.into_iter().zip(files).zip(headers).filter_map(|(of, header)| Some((of, header?)));
+            let (mut named, mut kept) = (Vec::new(), Vec::new());
+            for ((object, file), header) in found {
+                named.push((object, header.study.clone()));
+                kept.push((file, header));
+            }
+            if let Err(error) = self.store.name_studies(&named).await {
+                self.trouble("noting the studies of objects", &error).await;
+            }
+            self.headers.keep(kept);
+        }
+    }
+
     /// Reads, decodes and scores what arrived: as many at once as there are readers, and beside them those that wait for
     /// their scores.
     pub(super) async fn read_loop(self: Arc<Self>) {
@@ -26,6 +91,9 @@ impl Node {
         while let Some(object) = self.permit(&objects, Loop::Reading).await
             && let Some(reader) = self.permit(self.analyser.readers(), Loop::Reading).await
         {
+            if self.analyser.readers().available_permits() == 0 {
+                self.backlog.notify_one();
+            }
             let claimed = self.store.claim_received(1, LEASE, Utc::now()).await;
             match claimed.map(|mut claimed| claimed.pop()) {
                 Ok(Some(instance)) => {
@@ -59,6 +127,7 @@ impl Node {
             sender: Some(&pending.calling),
             // Whatever the node died of while it read this one, it may have been it.
             company: if pending.interrupted > 0 { Company::Nobody } else { Company::Any },
+            header: self.headers.take(&pending.path),
             waited: pending.waiting_since.and_then(|at| (Utc::now() - at).to_std().ok()).unwrap_or_default(),
         };
         let mut read = match self.read_claimed(&pending, options, reader).await {

@@ -4,6 +4,7 @@
 //! instance opens a closed one again. Neighbours: `intake` makes the jobs, `studies` closes what begins here. Left
 //! out: how an object is read and scored (`pixels`, `infer`).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sqlx::{Sqlite, Transaction};
@@ -94,6 +95,32 @@ impl Store {
                    waiting_since = ifnull(waiting_since, ?) WHERE sop_instance = ? AND state = 'received'";
         let query = sqlx::query(sql).bind(micros(until)).bind(study.map(Uid::as_str)).bind(micros(now));
         query.bind(sop_instance.as_str()).execute(&mut *tx).await?;
+        self.index().commit(tx).await?;
+        self.wake().study_changed.notify_one();
+        Ok(())
+    }
+
+    /// Objects of which nobody knows the study, in the order in which they will be read; none where nothing waits to be
+    /// claimed, since what is being read will say it soon.
+    pub async fn nameless(&self, limit: u32) -> Result<Vec<(Uid, PathBuf)>, StoreError> {
+        let sql = "SELECT sop_instance, path FROM instances
+                   WHERE state = 'received' AND path IS NOT NULL AND study IS NULL AND waiting_study IS NULL
+                       AND EXISTS (SELECT 1 FROM instances
+                           WHERE state = 'received' AND path IS NOT NULL AND lease_until IS NULL)
+                   ORDER BY received_at, sop_instance LIMIT ?";
+        let rows = sqlx::query(sql).bind(limit).fetch_all(self.index().read()).await?;
+        rows.iter().map(|row| Ok((row.parsed("sop_instance")?, self.spool().absolute(&row.text("path")?)))).collect()
+    }
+
+    /// Notes the studies that objects' headers name, until they are read: no other study of their sender has to wait for
+    /// them. Each is a SOP Instance UID and its Study Instance UID.
+    pub async fn name_studies(&self, named: &[(Uid, Uid)]) -> Result<(), StoreError> {
+        let mut tx = self.index().write_lazily().await?;
+        let sql =
+            "UPDATE instances SET waiting_study = ? WHERE sop_instance = ? AND state = 'received' AND study IS NULL";
+        for (sop_instance, study) in named {
+            sqlx::query(sql).bind(study.as_str()).bind(sop_instance.as_str()).execute(&mut *tx).await?;
+        }
         self.index().commit(tx).await?;
         self.wake().study_changed.notify_one();
         Ok(())

@@ -157,6 +157,42 @@ async fn an_image_that_waits_for_a_server_holds_up_no_other_study_of_its_sender(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_object_whose_study_was_asked_for_keeps_no_other_study_open() {
+    let (_dir, store) = fresh().await;
+    image(&store, "1.2", "1.2.3", 0).await;
+    image(&store, "1.4", "1.4.3", 0).await;
+    for object in ["1.2.4", "1.4.4", "1.4.5"] {
+        put(&store, object, 1).await;
+    }
+    let nameless = async || {
+        let found = store.nameless(10).await.unwrap();
+        found.into_iter().map(|(object, path)| (object.as_str().to_owned(), path.is_file())).collect::<Vec<_>>()
+    };
+    let unread = async |study: &str| {
+        let activities = store.activities(at(1000)).await.unwrap();
+        activities.into_iter().find(|a| a.study == uid(study)).expect("open").unread_since
+    };
+    assert_eq!(nameless().await, [("1.2.4".into(), true), ("1.4.4".into(), true), ("1.4.5".into(), true)]);
+    store.name_studies(&["1.4.4", "1.4.5"].map(|object| (uid(object), uid("1.4")))).await.unwrap();
+    assert_eq!((nameless().await.len(), unread("1.2").await), (1, Some(at(1))), "1.2.4 may be of either");
+    store.name_studies(&[(uid("1.2.4"), uid("1.4"))]).await.unwrap();
+    assert_eq!((nameless().await.len(), unread("1.2").await, unread("1.4").await), (0, None, Some(at(1))));
+    // What is read says it itself, whatever was noted; and what is being read will say it soon.
+    put(&store, "1.2.5", 2).await;
+    let claimed = store.claim_received(100, LEASE, at(3)).await.unwrap();
+    assert_eq!((claimed.len(), nameless().await.len()), (4, 0));
+    let reading = Reading::Scored {
+        header: &header("1.2", "1.2.4"),
+        pixel_digest: &Digest::of(b"pixels"),
+        scores: &image_scores("1.2.4"),
+        awaited: &[],
+    };
+    assert!(store.save_read(&uid("1.2.4"), reading, Late::Replace, at(4)).await.unwrap());
+    store.name_studies(&[(uid("1.2.4"), uid("1.4"))]).await.unwrap();
+    assert_eq!(show(&store, "1.2").await.study.instances, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_imported_once_and_a_preview_changes_nothing() {
     let (_dir, store) = fresh().await;
     image(&store, "1.2", "1.2.3", 0).await;
