@@ -157,8 +157,7 @@ impl Engine {
         let choice = options.precision;
         let read = |package: &Package| Ok((package.clone(), torch::read_script(package)?, Mutex::new(None)));
         let read_all = || packages.iter().map(read).collect::<Result<Vec<_>, EngineError>>();
-        // On a thread that ends, and with it what libtorch starts for the thread: OpenMP lets all its threads sleep
-        // between operations, for a sixth of the time, as soon as there are more of them than cores.
+        // On a thread that ends with its OpenMP threads: with more of these than cores, all sleep between operations.
         let scripts = std::thread::scope(|scope| scope.spawn(read_all).join());
         let scripts = scripts.map_err(|_| EngineError::Thread("it ended while networks were read".to_owned()))??;
         let load = move |device| {
@@ -217,6 +216,7 @@ impl Engine {
         handle.placements = by_device.into_values().flatten().collect();
         handle.watch(packages)?;
         handle.rehearse(packages, devices.len())?;
+        pool::clear(); // several copies of each network were tried out
         for Placement { model, device, precision, batch_max } in &handle.placements {
             info!(model, device, precision = precision.as_str(), batch_max, "a model is ready");
         }

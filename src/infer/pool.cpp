@@ -5,6 +5,7 @@
 // block that is returned waits for the next tensor of about its size, on huge pages where the system has them. What waits
 // is bounded; beyond that the block that waited longest is freed. Small blocks are libtorch's own affair.
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -149,10 +150,14 @@ void sidelight_pool_install(size_t kept_max) {
   });
 }
 
+// Gives what waits back to the system, and what malloc keeps of small blocks.
 void sidelight_pool_clear() {
   if (Pool::installed != nullptr) {
     Pool::installed->clear();
   }
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 size_t sidelight_pool_kept() {
