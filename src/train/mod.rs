@@ -106,8 +106,9 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
 
     let mut manifest = data::manifest(&recipe, &options.cache_dir, progress)?;
     let keeping = Keeping { memory_bytes_max: options.memory_bytes_max, spill_dir: &work_dir };
-    let dataset = Dataset::load(&mut manifest, &recipe, &contract, keeping, progress)?;
+    let loaded = Dataset::load(&mut manifest, &recipe, &contract, keeping, progress);
     manifest::write_rejected(&work_dir.join("rejected.csv"), &manifest.rejected)?;
+    let dataset = loaded?;
     progress(Event::Data {
         images: dataset.len() as u64,
         patients: dataset.samples.iter().map(|s| &s.patient).collect::<BTreeSet<_>>().len() as u64,
@@ -115,6 +116,10 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
     });
     let split = split::by_patient(&dataset.samples, recipe.data.split, recipe.seed);
     split.check(&dataset, &recipe)?;
+    let groups = dataset.samples.iter().map(|s| s.group.as_str()).filter(|group| !group.is_empty()).collect();
+    if let Some(clash) = evaluate::name_clash(&recipe, &groups) {
+        anyhow::bail!("recipe {}: {clash}", options.recipe.display());
+    }
 
     let automatic = if device.is_cuda() { cores } else { 1 };
     let loaders = if options.loaders == 0 { automatic } else { options.loaders };
