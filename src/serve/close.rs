@@ -297,7 +297,8 @@ impl Node {
             );
             readers.clear();
         }
-        let explained = self.explained(&ready, &analysed, config.clinical(called), &readers).await?;
+        // Until the study is closed: what they take in memory is counted as long.
+        let maps_made = self.explained(&ready, &analysed, config.clinical(called), &readers).await?;
         let mut outgoing = Vec::new();
         for disclosure in [Disclosure::Withheld, Disclosure::Probabilities] {
             let destinations = destinations(disclosure);
@@ -316,7 +317,9 @@ impl Node {
                 })
                 .collect();
             let objects = match readers.contains(&disclosure) {
-                true => self.analyser.map_objects(&explained, &images, &config.explain.forms, disclosure, now)?,
+                true => {
+                    self.analyser.map_objects(&maps_made.explained, &images, &config.explain.forms, disclosure, now)?
+                }
                 false => Vec::new(),
             };
             let maps = objects.iter().map(Related::from).collect();
@@ -334,7 +337,9 @@ impl Node {
         let assessment = self.analyser.released(&assessment, Disclosure::Withheld);
         let older = if config.study.late == Late::Always { Older::Sent } else { Older::Withdrawn };
         let outcome = Outcome::Reported { assessment: &assessment, closing: &closing, older, reports: &outgoing };
-        Ok(self.store.close_study(claim, outcome, now).await?)
+        let closed = self.store.close_study(claim, outcome, now).await?;
+        drop(maps_made);
+        Ok(closed)
     }
 }
 
