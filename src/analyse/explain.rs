@@ -128,8 +128,6 @@ impl Analyser {
         let kept = match room < wanted {
             true => {
                 let scores = self.scorers.score_covered(package, input.clone()).await.map_err(unavailable)?;
-                one.missing
-                    .push((method, format!("of {wanted} findings {room} have maps: a study has {MAPS_MAX} at most")));
                 highest(scores.get(..wanted).unwrap_or(&scores), room)
             }
             false => (0..wanted).collect(),
@@ -139,6 +137,10 @@ impl Analyser {
             MapMethod::Occlusion => occlusion(&self.scorers, package, &input, rules).await?,
         };
         one.take(package, method, maps, &kept);
+        if kept.len() < wanted {
+            let reason = format!("of {wanted} findings {room} have maps: a study has {MAPS_MAX} at most");
+            one.missing.push((method, reason));
+        }
         Ok(())
     }
 

@@ -58,7 +58,7 @@ impl Aside {
             && at.elapsed() < COVERED_AFTER
         {
             let cause = format!("it failed at another covered image a moment ago: {cause}");
-            return Err(RemoteError::Unavailable { after: COVERED_AFTER - at.elapsed(), cause });
+            return Err(RemoteError::Unavailable { after: COVERED_AFTER.saturating_sub(at.elapsed()), cause });
         }
         let answer = asking.await;
         *failed = answer.as_ref().err().map(|error| (Instant::now(), error.to_string()));

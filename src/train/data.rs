@@ -318,7 +318,9 @@ mod tests {
             let pixels: Vec<u8> = (0..=255u8).map(|i| i.wrapping_mul(seed)).collect();
             encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
         };
-        [("a.png", 1), ("b.png", 3), ("c.png", 1), ("d.png", 3), ("e.png", 3)].map(|(name, seed)| picture(name, seed));
+        for (name, seed) in [("a.png", 1), ("b.png", 3), ("c.png", 1), ("d.png", 3), ("e.png", 3)] {
+            picture(name, seed);
+        }
         let load = |patients: [&str; 5]| {
             let rows = ["a", "b", "c", "d", "e"].iter().zip(patients);
             let rows = rows.map(|(name, patient)| format!("{name}.png,{patient},Black\n")).collect::<String>();
