@@ -1,8 +1,7 @@
 //! Tests of `explain`: what is planned, chosen and told; maps themselves are tested in `infer` and `tests/it/explain.rs`.
 
 use super::*;
-use crate::config::Fill;
-use crate::domain::{ImageScore, RefusalCode};
+use crate::domain::{Fill, ImageScore, RefusalCode};
 use std::time::Duration;
 
 fn uid(text: &str) -> Uid {
