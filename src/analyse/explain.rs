@@ -14,7 +14,7 @@ use super::{Analyser, fresh_uid};
 use crate::config::{Explain, MapForm};
 use crate::domain::{
     AttributionMap, Contract, Disclosure, Fit, InstanceHeader, MapMethod, MapTarget, ModelIdentity, ModelInput,
-    Orientation, Purpose, ReadyStudy, Report, ScoredInstance, Timestamp, Uid,
+    Orientation, Purpose, ReadyStudy, Refusal, Report, ScoredInstance, Timestamp, Uid,
 };
 use crate::infer::{self, ExplainError, Occlusion, Package};
 use crate::pixels::{self, Frames};
@@ -23,7 +23,7 @@ use crate::report::{self, MapImage, MapObject, Observer};
 
 /// Covered images of one map that wait at a time.
 const AT_ONCE: usize = 32;
-/// Maps of one study: they are in memory until its reports are kept, as values and as objects.
+/// Maps of one study: they are in memory until its reports are kept, as values and as objects (`map_bytes_max`).
 const MAPS_MAX: usize = 64;
 /// Places of a patch beyond which there is no map: a patch of one pixel on an input of 512 would have 262,144.
 const PLACES_MAX: usize = 4096;
@@ -40,6 +40,8 @@ pub struct Explained {
     pub picture: Vec<u8>,
     /// Height and width of a pixel of it in units of the image's own, where they differ.
     pub aspect: Option<(u32, u32)>,
+    /// Of the image's file, once it was read.
+    pub file_bytes: u64,
     pub maps: Vec<AttributionMap>,
     /// Methods without a map, with the reason.
     pub missing: Vec<(MapMethod, String)>,
@@ -84,78 +86,80 @@ impl Analyser {
         rules: &Explain,
         explained: &mut Vec<Explained>,
     ) -> anyhow::Result<()> {
-        let purposes = [Purpose::Clinical, Purpose::Race].into_iter().filter(|p| rules.purposes.contains(p));
-        let passes = rules.methods.iter().flat_map(|method| purposes.clone().map(move |purpose| (*method, purpose)));
-        let (first, mut seen) = (explained.len(), Vec::new());
-        for (method, purpose) in passes {
-            for (image, (file, header)) in images.iter().enumerate() {
-                let admitted = self.admitted(header, clinical).map_err(|r| anyhow::anyhow!("{r}")).unwrap_or_default();
-                for package in admitted.into_iter().filter(|p| p.purpose == purpose) {
-                    let key = (image, package.key());
-                    let place = match seen.iter().position(|(known, _)| *known == key) {
-                        Some(place) => place,
-                        None => {
-                            let (one, input) = self.seen(file, header, package).await;
-                            explained.push(one);
-                            seen.push((key, input));
-                            seen.len() - 1
-                        }
-                    };
-                    let made: usize = explained[first..].iter().map(|one| one.maps.len()).sum();
-                    let maps = match &seen[place].1 {
-                        Err(reason) => Err(ExplainError::Unavailable(reason.clone())),
-                        Ok(_) if made + targets(package).len() > MAPS_MAX => {
-                            Err(ExplainError::Unavailable(format!("a study has at most {MAPS_MAX} maps")))
-                        }
-                        Ok(input) if method == MapMethod::Gradcam => {
-                            self.scorers.grad_cam(package, input.clone()).await
-                        }
-                        Ok(input) => occlusion(&self.scorers, package, input, rules).await,
-                    };
-                    let one = &mut explained[first + place];
-                    match maps {
-                        Ok(maps) => one.take(package, method, maps),
-                        Err(ExplainError::Failed(infer::InferError::Stopped)) => anyhow::bail!("inference has ended"),
-                        Err(error) => one.missing.push((method, error.to_string())),
-                    }
+        let first = explained.len();
+        let planned = plan(super::study::asked(&self.packages, clinical), images, rules, explained, |header| {
+            self.admitted(header, clinical)
+        });
+        for method in &rules.methods {
+            for Planned { place, image, package } in &planned {
+                let made: usize = explained[first..].iter().map(|one| one.maps.len()).sum();
+                let room = MAPS_MAX.saturating_sub(made);
+                let one = &mut explained[*place];
+                match self.explain_one(one, images[*image].0, package, (*method, room), rules).await {
+                    Ok(()) => {}
+                    Err(ExplainError::Failed(infer::InferError::Stopped)) => anyhow::bail!("inference has ended"),
+                    Err(error) => one.missing.push((*method, error.to_string())),
                 }
             }
         }
         Ok(())
     }
 
-    /// The image as the model sees it, without maps still; or why there will be none.
-    async fn seen(
+    /// Adds the maps of one image and package by one method; where there is no room for all, those of the findings with the
+    /// highest scores.
+    async fn explain_one(
         &self,
+        one: &mut Explained,
         file: &Path,
-        header: &InstanceHeader,
         package: &Package,
-    ) -> (Explained, Result<ModelInput, String>) {
-        let mut one = Explained {
-            instance: header.sop_instance.clone(),
-            frame: 1,
-            model: package.identity.clone(),
-            purpose: package.purpose,
-            picture: Vec::new(),
-            aspect: aspect(&package.contract, header),
-            maps: Vec::new(),
-            missing: Vec::new(),
-        };
+        (method, room): (MapMethod, usize),
+        rules: &Explain,
+    ) -> Result<(), ExplainError> {
         if !super::study::scores_images(package) {
-            return (one, Err("its product scores images on its own".to_owned()));
+            return Err(ExplainError::Unavailable("its product scores images on its own".to_owned()));
         }
-        let contracts = std::slice::from_ref(&package.contract);
-        let input = match self.workers.normalise(file, contracts, Frames::Middle).await {
-            Ok(normalised) => {
-                one.frame = normalised.frames.first().copied().unwrap_or(1);
-                normalised.inputs.into_iter().next().ok_or_else(|| "the image has no frame".to_owned())
-            }
-            Err(refusal) => Err(refusal.to_string()),
+        let wanted = targets(package).len();
+        // Decoded again for the next method: that takes less time than the map, and no memory until then.
+        let input = match room {
+            0 => Err(format!("a study has at most {MAPS_MAX} maps")),
+            _ => self.seen(one, file, package).await,
         };
-        if let Ok(input) = &input {
-            one.picture = pixels::grey_picture(input, &package.contract);
+        let input = input.map_err(ExplainError::Unavailable)?;
+        let kept = match room < wanted {
+            true => {
+                let scores = self.scorers.score_covered(package, input.clone()).await.map_err(unavailable)?;
+                highest(scores.get(..wanted).unwrap_or(&scores), room)
+            }
+            false => (0..wanted).collect(),
+        };
+        let maps = match method {
+            MapMethod::Gradcam => self.scorers.grad_cam(package, input).await?,
+            MapMethod::Occlusion => occlusion(&self.scorers, package, &input, rules).await?,
+        };
+        one.take(package, method, maps, &kept);
+        if kept.len() < wanted {
+            let reason = format!("of {wanted} findings {room} have maps: a study has {MAPS_MAX} at most");
+            one.missing.push((method, reason));
         }
-        (one, input)
+        Ok(())
+    }
+
+    /// The image as the model sees it, and what a map needs of it; or why there is none.
+    async fn seen(&self, one: &mut Explained, file: &Path, package: &Package) -> Result<ModelInput, String> {
+        let contracts = std::slice::from_ref(&package.contract);
+        let normalised =
+            self.workers.normalise(file, contracts, Frames::Middle).await.map_err(|refusal| refusal.to_string())?;
+        let input = normalised.inputs.into_iter().next().ok_or_else(|| "the image has no frame".to_owned())?;
+        one.frame = normalised.frames.first().copied().unwrap_or(1);
+        one.picture = pixels::grey_picture(&input, &package.contract);
+        one.file_bytes = tokio::fs::metadata(file).await.map_or(0, |file| file.len());
+        Ok(input)
+    }
+
+    /// Bytes that the maps of so many images take until they are sent, at most: as values, and as objects for both kinds
+    /// of destination.
+    pub fn map_bytes_max(&self, images: usize, clinical: &[String], rules: &Explain) -> usize {
+        map_bytes_max(&super::study::asked(&self.packages, clinical), images, rules)
     }
 
     /// The maps as DICOM objects for destinations of this disclosure, each in the forms that `rules` name, under fresh
@@ -192,8 +196,9 @@ impl Analyser {
                         number,
                         now,
                     };
-                    let (picture, aspect) = (&one.picture[..], one.aspect);
-                    let image = MapImage { source, frame: one.frame, purpose, map, picture, aspect };
+                    let (frame, picture) = (one.frame, &one.picture[..]);
+                    let (aspect, file_bytes) = (one.aspect, one.file_bytes);
+                    let image = MapImage { source, frame, purpose, map, picture, aspect, file_bytes };
                     let built = match form {
                         MapForm::SecondaryCapture => report::capture(&image, &object),
                         MapForm::ParametricMap => report::parametric_map(&image, &object),
@@ -204,6 +209,77 @@ impl Analyser {
         }
         Ok(objects)
     }
+}
+
+/// Work on a place of the list of what is explained.
+struct Planned<'a> {
+    place: usize,
+    /// Among the images.
+    image: usize,
+    package: &'a Package,
+}
+
+/// What is to be explained, in the order in which it is. It is in the list before anything is done: what is refused with the
+/// reason, and what is not reached then is known.
+fn plan<'a>(
+    packages: Vec<&'a Package>,
+    images: &[(&Path, &InstanceHeader)],
+    rules: &Explain,
+    explained: &mut Vec<Explained>,
+    admitted: impl Fn(&InstanceHeader) -> Result<Vec<&'a Package>, Refusal>,
+) -> Vec<Planned<'a>> {
+    let mut planned = Vec::new();
+    for purpose in [Purpose::Clinical, Purpose::Race].into_iter().filter(|p| rules.purposes.contains(p)) {
+        for (image, (_, header)) in images.iter().enumerate() {
+            let (asked, refusal) = match admitted(header) {
+                Ok(admitted) => (admitted, None),
+                Err(refusal) => (packages.clone(), Some(refusal.to_string())),
+            };
+            for package in asked.into_iter().filter(|p| p.purpose == purpose) {
+                let reason = |method: &MapMethod| Some((*method, refusal.clone()?));
+                let one = Explained {
+                    instance: header.sop_instance.clone(),
+                    frame: 1,
+                    model: package.identity.clone(),
+                    purpose,
+                    picture: Vec::new(),
+                    aspect: aspect(&package.contract, header),
+                    file_bytes: 0,
+                    maps: Vec::new(),
+                    missing: rules.methods.iter().filter_map(reason).collect(),
+                };
+                explained.push(one);
+                if refusal.is_none() {
+                    planned.push(Planned { place: explained.len() - 1, image, package });
+                }
+            }
+        }
+    }
+    planned
+}
+
+fn map_bytes_max(packages: &[&Package], images: usize, rules: &Explain) -> usize {
+    let of_form = |form: &MapForm| match form {
+        MapForm::SecondaryCapture => 3,
+        MapForm::ParametricMap => 4,
+    };
+    let of_pixel = 4 + 2 * rules.forms.iter().map(of_form).sum::<usize>();
+    let explained = packages.iter().filter(|p| rules.purposes.contains(&p.purpose));
+    let of_packages = explained.map(|package| {
+        let pixels = package.contract.plane_len();
+        let maps = (images * rules.methods.len() * targets(package).len()).min(MAPS_MAX);
+        images * pixels + maps * pixels * of_pixel
+    });
+    of_packages.sum()
+}
+
+/// The places of the highest scores, in order.
+fn highest(scores: &[f64], count: usize) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..scores.len()).collect();
+    places.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    places.truncate(count);
+    places.sort_unstable();
+    places
 }
 
 impl Explained {
@@ -218,8 +294,10 @@ impl Explained {
     }
 
     /// Maps in the order of the package's outputs, as [`infer::Engine::grad_cam`] gives them.
-    fn take(&mut self, package: &Package, method: MapMethod, maps: Vec<Option<Vec<f32>>>) {
-        for (target, values) in targets(package).into_iter().zip(maps) {
+    /// Those that are not `kept` are dropped.
+    fn take(&mut self, package: &Package, method: MapMethod, maps: Vec<Option<Vec<f32>>>, kept: &[usize]) {
+        let maps = targets(package).into_iter().zip(maps).enumerate();
+        for (target, values) in maps.filter(|(place, _)| kept.contains(place)).map(|(_, map)| map) {
             let map = AttributionMap {
                 method,
                 model: package.identity.clone(),
@@ -296,8 +374,7 @@ async fn occlusion(
     };
     let mut running: JoinSet<((u32, u32), Result<Vec<f64>, RemoteError>)> = JoinSet::new();
     let mut waiting = places.into_iter();
-    // Somebody waits for what else a model server is asked: it never has more than one of these. The first that fails is
-    // the last, so that its breaker hears of no more than one.
+    // A model server takes no more anyway. The first that fails is the last.
     let at_once = if package.elsewhere.is_some() { 1 } else { AT_ONCE };
     loop {
         while running.len() < at_once
@@ -330,48 +407,5 @@ fn aspect(contract: &Contract, header: &InstanceHeader) -> Option<(u32, u32)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::ImageScore;
-
-    #[test]
-    fn images_are_chosen_by_what_the_report_is_about_and_never_by_an_earlier_race_model() {
-        let uid = |text: &str| Uid::parse(text).expect("a UID");
-        let instance = |instance: &str, scores: &[(&str, f64)]| {
-            let header = serde_json::json!({
-                "study": "1.2", "series": "1.2.1", "sop_instance": instance,
-                "sop_class": "1.2.840.10008.5.1.4.1.1.1.1", "transfer_syntax": "1.2.840.10008.1.2.1",
-                "modality": "DX", "body_part": "CHEST", "view": "PA", "manufacturer": "", "model_name": "",
-                "rows": 8, "columns": 8, "frames": 1, "bits_allocated": 16, "bits_stored": 12,
-                "photometric": "MONOCHROME2", "has_pixels": true, "copied": {}
-            });
-            let score = |(model, output): &(&str, f64)| ImageScore {
-                instance: uid(instance),
-                model: (*model).to_owned(),
-                contract: Contract::preset("minmax-unit", 8).expect("a preset").digest(),
-                outputs: vec![*output],
-            };
-            ScoredInstance {
-                header: serde_json::from_value(header).expect("a header"),
-                pixel_digest: None,
-                scores: scores.iter().map(score).collect(),
-                refusal: None,
-            }
-        };
-        let instances = vec![
-            instance("1.2.3", &[("old clinical", 0.99)]),
-            instance("1.2.4", &[("clinical", 0.2), ("old race", 0.98)]),
-            instance("1.2.5", &[("clinical", 0.7), ("race", 0.4)]),
-            instance("1.2.6", &[("race", 0.97)]),
-            instance("1.2.7", &[]),
-        ];
-        let study = ReadyStudy { study: uid("1.2"), instances, results: Vec::new() };
-        let analysed = ["1.2.4", "1.2.5", "1.2.6", "1.2.7"].map(uid);
-        let chosen = |images_max: usize| -> Vec<&str> {
-            let chosen = most_telling(&study, &analysed, &["clinical".to_owned()], images_max);
-            chosen.into_iter().map(|i| i.header.sop_instance.as_str()).collect()
-        };
-        assert_eq!(chosen(16), ["1.2.5", "1.2.4", "1.2.6"]);
-        assert_eq!(chosen(1), ["1.2.5"]);
-    }
-}
+#[path = "explain_tests.rs"]
+mod tests;

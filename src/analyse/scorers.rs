@@ -3,8 +3,11 @@
 //! Both take the same inputs and give the same probabilities. Neighbours: `infer` runs the first, `remote` asks the
 //! second. Left out: the results of products that score images on their own (`study`).
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config;
@@ -19,6 +22,9 @@ use crate::remote::{RemoteError, Servers};
 const MEMORY_AFTER: Duration = Duration::from_secs(10);
 /// For how long it does.
 const MEMORY_WAIT: Duration = Duration::from_secs(600);
+/// A model server that failed at a covered image hears of no other for so long: at least as long as the maps of a study
+/// may take (`explain.time_max`).
+const COVERED_AFTER: Duration = Duration::from_secs(60);
 
 /// Why a package has no score of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +42,28 @@ pub(super) enum Unscored {
 pub(super) struct Scorers {
     engine: Engine,
     servers: Servers,
+    /// By the addresses of servers, where several models may be.
+    aside: HashMap<String, Aside>,
+}
+
+/// What a model server is asked beside scores that somebody waits for: one covered image at a time, over all studies, and
+/// none for a while after one failed, so that its breaker hears of no more than that.
+#[derive(Clone, Default)]
+struct Aside(Arc<tokio::sync::Mutex<Option<(Instant, String)>>>);
+
+impl Aside {
+    async fn ask<T>(&self, asking: impl Future<Output = Result<T, RemoteError>>) -> Result<T, RemoteError> {
+        let mut failed = self.0.lock().await;
+        if let Some((at, cause)) = &*failed
+            && at.elapsed() < COVERED_AFTER
+        {
+            let cause = format!("it failed at another covered image a moment ago: {cause}");
+            return Err(RemoteError::Unavailable { after: COVERED_AFTER.saturating_sub(at.elapsed()), cause });
+        }
+        let answer = asking.await;
+        *failed = answer.as_ref().err().map(|error| (Instant::now(), error.to_string()));
+        answer
+    }
 }
 
 impl Scorers {
@@ -45,14 +73,15 @@ impl Scorers {
         let here = packages.iter().filter(|p| p.elsewhere.is_none()).cloned().collect();
         let engine = Engine::start(here, EngineOptions::from(models))?;
         if !packages.iter().any(is_server) {
-            return Ok(Self { engine, servers: Servers::default() });
+            return Ok(Self { engine, servers: Servers::default(), aside: HashMap::new() });
         }
         let runtime = tokio::runtime::Handle::try_current()?;
         let servers = runtime.block_on(async {
             let servers = Servers::start(packages);
             servers.check().await.map(|()| servers)
         })?;
-        Ok(Self { engine, servers })
+        let aside = packages.iter().filter_map(address).map(|address| (address, Aside::default())).collect();
+        Ok(Self { engine, servers, aside })
     }
 
     /// Name of the device that the models of this process run on.
@@ -174,8 +203,8 @@ impl Scorers {
 
     /// The score of an input that explains another one: after everything that somebody waits for.
     pub(super) async fn score_covered(&self, package: &Package, input: ModelInput) -> Result<Vec<f64>, RemoteError> {
-        if is_server(package) {
-            return self.servers.score(&package.key(), input).await;
+        if let Some(aside) = address(package).and_then(|address| self.aside.get(&address)) {
+            return aside.ask(self.servers.score(&package.key(), input)).await;
         }
         Ok(self.engine.score_covered(&package.key(), input).await?)
     }
@@ -288,6 +317,13 @@ fn is_server(package: &Package) -> bool {
     matches!(package.elsewhere, Some(Elsewhere::Server(_)))
 }
 
+fn address(package: &Package) -> Option<String> {
+    match &package.elsewhere {
+        Some(Elsewhere::Server(server)) => Some(server.url.to_string()),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -327,6 +363,30 @@ mod tests {
         }
         let stats = scorers.engine.stats();
         assert_eq!((stats.batches, stats.inputs), (2, 10));
+    }
+
+    #[tokio::test]
+    async fn a_server_hears_of_one_covered_image_at_a_time_and_of_none_after_one_failed() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let (aside, asked, at_once) = (Aside::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+        let asking = async |answer: Result<u32, RemoteError>| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            assert_eq!(at_once.fetch_add(1, Ordering::Relaxed), 0);
+            tokio::task::yield_now().await;
+            at_once.fetch_sub(1, Ordering::Relaxed);
+            answer
+        };
+        // Of three studies.
+        let (a, b, c) = (aside.ask(asking(Ok(1))), aside.ask(asking(Ok(2))), aside.ask(asking(Ok(3))));
+        assert_eq!(tokio::join!(a, b, c), (Ok(1), Ok(2), Ok(3)));
+        let failure = RemoteError::Unavailable { after: Duration::ZERO, cause: "nobody listens".into() };
+        let (a, b) = (aside.ask(asking(Err(failure.clone()))), aside.ask(asking(Ok(5))));
+        let (a, b) = tokio::join!(a, b);
+        assert_eq!(a, Err(failure));
+        assert!(b.unwrap_err().to_string().contains("another covered image a moment ago: the model server cannot"));
+        assert_eq!(asked.load(Ordering::Relaxed), 4, "the last one was not asked");
+        *aside.0.lock().await = Instant::now().checked_sub(COVERED_AFTER).map(|at| (at, String::new()));
+        assert_eq!(aside.ask(asking(Ok(6))).await, Ok(6));
     }
 
     #[test]

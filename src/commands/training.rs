@@ -42,10 +42,12 @@ fn as_json(outcome: &Outcome) -> serde_json::Value {
 
 /// Figures, each with its limits where it has some.
 fn rows(metrics: &BTreeMap<String, f64>) -> Vec<Vec<String>> {
-    let limit = |name: &str, which: &str| metrics.get(&format!("{name}_{which}"));
+    // Rates have none, and a group may be called `lower`.
+    let has_limits = |name: &str| name.starts_with("auc_");
+    let limit = |name: &str, which: &str| metrics.get(&format!("{name}_{which}")).filter(|_| has_limits(name));
     let is_limit = |name: &str| {
         let of = name.strip_suffix("_lower").or_else(|| name.strip_suffix("_upper"));
-        of.is_some_and(|of| metrics.contains_key(of))
+        of.is_some_and(|of| has_limits(of) && metrics.contains_key(of))
     };
     let row = |(name, value): (&String, &f64)| {
         let limits = limit(name, "lower").zip(limit(name, "upper")).map(|(low, high)| format!("{low} to {high}"));
@@ -64,5 +66,8 @@ mod tests {
         let metrics: BTreeMap<String, f64> =
             named(&[("auc_macro", 0.9), ("auc_macro_lower", 0.85), ("auc_macro_upper", 0.94), ("test_studies", 27.0)]);
         assert_eq!(rows(&metrics), [["auc macro", "0.9", "0.85 to 0.94"], ["test studies", "27", ""]]);
+        let of_groups: BTreeMap<String, f64> =
+            named(&[("fnr_mass", 0.1), ("fnr_mass_lower", 0.2), ("fnr_mass_upper", 0.3)]);
+        assert_eq!(rows(&of_groups).len(), 3, "income has groups of such names");
     }
 }

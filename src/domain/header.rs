@@ -97,6 +97,8 @@ pub struct ImageFacts {
     pub hounsfield: bool,
     /// Lossy Image Compression (0028,2110): the image lost something to compression at some time.
     pub lossy: bool,
+    /// It says that the image never did.
+    pub never_lossy: bool,
     /// Lossy Image Compression Ratio (0028,2112) and Method (0028,2114), one of each for each time, as the header has them.
     pub lossy_ratios: Vec<String>,
     pub lossy_methods: Vec<String>,

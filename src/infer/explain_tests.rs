@@ -222,9 +222,28 @@ fn what_may_pass_does_not_switch_grad_cam_off() {
     let engine = Engine::start(vec![package], EngineOptions::default()).unwrap();
     std::fs::remove_file(&weights).unwrap();
     let gone = block_on(engine.grad_cam(&key, input.clone()));
-    assert!(matches!(gone, Err(ExplainError::Failed(InferError::Torch(_)))), "{gone:?}");
+    assert!(gone.unwrap_err().to_string().contains("cannot be read"));
     std::fs::write(&weights, &script).unwrap();
     assert!(block_on(engine.grad_cam(&key, input)).is_ok());
+}
+
+#[test]
+fn a_network_that_failed_is_not_read_again_for_each_map() {
+    let contract = Contract::preset("minmax-unit", 32).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let script = saved(&trace(&finder(), &contract).unwrap());
+    let package = package(folder.path(), false, &script);
+    let (key, weights) = (package.key(), package.weights_path.clone());
+    let input = ModelInput { contract: package.contract.digest(), plane: planted(32, (9, 9)) };
+    let engine = Engine::start(vec![package], EngineOptions::default()).unwrap();
+    std::fs::write(&weights, b"another file").unwrap();
+    let error = || block_on(engine.grad_cam(&key, input.clone())).unwrap_err();
+    let first = error();
+    assert!(matches!(first, ExplainError::Failed(InferError::Torch(_))), "{first}");
+    std::fs::write(&weights, &script).unwrap();
+    let next = error();
+    let expected = "not available because it failed within the last 60 s";
+    assert!(next.to_string().starts_with(expected) && next.to_string().contains("changed since"), "{next}");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use sha2::Digest as _;
@@ -45,7 +46,8 @@ pub enum ImportError {
     #[error("{dir} is there already ({what}): choose another name with --name, or move it away")]
     Taken { dir: PathBuf, what: String },
     #[error(
-        "{dir} is there already ({what}): let it be replaced with --resume --replace, or move it away and --resume"
+        "{dir} is there already ({what}): let it be replaced with --resume --replace, golden values and all that was \
+         changed in its card included, or move it away and --resume"
     )]
     Kept { dir: PathBuf, what: String },
     #[error("Device UID {uid} of the card is that of {other}: remove device_uid from the card, to get a fresh one")]
@@ -77,6 +79,11 @@ enum Kind {
 
 /// Names of folders that are being built; no package's name begins with a dot.
 const SCRATCH: &str = ".adding-";
+/// Names of packages that give way, for the moment in which neither has the name.
+const BEFORE: &str = ".before-";
+/// Another change of packages lets the engine run them, which takes minutes at most.
+const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE_STEP: Duration = Duration::from_millis(100);
 /// The table of contents of a TorchScript file lies within its last bytes.
 const TAIL_BYTES: u64 = 4 << 20;
 const PICKLE_REMEDY: &str = "it could run any program when it is read, and holds no network. Write its state dict as \
@@ -87,7 +94,7 @@ const UNKNOWN_REMEDY: &str =
 /// Copies the weights into a folder of their own, pins them in the card and checks all of it.
 pub fn stage(import: &Import<'_>) -> Result<Staged, ImportError> {
     let models_dir = import.models_dir;
-    let scratch = Scratch::new(models_dir)?;
+    let scratch = Scratch::new(models_dir, lock(models_dir)?)?;
     let text = read_card(import.card)?;
     let card_error = |reason: String| ImportError::File { path: import.card.to_owned(), reason };
     let given = files::given(&text).map_err(|e| card_error(e.message().replace('\n', " ")))?;
@@ -171,9 +178,11 @@ pub struct Room {
 }
 
 impl Room {
+    /// Waits for other changes of packages: what is built may have taken hours to make.
     pub fn new(models_dir: &Path) -> Result<Self, ImportError> {
         fs::create_dir_all(models_dir).map_err(|e| failed(models_dir, &e))?;
-        Ok(Self { scratch: Scratch::new(models_dir)?, models_dir: models_dir.to_owned() })
+        let lock = lock_within(models_dir, PATIENCE)?;
+        Ok(Self { scratch: Scratch::new(models_dir, lock)?, models_dir: models_dir.to_owned() })
     }
 
     /// The folder of a package of this name until it is published.
@@ -181,8 +190,8 @@ impl Room {
         self.scratch.0.join(name)
     }
 
-    /// Puts what was built in its place, whole and on stable storage. What is there with other weights stays, unless
-    /// `replace`.
+    /// Puts what was built in its place, whole and on stable storage. What is there with other weights or another card
+    /// stays, unless `replace`.
     pub fn publish(self, package: &Package, replace: bool) -> Result<PathBuf, ImportError> {
         let (dir, target) = (self.dir(&package.identity.name), self.models_dir.join(&package.identity.name));
         for entry in fs::read_dir(&dir).map_err(|e| failed(&dir, &e))?.flatten() {
@@ -193,7 +202,11 @@ impl Room {
             fs::rename(&dir, &target).map_err(|e| failed(&target, &e))?;
         } else {
             let what = match Package::load(&target) {
-                Ok(there) if there.identity.weights == package.identity.weights => None,
+                Ok(there) if there.identity.weights == package.identity.weights => {
+                    let same = is_same_card(&dir, &target);
+                    (!same)
+                        .then(|| format!("version {} with the same weights and another card", there.identity.version))
+                }
                 Ok(there) => Some(format!("version {} with other weights", there.identity.version)),
                 Err(_) => Some("no valid package".to_owned()),
             };
@@ -204,8 +217,7 @@ impl Room {
             match renameat_with(CWD, &dir, CWD, &target, RenameFlags::EXCHANGE) {
                 // Some network file systems cannot.
                 Err(rustix::io::Errno::INVAL) => {
-                    let aside = self.scratch.0.join(".before");
-                    fs::rename(&target, aside).and_then(|()| fs::rename(&dir, &target))
+                    swap(&dir, &target, &self.models_dir.join(format!("{BEFORE}{}", package.identity.name)))
                 }
                 other => other.map_err(Into::into),
             }
@@ -221,12 +233,19 @@ impl Room {
 struct Scratch(PathBuf, #[allow(dead_code)] File);
 
 impl Scratch {
-    fn new(models_dir: &Path) -> Result<Self, ImportError> {
-        let lock = lock(models_dir)?;
+    fn new(models_dir: &Path, lock: File) -> Result<Self, ImportError> {
         // What a killed one left behind.
         for entry in fs::read_dir(models_dir).map_err(|e| failed(models_dir, &e))?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
-                let _ = fs::remove_dir_all(entry.path());
+            let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+            if name.starts_with(SCRATCH) {
+                let _ = fs::remove_dir_all(path);
+            } else if let Some(name) = name.strip_prefix(BEFORE) {
+                let target = models_dir.join(name);
+                match fs::symlink_metadata(&target) {
+                    Ok(_) => drop(fs::remove_dir_all(path)),
+                    // Nothing has taken its place.
+                    Err(_) => fs::rename(path, &target).map_err(|e| failed(&target, &e))?,
+                }
             }
         }
         let folder = models_dir.join(format!("{SCRATCH}{}", uuid::Uuid::new_v4()));
@@ -243,14 +262,42 @@ impl Drop for Scratch {
 
 /// Keeps other changes of packages out for as long as the file is open.
 pub fn lock(models_dir: &Path) -> Result<File, ImportError> {
+    lock_within(models_dir, Duration::ZERO)
+}
+
+/// As [`lock`]; another change has so long to end.
+fn lock_within(models_dir: &Path, patience: Duration) -> Result<File, ImportError> {
     let lock = File::open(models_dir).map_err(|e| ImportError::File {
         path: models_dir.to_owned(),
         reason: format!("{e}: models.dir is to be a folder; make it, or correct the key"),
     })?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(_) => Err(ImportError::Busy(models_dir.to_owned())),
+    let began = Instant::now();
+    while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if began.elapsed() >= patience {
+            return Err(ImportError::Busy(models_dir.to_owned()));
+        }
+        std::thread::sleep(PATIENCE_STEP);
     }
+    Ok(lock)
+}
+
+/// Two renames in place of one: what is in the target's place waits aside, and comes back if nothing follows it.
+fn swap(dir: &Path, target: &Path, aside: &Path) -> std::io::Result<()> {
+    fs::rename(target, aside)?;
+    if let Err(error) = fs::rename(dir, target) {
+        // Where this fails too, whoever comes next puts it back.
+        let _ = fs::rename(aside, target);
+        return Err(error);
+    }
+    // The package is in its place: what cannot be removed goes with the next change.
+    let _ = fs::remove_dir_all(aside);
+    Ok(())
+}
+
+/// Whether two packages have the same card to the byte: somebody may have changed one, or written golden values.
+fn is_same_card(a: &Path, b: &Path) -> bool {
+    let card = |dir: &Path| files::read(&dir.join("model.toml"), CARD_BYTES_MAX).ok();
+    card(a).is_some_and(|text| Some(text) == card(b))
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> ImportError {

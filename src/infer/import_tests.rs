@@ -111,6 +111,85 @@ fn a_package_appears_when_it_is_published_and_as_it_was_pinned() {
     scene.refuses("other.pt", CARD, "is there already (no valid package)");
 }
 
+/// As a training writes one.
+fn build(room: &Room, scene: &Scene) -> Package {
+    let dir = room.dir("chest");
+    fs::create_dir(&dir).unwrap();
+    let sha256 = copy(&scene.path("network.pt"), &dir.join("weights.pt"), WEIGHTS_BYTES_MAX).unwrap();
+    let card = files::pinned(CARD, "chest", "weights.pt", &sha256, "2.25.1").unwrap();
+    fs::write(dir.join("model.toml"), card).unwrap();
+    Package::load(&dir).unwrap()
+}
+
+#[test]
+fn a_training_waits_for_other_changes_of_packages() {
+    let scene = Scene::new();
+    let models = scene.path("models");
+    let other = lock(&models).unwrap();
+    let waiting = std::thread::spawn({
+        let models = models.clone();
+        move || Room::new(&models).map(drop)
+    });
+    let models = models.canonicalize().unwrap();
+    let opened = || {
+        let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        files.filter(|fd| fs::read_link(fd.path()).is_ok_and(|path| path == models)).count()
+    };
+    while opened() < 2 && !waiting.is_finished() {
+        std::thread::yield_now();
+    }
+    drop(other);
+    waiting.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_card_that_somebody_changed_is_replaced_only_on_request() {
+    let scene = Scene::new();
+    let models = scene.path("models");
+    let publish = |replace| {
+        let room = Room::new(&models).unwrap();
+        let package = build(&room, &scene);
+        room.publish(&package, replace)
+    };
+    let dir = publish(false).unwrap();
+    publish(false).unwrap();
+    let card = fs::read_to_string(dir.join("model.toml")).unwrap();
+    let changed = card.replace("threshold = 0.5", "threshold = 0.4");
+    assert_ne!(changed, card);
+    fs::write(dir.join("model.toml"), &changed).unwrap();
+    let error = publish(false).unwrap_err().to_string();
+    assert!(error.contains("version 1.0.0 with the same weights and another card"), "{error}");
+    assert_eq!(fs::read_to_string(dir.join("model.toml")).unwrap(), changed);
+    publish(true).unwrap();
+    assert_eq!(fs::read_to_string(dir.join("model.toml")).unwrap(), card);
+    assert_eq!(scene.entries(), ["chest"]);
+}
+
+/// File systems that cannot exchange two folders, at each moment at which it may end.
+#[test]
+fn a_package_that_gives_way_in_two_steps_is_never_lost() {
+    let scene = Scene::new();
+    let models = scene.path("models");
+    let (target, aside) = (models.join("chest"), models.join(".before-chest"));
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("old"), "").unwrap();
+    swap(&models.join(".adding-none"), &target, &aside).unwrap_err();
+    assert!(target.join("old").exists() && !aside.exists());
+    // Killed before the second step.
+    fs::rename(&target, &aside).unwrap();
+    let room = Room::new(&models).unwrap();
+    assert!(target.join("old").exists() && !aside.exists());
+    let dir = room.dir("chest");
+    fs::create_dir(&dir).unwrap();
+    swap(&dir, &target, &aside).unwrap();
+    assert!(!target.join("old").exists() && !aside.exists() && !dir.exists());
+    drop(room);
+    // Killed before what was there is removed.
+    fs::create_dir(&aside).unwrap();
+    drop(Room::new(&models).unwrap());
+    assert_eq!(scene.entries(), ["chest"]);
+}
+
 #[test]
 fn what_is_no_weight_file_of_the_card_is_refused_by_name() {
     let scene = Scene::new();

@@ -4,7 +4,8 @@
 //! traces them. Every libtorch call is the fallible one and runs without gradients. Left out: queues, batching policy.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::time::{Duration, Instant};
 
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 use tracing::warn;
@@ -30,6 +31,8 @@ const TOLERANCE_CPU: f64 = 1e-4;
 const TOLERANCE_CUDA: f64 = 1e-2;
 const NO_FEATURES: &str =
     "ood.method \"mahalanobis\" needs a network that returns a pair: its outputs, and one row of features an image";
+/// After Grad-CAM of a network failed it is left alone for so long: to read it again keeps those waiting who want scores.
+const GRAD_CAM_AFTER: Duration = Duration::from_secs(60);
 /// How far probabilities over groups may miss a sum of 1: half-precision networks are off by some 1e-3.
 const SUM_TOLERANCE: f64 = 5e-3;
 
@@ -57,6 +60,8 @@ pub(super) struct LoadedModel {
     is_frozen: bool,
     /// Made when a map is first asked for: most nodes never do. Or why there is none, whenever it is asked for.
     grad_cam: OnceCell<Result<GradCam, ExplainError>>,
+    /// When reading it last failed, and of what.
+    grad_cam_failed: RefCell<Option<(Instant, String)>>,
 }
 
 /// The package's network as TorchScript. Reads the weight file, checking its hash on the bytes that are used, and what it
@@ -100,7 +105,8 @@ impl LoadedModel {
 
     fn new(package: Package, network: Network, device: Device, precision: Precision) -> Self {
         let contract = package.contract.digest();
-        Self { package, contract, network, device, precision, is_frozen: true, grad_cam: OnceCell::new() }
+        let (grad_cam, grad_cam_failed) = (OnceCell::new(), RefCell::new(None));
+        Self { package, contract, network, device, precision, is_frozen: true, grad_cam, grad_cam_failed }
     }
 
     /// A network that is no file, for tests of what becomes of its errors.
@@ -159,25 +165,39 @@ impl LoadedModel {
         grad_cam.maps(&image, &self.package.column_of, self.package.activation, &targets)
     }
 
-    /// Reads the network again where that was not done, as long as that takes. What may pass, want of memory for
-    /// instance, is tried again when the next map is asked for.
+    /// Reads the network again where that was not done, as long as that takes. Want of memory, and a file that cannot be
+    /// read, are tried again when the next map is asked for; any other failure after a minute.
     ///
     /// # Errors
     /// What may pass; whether there is Grad-CAM of this network at all, [`LoadedModel::grad_cam`] says.
     pub(super) fn load_grad_cam(&self) -> Result<(), ExplainError> {
-        if self.grad_cam.get().is_none() {
-            let grad_cam = match self.read_grad_cam() {
-                Err(passing @ ExplainError::Failed(_)) => return Err(passing),
-                lasting => lasting,
-            };
-            let _ = self.grad_cam.set(grad_cam);
+        if self.grad_cam.get().is_some() {
+            return Ok(());
         }
+        if let Some((at, reason)) = &*self.grad_cam_failed.borrow()
+            && at.elapsed() < GRAD_CAM_AFTER
+        {
+            let seconds = GRAD_CAM_AFTER.as_secs();
+            let reason = format!("it failed within the last {seconds} s, and is tried again after them: {reason}");
+            return Err(ExplainError::Unavailable(reason));
+        }
+        // Nothing was computed: the device has no part in it.
+        let bytes = read_file(&self.package).map_err(ExplainError::Unavailable)?;
+        let grad_cam = match self.grad_cam_of(bytes) {
+            Err(memory @ ExplainError::Failed(InferError::OutOfMemory(_))) => return Err(memory),
+            Err(ExplainError::Failed(failure)) => {
+                *self.grad_cam_failed.borrow_mut() = Some((Instant::now(), failure.to_string()));
+                return Err(ExplainError::Failed(failure));
+            }
+            lasting => lasting,
+        };
+        let _ = self.grad_cam.set(grad_cam);
         Ok(())
     }
 
     /// A network that says something else than the one that scores is not used.
-    fn read_grad_cam(&self) -> Result<GradCam, ExplainError> {
-        let bytes = read_weights(&self.package).map_err(|reason| ExplainError::Failed(InferError::Torch(reason)))?;
+    fn grad_cam_of(&self, bytes: Vec<u8>) -> Result<GradCam, ExplainError> {
+        is_pinned(&self.package, &bytes).map_err(|reason| ExplainError::Failed(InferError::Torch(reason)))?;
         let script = script_of(&self.package, bytes).map_err(ExplainError::of_network)?;
         let grad_cam = GradCam::load(&script, self.device)?;
         if self.precision == Precision::Fp32 {
@@ -377,13 +397,21 @@ fn kind(precision: Precision) -> Kind {
 }
 
 pub(super) fn read_weights(package: &Package) -> Result<Vec<u8>, String> {
+    let bytes = read_file(package)?;
+    is_pinned(package, &bytes).map(|()| bytes)
+}
+
+fn read_file(package: &Package) -> Result<Vec<u8>, String> {
     let path = package.weights_path.display();
-    let bytes =
-        files::read(&package.weights_path, WEIGHTS_BYTES_MAX).map_err(|e| format!("{path} cannot be read: {e}"))?;
-    if Digest::of(&bytes) != package.identity.weights {
-        return Err(format!("{path} changed since its hash was checked; restore the file that belongs to the card"));
+    files::read(&package.weights_path, WEIGHTS_BYTES_MAX).map_err(|e| format!("{path} cannot be read: {e}"))
+}
+
+fn is_pinned(package: &Package, bytes: &[u8]) -> Result<(), String> {
+    if Digest::of(bytes) == package.identity.weights {
+        return Ok(());
     }
-    Ok(bytes)
+    let path = package.weights_path.display();
+    Err(format!("{path} changed since its hash was checked; restore the file that belongs to the card"))
 }
 
 fn softmax_of_nothing(activation: Activation, outputs: &[f64]) -> bool {

@@ -49,6 +49,7 @@ pub fn facts_of(root: &Item) -> (Option<View>, ImageFacts) {
         orientation: slices::orientation(root),
         hounsfield: is_hounsfield(root, 0),
         lossy: code(0x0028_2110) == "01",
+        never_lossy: code(0x0028_2110) == "00",
         lossy_ratios: codes(root, 0x0028_2112),
         lossy_methods: codes(root, 0x0028_2114),
     };

@@ -38,7 +38,21 @@ pub struct MapImage<'a> {
     pub picture: &'a [u8],
     /// Height and width of a pixel, where they differ.
     pub aspect: Option<(u32, u32)>,
+    /// Of the source's file; 0 where that is not known.
+    pub file_bytes: u64,
 }
+
+/// Transfer syntaxes that may lose something, whether they do so always, and the Defined Term of the method (PS3.3
+/// C.7.6.1.1.5.1). What JPEG XL recompressed was lost by JPEG before.
+const LOSSY: [(&str, bool, &str); 7] = [
+    ("1.2.840.10008.1.2.4.50", true, "ISO_10918_1"),
+    ("1.2.840.10008.1.2.4.51", true, "ISO_10918_1"),
+    ("1.2.840.10008.1.2.4.81", true, "ISO_14495_1"),
+    ("1.2.840.10008.1.2.4.91", false, "ISO_15444_1"),
+    ("1.2.840.10008.1.2.4.111", true, "ISO_10918_1"),
+    ("1.2.840.10008.1.2.4.112", false, "ISO_18181_1"),
+    ("1.2.840.10008.1.2.4.203", false, "ISO_15444_15"),
+];
 
 /// What an object needs besides its map.
 #[derive(Debug, Clone)]
@@ -87,7 +101,7 @@ pub fn capture(image: &MapImage, object: &MapObject) -> Result<Report, ReportErr
     if let Some((height, width)) = image.aspect {
         put(&mut d, 0x0028_0034, VR::IS, &format!("{height}\\{width}"));
     }
-    put_lossy(&mut d, image.source);
+    put_lossy(&mut d, image);
     let mut pixels = overlay(image.picture, image.map);
     pixels.resize(pixels.len().next_multiple_of(2), 0);
     d.put(DataElement::new(Tag(0x7fe0, 0x0010), VR::OB, PrimitiveValue::U8(pixels.into())));
@@ -110,7 +124,7 @@ pub fn parametric_map(image: &MapImage, object: &MapObject) -> Result<Report, Re
     put(&mut d, 0x0028_0004, VR::CS, "MONOCHROME2");
     put(&mut d, 0x0028_0008, VR::IS, "1");
     put(&mut d, 0x0028_0302, VR::CS, "NO");
-    if !put_lossy(&mut d, image.source) {
+    if !put_lossy(&mut d, image) {
         put(&mut d, 0x0028_2110, VR::CS, "00");
     }
     put_empty(&mut d, 0x0040_0555, VR::SQ);
@@ -177,11 +191,14 @@ fn common(
     Ok(d)
 }
 
-/// What the source lost to compression the map has lost too (PS3.3 C.7.6.1.1.5); whether it lost something. The syntaxes
-/// of baseline and extended JPEG and near-lossless JPEG-LS say so where the header does not.
-fn put_lossy(d: &mut InMemDicomObject, source: &InstanceHeader) -> bool {
-    const LOSSY: [&str; 3] = ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"];
-    if !source.image.lossy && !LOSSY.contains(&source.transfer_syntax.as_str()) {
+/// What the source lost to compression the map has lost too (PS3.3 C.7.6.1.1.5); whether it lost something. The transfer
+/// syntax says so where the header does not: of one that may lose something, unless the header says that nothing was. The
+/// ratio is then that of the stored values to the whole file.
+fn put_lossy(d: &mut InMemDicomObject, image: &MapImage) -> bool {
+    let source = image.source;
+    let syntax = LOSSY.iter().find(|(syntax, ..)| *syntax == source.transfer_syntax.as_str());
+    let by_syntax = syntax.filter(|(_, always, _)| *always || !source.image.never_lossy);
+    if !source.image.lossy && by_syntax.is_none() {
         return false;
     }
     put(d, 0x0028_2110, VR::CS, "01");
@@ -194,6 +211,12 @@ fn put_lossy(d: &mut InMemDicomObject, source: &InstanceHeader) -> bool {
     {
         put(d, 0x0028_2112, VR::DS, &ratios.join("\\"));
         put(d, 0x0028_2114, VR::CS, &methods.join("\\"));
+    } else if let (Some((.., method)), 1..) = (by_syntax, image.file_bytes) {
+        let samples = if source.photometric.starts_with("MONOCHROME") { 1.0 } else { 3.0 };
+        let pixels = f64::from(source.rows) * f64::from(source.columns) * f64::from(source.frames.max(1)) * samples;
+        let ratio = pixels * f64::from(source.bits_allocated.div_ceil(8)) / image.file_bytes as f64;
+        put(d, 0x0028_2112, VR::DS, &format!("{:.2}", ratio.max(0.01)));
+        put(d, 0x0028_2114, VR::CS, method);
     }
     true
 }

@@ -45,7 +45,8 @@ fn built(map: &AttributionMap, purpose: Purpose, frames: u32) -> [FileDicomObjec
 
 fn built_of(source: &InstanceHeader, map: &AttributionMap, purpose: Purpose) -> [FileDicomObject<InMemDicomObject>; 2] {
     let observer = Observer { device_uid: uid("1.2.8"), name: "node".into(), serial_number: "1".into() };
-    let image = MapImage { source, frame: 7, purpose, map, picture: &[100; 9], aspect: Some((512, 256)) };
+    let image =
+        MapImage { source, frame: 7, purpose, map, picture: &[100; 9], aspect: Some((512, 256)), file_bytes: 20_000 };
     let now = DateTime::parse_from_rfc3339("2026-02-03T04:05:06+00:00").unwrap();
     let (sop_instance, series) = (uid("1.2.5"), uid("1.2.6"));
     let frame_of_reference = uid("1.2.7");
@@ -111,7 +112,16 @@ fn a_map_has_lost_what_its_source_lost() {
     });
     assert_eq!(found, [twice.clone(), twice]);
     let found = lossy(|source| source.transfer_syntax = uid("1.2.840.10008.1.2.4.50"));
-    assert_eq!(found, [said(["01", "", ""]), said(["01", "", ""])]);
+    // 512 × 256 pixels of 16 bits.
+    let jpeg = said(["01", "13.11", "ISO_10918_1"]);
+    assert_eq!(found, [jpeg.clone(), jpeg]);
+    let found = lossy(|source| source.transfer_syntax = uid("1.2.840.10008.1.2.4.91"));
+    assert_eq!(found[1], said(["01", "13.11", "ISO_15444_1"]), "it may have lost something, and nobody denies it");
+    let found = lossy(|source| {
+        source.transfer_syntax = uid("1.2.840.10008.1.2.4.91");
+        source.image.never_lossy = true;
+    });
+    assert_eq!(found[1], said(["00", "", ""]));
     let found = lossy(|source| {
         source.image.lossy = true;
         source.image.lossy_ratios = vec!["DOE^JANE".into()];

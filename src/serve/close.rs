@@ -2,15 +2,15 @@
 //!
 //! Neighbours: `assemble` decides, `analyse` assesses and writes, `store` keeps. Left out: when a study is complete.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info, warn};
 
-use super::watchdog::Loop;
+use super::watchdog::{Loop, STUCK_AFTER};
 use super::{ATTEMPTS_MAX, IDLE, INTERRUPTIONS_MAX, LEASE, Node};
 use crate::analyse::{Conclusion, NOT_ALL_AUDITED, ReportContext};
 use crate::assemble::{self, AssembleRules, Closing, Decision, StudyActivity};
@@ -26,16 +26,50 @@ const CLOSING_MAX: usize = 8;
 /// Keys of the packages whose results are not all here, of studies at a version each.
 type Lacking = HashMap<Uid, (i64, Vec<String>)>;
 
+/// Since when the closing of a study has not said that it goes on.
+#[derive(Clone)]
+struct Since(Arc<Mutex<Instant>>);
+
 /// The studies that are being closed.
 #[derive(Default)]
 struct UnderWay {
     /// Each with whether it is to be looked at again.
     tasks: JoinSet<(Uid, bool)>,
-    studies: HashSet<Uid>,
+    studies: HashMap<Uid, Since>,
     again: bool,
 }
 
+impl Since {
+    fn now() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// What is done may take longer than it should, and is no standstill.
+    fn goes_on(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
 impl UnderWay {
+    fn begin<F>(&mut self, study: Uid, closing: impl FnOnce(Since) -> F)
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        let since = Since::now();
+        let closed = closing(since.clone());
+        self.studies.insert(study.clone(), since);
+        self.tasks.spawn(async move { (study, closed.await) });
+    }
+
+    /// Whether none has been under way for so long.
+    fn is_on_time(&self, limit: Duration) -> bool {
+        self.studies.values().all(|since| since.elapsed() <= limit)
+    }
+
     /// Waits until one is done; none where there is none.
     async fn next(&mut self) -> Option<()> {
         let done = self.tasks.join_next().await?;
@@ -67,7 +101,7 @@ impl Node {
         let mut lacking = Lacking::new();
         let mut under_way = UnderWay::default();
         while !self.cancel.is_cancelled() {
-            self.pulse.beat(Loop::Closing);
+            self.beat_of(&under_way);
             let activities = match self.store.activities(Utc::now()).await {
                 Ok(activities) => activities,
                 Err(error) => {
@@ -81,10 +115,10 @@ impl Node {
             lacking.retain(|study, (version, _)| versions.get(study) == Some(version));
             for mut activity in activities {
                 under_way.settle();
-                if under_way.studies.contains(&activity.study) {
+                if under_way.studies.contains_key(&activity.study) {
                     continue;
                 }
-                self.pulse.beat(Loop::Closing);
+                self.beat_of(&under_way);
                 match self.decide(&mut activity, &mut lacking, &config).await {
                     Ok(Decision::Wait { until }) => {
                         let left = (until - Utc::now()).to_std().unwrap_or_default();
@@ -92,14 +126,12 @@ impl Node {
                     }
                     Ok(Decision::Close(closing)) => {
                         while under_way.tasks.len() >= CLOSING_MAX {
-                            self.pulse.beat(Loop::Closing);
+                            self.beat_of(&under_way);
                             let _ = tokio::time::timeout(IDLE, under_way.next()).await;
                         }
-                        under_way.studies.insert(activity.study.clone());
                         let node = Arc::clone(&self);
-                        under_way.tasks.spawn(async move {
-                            let again = node.close(&activity, closing).await;
-                            (activity.study, again)
+                        under_way.begin(activity.study.clone(), |since| async move {
+                            node.close(&activity, closing, &since).await
                         });
                     }
                     Err(error) => self.trouble("looking at the images of a study", &error).await,
@@ -118,6 +150,14 @@ impl Node {
             }
         }
         while under_way.next().await.is_some() {}
+    }
+
+    /// The loop comes by whatever becomes of its tasks: it counts as long as none of them hangs. `explain.time_max` is
+    /// at most a minute, and the rest of a closing takes seconds.
+    fn beat_of(&self, under_way: &UnderWay) {
+        if under_way.is_on_time(STUCK_AFTER) {
+            self.pulse.beat(Loop::Closing);
+        }
     }
 
     /// Asks `assemble`, with the study's images and what products said of them where they can matter by now.
@@ -162,7 +202,7 @@ impl Node {
     }
 
     /// Whether the study is to be looked at again soon.
-    async fn close(self: &Arc<Self>, activity: &StudyActivity, closing: Closing) -> bool {
+    async fn close(self: &Arc<Self>, activity: &StudyActivity, closing: Closing, since: &Since) -> bool {
         let study = &activity.study;
         let claim = match self.store.claim_study(study, activity.version, LEASE, Utc::now()).await {
             Ok(Some(claim)) => claim,
@@ -202,6 +242,7 @@ impl Node {
                         return false;
                     }
                     self.trouble("releasing the claim of a study", &error).await;
+                    since.goes_on();
                 }
                 self.pause(&tokio::sync::Notify::new(), IDLE).await;
                 return true;
@@ -256,7 +297,8 @@ impl Node {
             );
             readers.clear();
         }
-        let explained = self.explained(&ready, &analysed, config.clinical(called), &readers).await?;
+        // Until the study is closed: what they take in memory is counted as long.
+        let maps_made = self.explained(&ready, &analysed, config.clinical(called), &readers).await?;
         let mut outgoing = Vec::new();
         for disclosure in [Disclosure::Withheld, Disclosure::Probabilities] {
             let destinations = destinations(disclosure);
@@ -275,7 +317,9 @@ impl Node {
                 })
                 .collect();
             let objects = match readers.contains(&disclosure) {
-                true => self.analyser.map_objects(&explained, &images, &config.explain.forms, disclosure, now)?,
+                true => {
+                    self.analyser.map_objects(&maps_made.explained, &images, &config.explain.forms, disclosure, now)?
+                }
                 false => Vec::new(),
             };
             let maps = objects.iter().map(Related::from).collect();
@@ -293,7 +337,9 @@ impl Node {
         let assessment = self.analyser.released(&assessment, Disclosure::Withheld);
         let older = if config.study.late == Late::Always { Older::Sent } else { Older::Withdrawn };
         let outcome = Outcome::Reported { assessment: &assessment, closing: &closing, older, reports: &outgoing };
-        Ok(self.store.close_study(claim, outcome, now).await?)
+        let closed = self.store.close_study(claim, outcome, now).await?;
+        drop(maps_made);
+        Ok(closed)
     }
 }
 
@@ -309,4 +355,27 @@ fn why_partial(closing: &Closing, all_audited: bool) -> Option<String> {
         ClosedBy::Hand => "Closed by hand, images may be missing".to_owned(),
         ClosedBy::Cap | ClosedBy::Quiet => "Closed at the time limit, images may be missing".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_closing_that_hangs_is_no_sign_of_life() {
+        let (study, limit) = (Uid::parse("1.2").expect("a UID"), Duration::from_secs(50));
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let mut under_way = UnderWay::default();
+        under_way.begin(study.clone(), |_| async move { ended.await.is_err() });
+        assert!(under_way.is_on_time(limit));
+        let since = under_way.studies[&study].clone();
+        *since.0.lock().expect("a lock") = Instant::now() - Duration::from_secs(100);
+        assert!(!under_way.is_on_time(limit));
+        since.goes_on();
+        assert!(under_way.is_on_time(limit), "trouble of the store is no hang");
+        *since.0.lock().expect("a lock") = Instant::now() - Duration::from_secs(100);
+        end.send(()).expect("it waits");
+        under_way.next().await.expect("one was under way");
+        assert!(under_way.is_on_time(limit), "it has ended");
+    }
 }

@@ -69,6 +69,8 @@ struct Node {
     tls: Arc<Tls>,
     store: Store,
     analyser: Analyser,
+    /// In MiB, of what explains.
+    maps_room: Arc<Semaphore>,
     cancel: CancellationToken,
     /// Set by the first fault that the node cannot work on with; it stops then, and a restart continues.
     broken: AtomicBool,
@@ -119,6 +121,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
         tls,
         store: store.clone(),
         analyser,
+        maps_room: Arc::new(Semaphore::new(explain::MAPS_MIB_MAX as usize)),
         cancel: cancel.clone(),
         broken: AtomicBool::new(false),
         pulse: Pulse::default(),

@@ -16,7 +16,7 @@ use tracing::{error, warn};
 use super::Node;
 
 /// A loop that did not come by for so long is stuck: none of its steps takes more than a few seconds.
-const STUCK_AFTER: Duration = Duration::from_secs(120);
+pub(super) const STUCK_AFTER: Duration = Duration::from_secs(120);
 
 /// The loops that have to come by.
 #[derive(Debug, Clone, Copy)]

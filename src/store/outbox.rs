@@ -70,6 +70,7 @@ impl Store {
 
     /// The destination accepted the report, as this SOP class and instance. When all current deliveries of the study
     /// came that far, the study is delivered. `commitment`: the destination is to be asked whether it keeps the report.
+    /// It is not asked for maps: nothing outlasts its retention for one.
     pub async fn delivery_succeeded(
         &self,
         id: i64,
@@ -78,6 +79,7 @@ impl Store {
         commitment: bool,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        let commitment = commitment && REPORT_STORAGE.contains(&sent_sop_class.as_str());
         let mut tx = self.index().write().await?;
         let sql = "UPDATE deliveries SET state = 'delivered', lease_until = NULL, attempts = attempts + 1,
                    last_error = NULL, delivered_at = ?1, sent_sop_class = ?2, sent_sop_instance = ?3,

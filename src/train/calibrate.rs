@@ -17,14 +17,15 @@ const P_MIN: f64 = 1e-7;
 /// A study's probabilities, and what is true of it.
 pub type Scored<'a> = (&'a [f64], &'a [Option<bool>]);
 
-/// Fewer studies do not tell a temperature.
+/// Fewer studies of which something is known do not tell a temperature.
 const STUDIES_MIN: usize = 20;
 
 /// The temperature that fits best, by golden section over ln T; the negative log-likelihood has one minimum. Why there
 /// is none: too few studies, or a minimum beyond the bounds, as where no study is misclassified.
 pub fn temperature(purpose: Purpose, studies: &[Scored<'_>]) -> Result<f64, String> {
-    if studies.len() < STUDIES_MIN {
-        return Err(format!("{} validation studies are fewer than {STUDIES_MIN}", studies.len()));
+    let known = studies.iter().filter(|(_, truth)| truth.iter().any(Option::is_some)).count();
+    if known < STUDIES_MIN {
+        return Err(format!("{known} validation studies with a known truth are fewer than {STUDIES_MIN}"));
     }
     let loss = |log_t: f64| mean_loss(purpose, studies, log_t.exp());
     let golden = (5f64.sqrt() - 1.0) / 2.0;
@@ -111,7 +112,11 @@ mod tests {
             studies.push(wrong);
             let found = temperature(purpose, &studies).unwrap();
             assert!((0.1..2.0).contains(&found), "{found}");
-            assert!(temperature(purpose, &studies[12..]).unwrap_err().starts_with("19 validation studies"));
+            let mut few = studies[12..].to_vec();
+            assert!(temperature(purpose, &few).unwrap_err().starts_with("19 validation studies"));
+            // Of what nobody said anything nothing is learned.
+            few.extend([(&[0.6, 0.4][..], &[None, None][..]); 30]);
+            assert!(temperature(purpose, &few).unwrap_err().starts_with("19 validation studies"));
         }
         assert_eq!(mean_loss(Purpose::Clinical, &[(&[0.5], &[None])], 1.0), 0.0);
     }

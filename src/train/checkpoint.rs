@@ -22,6 +22,8 @@ use super::fit::{EpochReport, State};
 
 const FORMAT: f64 = 2.0;
 const FILE: &str = "checkpoint.safetensors";
+/// Says who works in the folder; a lock on the folder itself would keep its packages locked too, where it has some.
+const LOCK: &str = ".lock";
 
 /// The tensor that holds the digest of all others.
 const DIGEST: &str = "digest";
@@ -141,7 +143,9 @@ impl Checkpoints {
 
     /// Keeps other trainings out of the folder for as long as the file is open.
     pub fn lock(folder: &Path) -> anyhow::Result<File> {
-        let lock = File::open(folder).with_context(|| folder.display().to_string())?;
+        let path = folder.join(LOCK);
+        let lock = File::options().create(true).truncate(false).write(true).open(&path);
+        let lock = lock.with_context(|| path.display().to_string())?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             anyhow::anyhow!("another training works in {}: wait for it, or give this one --work", folder.display())
         })?;

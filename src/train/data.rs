@@ -79,9 +79,12 @@ pub struct Dataset {
 pub struct Keeping<'a> {
     /// Beyond so many bytes, in a file.
     pub memory_bytes_max: u64,
+    /// Of that file, and of the list of images that are refused.
     pub spill_dir: &'a Path,
 }
 
+/// Lists images with equal pixels.
+const TWINS_FILE: &str = "equal-pixels.csv";
 /// Images that are decoded before they are put away.
 const DECODED_AT_ONCE: usize = 64;
 /// Of a hundred images, so many may be unreadable before something else must be wrong.
@@ -106,14 +109,27 @@ impl<'a> Twins<'a> {
         }
     }
 
-    fn refuse(&self) -> anyhow::Result<()> {
-        let Some([a, b]) = self.found.first() else { return Ok(()) };
+    /// Writes all pairs to a file in the folder; one of an earlier run goes.
+    fn refuse(&self, folder: &Path) -> anyhow::Result<()> {
+        let path = folder.join(TWINS_FILE);
+        let Some([a, b]) = self.found.first() else {
+            let _ = std::fs::remove_file(path);
+            return Ok(());
+        };
+        let mut table = csv::Writer::from_path(&path).with_context(|| path.display().to_string())?;
+        table.write_record(["file", "patient", "other_file", "other_patient"])?;
+        for [a, b] in &self.found {
+            let [file, other] = [a, b].map(|row| row.file.display().to_string());
+            table.write_record([&file, &a.sample.patient, &other, &b.sample.patient])?;
+        }
+        table.flush().with_context(|| path.display().to_string())?;
         bail!(
-            "{} and {} have equal pixels, but are of different patients ({} such pairs): give them one patient, or \
-             remove one",
+            "{} and {} have equal pixels, but are of different patients ({} such pairs, all of them in {}): give them \
+             one patient, or remove one",
             a.file.display(),
             b.file.display(),
-            self.found.len()
+            self.found.len(),
+            path.display()
         );
     }
 }
@@ -185,8 +201,9 @@ impl Dataset {
             let (first, n) = (&unreadable[0], manifest.rows.len());
             bail!("{} of {n} images cannot be read; the first is {}: {}", unreadable.len(), first.file, first.reason);
         }
-        twins.refuse()?;
+        let refused = twins.refuse(keeping.spill_dir);
         manifest.rejected.extend(unreadable);
+        refused?;
         ensure!(!samples.is_empty(), "there are no images to train on");
         let digest = Digest::from_hash(&hash.finalize());
         let (purpose, outputs) = (recipe.purpose, recipe.keys().len());
@@ -286,6 +303,41 @@ fn same_phantoms(path: &Path, options: &PhantomOptions) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::recipe::fixtures;
+
+    #[test]
+    fn every_pair_of_equal_pictures_of_two_patients_is_listed() {
+        const OWN: &str = "name = \"toy\"\nversion = \"1\"\nmanufacturer = \"Example Imaging\"\npurpose = \"race\"\n\
+                           seed = 1\n[data]\nmanifest = \"table.csv\"\n[[output.groups]]\nkey = \"Black\"\n\
+                           code = \"2054-5\"\n[[output.groups]]\nkey = \"White\"\ncode = \"2106-3\"\n";
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = fixtures::recipe_in(folder.path(), &[OWN, fixtures::TOY, fixtures::CARD].concat()).unwrap();
+        let picture = |name: &str, seed: u8| {
+            let mut encoder = png::Encoder::new(std::fs::File::create(folder.path().join(name)).unwrap(), 16, 16);
+            encoder.set_color(png::ColorType::Grayscale);
+            let pixels: Vec<u8> = (0..=255u8).map(|i| i.wrapping_mul(seed)).collect();
+            encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        };
+        for (name, seed) in [("a.png", 1), ("b.png", 3), ("c.png", 1), ("d.png", 3), ("e.png", 3)] {
+            picture(name, seed);
+        }
+        let load = |patients: [&str; 5]| {
+            let rows = ["a", "b", "c", "d", "e"].iter().zip(patients);
+            let rows = rows.map(|(name, patient)| format!("{name}.png,{patient},Black\n")).collect::<String>();
+            std::fs::write(folder.path().join("table.csv"), format!("file,patient,group\n{rows}")).unwrap();
+            let mut manifest = manifest(&recipe, folder.path(), &|_| ()).unwrap();
+            let keeping = Keeping { memory_bytes_max: 1 << 20, spill_dir: folder.path() };
+            Dataset::load(&mut manifest, &recipe, &recipe.contract().unwrap(), keeping, &|_| ())
+        };
+        let error = load(["P1", "P2", "P3", "P4", "P2"]).unwrap_err().to_string();
+        assert!(error.contains("(2 such pairs, all of them in ") && error.contains(TWINS_FILE), "{error}");
+        let list = std::fs::read_to_string(folder.path().join(TWINS_FILE)).unwrap();
+        let pairs: Vec<String> =
+            list.replace(&format!("{}/", folder.path().display()), "").lines().map(str::to_owned).collect();
+        assert_eq!(pairs[1..], ["a.png,P1,c.png,P3", "b.png,P2,d.png,P4"]);
+        assert_eq!(load(["P1", "P2", "P1", "P2", "P2"]).unwrap().len(), 5);
+        assert!(!folder.path().join(TWINS_FILE).exists(), "none is refused any more");
+    }
 
     #[test]
     fn equal_pixels_of_two_patients_are_refused() {
@@ -304,9 +356,10 @@ mod tests {
         for (row, pixels) in rows.iter().zip([b"a", b"a", b"b"]) {
             twins.see(Digest::of(pixels), row);
         }
-        assert!(twins.refuse().is_ok());
+        let folder = tempfile::tempdir().unwrap();
+        assert!(twins.refuse(folder.path()).is_ok());
         twins.see(Digest::of(b"a"), &rows[3]);
-        let error = twins.refuse().unwrap_err().to_string();
+        let error = twins.refuse(folder.path()).unwrap_err().to_string();
         assert!(error.starts_with("a.png and ./a.png have equal pixels, but are of different patients (1 "), "{error}");
     }
 }

@@ -5,7 +5,7 @@
 //! DeLong's, by patient where somebody has several studies; that of the mean over groups or findings is a bootstrap
 //! over patients. Neighbours: `stats` computes, `calibrate` fits, `package` writes the card.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::{Precision, Probability, Purpose};
 use crate::infer::{self, Activation, Aggregation};
@@ -46,6 +46,10 @@ struct Study {
     patient: usize,
 }
 
+/// What stands for the mean over all outputs in the names of figures.
+const MACRO: &str = "macro";
+/// Rates of a finding, with the truth of those that they are of.
+const RATES: [(&str, bool); 2] = [("fnr", true), ("fpr", false)];
 /// Draws of the bootstrap.
 const DRAWS: u64 = 1000;
 /// Bins of the calibration error.
@@ -57,6 +61,21 @@ pub(super) fn activation(purpose: Purpose) -> Activation {
         Purpose::Race => Activation::LogitsSoftmax,
         Purpose::Clinical => Activation::LogitsSigmoid,
     }
+}
+
+/// Why not every figure of a recipe has a name of its own: `opacity` has limits, whose names a finding `opacity_lower`
+/// would take. `groups`: of the patients.
+pub fn name_clash(recipe: &Recipe, groups: &BTreeSet<&str>) -> Option<String> {
+    let mut names = BTreeSet::new();
+    let mut is_new = |name: String| if names.insert(name.clone()) { None } else { Some(name) };
+    let discrimination = recipe.keys().into_iter().chain([MACRO]).flat_map(|key| limited(&format!("auc_{key}")));
+    let of_finding = |key: &str| {
+        let of_groups = std::iter::once(None).chain(groups.iter().map(|group| Some(*group)));
+        of_groups.flat_map(|group| RATES.map(|(rate, _)| rate_name(rate, key, group))).collect::<Vec<_>>()
+    };
+    let rates = recipe.output.findings.iter().flat_map(|finding| of_finding(&finding.key));
+    let shared = discrimination.chain(rates).find_map(&mut is_new)?;
+    Some(format!("output: two figures of the card would be called {shared}; choose keys that do not differ by that"))
 }
 
 /// Finds thresholds on the validation part and measures on the test part.
@@ -101,17 +120,24 @@ fn discrimination(test: &[Study], recipe: &Recipe, metrics: &mut BTreeMap<String
             stats::delong(&scores, &truth)
         };
         let estimate = estimate.with_context(|| format!("too few test studies for {key}"))?;
-        metrics.insert(format!("auc_{key}"), rounded(estimate.auc));
-        metrics.insert(format!("auc_{key}_lower"), rounded(estimate.lower));
-        metrics.insert(format!("auc_{key}_upper"), rounded(estimate.upper));
+        let figures = [estimate.auc, estimate.lower, estimate.upper].map(rounded);
+        metrics.extend(limited(&format!("auc_{key}")).into_iter().zip(figures));
         aucs.push(estimate.auc);
     }
-    metrics.insert("auc_macro".to_owned(), rounded(aucs.iter().sum::<f64>() / aucs.len() as f64));
-    if let Some((lower, upper)) = macro_interval(test, recipe.keys().len(), recipe.seed) {
-        metrics.insert("auc_macro_lower".to_owned(), rounded(lower));
-        metrics.insert("auc_macro_upper".to_owned(), rounded(upper));
-    }
+    let mean = aucs.iter().sum::<f64>() / aucs.len() as f64;
+    let limits = macro_interval(test, recipe.keys().len(), recipe.seed);
+    let figures = std::iter::once(mean).chain(limits.into_iter().flat_map(|(lower, upper)| [lower, upper]));
+    metrics.extend(limited(&format!("auc_{MACRO}")).into_iter().zip(figures.map(rounded)));
     Ok(())
+}
+
+/// Names of a figure and its limits.
+fn limited(name: &str) -> [String; 3] {
+    [name.to_owned(), format!("{name}_lower"), format!("{name}_upper")]
+}
+
+fn rate_name(rate: &str, key: &str, group: Option<&str>) -> String {
+    group.map_or(format!("{rate}_{key}"), |group| format!("{rate}_{key}_{group}"))
 }
 
 /// Fits the temperature on the validation studies and applies it to both parts; what it changes on the test studies goes
@@ -160,7 +186,7 @@ fn has_repeats(patients: &[usize]) -> bool {
 /// 95 % limits of the mean AUC over the outputs: percentiles over draws of patients, with all their studies.
 fn macro_interval(studies: &[Study], outputs: usize, seed: u64) -> Option<(f64, f64)> {
     let patients: BTreeMap<usize, usize> =
-        studies.iter().map(|s| s.patient).collect::<std::collections::BTreeSet<_>>().into_iter().zip(0..).collect();
+        studies.iter().map(|s| s.patient).collect::<BTreeSet<_>>().into_iter().zip(0..).collect();
     let bootstrap = stats::ClusterBootstrap { clusters: patients.len(), seed };
     let mean_auc = |_, times: &[f64]| {
         let one = |i: usize| {
@@ -183,7 +209,7 @@ fn by_group(studies: &[Study], i: usize, key: &str, threshold: f64, metrics: &mu
     groups.sort_unstable();
     groups.dedup();
     for group in std::iter::once(None).chain(groups.into_iter().map(Some)) {
-        for (name, truth) in [("fnr", true), ("fpr", false)] {
+        for (rate, truth) in RATES {
             let of = |s: &&Study| s.truth[i] == Some(truth) && group.is_none_or(|g| s.group == g);
             let (mut n, mut wrong) = (0u32, 0u32);
             for study in studies.iter().filter(of) {
@@ -191,8 +217,7 @@ fn by_group(studies: &[Study], i: usize, key: &str, threshold: f64, metrics: &mu
                 wrong += u32::from((study.values[i] >= threshold) != truth);
             }
             if n >= 30 {
-                let name = group.map_or(format!("{name}_{key}"), |g| format!("{name}_{key}_{g}"));
-                metrics.insert(name, rounded(f64::from(wrong) / f64::from(n)));
+                metrics.insert(rate_name(rate, key, group), rounded(f64::from(wrong) / f64::from(n)));
             }
         }
     }
@@ -266,10 +291,12 @@ fn threshold(rule: ThresholdRule, scores: &[f64], truth: &[bool]) -> anyhow::Res
     };
     let (chosen, ..) = chosen.context("no validation study reaches what the recipe asks for")?;
     anyhow::ensure!(chosen > 0.0, "it would be 0, at which every study is positive: ask for less, or fix a threshold");
-    // What a card can show: four digits, of a small one three that count; downwards, so that no validation positive is
-    // lost by rounding.
-    let scale = 10f64.powi((2 - chosen.log10().floor() as i32).max(4));
-    Ok((chosen * scale).floor() / scale)
+    // What a card can show: four digits, or so many that three count of its distance from 0 or 1; downwards, so that no
+    // validation positive is lost by rounding.
+    let distance = chosen.min((1.0 - chosen).max(1e-12));
+    let scale = 10f64.powi((2 - distance.log10().floor() as i32).max(4));
+    let steps = (chosen * scale).floor();
+    Ok(if steps / scale <= chosen { steps / scale } else { (steps - 1.0) / scale })
 }
 
 fn rounded(value: f64) -> f64 {
@@ -281,8 +308,7 @@ mod tests {
     use super::*;
     use crate::train::recipe::fixtures;
 
-    fn recipe(more: &str) -> Recipe {
-        let own = r#"
+    const OWN: &str = r#"
 name = "toy"
 version = "1"
 manufacturer = "Example Imaging"
@@ -295,7 +321,9 @@ key = "mass"
 threshold = "youden"
 code = { value = "4147007", scheme = "SCT", meaning = "Mass" }
 "#;
-        fixtures::recipe(&[own, more, fixtures::TOY, fixtures::CARD].concat()).unwrap()
+
+    fn recipe(more: &str) -> Recipe {
+        fixtures::recipe(&[OWN, more, fixtures::TOY, fixtures::CARD].concat()).unwrap()
     }
 
     fn part(rows: &[(f64, bool)], times: usize) -> Vec<Study> {
@@ -367,6 +395,22 @@ code = { value = "4147007", scheme = "SCT", meaning = "Mass" }
     }
 
     #[test]
+    fn no_two_figures_share_a_name() {
+        let second = "[[output.findings]]\nkey = \"KEY\"\nthreshold = \"youden\"\n\
+                      code = { value = \"4147007\", scheme = \"SCT\", meaning = \"Mass\" }\n";
+        let of =
+            |key: &str| fixtures::recipe(&[OWN, &second.replace("KEY", key), fixtures::TOY, fixtures::CARD].concat());
+        for (key, shared) in [("mass_lower", "auc_mass_lower"), ("macro", "auc_macro")] {
+            let error = of(key).unwrap_err().to_string();
+            assert!(error.contains(&format!("would be called {shared};")), "{error}");
+        }
+        // Which groups there are, the table of images says.
+        let recipe = of("mass_left").unwrap();
+        assert_eq!(name_clash(&recipe, &BTreeSet::from(["right"])), None);
+        assert!(name_clash(&recipe, &BTreeSet::from(["left"])).unwrap().contains("fnr_mass_left;"));
+    }
+
+    #[test]
     fn thresholds_follow_their_rules() {
         let scores = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8];
         let truth = [false, false, false, true, false, true, true, true];
@@ -381,6 +425,10 @@ code = { value = "4147007", scheme = "SCT", meaning = "Mass" }
         let small = [0.000_012_345, 0.000_054_321];
         assert_eq!(threshold(ThresholdRule::Youden, &small, &[false, true]).unwrap(), 0.000_054_3);
         assert_eq!(threshold(ThresholdRule::Youden, &[0.012_345, 0.3], &[true, true]).unwrap(), 0.0123);
+        // As do scores near 1, which four digits would not part.
+        let large = [0.999_912, 0.999_987_654, 1.0];
+        assert_eq!(threshold(ThresholdRule::Youden, &large, &[false, true, true]).unwrap(), 0.999_987_6);
+        assert_eq!(threshold(ThresholdRule::Youden, &large, &[false, false, true]).unwrap(), 1.0);
         assert!(
             threshold(sensitivity(1.0), &[0.0, 0.5], &[true, false]).unwrap_err().to_string().contains("would be 0")
         );

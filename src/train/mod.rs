@@ -92,7 +92,7 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
     let contract = recipe.contract()?;
     let place = options.out_dir.join(&recipe.name);
     if place.exists() && !options.replace {
-        tracing::warn!(folder = %place.display(), "a package is there: other weights will need --replace in the end");
+        tracing::warn!(folder = %place.display(), "a package is there: another one will need --replace in the end");
     }
     let (work_dir, _lock) = work_dir(options, &recipe)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -106,8 +106,9 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
 
     let mut manifest = data::manifest(&recipe, &options.cache_dir, progress)?;
     let keeping = Keeping { memory_bytes_max: options.memory_bytes_max, spill_dir: &work_dir };
-    let dataset = Dataset::load(&mut manifest, &recipe, &contract, keeping, progress)?;
+    let loaded = Dataset::load(&mut manifest, &recipe, &contract, keeping, progress);
     manifest::write_rejected(&work_dir.join("rejected.csv"), &manifest.rejected)?;
+    let dataset = loaded?;
     progress(Event::Data {
         images: dataset.len() as u64,
         patients: dataset.samples.iter().map(|s| &s.patient).collect::<BTreeSet<_>>().len() as u64,
@@ -115,6 +116,10 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
     });
     let split = split::by_patient(&dataset.samples, recipe.data.split, recipe.seed);
     split.check(&dataset, &recipe)?;
+    let groups = dataset.samples.iter().map(|s| s.group.as_str()).filter(|group| !group.is_empty()).collect();
+    if let Some(clash) = evaluate::name_clash(&recipe, &groups) {
+        anyhow::bail!("recipe {}: {clash}", options.recipe.display());
+    }
 
     let automatic = if device.is_cuda() { cores } else { 1 };
     let loaders = if options.loaders == 0 { automatic } else { options.loaders };
@@ -146,7 +151,10 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
 /// Makes the folder of the run; hours of work are not begun anew by accident.
 fn work_dir(options: &TrainOptions, recipe: &Recipe) -> anyhow::Result<(PathBuf, std::fs::File)> {
     let folder = options.work_dir.clone().unwrap_or_else(|| options.out_dir.join(".training").join(&recipe.name));
-    std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    for folder in [&options.out_dir, &folder] {
+        std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    }
+    stands_apart(&folder, &options.out_dir, &recipe.name)?;
     let lock = Checkpoints::lock(&folder)?;
     let checkpoint = Checkpoints::file(&folder);
     ensure!(
@@ -155,6 +163,22 @@ fn work_dir(options: &TrainOptions, recipe: &Recipe) -> anyhow::Result<(PathBuf,
         checkpoint.display()
     );
     Ok((folder, lock))
+}
+
+/// What stands in the package's place goes when the package is replaced, and a folder of packages is no place for a
+/// checkpoint.
+fn stands_apart(work_dir: &Path, out_dir: &Path, name: &str) -> anyhow::Result<()> {
+    let real = |folder: &Path| folder.canonicalize().with_context(|| folder.display().to_string());
+    let (work, out) = (real(work_dir)?, real(out_dir)?);
+    if work != out && !work.starts_with(out.join(name)) {
+        return Ok(());
+    }
+    // What was made a moment ago; no folder that has something in it.
+    for folder in [&work, &out.join(name)] {
+        let _ = std::fs::remove_dir(folder);
+    }
+    let work_dir = work_dir.display();
+    anyhow::bail!("{work_dir} is where packages go, --work is to be another folder than --out and than the package's")
 }
 
 /// Keeps the loss curve up to date.

@@ -3,7 +3,7 @@
 //! Unknown keys are refused. Neighbours: `infer::card`, whose parts a recipe shares, so that what is trained and what
 //! is written on the card cannot differ. Left out: where results go (`TrainOptions`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -307,7 +307,10 @@ impl Recipe {
         rules.extend(self.training.rules());
         rules.extend(self.augment.rules());
         let broken = rules.iter().find(|(kept, _)| !kept).map(|(_, rule)| (*rule).to_owned());
-        broken.or_else(|| self.data.phantom.as_ref()?.options().err()).or_else(|| super::package::fault(self))
+        broken
+            .or_else(|| self.data.phantom.as_ref()?.options().err())
+            .or_else(|| super::package::fault(self))
+            .or_else(|| super::evaluate::name_clash(self, &BTreeSet::new()))
     }
 }
 

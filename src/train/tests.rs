@@ -187,7 +187,7 @@ fn a_recipe_goes_from_phantoms_to_a_package_that_starts() {
     let mut left: Vec<_> = std::fs::read_dir(options.out_dir.join(".training/toy")).unwrap().flatten().collect();
     left.sort_by_key(std::fs::DirEntry::file_name);
     let left: Vec<_> = left.iter().map(|e| e.file_name().into_string().unwrap()).collect();
-    assert_eq!(left, ["losses.csv", "losses.html", "losses.svg", "rejected.csv"]);
+    assert_eq!(left, [".lock", "losses.csv", "losses.html", "losses.svg", "rejected.csv"]);
     let rejected = std::fs::read_to_string(options.out_dir.join(".training/toy/rejected.csv")).unwrap();
     assert!(rejected.lines().skip(1).all(|line| line.ends_with(",another view")) && rejected.lines().count() > 1);
 
@@ -338,6 +338,20 @@ fn two_trainings_do_not_share_a_working_folder() {
     assert!(error.starts_with("another training works in "), "{error}");
     drop(first);
     Checkpoints::lock(dir.path()).unwrap();
+}
+
+#[test]
+fn a_working_folder_among_the_packages_is_refused_before_anything_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("toy.toml");
+    std::fs::write(&path, recipe_text("clinical", FINDINGS)).unwrap();
+    let options = options_for(path, dir.path());
+    for work_dir in [options.out_dir.clone(), dir.path().join("models/../models/."), options.out_dir.join("toy/work")] {
+        let options = TrainOptions { work_dir: Some(work_dir), ..options.clone() };
+        let error = run(&options, &|event| panic!("{event:?}")).unwrap_err().to_string();
+        assert!(error.contains("--work is to be another folder"), "{error}");
+        assert!(!options.out_dir.join("toy").exists());
+    }
 }
 
 #[test]

@@ -134,6 +134,29 @@ fn analyse_writes_pictures_values_and_objects_that_others_accept() {
     }
 }
 
+/// One that does not say what it lost: the transfer syntax does.
+#[test]
+fn maps_of_a_jpeg_say_what_it_lost() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let files = frontal(&phantoms(&folder.path().join("phantoms"), "biased", 1, 5));
+    let jpeg = folder.path().join("jpeg.dcm");
+    run_ok(Command::new("dcmcjpeg").arg("+ee").arg(&files[0]).arg(&jpeg));
+    let tags = ["LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"];
+    let erased = tags.iter().flat_map(|tag| ["-ea", *tag]);
+    run_ok(Command::new("dcmodify").args(["-nb", "-imt"]).args(erased).arg(&jpeg));
+    let out = folder.path().join("out");
+    let arguments = ["--explain", "gradcam", "--dicom", "--set", "explain.form=both"];
+    let result = analyse(&[jpeg], &out, &arguments);
+    let objects = result["studies"][0]["maps"]["objects"].as_array().expect("a list");
+    assert!(objects.len() >= 2, "{result}");
+    for object in objects {
+        let object = out.join(object.as_str().expect("a name"));
+        accepted(&object);
+        assert_eq!([element(&object, tags[0]), element(&object, tags[2])], ["01", "ISO_10918_1"]);
+        assert!(element(&object, tags[1]).parse::<f64>().expect("a number") > 1.0);
+    }
+}
+
 /// Effusions gather at the bottom of the lungs, in phantoms too: what the score loses most lies there.
 #[test]
 fn covering_an_effusion_costs_its_score_most() {

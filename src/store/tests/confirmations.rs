@@ -79,6 +79,30 @@ async fn a_study_stays_until_its_destination_has_committed_to_keep_its_report() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_asked_to_keep_maps_and_nothing_outlasts_its_retention_for_them() {
+    let (_dir, store) = fresh().await;
+    put(&store, "1.2.3", 0).await;
+    score_all(&store, "1.2", 1).await;
+    let claimed = claim(&store, "1.2", 60).await;
+    let report = outgoing("1.2", "2.25.1", Disclosure::Withheld, &["PACS"]);
+    let mut map = outgoing("1.2", "2.25.5", Disclosure::Withheld, &["PACS"]);
+    map.variants.truncate(1);
+    map.variants[0].sop_class = uid("1.2.840.10008.5.1.4.1.1.7");
+    assert!(matches!(close_with(&store, &claimed, &[report, map], 60).await, Closed::As(_)));
+    for second in [60, 61] {
+        for delivery in due(&store, second).await {
+            take(&store, &delivery, second).await;
+        }
+    }
+    let (taken, asked_for) = (DeliveryState::Delivered, Some(CommitmentState::Asked));
+    assert_eq!(commitments(&store).await, [(taken, asked_for), (taken, None)]);
+    let inquiry = asked(&store, "PACS", 70).await.unwrap();
+    assert_eq!(inquiry.request.references.len(), 1);
+    assert!(heard(&store, "PACS", &inquiry, Status::SUCCESS).await);
+    assert_eq!(expire(&store, 2).await.objects, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_is_not_kept_is_a_delivery_that_failed_and_can_be_sent_again() {
     let (_dir, store) = taken(&["PACS"]).await;
     let first = asked(&store, "PACS", 60).await.unwrap();
