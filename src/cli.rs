@@ -175,7 +175,7 @@ Examples:
         subcommand,
         after_help = "\
 Examples:
-  sidelight analyse cohort/ --out scores/ --with-posteriors
+  sidelight analyse cohort/ --out scores/ --with-posteriors --config conf/demo.toml
   sidelight profile fit --results scores/result.json --labels cohort/labels.csv --out profile.json
   sidelight profile show profile.json"
     )]

@@ -88,7 +88,7 @@ pub struct ProfileFit {
     /// result.json files of `analyse --with-posteriors`
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub results: Vec<PathBuf>,
-    /// Labels (CSV): study, self-reported group, one column per finding
+    /// Labels (CSV): patient, study, self-reported group, a column of 0 and 1 for each finding; view and date if known
     #[arg(long, value_name = "FILE")]
     pub labels: PathBuf,
     /// The profile to write
