@@ -1,5 +1,7 @@
 //! Packages as a site brings them in: added, verified against golden values, several at once.
 
+mod supplied;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
