@@ -168,7 +168,12 @@ fn a_site_fits_what_its_models_know_and_a_strange_image_is_told() {
     let strange = scene.path("strange.dcm");
     run_ok(Command::new(reference_python()).args(["-c", STRANGE]).arg(image).arg(&strange));
     let mut command = scene.command(&["analyse", "--json", "--config", "conf/demo.toml"]);
-    command.arg("--out").arg(scene.path("out")).args(["--set", "models.clinical=demo-clinical,second"]).arg(&strange).arg(image);
+    command
+        .arg("--out")
+        .arg(scene.path("out"))
+        .args(["--set", "models.clinical=demo-clinical,second"])
+        .arg(&strange)
+        .arg(image);
     let result: Value = serde_json::from_str(&run_ok(&mut command)).expect("JSON");
     let key = result["models"]["clinical"][1]["key"].as_str().expect("a key");
     let npy = scene.path("seen.npy");
