@@ -15,7 +15,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::domain::{AeTitle, StudyState, Uid};
 use crate::phantom::World;
 
-pub use models::{Model, ModelAdd, Profile, ProfileFit};
+pub use models::{Model, ModelAdd, OodFit, Profile, ProfileFit};
 pub use values::{ImageSize, PeerAddress};
 use values::{key_value, study_states};
 
@@ -146,6 +146,8 @@ Examples:
 Examples:
   sidelight model list
   sidelight model verify demo-race
+  sidelight model golden site-chest --from expected.safetensors
+  sidelight model ood-fit site-chest images/ --method energy
   sidelight model export demo-race --out demo-race.pt"
     )]
     Model(Model),
@@ -175,7 +177,7 @@ Examples:
         subcommand,
         after_help = "\
 Examples:
-  sidelight analyse cohort/ --out scores/ --with-posteriors
+  sidelight analyse cohort/ --out scores/ --with-posteriors --config conf/demo.toml
   sidelight profile fit --results scores/result.json --labels cohort/labels.csv --out profile.json
   sidelight profile show profile.json"
     )]

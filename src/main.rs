@@ -9,9 +9,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
-use sidelight::cli::{Cli, Command, Model, ModelAdd, Profile, Results, Settings, Studies, Train};
+use sidelight::cli::{Cli, Command, Model, ModelAdd, OodFit, Profile, Results, Settings, Studies, Train};
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
+use sidelight::infer::OodMethod;
 use sidelight::phantom::{PhantomOptions, World};
 use sidelight::serve::Control;
 use sidelight::store::{Files, Fsck, Resend};
@@ -21,7 +22,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use commands::{analyse, check, cohort, folder, models, prior, results, studies, tools};
+use commands::ood::OodFitOptions;
+use commands::{analyse, check, cohort, folder, models, ood, prior, results, studies, tools};
 
 /// Wrong use: arguments or configuration.
 const WRONG_USE: u8 = 2;
@@ -130,7 +132,13 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Model::Verify { name, require_golden, table } => {
                     runtime(1)?.block_on(models::verify(&config, name.as_deref(), require_golden, table.json))
                 }
-                Model::Golden { name } => models::golden(&config, &name),
+                Model::Golden { name, from } => models::golden(&config, &name, from.as_deref()),
+                Model::OodFit(OodFit { name, paths, method, percentile, table }) => {
+                    let energy = method == "energy";
+                    let method = if energy { OodMethod::Energy } else { OodMethod::Mahalanobis };
+                    let options = OodFitOptions { name, paths, method, percentile, json: table.json };
+                    runtime(1)?.block_on(ood::fit(&config, options))
+                }
                 Model::Export { name, out } => models::export(&config, &name, &out),
             }
         }

@@ -30,7 +30,13 @@ pub enum Model {
         /// Package name
         #[arg(value_name = "NAME")]
         name: String,
+        /// Take what the model's supplier says that it answers, if it does: safetensors with `images` and `outputs`, as
+        /// docs/models.md tells
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
     },
+    /// Fit how far an image is from what a package's model knows, to images that it knows, and write that into its card
+    OodFit(OodFit),
     /// Write a package's model as one TorchScript file
     Export {
         /// Package name
@@ -55,6 +61,24 @@ pub struct ModelAdd {
     /// Write golden values too, by which `model verify` knows the model again on other devices
     #[arg(long)]
     pub golden: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct OodFit {
+    /// Package name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// DICOM files as the model is to know, or folders that are searched for them; those out of its scope are left out
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// energy: from its logits; mahalanobis: from the features before its last layer, where the network gives them
+    #[arg(long, value_name = "METHOD", value_parser = ["energy", "mahalanobis"])]
+    pub method: String,
+    /// Of the studies, so many percent are not beyond the threshold
+    #[arg(long, value_name = "P", default_value_t = 99.0)]
+    pub percentile: f64,
+    #[command(flatten)]
+    pub table: Table,
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,7 +112,7 @@ pub struct ProfileFit {
     /// result.json files of `analyse --with-posteriors`
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub results: Vec<PathBuf>,
-    /// Labels (CSV): study, self-reported group, one column per finding
+    /// Labels (CSV): patient, study, self-reported group, a column of 0 and 1 for each finding; view and date if known
     #[arg(long, value_name = "FILE")]
     pub labels: PathBuf,
     /// The profile to write

@@ -17,6 +17,7 @@ use sidelight::domain::{
     Assessment, ClinicalResult, Disclosure, FindingAssessment, ModelOutputs, Purpose, ReadyStudy, Refusal, RefusalCode,
     ScoredInstance, StudyScore, Uid,
 };
+use sidelight::infer::{self, StudyImage};
 use sidelight::report::{self, Related};
 use tokio::sync::Semaphore;
 use tracing::info;
@@ -111,7 +112,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
 }
 
 /// The named files, and every DICOM file below the named folders (by its `DICM` mark or the ending `.dcm`).
-fn find_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn find_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = BTreeSet::new();
     for path in paths {
         let kind = fs::metadata(path).with_context(|| format!("{} cannot be read", path.display()))?;
@@ -266,6 +267,10 @@ async fn conclude(
         "findings": shown.findings.iter().map(finding).collect::<Vec<_>>(),
         "instances": instances(study),
     });
+    let strange = strange(analyser, study, options);
+    if !strange.is_empty() {
+        value["ood"] = strange.into();
+    }
     if options.explain {
         value["maps"] = json!({"pictures": maps.written, "missing": maps.missing, "objects": names});
     }
@@ -304,6 +309,27 @@ fn instances(study: &ReadyStudy) -> Vec<Value> {
         })
     };
     study.instances.iter().map(instance).collect()
+}
+
+/// How far the study's images are from what each model knows, where its card has such a score: the study's, which is that
+/// of its farthest image, and each image's. The race model's only where its posteriors are told.
+fn strange(analyser: &Analyser, study: &ReadyStudy, options: &Options) -> serde_json::Map<String, Value> {
+    let tells_race = options.with_posteriors || options.disclose;
+    let mut all = serde_json::Map::new();
+    for package in analyser.packages().iter().filter(|p| p.purpose == Purpose::Clinical || tells_race) {
+        let score = |i: &ScoredInstance| {
+            let images: Vec<_> = i.scores.iter().map(|score| StudyImage { score, view: i.header.view }).collect();
+            Some((i.header.sop_instance.to_string(), infer::ood_of(package, &images)?))
+        };
+        let images: BTreeMap<String, f64> = study.instances.iter().filter_map(score).collect();
+        let farthest = images.values().copied().reduce(f64::max);
+        if let Some((ood, farthest)) = package.ood.as_ref().zip(farthest) {
+            let (threshold, is_beyond) = (ood.threshold(), ood.is_beyond(farthest));
+            let value = json!({"score": farthest, "threshold": threshold, "beyond": is_beyond, "images": images});
+            all.insert(package.key(), value);
+        }
+    }
+    all
 }
 
 fn posteriors(scores: &[StudyScore]) -> Option<Value> {

@@ -9,6 +9,7 @@ pub mod cohort;
 pub mod folder;
 pub mod maps;
 pub mod models;
+pub mod ood;
 pub mod prior;
 pub mod results;
 pub mod studies;

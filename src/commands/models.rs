@@ -117,20 +117,28 @@ pub fn add(config: &Config, add: Add) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes a package's golden values as it answers now.
-pub fn golden(config: &Config, name: &str) -> anyhow::Result<ExitCode> {
+/// Writes a package's golden values: as it answers now, or those of a supplier's file, which it has to answer.
+pub fn golden(config: &Config, name: &str, from: Option<&Path>) -> anyhow::Result<ExitCode> {
     let _lock = infer::lock(&config.models.dir)?;
     let package = load(config, name)?;
     anyhow::ensure!(package.elsewhere.is_none(), "{name} is not run here: there is nothing to ask for golden values");
     let engine = start(config, &package, true)?;
     let device = engine.device().to_owned();
+    if let Some(file) = from {
+        let outcome = Golden::supplied(file, &package)?.compare(&package, &engine)?;
+        let (key, file_name) = (package.key(), file.display());
+        anyhow::ensure!(outcome.is_within(), "{key} does not answer as {file_name} says: {}", told(&outcome));
+        infer::keep_supplied(&package.dir, file)?;
+        print(&format!("golden values of {key} are those of {file_name}: {}", told(&outcome)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     write_golden(config, &package.dir, &package, engine)?;
     print(&format!("golden values of {} written, as it answers on {device} in fp32", package.key()))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// A package by its name, which is no path.
-fn load(config: &Config, name: &str) -> anyhow::Result<Package> {
+pub(super) fn load(config: &Config, name: &str) -> anyhow::Result<Package> {
     let mut packages = infer::load_all(&config.models.dir, &[name.to_owned()])?;
     packages.pop().with_context(|| format!("{name} is no package"))
 }

@@ -82,6 +82,17 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(path.parent().unwrap_or(Path::new(".")))
 }
 
+/// Removes the package's files of this kind but the one that its card names now.
+pub(super) fn remove_others(dir: &Path, start: &str, endings: &[&str], kept: &str) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with(start) && endings.iter().any(|ending| name.ends_with(ending)) && name != kept {
+            fs::remove_file(dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn sync_folder(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -165,6 +176,36 @@ pub(super) fn pin_golden(card: &Path, file: &str, sha256: &Digest) -> io::Result
         }
     };
     write_durably(card, text.as_bytes())
+}
+
+/// Puts a section at the end of a card, in the place of the one of that name, of which nothing stays but remarks on what
+/// follows it.
+pub(super) fn pin_section(card: &Path, name: &str, keys: &str) -> io::Result<()> {
+    let text = String::from_utf8(read(card, CARD_BYTES_MAX)?).map_err(io::Error::other)?;
+    let (mut kept, mut remarks, mut within) = (String::new(), String::new(), false);
+    for line in text.split_inclusive('\n') {
+        let start = line.trim_start();
+        if start.starts_with('[') {
+            within = start.trim_end() == format!("[{name}]");
+            kept.push_str(&std::mem::take(&mut remarks));
+        }
+        match within {
+            false => kept.push_str(line),
+            true if start.starts_with('#') => remarks.push_str(line),
+            // A remark before a key is on that key.
+            true => remarks.clear(),
+        }
+    }
+    kept.push_str(&remarks);
+    let said = |text: &str| toml::from_str::<toml::Table>(text).map_err(io::Error::other);
+    let mut expected = said(&text)?;
+    expected.remove(name);
+    if said(&kept).ok() != Some(expected) {
+        let problem =
+            format!("it is written otherwise than as a section [{name}]: remove {name} from it by hand, and again");
+        return Err(io::Error::other(problem));
+    }
+    write_durably(card, format!("{}\n\n[{name}]\n{keys}", kept.trim_end()).as_bytes())
 }
 
 fn replaced(text: &str, mut changes: Vec<(Range<usize>, &str)>) -> String {

@@ -1,9 +1,11 @@
 //! Golden values: what a package answered where it was made, to be compared with wherever it runs.
 //!
-//! No picture travels with a package: the golden images are drawn from seeds, within the model's input contract, and
-//! the sidecar file holds seeds and answers, which are those of fp32. The card pins the file's hash, and the file the
-//! weights that answered. The road is the node's own: the engine, on each of the configured devices. Neighbours: the commands `model golden` and `model add --golden` write, `model verify`
-//! compares; the node does neither. Left out: whether a model is any good.
+//! No picture travels with a package of our own making: the golden images are drawn from seeds, within the model's input
+//! contract, and the sidecar file holds seeds and answers, which are those of fp32. The card pins the file's hash, and the
+//! file the weights that answered. Whoever supplies a model may give images and what its own program answers in place of
+//! that (`supplied`). The road is the node's own: the engine, on each of the configured devices. Neighbours: the commands
+//! `model golden` and `model add --golden` write, `model verify` compares; the node does neither. Left out: whether a model
+//! is any good.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,12 +20,13 @@ use super::engine::Engine;
 use super::error::InferError;
 use super::files;
 use super::manifest::Package;
+use super::supplied;
 
 /// `[golden]` of a card.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldenCard {
-    /// Beside the card, written by `sidelight model golden`.
+    /// Beside the card, written by `sidelight model golden`; one that ends in `.safetensors` is the supplier's.
     pub file: String,
     /// SHA-256 of that file.
     pub sha256: Digest,
@@ -36,8 +39,22 @@ pub struct GoldenCard {
 /// Expected answers, read from the sidecar file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Golden {
-    values: GoldenFile,
+    cases: Vec<Case>,
     tolerance: BTreeMap<String, f64>,
+}
+
+/// An image and its answer: probabilities in the order of the card's outputs.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Case {
+    pub(super) picture: Picture,
+    pub(super) outputs: Vec<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Picture {
+    Seed(u64),
+    /// A plane of the contract.
+    Given(Vec<f32>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,12 +67,12 @@ struct GoldenFile {
     contract: Digest,
     /// Where: `cpu-fp32`.
     device: String,
-    cases: Vec<Case>,
+    cases: Vec<Seeded>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Case {
+struct Seeded {
     /// Of the image.
     seed: u64,
     outputs: Vec<f64>,
@@ -90,6 +107,8 @@ pub enum GoldenError {
     File(#[from] std::io::Error),
     #[error("the model answers every golden image about alike, so that golden values would prove nothing")]
     Constant,
+    #[error("{file}: {problem}")]
+    Supplied { file: String, problem: String },
     #[error("golden values are written in fp32, which other precisions are compared with, and the engine runs in {0}")]
     Reduced(&'static str),
 }
@@ -97,6 +116,9 @@ pub enum GoldenError {
 const FORMAT: u32 = 1;
 /// A file of golden values is a page of text.
 const BYTES_MAX: u64 = 1 << 20;
+/// Of a supplier's file, which ends so.
+const SUPPLIED_BYTES_MAX: u64 = 256 << 20;
+const SUPPLIED: &str = ".safetensors";
 /// Images that are tried, and those that are kept of them.
 const SEEDS: u64 = 32;
 const KEPT: usize = 4;
@@ -127,8 +149,15 @@ impl Golden {
         if card.tolerance.values().any(|t| !(t.is_finite() && *t > 0.0 && *t <= 1.0)) {
             return unfit("a tolerance is not between 0 and 1".to_owned());
         }
-        let bytes = files::sidecar(&package.dir, &card.file, &card.sha256, BYTES_MAX)
+        let is_supplied = card.file.ends_with(SUPPLIED);
+        let bytes_max = if is_supplied { SUPPLIED_BYTES_MAX } else { BYTES_MAX };
+        let bytes = files::sidecar(&package.dir, &card.file, &card.sha256, bytes_max)
             .map_err(|(key, problem)| GoldenError::Unfit(format!("{key}: {problem}")))?;
+        if is_supplied {
+            let cases = supplied::cases(&bytes, package);
+            let cases = cases.map_err(|problem| GoldenError::Unfit(format!("{}: {problem}", card.file)))?;
+            return Ok(Some(Self { cases, tolerance: card.tolerance.clone() }));
+        }
         let values: GoldenFile = match serde_json::from_slice(&bytes) {
             Ok(values) => values,
             Err(error) => return unfit(format!("{} is no file of golden values: {error}", card.file)),
@@ -143,7 +172,21 @@ impl Golden {
                 card.file, values.model
             ));
         }
-        Ok(Some(Self { values, tolerance: card.tolerance.clone() }))
+        let case = |Seeded { seed, outputs }| Case { picture: Picture::Seed(seed), outputs };
+        let cases = values.cases.into_iter().map(case).collect();
+        Ok(Some(Self { cases, tolerance: card.tolerance.clone() }))
+    }
+
+    /// What a supplier says that its model answers, of a file that lies anywhere.
+    pub fn supplied(file: &Path, package: &Package) -> Result<Self, GoldenError> {
+        let unusable = |problem: String| GoldenError::Supplied { file: file.display().to_string(), problem };
+        let bytes = files::read(file, SUPPLIED_BYTES_MAX).map_err(|e| unusable(e.to_string()))?;
+        let cases = supplied::cases(&bytes, package).map_err(unusable)?;
+        if spread(&cases) < SPREAD_MIN {
+            return Err(GoldenError::Constant);
+        }
+        let tolerance = package.golden.as_ref().map(|card| card.tolerance.clone()).unwrap_or_default();
+        Ok(Self { cases, tolerance })
     }
 
     /// Asks each device of the engine for the golden images, one by one and in a batch of its size, and compares. Blocks.
@@ -151,15 +194,15 @@ impl Golden {
         let device = place(engine);
         let default = TOLERANCES.iter().find(|(name, _)| *name == device).map_or(TOLERANCE_MIN, |(_, t)| *t);
         let tolerance = self.tolerance.get(&device).copied().unwrap_or(default);
-        let (cases, devices) = (&self.values.cases, engine.placements().len());
+        let (cases, devices) = (&self.cases, engine.placements().len());
         let spread = spread(cases);
         let mut outcome =
             GoldenOutcome { device, images: cases.len(), devices, difference: 0.0, tolerance, excess: 0.0, spread };
         for (index, placement) in engine.placements().iter().enumerate() {
             let batch: Vec<&Case> = cases.iter().cycle().take(placement.batch_max.max(cases.len())).collect();
             for asked in cases.iter().map(|case| vec![case]).chain([batch]) {
-                let seeds = asked.iter().map(|case| case.seed);
-                let found = answers(package, engine, index, seeds)?;
+                let pictures = asked.iter().map(|case| &case.picture);
+                let found = answers(package, engine, index, pictures)?;
                 for (case, found) in asked.into_iter().zip(found) {
                     outcome.add(package, &found, &case.outputs);
                 }
@@ -180,12 +223,13 @@ impl GoldenOutcome {
     }
 
     fn add(&mut self, package: &Package, found: &[f64], expected: &[f64]) {
-        if found.len() != expected.len() {
+        // What stands behind the probabilities is an out-of-distribution score, which a site fits for itself.
+        let outputs = package.column_of.len();
+        if found.len() < outputs || expected.len() < outputs {
             (self.difference, self.excess) = (f64::INFINITY, f64::INFINITY);
         }
-        for (i, (a, b)) in found.iter().zip(expected).enumerate() {
-            // An out-of-distribution score, which stands behind the probabilities, may be large.
-            let apart = (a - b).abs() / b.abs().max(1.0);
+        for (i, (a, b)) in found.iter().zip(expected).take(outputs).enumerate() {
+            let apart = (a - b).abs();
             let allowed = package.findings().get(i).map_or(self.tolerance, |finding| {
                 let threshold = finding.threshold.get();
                 self.tolerance.min((OF_THRESHOLD * threshold.min(1.0 - threshold)).max(TOLERANCE_MIN))
@@ -201,28 +245,41 @@ pub fn write_golden(dir: &Path, package: &Package, engine: &Engine) -> Result<()
     if let Some(reduced) = engine.placements().iter().find(|p| p.precision != Precision::Fp32) {
         return Err(GoldenError::Reduced(reduced.precision.as_str()));
     }
-    let found = answers(package, engine, 0, 0..SEEDS)?;
-    let cases = (0..SEEDS).zip(found).map(|(seed, outputs)| Case { seed, outputs }).collect();
+    let pictures: Vec<Picture> = (0..SEEDS).map(Picture::Seed).collect();
+    let found = answers(package, engine, 0, pictures.iter())?;
+    let probabilities = |mut outputs: Vec<f64>| {
+        outputs.truncate(package.column_of.len());
+        outputs
+    };
+    let cases = pictures.into_iter().zip(found);
+    let cases = cases.map(|(picture, outputs)| Case { picture, outputs: probabilities(outputs) }).collect();
+    let seeded = apart(cases)?.into_iter().filter_map(|Case { picture, outputs }| match picture {
+        Picture::Seed(seed) => Some(Seeded { seed, outputs }),
+        Picture::Given(_) => None,
+    });
     let values = GoldenFile {
         format: FORMAT,
         model: package.key(),
         contract: package.contract.digest(),
         device: place(engine),
-        cases: apart(cases)?,
+        cases: seeded.collect(),
     };
-    let bytes = serde_json::to_vec_pretty(&values).map_err(std::io::Error::other)?;
-    let sha256 = Digest::of(&bytes);
-    // Named by its content: the card points at the old file until it points at the new one.
-    let file = format!("golden-{}.json", sha256.short());
-    files::write_durably(&dir.join(&file), &bytes)?;
+    pin(dir, &serde_json::to_vec_pretty(&values).map_err(std::io::Error::other)?, ".json")
+}
+
+/// Makes a supplier's file, which was compared, the golden values of the package in `dir`.
+pub fn keep_supplied(dir: &Path, file: &Path) -> Result<(), GoldenError> {
+    pin(dir, &files::read(file, SUPPLIED_BYTES_MAX)?, SUPPLIED)
+}
+
+/// Puts golden values beside the card and names them there. Named by their content: the card points at the old file until
+/// it points at the new one.
+fn pin(dir: &Path, bytes: &[u8], ending: &str) -> Result<(), GoldenError> {
+    let sha256 = Digest::of(bytes);
+    let file = format!("golden-{}{ending}", sha256.short());
+    files::write_durably(&dir.join(&file), bytes)?;
     files::pin_golden(&dir.join("model.toml"), &file, &sha256)?;
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.starts_with("golden-") && name.ends_with(".json") && name != file {
-            std::fs::remove_file(dir.join(name))?;
-        }
-    }
-    Ok(())
+    Ok(files::remove_others(dir, "golden-", &[".json", SUPPLIED], &file)?)
 }
 
 /// The cases that lie farthest apart, one after the other: first the pair, then what is farthest from all before.
@@ -247,16 +304,20 @@ fn spread(cases: &[Case]) -> f64 {
     pairs.fold(0.0, f64::max)
 }
 
-/// A device's answers for the images of these seeds, asked together.
-fn answers(
+/// A device's answers for these images, asked together.
+fn answers<'a>(
     package: &Package,
     engine: &Engine,
     device: usize,
-    seeds: impl Iterator<Item = u64>,
+    pictures: impl Iterator<Item = &'a Picture>,
 ) -> Result<Vec<Vec<f64>>, InferError> {
     let contract = package.contract.digest();
-    let input = |seed| ModelInput { contract: contract.clone(), plane: image(&package.contract, seed) };
-    engine.score_on(device, &package.key(), seeds.map(input).collect())
+    let plane = |picture: &Picture| match picture {
+        Picture::Seed(seed) => image(&package.contract, *seed),
+        Picture::Given(plane) => plane.clone(),
+    };
+    let input = |picture| ModelInput { contract: contract.clone(), plane: plane(picture) };
+    engine.score_on(device, &package.key(), pictures.map(input).collect())
 }
 
 /// Device and precision of the engine; several devices are all of one kind and compute in one precision.

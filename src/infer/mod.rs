@@ -3,7 +3,7 @@
 //! `card` and `manifest` turn `models/<name>/model.toml` into a proven [`Package`]; `scope` says which instances a
 //! model may see; `engine` batches requests over `torch` (the only user of tch beside `train`), whose native
 //! networks are in `layers` and `nets` (`native` fills them); `aggregate` turns image scores into a study score
-//! (`calibration`), `ood` says how far an image is from what the model knows; `export` writes
+//! (`calibration`), `ood` says how far an image is from what the model knows (`ood_fit`); `export` writes
 //! TorchScript, `import` brings packages in, `golden` compares them with what they answered before. `elsewhere`
 //! and `product` are what a card says of a model that is not run here, `explain` and `occlusion` what in an image speaks for a score. Neighbours: `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above. Left out: pixels, thresholds (they
 //! are in the card, `assess` applies them) and any network socket.
@@ -29,6 +29,7 @@ mod native;
 mod nets;
 mod occlusion;
 mod ood;
+mod ood_fit;
 mod planes;
 mod pool;
 mod precision;
@@ -39,6 +40,7 @@ mod queue;
 pub(crate) mod reference;
 mod scope;
 mod script;
+mod supplied;
 mod torch;
 mod watch;
 mod worker;
@@ -56,7 +58,7 @@ pub use engine::{Engine, EngineOptions, EngineStats, ModelState, Placement, Scor
 pub use error::{EngineError, InferError};
 pub use explain::ExplainError;
 pub use export::{ExportError, export_package, trace, write_package};
-pub use golden::{Golden, GoldenCard, GoldenError, GoldenOutcome, write_golden};
+pub use golden::{Golden, GoldenCard, GoldenError, GoldenOutcome, keep_supplied, write_golden};
 pub use import::{Import, ImportError, Room, Staged, lock, stage};
 pub use layers::{ConvOptions, Forward, conv, dropout, function, linear, norm, relu, sequence};
 pub use manifest::{CardFault, ManifestError, Package, Weights, load_all};
@@ -64,6 +66,7 @@ pub use native::{StartWeights, load_start_weights};
 pub use nets::{Drop as DropOptions, Width, build as build_network};
 pub use occlusion::{Changes, Occlusion, distance};
 pub use ood::{Ood, OodCard};
+pub use ood_fit::{KnownFrame, OodFit, OodFitError, OodMethod, collecting, fit_ood, write_ood};
 pub use planes::spread;
 pub use pool::keep_memory;
 pub use product::{Product, ProductKind, ResultCard};

@@ -57,14 +57,16 @@ enum Rule {
     /// Over outputs that stand alone.
     JointEnergy,
     Mahalanobis(Arc<Gaussians>),
+    /// None yet: the features themselves, for a fit.
+    Features,
 }
 
 #[derive(Debug, PartialEq)]
-struct Gaussians {
-    width: usize,
+pub(super) struct Gaussians {
+    pub(super) width: usize,
     /// Row by row.
-    means: Vec<f64>,
-    precision: Vec<f64>,
+    pub(super) means: Vec<f64>,
+    pub(super) precision: Vec<f64>,
 }
 
 /// Two thousand features make 32 MiB of doubles; no more than 64 classes.
@@ -114,9 +116,28 @@ impl Ood {
         Ok(Self { rule, threshold })
     }
 
+    /// No score, but the features that one can be fitted to.
+    pub(super) fn features() -> Self {
+        Self { rule: Rule::Features, threshold: f64::MAX }
+    }
+
     /// Whether the score is computed from features.
     pub(super) fn needs_features(&self) -> bool {
-        matches!(self.rule, Rule::Mahalanobis(_))
+        matches!(self.rule, Rule::Mahalanobis(_) | Rule::Features)
+    }
+
+    /// A study with an image above it is abstained from.
+    pub fn threshold(&self) -> f64 {
+        self.threshold
+    }
+
+    /// What stands behind an image's probabilities: its score.
+    pub(super) fn answer(&self, logits: &[f64], features: &[f64]) -> Result<Vec<f64>, InferError> {
+        match self.rule {
+            Rule::Features if features.iter().all(|v| v.is_finite()) => Ok(features.to_vec()),
+            Rule::Features => Err(not_finite()),
+            _ => self.score(logits, features).map(|score| vec![score]),
+        }
     }
 
     /// Whether a score is too far for a statement.
@@ -134,9 +155,14 @@ impl Ood {
             }
             Rule::JointEnergy => -logits.iter().map(|v| v.max(0.0) + (-v.abs()).exp().ln_1p()).sum::<f64>(),
             Rule::Mahalanobis(gaussians) => gaussians.distance(features)?,
+            Rule::Features => f64::NAN,
         };
-        if score.is_finite() { Ok(score) } else { Err(InferError::BadOutput("its features are not finite".to_owned())) }
+        if score.is_finite() { Ok(score) } else { Err(not_finite()) }
     }
+}
+
+fn not_finite() -> InferError {
+    InferError::BadOutput("its features are not finite".to_owned())
 }
 
 impl Gaussians {
@@ -168,7 +194,7 @@ impl Gaussians {
     }
 
     /// Squared distance from the nearest mean.
-    fn distance(&self, features: &[f64]) -> Result<f64, InferError> {
+    pub(super) fn distance(&self, features: &[f64]) -> Result<f64, InferError> {
         if features.len() != self.width {
             let reason = format!("it has {} features, the card's file is for {}", features.len(), self.width);
             return Err(InferError::BadOutput(reason));

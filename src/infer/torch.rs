@@ -33,6 +33,7 @@ const NO_FEATURES: &str =
     "ood.method \"mahalanobis\" needs a network that returns a pair: its outputs, and one row of features an image";
 /// After Grad-CAM of a network failed it is left alone for so long: to read it again keeps those waiting who want scores.
 const GRAD_CAM_AFTER: Duration = Duration::from_secs(60);
+const NO_TENSOR: &str = "it is neither a tensor nor a pair of tensors, outputs and features";
 /// How far probabilities over groups may miss a sum of 1: half-precision networks are off by some 1e-3.
 const SUM_TOLERANCE: f64 = 5e-3;
 
@@ -274,7 +275,7 @@ impl LoadedModel {
         let columns = self.package.columns as i64;
         let with_features = self.package.needs_features();
         let (output, features) = match &self.network {
-            Network::Script(module) if !with_features => (module.forward_ts(&[input]).map_err(torch)?, None),
+            Network::Script(module) if !with_features => (one_output(module, input)?, None),
             Network::Script(module) if self.package.weights == Weights::TorchScript => two_outputs(module, input)?,
             // As `script_of` joined them.
             Network::Script(module) => {
@@ -309,9 +310,21 @@ impl LoadedModel {
         let used: Vec<f64> = self.package.column_of.iter().map(|c| raw.outputs[*c]).collect();
         let mut answer = probabilities(self.package.activation, &used)?;
         if let Some(ood) = &self.package.ood {
-            answer.push(ood.score(&used, &raw.features)?);
+            answer.extend(ood.answer(&used, &raw.features)?);
         }
         Ok(answer)
+    }
+}
+
+/// A network's output, of one that gives its features too where nobody asks for them.
+fn one_output(module: &CModule, input: Tensor) -> Result<Tensor, InferError> {
+    match module.forward_is(&[IValue::Tensor(input)]).map_err(|e| torch_error(&e))? {
+        IValue::Tensor(output) => Ok(output),
+        IValue::Tuple(parts) => match parts.into_iter().next() {
+            Some(IValue::Tensor(output)) => Ok(output),
+            _ => Err(InferError::BadOutput(NO_TENSOR.to_owned())),
+        },
+        _ => Err(InferError::BadOutput(NO_TENSOR.to_owned())),
     }
 }
 

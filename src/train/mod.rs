@@ -94,6 +94,13 @@ pub fn run(options: &TrainOptions, progress: &(dyn Fn(Event) + Sync)) -> anyhow:
     if place.exists() && !options.replace {
         tracing::warn!(folder = %place.display(), "a package is there: another one will need --replace in the end");
     }
+    let is_torchvisions = matches!(recipe.network.architecture, nets::TrainableArchitecture::Torchvision(_));
+    if is_torchvisions && recipe.network.start_weights.is_none() {
+        tracing::warn!(
+            "the network starts from random weights, which takes far more images and epochs than from ImageNet's: give \
+             network.start_weights (docs/training.md, \"Start weights\")"
+        );
+    }
     let (work_dir, _lock) = work_dir(options, &recipe)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if options.threads == 0 { cores } else { options.threads };

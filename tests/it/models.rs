@@ -1,5 +1,7 @@
 //! Packages as a site brings them in: added, verified against golden values, several at once.
 
+mod supplied;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +10,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Node, NodeOptions, Pacs, dicom_files, element, phantoms, root, run, run_ok, sidelight, storescu, wait_for,
+    Node, NodeOptions, Pacs, dicom_files, element, phantoms, reference_python, root, run, run_ok, sidelight, storescu,
+    wait_for,
 };
 
 /// A folder of packages with copies of the demo models' and a card that has no weights yet.
@@ -258,6 +261,32 @@ fn cards_and_the_sites_mix_decide_a_studys_score() {
     assert!(!output.status.success() && said.contains("was estimated for other@1.0.0#"), "{said}");
 }
 
+/// In place of the node's studies, 600 of a site whose mix is .6, .3, .1: of three kinds of image, each as frequent in a group
+/// as `kinds` says, with the posteriors that a model gives them that was trained on .2, .3, .5.
+const MIXED: &str = r#"
+import json, sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.row_factory = sqlite3.Row
+trained, site, kinds = [.2, .3, .5], [.6, .3, .1], [[.7, .2, .1], [.2, .6, .2], [.1, .2, .7]]
+score = dict(db.execute("SELECT * FROM scores WHERE purpose = 'race'").fetchone())
+instance = dict(db.execute("SELECT * FROM instances WHERE sop_instance = ?", [score["sop_instance"]]).fetchone())
+study = dict(db.execute("SELECT * FROM studies WHERE study = ?", [instance["study"]]).fetchone())
+db.execute("DELETE FROM scores WHERE purpose = 'race'")
+def insert(table, row):
+    db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+n = 0
+for kind in kinds:
+    posterior = [t * k for t, k in zip(trained, kind)]
+    outputs = json.dumps([p / sum(posterior) for p in posterior])
+    for _ in range(round(600 * sum(s * k for s, k in zip(site, kind)))):
+        n += 1
+        ids = {"study": f"1.2.{n}", "sop_instance": f"1.2.{n}.1"}
+        insert("studies", study | {"study": ids["study"]})
+        insert("instances", instance | ids | {"header": json.dumps(json.loads(instance["header"]) | ids)})
+        insert("scores", score | {"sop_instance": ids["sop_instance"], "outputs": outputs})
+db.commit()
+"#;
+
 #[test]
 fn the_sites_mix_needs_many_studies_and_every_reading_is_logged() {
     let folder = tempfile::tempdir().expect("temporary folder");
@@ -296,6 +325,28 @@ fn the_sites_mix_needs_many_studies_and_every_reading_is_logged() {
         let said = ask(more);
         assert!(said.contains(expected) && !said.contains("race scores were read"), "{said}");
     }
+
+    // With studies enough the mix comes out, and nothing else is told or written.
+    let config = node.config.clone();
+    assert!(node.stop().success());
+    let index = folder.path().join("data/index.sqlite");
+    run_ok(Command::new(reference_python()).args(["-c", MIXED]).arg(index));
+    let mut command = sidelight(&["profile", "prior", shares, "--out"]);
+    let output = run(command.arg(&out).arg("--config").arg(&config));
+    let (told, logged) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && told.contains("estimated from 600 studies"), "{told}{logged}");
+    assert_eq!(logged.matches("race scores were read for an estimate of the site's mix of groups").count(), 600);
+    let prior: Value = serde_json::from_slice(&fs::read(&out).expect("written")).expect("JSON");
+    assert_eq!((&prior["studies"], &prior["groups"]), (&600.into(), &serde_json::json!(["Asian", "Black", "White"])));
+    for (found, expected) in prior["site"].as_array().expect("shares").iter().zip([0.6, 0.3, 0.1]) {
+        assert!((found.as_f64().expect("a share") - expected).abs() < 1e-3, "{prior}");
+    }
+    // And is what `analyse` takes.
+    let mut command = sidelight(&["analyse", "--json", "--config", "conf/demo.toml", "--set"]);
+    command.arg(format!("models.race_prior={}", out.display())).arg("--out").arg(folder.path().join("out"));
+    let result: Value = serde_json::from_str(&run_ok(command.args(&images))).expect("JSON");
+    let digest = sidelight::domain::Digest::of(&fs::read(&out).expect("written"));
+    assert_eq!(result["models"]["race"]["prior"], digest.as_str());
 }
 
 #[test]

@@ -176,3 +176,20 @@ for name, image, options in [("grey", grey, {}), ("colour", colour, {"subsamplin
         assert!(normalise_any_file(&file, contracts, Frames::default(), &Limits::default()).is_err(), "{name}, cut");
     }
 }
+
+#[test]
+fn a_recipe_without_start_weights_says_that_it_starts_at_random() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let train = |recipe: &Path| {
+        let output = run(sidelight(&["train"]).arg(recipe).arg("--out").arg(folder.path().join("out")));
+        assert!(!output.status.success(), "there is no table of images: {output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let recipe = folder.path().join("chest.toml");
+    fs::copy(crate::support::root().join("models/recipes/chest-resnet34.toml"), &recipe).expect("copied");
+    let said = train(&recipe);
+    assert!(said.contains("starts from random weights") && said.contains("chest.csv"), "{said}");
+    fs::write(&recipe, RECIPE).expect("writable");
+    let said = train(&recipe);
+    assert!(!said.contains("random weights") && said.contains("table.csv"), "{said}");
+}

@@ -70,6 +70,27 @@ def distances(folder):
     }
 
 
+def ledoit_wolf():
+    """Covariance shrunk toward its mean variance, by the definitions of Ledoit and Wolf 2004: 25 images, 40 features."""
+    features = random.normal(0, 1, (25, 8)) @ random.normal(0, 1, (8, 40)) + random.normal(0, 0.5, (25, 40)) + 3.0
+    mean = features.mean(axis=0)
+    off = features - mean
+    n, d = off.shape
+    covariance = off.T @ off / n
+    inner = lambda a, b: np.trace(a @ b.T) / d
+    level = inner(covariance, np.eye(d))
+    apart = inner(covariance - level * np.eye(d), covariance - level * np.eye(d))
+    error = sum(inner(np.outer(x, x) - covariance, np.outer(x, x) - covariance) for x in off) / n**2
+    shrinkage = min(error, apart) / apart
+    precision = np.linalg.inv(shrinkage * level * np.eye(d) + (1 - shrinkage) * covariance)
+    return {
+        "features": features.tolist(),
+        "mean": mean.tolist(),
+        "shrinkage": shrinkage,
+        "precision": precision.tolist(),
+    }
+
+
 def write(path, tensors):
     header, parts, at = {}, [], 0
     for name, array in tensors.items():
@@ -82,5 +103,5 @@ def write(path, tensors):
 
 
 folder = Path(sys.argv[1])
-cases = {"calibration": calibrations(), "energy": energies(), "distance": distances(folder)}
+cases = {"calibration": calibrations(), "energy": energies(), "distance": distances(folder), "ledoit_wolf": ledoit_wolf()}
 (folder / "cases.json").write_text(json.dumps(cases))

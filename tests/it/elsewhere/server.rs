@@ -14,7 +14,7 @@ use crate::support::{Node, Pacs, element, free_port, reference_python, run, run_
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Two numbers of each image that anybody can compute again. While a file `strange` lies beside it, what it says of an
+/// Two numbers of each image that anybody can compute again; the sizes of the batches are written to `batches`. While a file `strange` lies beside it, what it says of an
 /// image that is not blank is no probability.
 const RUNTIME: &str = r#"
 import os
@@ -30,6 +30,8 @@ class Means(MLModel):
         given = payload.inputs[0]
         images = np.array(given.data, dtype=np.float64).reshape(given.shape)
         assert images.shape[1:] == (1, 128, 128), images.shape
+        with open("batches", "a") as batches:
+            batches.write(f"{len(images)}\n")
         scores = np.stack([images.mean(axis=(1, 2, 3)), images.std(axis=(1, 2, 3))], axis=1)
         if os.path.exists("strange"):
             scores[scores[:, 0] > 0] += 1
@@ -120,7 +122,7 @@ fn a_model_server_scores_what_the_node_normalised_and_its_silence_is_told() {
     let port = free_port();
     let sections = format!(
         "[input]\ncontract = \"minmax-unit\"\nsize = 128\n[server]\nurl = \"http://127.0.0.1:{port}\"\nmodel = \"chest\"\n\
-         version = \"3\"\ninput = \"image\"\noutputs = [\"scores\"]\nwait = \"3s\"\npause = \"500ms\"\nretries = 1\n\
+         version = \"3\"\ninput = \"image\"\noutputs = [\"scores\"]\nbatch_delay = \"3s\"\nwait = \"3s\"\npause = \"500ms\"\nretries = 1\n\
          failures_max = 2\n"
     );
     let models = models(folder.path(), &[("served", &card("served", "open-inference", &sections))]);
@@ -157,6 +159,10 @@ fn a_model_server_scores_what_the_node_normalised_and_its_silence_is_told() {
         let dump = run_ok(Command::new("dsrdump").arg(&report));
         assert!(dump.contains("card=") && dump.contains("contract=minmax-unit"), "{dump}");
     }
+
+    // The two images came to the server in one request, whatever study they are of.
+    let batches = fs::read_to_string(folder.path().join("mlserver/batches")).expect("batches");
+    assert!(batches.lines().any(|images| images == "2"), "{batches}");
 
     // The server is gone: the image waits for it, then goes on without its score, and the report says so.
     drop(server);
