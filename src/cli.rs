@@ -1,9 +1,10 @@
 //! The command line: what `sidelight` understands, and the help that teaches it.
 //!
-//! Types only; `models` has those of packages and profiles, single arguments are parsed in `values`, `main` dispatches,
+//! Types only; `models` has those of packages and profiles, `labels` those of labels, single arguments are parsed in `values`, `main` dispatches,
 //! and [`Settings`] become the topmost layer of the configuration. clap ends wrong use with exit code 2. Left out: doing
 //! anything.
 
+mod labels;
 mod models;
 mod values;
 
@@ -15,6 +16,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::domain::{AeTitle, StudyState, Uid};
 use crate::phantom::World;
 
+pub use labels::{Labels, LabelsImport};
 pub use models::{Model, ModelAdd, Profile, ProfileFit};
 pub use values::{ImageSize, PeerAddress};
 use values::{key_value, study_states};
@@ -117,6 +119,17 @@ Examples:
     )]
     Results(Results),
 
+    /// What is true of studies: outcomes and self-reported race, for `profile fit --index`
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight labels import outcomes.csv --dry-run --rejects rejected.csv   # what would be taken, and what not, and why
+  sidelight labels import outcomes.csv
+  sidelight profile fit --index --out profile.json"
+    )]
+    Labels(Labels),
+
     /// Copy the data folder as it is at one moment, while the node runs
     ///
     /// DIR becomes a data folder of its own: index, objects, reports. To restore, put it where store.data_dir points,
@@ -177,7 +190,11 @@ Examples:
 Examples:
   sidelight analyse cohort/ --out scores/ --with-posteriors
   sidelight profile fit --results scores/result.json --labels cohort/labels.csv --out profile.json
-  sidelight profile show profile.json"
+  sidelight profile show profile.json
+  sidelight profile fit --index --out new.json            # from the node's own studies, once they have labels
+  sidelight profile diff profile.json new.json
+  sidelight profile sign new.json --key site.pem
+  sidelight profile check new.json"
     )]
     Profile(Profile),
 

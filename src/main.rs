@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
-use sidelight::cli::{Cli, Command, Model, ModelAdd, Profile, Results, Settings, Studies, Train};
+use sidelight::cli::{Cli, Command, Labels, Model, ModelAdd, Profile, Results, Settings, Studies, Train};
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
 use sidelight::phantom::{PhantomOptions, World};
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use commands::{analyse, check, cohort, folder, models, prior, results, studies, tools};
+use commands::{analyse, check, cohort, folder, labels, models, prior, profiles, results, studies, tools};
 
 /// Wrong use: arguments or configuration.
 const WRONG_USE: u8 = 2;
@@ -108,6 +108,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let import = results::Import { file: &options.file, model: &options.model, dry: options.dry_run };
             runtime(0)?.block_on(results::import(&config, import, options.table.json))
         }
+        Command::Labels(Labels::Import(options)) => {
+            let config = load(&settings, false)?;
+            runtime(0)?.block_on(labels::import(&config, &options))
+        }
         Command::Backup(options) => {
             let config = load(&settings, false)?;
             let files = if options.copy { Files::Copied } else { Files::Linked };
@@ -155,9 +159,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = load(&settings, false)?;
             let bootstrap = options.bootstrap.unwrap_or(1000) as usize;
             let fit = cohort::fit_options(config.node.name.clone(), bootstrap, options.seed, config.risk.delta);
-            cohort::fit(&options.results, &options.labels, &options.out, &fit, options.table.json)
+            runtime(0)?.block_on(cohort::fit(&config, &options, &fit))
         }
         Command::Profile(Profile::Show { profile, table }) => cohort::show(&profile, table.json),
+        Command::Profile(Profile::Approve { id, key }) => {
+            profiles::approve(&load(&settings, false)?, id.as_deref(), key.as_deref())
+        }
+        Command::Profile(Profile::Check { profile, table }) => {
+            profiles::check(&load(&settings, false)?, profile.as_deref(), table.json)
+        }
+        Command::Profile(Profile::Diff { old, new, table }) => profiles::diff(&old, &new, table.json),
+        Command::Profile(Profile::Key { out }) => profiles::key(&out),
+        Command::Profile(Profile::Sign { profile, key }) => profiles::sign(&profile, &key),
         Command::Echo(options) => {
             let config = load(&settings, false)?;
             let peer = Peer { ae_title: options.peer.ae_title, host: options.peer.host, port: options.peer.port };

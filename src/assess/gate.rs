@@ -9,6 +9,7 @@ use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
 use super::curves::ScoreRow;
+use crate::stats::loops::dot;
 use crate::stats::{ClusterBootstrap, Design, NumericsError, Ridge, chi_square_tail, expit, logistic};
 
 /// The result for one finding.
@@ -61,13 +62,12 @@ pub(super) fn test(
     let (null_fit, full_fit) = (fit(&null)?, fit(&full)?);
     let statistic = (2.0 * (full_fit.log_likelihood - null_fit.log_likelihood)).max(0.0);
     let scores = whitened_scores(cases, groups, &full, &null_fit.coefficients, bootstrap.clusters)?;
+    let columns: Vec<Vec<f64>> = (0..extra).map(|k| scores.iter().skip(k).step_by(extra).copied().collect()).collect();
+    let simd = pulp::Arch::new();
     let as_large = bootstrap
         .map_signs(draws, |signs| {
-            let mut sum = vec![0.0; extra];
-            for (sign, score) in signs.iter().zip(scores.chunks_exact(extra)) {
-                sum.iter_mut().zip(score).for_each(|(s, v)| *s += sign * v);
-            }
-            sum.iter().map(|s| s * s).sum::<f64>() >= statistic
+            let along = |column: &Vec<f64>| simd.dispatch(|| dot(signs, column));
+            columns.iter().map(|column| along(column).powi(2)).sum::<f64>() >= statistic
         })
         .into_iter()
         .filter(|&larger| larger)

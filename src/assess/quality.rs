@@ -106,15 +106,18 @@ fn cross_fitted(
     }
     let class: Vec<usize> = rows.iter().map(|(o, _)| o.group).collect();
     let mut posteriors = vec![vec![0.0; layout.groups]; rows.len()];
+    let mut start: Option<Vec<f64>> = None;
     for fold in 0..FOLDS {
         let weights: Vec<f64> = rows.iter().map(|(o, _)| f64::from(u8::from(fold_of[o.patient] != fold))).collect();
-        let fitted = multinomial(&design, &class, layout.groups, &weights, &race_ridge(layout), None)?;
+        let fitted = multinomial(&design, &class, layout.groups, &weights, &race_ridge(layout), start.as_deref())?;
         for (i, posterior) in posteriors.iter_mut().enumerate().filter(|(i, _)| weights[*i] == 0.0) {
             for (value, beta) in posterior[1..].iter_mut().zip(fitted.coefficients.chunks_exact(design.columns())) {
                 *value = design.row(i).iter().zip(beta).map(|(x, b)| x * b).sum();
             }
             softmax(posterior);
         }
+        // Most of the next fold's rows are this one's.
+        start = Some(fitted.coefficients);
     }
     Ok(posteriors)
 }

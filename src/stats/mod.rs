@@ -3,21 +3,30 @@
 //! Nothing here knows of images, studies or files; seeds are arguments and every result is the same on every
 //! run and for every number of threads. Neighbours: `assess` uses it. Left out: what the numbers mean.
 
+mod ascent;
 mod auc;
 mod bootstrap;
 mod calibration;
 mod distribution;
+mod isotonic;
 mod logistic;
+pub mod loops;
 mod multinomial;
 mod multiple;
 mod newton;
 mod prior;
+#[cfg(test)]
+pub(crate) mod reference;
+#[cfg(test)]
+mod reference_tests;
 mod spline;
 
+pub use ascent::{Ascent, inverse};
 pub use auc::{AucEstimate, auc, delong, delong_clustered};
 pub use bootstrap::ClusterBootstrap;
 pub use calibration::{calibration_error, classwise_calibration_error};
 pub use distribution::{Z_95, chi_square_tail, expit, logit, quantile, softmax, standard_deviation, wilson};
+pub use isotonic::{Isotonic, isotonic};
 pub use logistic::logistic;
 pub use multinomial::multinomial;
 pub use multiple::holm;

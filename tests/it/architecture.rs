@@ -25,6 +25,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("sqlx::", &["store"]),
     ("tch::", &["infer", "train"]),
     ("axum::", &["web"]),
+    ("use ring::", &["assess", "commands"]),
     ("hyper::", &["web", "wire", "deliver", "remote"]),
     ("clap::", &["cli", "main"]),
     ("dicom_ul::", &["wire", "receive"]),

@@ -20,6 +20,7 @@ mod models;
 mod offline;
 mod orthanc;
 mod pixels;
+mod profiles;
 mod query;
 mod receive;
 mod report;

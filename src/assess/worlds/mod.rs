@@ -1,9 +1,10 @@
 //! Worlds with a known truth, at the level of scores (method.md §5): each is planted, then must be recovered.
-//! `told` tests what is said, and to whom.
+//! `told` tests what is said, and to whom; `numerics` the numbers beside independent fits.
 //!
 //! z ~ N(mean_g, 1.2), P(y = 1) = expit(−.2 + z + a_g + b_g z); race logits are those of a Gaussian discriminant
 //! with separation d between groups, so their posteriors are exactly calibrated where `sharpening` is 1.
 
+mod numerics;
 mod told;
 
 use rand::{Rng, SeedableRng};
