@@ -35,29 +35,7 @@ impl Ensemble {
     }
 
     pub(super) fn quantities(&self, layout: &Layout, at: &ScoreRow) -> Drawn {
-        pulp::Arch::new().dispatch(|| {
-            let shifts = layout.terms + layout.admitted.len();
-            let common = self.linear(&at.0, 0);
-            let mut event_logit = vec![common; layout.admitted.len()];
-            for (position, logit) in event_logit.iter_mut().enumerate() {
-                add_scaled(logit, 1.0, self.parameter(layout.terms + position));
-                if let Some(slope) = layout.sloped.iter().position(|&p| p == position) {
-                    add_scaled(logit, at.x(), self.parameter(shifts + slope));
-                }
-            }
-            let event: Vec<Vec<f64>> =
-                event_logit.iter().map(|logits| logits.iter().map(|l| expit(*l)).collect()).collect();
-            let mix = self.classes(layout.groups, &at.0, layout.curve_len());
-            let (mut sum, mut weight) = (vec![0.0; self.draws], vec![0.0; self.draws]);
-            for (&g, own) in layout.admitted.iter().zip(&event) {
-                add_scaled(&mut weight, 1.0, &mix[g]);
-                sum.iter_mut().zip(&mix[g]).zip(own).for_each(|((sum, w), c)| *sum += w * c);
-            }
-            let means = sum.iter().zip(&weight).zip(&event[0]);
-            let expected = means.map(|((sum, weight), first)| if *weight > 0.0 { sum / weight } else { *first });
-            let expected = expected.collect();
-            Drawn { event, event_logit, expected }
-        })
+        pulp::Arch::new().dispatch(AtScore { ensemble: self, layout, at })
     }
 
     /// Σ (π_g − w_g) c_g with the π of each draw and the curves of `point`; `None` without a race part.
@@ -68,18 +46,8 @@ impl Ensemble {
         log_ratios: &[f64],
         point: &Quantities,
     ) -> Option<Vec<f64>> {
-        if !layout.race {
-            return None;
-        }
-        let row = layout.race_row(at, log_ratios);
-        Some(pulp::Arch::new().dispatch(|| {
-            let posterior = self.classes(layout.groups, &row, layout.curve_len() + layout.mix_len());
-            let mut excess = vec![0.0; self.draws];
-            for (&g, c) in layout.admitted.iter().zip(&point.event) {
-                add_scaled(&mut excess, c - point.expected, &posterior[g]);
-            }
-            excess
-        }))
+        let row = layout.race.then(|| layout.race_row(at, log_ratios))?;
+        Some(pulp::Arch::new().dispatch(ExcessAt { ensemble: self, layout, row: &row, point }))
     }
 
     /// Σ row_j β_j, with the parameters that begin at `from`.
@@ -110,6 +78,65 @@ impl Ensemble {
             value.iter_mut().zip(&total).for_each(|(value, total)| *value /= total);
         }
         all
+    }
+}
+
+/// A type and no closure: what is dispatched has to be inlined into the code that may use AVX2.
+struct AtScore<'a> {
+    ensemble: &'a Ensemble,
+    layout: &'a Layout,
+    at: &'a ScoreRow,
+}
+
+impl pulp::WithSimd for AtScore<'_> {
+    type Output = Drawn;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Drawn {
+        let Self { ensemble, layout, at } = self;
+        let shifts = layout.terms + layout.admitted.len();
+        let common = ensemble.linear(&at.0, 0);
+        let mut event_logit = vec![common; layout.admitted.len()];
+        for (position, logit) in event_logit.iter_mut().enumerate() {
+            add_scaled(logit, 1.0, ensemble.parameter(layout.terms + position));
+            if let Some(slope) = layout.sloped.iter().position(|&p| p == position) {
+                add_scaled(logit, at.x(), ensemble.parameter(shifts + slope));
+            }
+        }
+        let mut event = event_logit.clone();
+        event.iter_mut().for_each(|own| own.iter_mut().for_each(|value| *value = expit(*value)));
+        let mix = ensemble.classes(layout.groups, &at.0, layout.curve_len());
+        let (mut sum, mut weight) = (vec![0.0; ensemble.draws], vec![0.0; ensemble.draws]);
+        for (&g, own) in layout.admitted.iter().zip(&event) {
+            add_scaled(&mut weight, 1.0, &mix[g]);
+            sum.iter_mut().zip(&mix[g]).zip(own).for_each(|((sum, w), c)| *sum += w * c);
+        }
+        for ((sum, weight), first) in sum.iter_mut().zip(&weight).zip(&event[0]) {
+            *sum = if *weight > 0.0 { *sum / weight } else { *first };
+        }
+        Drawn { event, event_logit, expected: sum }
+    }
+}
+
+struct ExcessAt<'a> {
+    ensemble: &'a Ensemble,
+    layout: &'a Layout,
+    row: &'a [f64],
+    point: &'a Quantities,
+}
+
+impl pulp::WithSimd for ExcessAt<'_> {
+    type Output = Vec<f64>;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Vec<f64> {
+        let Self { ensemble, layout, row, point } = self;
+        let posterior = ensemble.classes(layout.groups, row, layout.curve_len() + layout.mix_len());
+        let mut excess = vec![0.0; ensemble.draws];
+        for (&g, c) in layout.admitted.iter().zip(&point.event) {
+            add_scaled(&mut excess, c - point.expected, &posterior[g]);
+        }
+        excess
     }
 }
 

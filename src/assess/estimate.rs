@@ -118,25 +118,50 @@ impl Estimator {
     /// The parameters of one draw, by how often it has each patient; `None` where it has no solution. They are the
     /// maximum to a thousandth of a standard error.
     pub(super) fn refit(&self, point: &Point, patients: &[f64], memory: &mut Memory) -> Option<Vec<f64>> {
-        let Memory { drawn, ascent } = memory;
-        self.rows.draw(patients, drawn);
+        self.rows.draw(patients, &mut memory.drawn);
         let mut parameters = point.parameters.clone();
         let mut rest = parameters.as_mut_slice();
-        for (part, inverse) in point.inverses.iter().enumerate() {
+        for part in 0..self.parts() {
             let (beta, others) = std::mem::take(&mut rest).split_at_mut(self.length(part));
-            let ridge = self.ridge(part, point.shrinkage);
-            let start = beta.to_vec();
-            let reached = ascent.climb(beta, inverse, |beta, out| match part {
-                0 => self.rows.curve_gradient(drawn, &ridge, beta, out),
-                _ => self.rows.class_gradient(drawn, part == 2, &ridge, beta, out),
-            });
-            if !reached {
-                let fitted = self.fit_part(part, patients, point.shrinkage, Some(&start)).ok()?;
-                beta.copy_from_slice(&fitted.coefficients);
-            }
+            self.climb(part, point, patients, memory, beta).ok()?;
             rest = others;
         }
         Some(parameters)
+    }
+
+    /// The race part alone, for these patients.
+    pub(super) fn recalibrate(
+        &self,
+        point: &Point,
+        patients: &[f64],
+        memory: &mut Memory,
+    ) -> Result<Vec<f64>, NumericsError> {
+        self.rows.draw(patients, &mut memory.drawn);
+        let mut beta = point.parameters[self.length(0) + self.length(1)..].to_vec();
+        self.climb(2, point, patients, memory, &mut beta)?;
+        Ok(beta)
+    }
+
+    /// From the cohort's `beta` to that of the patients that were drawn into the memory.
+    fn climb(
+        &self,
+        part: usize,
+        point: &Point,
+        patients: &[f64],
+        memory: &mut Memory,
+        beta: &mut [f64],
+    ) -> Result<(), NumericsError> {
+        let Memory { drawn, ascent } = memory;
+        let ridge = self.ridge(part, point.shrinkage);
+        let start = beta.to_vec();
+        let reached = ascent.climb(beta, &point.inverses[part], |beta, out| match part {
+            0 => self.rows.curve_gradient(drawn, &ridge, beta, out),
+            _ => self.rows.class_gradient(drawn, part == 2, &ridge, beta, out),
+        });
+        if !reached {
+            beta.copy_from_slice(&self.fit_part(part, patients, point.shrinkage, Some(&start))?.coefficients);
+        }
+        Ok(())
     }
 
     /// As [`Estimator::refit`], by Newton's method alone.
@@ -209,7 +234,7 @@ fn curve_ridge(layout: &Layout, s: Shrinkage) -> Ridge {
 }
 
 /// The prior of the race part: trust the race model (log-ratios enter as they are), unit doubt about that.
-pub(super) fn race_ridge(layout: &Layout) -> Ridge {
+fn race_ridge(layout: &Layout) -> Ridge {
     let columns = layout.terms + layout.groups - 1;
     let mut ridge = Ridge::uniform(layout.race_len(), FAINT);
     for class in 0..layout.groups - 1 {

@@ -199,19 +199,25 @@ fn begin_finding(
     let sloped = (0..admitted.len()).filter(|&p| profile.groups[admitted[p]].slope).collect();
     let race = cohort.race_model.is_some();
     let mut layout = Layout { groups: profile.groups.len(), admitted, sloped, terms: scale.terms(), race };
+    let mut estimator = Estimator::new(layout.clone(), &scale, &observations);
+    let mut point = estimator.fit(bootstrap.clusters).map_err(numerics)?;
     if race {
-        profile.race =
-            quality::measure(&layout, &scale, &observations, bootstrap).map_err(numerics)?.map(rounded_quality);
+        let mut memory = Memory::default();
+        let recalibrate = |patients: &[f64]| estimator.recalibrate(&point, patients, &mut memory);
+        let measured = quality::measure(&layout, &scale, &observations, bootstrap, recalibrate).map_err(numerics)?;
+        profile.race = measured.map(rounded_quality);
+        if profile.race.is_none() {
+            layout.race = false;
+            estimator = Estimator::new(layout.clone(), &scale, &observations);
+            point = estimator.fit(bootstrap.clusters).map_err(numerics)?;
+        }
     }
-    layout.race = profile.race.is_some();
     let rows = score_rows(&scale, &observations);
     let cases: Vec<gate::Case<'_>> =
         observations.iter().zip(&rows).filter_map(|(o, at)| case(&layout, o, at)).collect();
     let tested =
         gate::test(&cases, layout.admitted.len(), bootstrap, 2 * options.bootstrap as u64).map_err(numerics)?;
     profile.gate = Some(tested);
-    let estimator = Estimator::new(layout.clone(), &scale, &observations);
-    let point = estimator.fit(bootstrap.clusters).map_err(numerics)?;
     let work = Work { layout, scale, z_low, z_high, estimator, point };
     Ok(Begun { profile, observations, work: Some(work) })
 }

@@ -9,7 +9,7 @@ use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
 use super::curves::ScoreRow;
-use crate::stats::loops::dot;
+use crate::stats::loops::dot_wide;
 use crate::stats::{ClusterBootstrap, Design, NumericsError, Ridge, chi_square_tail, expit, logistic};
 
 /// The result for one finding.
@@ -63,11 +63,9 @@ pub(super) fn test(
     let statistic = (2.0 * (full_fit.log_likelihood - null_fit.log_likelihood)).max(0.0);
     let scores = whitened_scores(cases, groups, &full, &null_fit.coefficients, bootstrap.clusters)?;
     let columns: Vec<Vec<f64>> = (0..extra).map(|k| scores.iter().skip(k).step_by(extra).copied().collect()).collect();
-    let simd = pulp::Arch::new();
     let as_large = bootstrap
         .map_signs(draws, |signs| {
-            let along = |column: &Vec<f64>| simd.dispatch(|| dot(signs, column));
-            columns.iter().map(|column| along(column).powi(2)).sum::<f64>() >= statistic
+            columns.iter().map(|column| dot_wide(signs, column).powi(2)).sum::<f64>() >= statistic
         })
         .into_iter()
         .filter(|&larger| larger)

@@ -90,97 +90,131 @@ impl Rows {
 
     /// The gradient of the penalised likelihood of the curves.
     pub(super) fn curve_gradient(&self, drawn: &mut Drawn, ridge: &Ridge, beta: &[f64], out: &mut [f64]) {
-        let (layout, tile) = (&self.layout, &mut drawn.tile);
         penalty(ridge, beta, out);
-        tile.resize(TILE, 0.0);
-        pulp::Arch::new().dispatch(|| {
-            for (position, &group) in layout.admitted.iter().enumerate() {
-                let (rows, weights) = (&drawn.segments[group], &drawn.weights[group]);
-                let shift = layout.terms + position;
-                let slope = layout.sloped.iter().position(|&p| p == position);
-                let slope = slope.map(|at| layout.terms + layout.admitted.len() + at);
-                for from in (0..weights.len()).step_by(TILE) {
-                    let tile = &mut tile[..TILE.min(weights.len() - from)];
-                    let own = from..from + tile.len();
-                    tile.fill(beta[0] + beta[shift]);
-                    for (j, column) in rows.columns[..layout.terms - 1].iter().enumerate() {
-                        // The first function of the score is x itself.
-                        let own_slope = slope.filter(|_| j == 0).map_or(0.0, |at| beta[at]);
-                        add_scaled(tile, beta[1 + j] + own_slope, &column[own.clone()]);
-                    }
-                    let (outcomes, weights) = (&rows.outcome[own.clone()], &weights[own.clone()]);
-                    for ((value, y), w) in tile.iter_mut().zip(outcomes).zip(weights) {
-                        *value = w * (y - expit(*value));
-                    }
-                    let total = sum(tile);
-                    out[0] += total;
-                    out[shift] += total;
-                    for (j, column) in rows.columns[..layout.terms - 1].iter().enumerate() {
-                        let along = dot(tile, &column[own.clone()]);
-                        out[1 + j] += along;
-                        if let Some(at) = slope.filter(|_| j == 0) {
-                            out[at] += along;
-                        }
-                    }
-                }
-            }
-        });
+        pulp::Arch::new().dispatch(CurvePass { layout: &self.layout, drawn, beta, out });
     }
 
     /// The gradient of the penalised likelihood of the mix, or with `race` of the race part.
     pub(super) fn class_gradient(&self, drawn: &mut Drawn, race: bool, ridge: &Ridge, beta: &[f64], out: &mut [f64]) {
-        let (layout, tile) = (&self.layout, &mut drawn.tile);
         penalty(ridge, beta, out);
-        let others = layout.groups - 1;
-        let columns = layout.terms - 1 + if race { others } else { 0 };
-        tile.resize((others + 2) * TILE, 0.0);
-        pulp::Arch::new().dispatch(|| {
-            for (group, (rows, weights)) in drawn.segments.iter().zip(&drawn.weights).enumerate() {
-                let length = if race { rows.raced } else { weights.len() };
-                for from in (0..length).step_by(TILE) {
-                    let size = TILE.min(length - from);
-                    let own = from..from + size;
-                    let (top, rest) = tile.split_at_mut(TILE);
-                    let (total, logits) = rest.split_at_mut(TILE);
-                    let (top, total) = (&mut top[..size], &mut total[..size]);
-                    top.fill(0.0);
-                    for (logit, beta) in logits.chunks_exact_mut(TILE).zip(beta.chunks_exact(1 + columns)) {
-                        let logit = &mut logit[..size];
-                        logit.fill(beta[0]);
-                        for (column, b) in rows.columns.iter().zip(&beta[1..]) {
-                            add_scaled(logit, *b, &column[own.clone()]);
-                        }
-                        for (top, logit) in top.iter_mut().zip(&*logit) {
-                            *top = if *logit > *top { *logit } else { *top };
-                        }
-                    }
-                    for (total, top) in total.iter_mut().zip(&*top) {
-                        *total = exp(-top);
-                    }
-                    for logit in logits.chunks_exact_mut(TILE).take(others) {
-                        for ((logit, top), total) in logit[..size].iter_mut().zip(&*top).zip(&mut *total) {
-                            *logit = exp(*logit - top);
-                            *total += *logit;
-                        }
-                    }
-                    for (total, w) in total.iter_mut().zip(&weights[own.clone()]) {
-                        *total = w / *total;
-                    }
-                    let parts = logits.chunks_exact_mut(TILE).zip(out.chunks_exact_mut(1 + columns));
-                    for (k, (logit, out)) in parts.enumerate() {
-                        let logit = &mut logit[..size];
-                        logit.iter_mut().zip(&*total).for_each(|(value, scale)| *value *= -scale);
-                        if k + 1 == group {
-                            logit.iter_mut().zip(&weights[own.clone()]).for_each(|(value, w)| *value += w);
-                        }
-                        out[0] += sum(logit);
-                        for (column, out) in rows.columns.iter().zip(&mut out[1..]) {
-                            *out += dot(logit, &column[own.clone()]);
-                        }
+        pulp::Arch::new().dispatch(ClassPass { layout: &self.layout, drawn, race, beta, out });
+    }
+}
+
+/// One pass over the rows, adding up the gradient of the curves. A type and no closure: what is dispatched has to be
+/// inlined into the code that may use AVX2.
+struct CurvePass<'a> {
+    layout: &'a Layout,
+    drawn: &'a mut Drawn,
+    beta: &'a [f64],
+    out: &'a mut [f64],
+}
+
+impl pulp::WithSimd for CurvePass<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let Self { layout, drawn, beta, out } = self;
+        let Drawn { segments, weights, tile, .. } = drawn;
+        tile.resize(TILE, 0.0);
+        for (position, &group) in layout.admitted.iter().enumerate() {
+            let (rows, weights) = (&segments[group], &weights[group]);
+            let shift = layout.terms + position;
+            let slope = layout.sloped.iter().position(|&p| p == position);
+            let slope = slope.map(|at| layout.terms + layout.admitted.len() + at);
+            for from in (0..weights.len()).step_by(TILE) {
+                let tile = &mut tile[..TILE.min(weights.len() - from)];
+                let own = from..from + tile.len();
+                tile.fill(beta[0] + beta[shift]);
+                for (j, column) in rows.columns[..layout.terms - 1].iter().enumerate() {
+                    // The first function of the score is x itself.
+                    let own_slope = slope.filter(|_| j == 0).map_or(0.0, |at| beta[at]);
+                    add_scaled(tile, beta[1 + j] + own_slope, &column[own.clone()]);
+                }
+                let (outcomes, weights) = (&rows.outcome[own.clone()], &weights[own.clone()]);
+                for ((value, y), w) in tile.iter_mut().zip(outcomes).zip(weights) {
+                    *value = w * (y - expit(*value));
+                }
+                let total = sum(tile);
+                out[0] += total;
+                out[shift] += total;
+                for (j, column) in rows.columns[..layout.terms - 1].iter().enumerate() {
+                    let along = dot(tile, &column[own.clone()]);
+                    out[1 + j] += along;
+                    if let Some(at) = slope.filter(|_| j == 0) {
+                        out[at] += along;
                     }
                 }
             }
-        });
+        }
+    }
+}
+
+/// The same for the mix, or with `race` for the race part.
+struct ClassPass<'a> {
+    layout: &'a Layout,
+    drawn: &'a mut Drawn,
+    race: bool,
+    beta: &'a [f64],
+    out: &'a mut [f64],
+}
+
+impl pulp::WithSimd for ClassPass<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let Self { layout, drawn, race, beta, out } = self;
+        let Drawn { segments, weights, tile, .. } = drawn;
+        let others = layout.groups - 1;
+        let columns = layout.terms - 1 + if race { others } else { 0 };
+        tile.resize((others + 2) * TILE, 0.0);
+        for (group, (rows, weights)) in segments.iter().zip(weights).enumerate() {
+            let length = if race { rows.raced } else { weights.len() };
+            for from in (0..length).step_by(TILE) {
+                let size = TILE.min(length - from);
+                let (own, weights) = (from..from + size, &weights[from..from + size]);
+                let (top, rest) = tile.split_at_mut(TILE);
+                let (total, logits) = rest.split_at_mut(TILE);
+                let (top, total) = (&mut top[..size], &mut total[..size]);
+                top.fill(0.0);
+                for (logit, beta) in logits.chunks_exact_mut(TILE).zip(beta.chunks_exact(1 + columns)) {
+                    let logit = &mut logit[..size];
+                    logit.fill(beta[0]);
+                    for (column, b) in rows.columns.iter().zip(&beta[1..]) {
+                        add_scaled(logit, *b, &column[own.clone()]);
+                    }
+                    for (top, logit) in top.iter_mut().zip(&*logit) {
+                        *top = if *logit > *top { *logit } else { *top };
+                    }
+                }
+                for (total, top) in total.iter_mut().zip(&*top) {
+                    *total = exp(-top);
+                }
+                for logit in logits.chunks_exact_mut(TILE).take(others) {
+                    for ((logit, top), total) in logit[..size].iter_mut().zip(&*top).zip(&mut *total) {
+                        *logit = exp(*logit - top);
+                        *total += *logit;
+                    }
+                }
+                for (total, w) in total.iter_mut().zip(weights) {
+                    *total = w / *total;
+                }
+                let parts = logits.chunks_exact_mut(TILE).zip(out.chunks_exact_mut(1 + columns));
+                for (k, (logit, out)) in parts.enumerate() {
+                    let logit = &mut logit[..size];
+                    logit.iter_mut().zip(&*total).for_each(|(value, scale)| *value *= -scale);
+                    if k + 1 == group {
+                        logit.iter_mut().zip(weights).for_each(|(value, w)| *value += w);
+                    }
+                    out[0] += sum(logit);
+                    for (column, out) in rows.columns.iter().zip(&mut out[1..]) {
+                        *out += dot(logit, &column[own.clone()]);
+                    }
+                }
+            }
+        }
     }
 }
 

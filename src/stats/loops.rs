@@ -18,6 +18,20 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     total(lanes) + rest
 }
 
+/// [`dot`], with AVX2 where there is it.
+pub fn dot_wide(a: &[f64], b: &[f64]) -> f64 {
+    struct Dot<'a>(&'a [f64], &'a [f64]);
+    impl pulp::WithSimd for Dot<'_> {
+        type Output = f64;
+
+        #[inline(always)]
+        fn with_simd<S: pulp::Simd>(self, _: S) -> f64 {
+            dot(self.0, self.1)
+        }
+    }
+    pulp::Arch::new().dispatch(Dot(a, b))
+}
+
 /// Σ aᵢ.
 #[inline(always)]
 pub fn sum(a: &[f64]) -> f64 {
@@ -99,8 +113,7 @@ mod tests {
             add_scaled(&mut to, factor, &a);
             prop_assert!(to.iter().zip(&a).zip(&b).all(|((to, a), b)| *to == b + factor * a));
             // The same bits where the loop is compiled for AVX2.
-            let simd = pulp::Arch::new().dispatch(|| (dot(&a, &b), a.iter().map(|x| exp(x / 2.0)).collect::<Vec<_>>()));
-            prop_assert_eq!(simd, (dot(&a, &b), a.iter().map(|x| exp(x / 2.0)).collect::<Vec<_>>()));
+            prop_assert_eq!(dot_wide(&a, &b).to_bits(), dot(&a, &b).to_bits());
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Labels in the index: what is taken, what contradicts, what goes with its study.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::results::StudyLabels;
 
