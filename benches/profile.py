@@ -4,9 +4,9 @@
 
 Both fit the same cohort: curves, mix and recalibration with their priors, the gate with its wild bootstrap, the race
 model's AUC and cross-fitted calibration, sup-t bands over 201 scores, and who in the cohort would be at level 2. NumPy
-does every step on whole arrays: Newton from the cohort's solution, on the rows that a draw has, in matrix products. The
-draws are shared among PROCESSES (as many as there are processors; each with one BLAS thread), so that both use the whole
-machine. What both find is compared before the times are printed.
+does every step on whole arrays: Newton from the cohort's solution, on the rows that a draw has, in matrix products, with
+as many BLAS threads as there are processors. With more than one of PROCESSES the draws are shared among them, each with
+one BLAS thread. What both find is compared before the times are printed.
 """
 
 import json
@@ -16,8 +16,9 @@ import sys
 import time
 from multiprocessing import get_context
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[name] = "1"
+if len(sys.argv) > 7 and sys.argv[7] != "1":
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = "1"
 
 import numpy as np
 from scipy.special import expit, log_softmax
@@ -290,7 +291,7 @@ def compare(theirs, fitted, results):
         assert abs(ours["calibration_error"] - f.calibration_error) < 0.004
 
 
-def main(binary, folder, rounds=3, patients=20000, findings=14, draws=1000, processes=os.cpu_count()):
+def main(binary, folder, rounds=3, patients=20000, findings=14, draws=1000, processes=1):
     rounds, patients, findings, draws, processes = map(int, (rounds, patients, findings, draws, processes))
     runs = []
     for i in range(rounds):

@@ -108,7 +108,8 @@ impl Estimator {
         let shrinkage = self.empirical_bayes(&wide)?;
         let mut point = Point { parameters: Vec::new(), shrinkage, inverses: Vec::new() };
         for part in 0..self.parts() {
-            let fitted = self.fit_part(part, &weights, shrinkage, None)?;
+            let start = (part == 0).then_some(wide.coefficients.as_slice());
+            let fitted = self.fit_part(part, &weights, shrinkage, start)?;
             point.inverses.push(inverse(&fitted.information).ok_or(NumericsError::Singular)?);
             point.parameters.extend(fitted.coefficients);
         }
@@ -116,7 +117,7 @@ impl Estimator {
     }
 
     /// The parameters of one draw, by how often it has each patient; `None` where it has no solution. They are the
-    /// maximum to a thousandth of a standard error.
+    /// maximum to a few thousandths of a standard error.
     pub(super) fn refit(&self, point: &Point, patients: &[f64], memory: &mut Memory) -> Option<Vec<f64>> {
         self.rows.draw(patients, &mut memory.drawn);
         let mut parameters = point.parameters.clone();

@@ -6,20 +6,26 @@
 //! get there. Left out: the parameters' meaning (`curves`).
 
 use super::curves::Layout;
-use crate::stats::Ridge;
-use crate::stats::loops::{add_scaled, dot, exp, expit, sum};
+use crate::stats::loops::{LANES, dot, exp, expit, linear, sum};
+use crate::stats::{NaturalSpline, Ridge};
 
-/// Rows that are worked on together, so that what is computed of them stays in the nearest cache.
-const TILE: usize = 256;
+/// Chunks of rows that are worked on together, so that what is computed of them stays in the nearest cache.
+const TILE: usize = 32;
 
-/// The rows of one group.
+/// Functions of the score and log-ratios of at most 16 groups.
+const COLUMNS_MAX: usize = NaturalSpline::DEGREES + 15;
+
+/// Rows of one group that all have log-ratios, or none.
 #[derive(Debug, Clone, Default)]
 struct Segment {
-    /// What a score's row has after its 1; then, for the first `raced` rows, the race model's log-ratios.
+    group: usize,
+    raced: bool,
+    /// What a score's row has after its 1; then the race model's log-ratios.
     columns: Vec<Vec<f64>>,
     outcome: Vec<f64>,
     patient: Vec<u32>,
-    raced: usize,
+    /// In a draw, how often each row counts. All else is filled up with zeros to whole chunks.
+    weight: Vec<f64>,
 }
 
 /// All rows of a finding, ready to be weighed.
@@ -43,26 +49,27 @@ pub(super) struct Row<'a> {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Drawn {
     segments: Vec<Segment>,
-    weights: Vec<Vec<f64>>,
     chosen: Vec<u32>,
-    tile: Vec<f64>,
+    tile: Vec<[f64; LANES]>,
 }
 
 impl Rows {
-    /// The rows that have log-ratios come first within their group, all else stays in order.
-    pub(super) fn new<'a>(layout: &Layout, rows: impl Iterator<Item = Row<'a>> + Clone) -> Self {
-        let ratios = if layout.race { layout.groups - 1 } else { 0 };
-        let empty = Segment { columns: vec![Vec::new(); layout.terms - 1 + ratios], ..Segment::default() };
-        let mut segments = vec![empty; layout.groups];
-        for with in [true, false] {
-            for row in rows.clone().filter(|r| (layout.race && r.ratios.is_some()) == with) {
-                let segment = &mut segments[row.group];
-                let values = row.terms.iter().chain(row.ratios.filter(|_| with).into_iter().flatten());
-                segment.columns.iter_mut().zip(values).for_each(|(column, value)| column.push(*value));
-                segment.outcome.push(row.outcome);
-                segment.patient.push(row.patient as u32);
-                segment.raced += usize::from(with);
-            }
+    pub(super) fn new<'a>(layout: &Layout, rows: impl Iterator<Item = Row<'a>>) -> Self {
+        let (terms, ratios) = (layout.terms - 1, layout.groups - 1);
+        let empty = |group: usize, raced: bool| Segment {
+            group,
+            raced,
+            columns: vec![Vec::new(); terms + if raced { ratios } else { 0 }],
+            ..Segment::default()
+        };
+        let mut segments: Vec<Segment> = (0..2 * layout.groups).map(|i| empty(i / 2, i % 2 == 1)).collect();
+        for row in rows {
+            let ratios = row.ratios.filter(|_| layout.race);
+            let segment = &mut segments[2 * row.group + usize::from(ratios.is_some())];
+            let values = row.terms.iter().chain(ratios.into_iter().flatten());
+            segment.columns.iter_mut().zip(values).for_each(|(column, value)| column.push(*value));
+            segment.outcome.push(row.outcome);
+            segment.patient.push(row.patient as u32);
         }
         Self { layout: layout.clone(), segments }
     }
@@ -70,21 +77,23 @@ impl Rows {
     /// Takes what a draw has of each group.
     pub(super) fn draw(&self, patients: &[f64], drawn: &mut Drawn) {
         drawn.segments.resize_with(self.segments.len(), Segment::default);
-        drawn.weights.resize_with(self.segments.len(), Vec::new);
-        for ((all, own), weights) in self.segments.iter().zip(&mut drawn.segments).zip(&mut drawn.weights) {
+        for (all, own) in self.segments.iter().zip(&mut drawn.segments) {
             let chosen = &mut drawn.chosen;
             chosen.clear();
             chosen.extend((0..all.patient.len() as u32).filter(|&i| patients[all.patient[i as usize] as usize] > 0.0));
-            own.raced = chosen.partition_point(|&i| (i as usize) < all.raced);
+            let whole = chosen.len().next_multiple_of(LANES);
             let take = |from: &[f64], to: &mut Vec<f64>| {
                 to.clear();
-                to.extend(chosen.iter().filter_map(|&i| from.get(i as usize)));
+                to.extend(chosen.iter().map(|&i| from[i as usize]));
+                to.resize(whole, 0.0);
             };
+            (own.group, own.raced) = (all.group, all.raced);
             own.columns.resize_with(all.columns.len(), Vec::new);
             all.columns.iter().zip(&mut own.columns).for_each(|(from, to)| take(from, to));
             take(&all.outcome, &mut own.outcome);
-            weights.clear();
-            weights.extend(chosen.iter().map(|&i| patients[all.patient[i as usize] as usize]));
+            own.weight.clear();
+            own.weight.extend(chosen.iter().map(|&i| patients[all.patient[i as usize] as usize]));
+            own.weight.resize(whole, 0.0);
         }
     }
 
@@ -116,31 +125,36 @@ impl pulp::WithSimd for CurvePass<'_> {
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
         let Self { layout, drawn, beta, out } = self;
-        let Drawn { segments, weights, tile, .. } = drawn;
-        tile.resize(TILE, 0.0);
-        for (position, &group) in layout.admitted.iter().enumerate() {
-            let (rows, weights) = (&segments[group], &weights[group]);
+        let Drawn { segments, tile, .. } = drawn;
+        let terms = layout.terms - 1;
+        tile.resize(TILE, [0.0; LANES]);
+        for rows in segments {
+            let Some(position) = layout.admitted.iter().position(|g| *g == rows.group) else { continue };
             let shift = layout.terms + position;
             let slope = layout.sloped.iter().position(|&p| p == position);
             let slope = slope.map(|at| layout.terms + layout.admitted.len() + at);
-            for from in (0..weights.len()).step_by(TILE) {
-                let tile = &mut tile[..TILE.min(weights.len() - from)];
-                let own = from..from + tile.len();
-                tile.fill(beta[0] + beta[shift]);
-                for (j, column) in rows.columns[..layout.terms - 1].iter().enumerate() {
-                    // The first function of the score is x itself.
-                    let own_slope = slope.filter(|_| j == 0).map_or(0.0, |at| beta[at]);
-                    add_scaled(tile, beta[1 + j] + own_slope, &column[own.clone()]);
-                }
-                let (outcomes, weights) = (&rows.outcome[own.clone()], &weights[own.clone()]);
-                for ((value, y), w) in tile.iter_mut().zip(outcomes).zip(weights) {
+            let mut factors = [0.0; NaturalSpline::DEGREES];
+            factors[..terms].copy_from_slice(&beta[1..layout.terms]);
+            // The first function of the score is x itself.
+            factors[0] += slope.map_or(0.0, |at| beta[at]);
+            let all: [&[[f64; LANES]]; NaturalSpline::DEGREES] =
+                std::array::from_fn(|j| if j < terms { chunks(&rows.columns[j]) } else { &[] });
+            let (outcome, weight) = (chunks(&rows.outcome), chunks(&rows.weight));
+            for from in (0..weight.len()).step_by(TILE) {
+                let own = from..weight.len().min(from + TILE);
+                let residual = &mut tile[..own.len()];
+                let columns = all.map(|column| if column.is_empty() { column } else { &column[own.clone()] });
+                linear(residual, beta[0] + beta[shift], &factors[..terms], &columns);
+                let residual = residual.as_flattened_mut();
+                let known = outcome[own.clone()].as_flattened().iter().zip(weight[own.clone()].as_flattened());
+                for (value, (y, w)) in residual.iter_mut().zip(known) {
                     *value = w * (y - expit(*value));
                 }
-                let total = sum(tile);
+                let total = sum(residual);
                 out[0] += total;
                 out[shift] += total;
-                for (j, column) in rows.columns[..layout.terms - 1].iter().enumerate() {
-                    let along = dot(tile, &column[own.clone()]);
+                for (j, column) in columns[..terms].iter().enumerate() {
+                    let along = dot(residual, column.as_flattened());
                     out[1 + j] += along;
                     if let Some(at) = slope.filter(|_| j == 0) {
                         out[at] += along;
@@ -166,56 +180,64 @@ impl pulp::WithSimd for ClassPass<'_> {
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
         let Self { layout, drawn, race, beta, out } = self;
-        let Drawn { segments, weights, tile, .. } = drawn;
+        let Drawn { segments, tile, .. } = drawn;
         let others = layout.groups - 1;
-        let columns = layout.terms - 1 + if race { others } else { 0 };
-        tile.resize((others + 2) * TILE, 0.0);
-        for (group, (rows, weights)) in segments.iter().zip(weights).enumerate() {
-            let length = if race { rows.raced } else { weights.len() };
-            for from in (0..length).step_by(TILE) {
-                let size = TILE.min(length - from);
-                let (own, weights) = (from..from + size, &weights[from..from + size]);
-                let (top, rest) = tile.split_at_mut(TILE);
-                let (total, logits) = rest.split_at_mut(TILE);
-                let (top, total) = (&mut top[..size], &mut total[..size]);
-                top.fill(0.0);
-                for (logit, beta) in logits.chunks_exact_mut(TILE).zip(beta.chunks_exact(1 + columns)) {
-                    let logit = &mut logit[..size];
-                    logit.fill(beta[0]);
-                    for (column, b) in rows.columns.iter().zip(&beta[1..]) {
-                        add_scaled(logit, *b, &column[own.clone()]);
-                    }
-                    for (top, logit) in top.iter_mut().zip(&*logit) {
-                        *top = if *logit > *top { *logit } else { *top };
-                    }
+        let used = layout.terms - 1 + if race { others } else { 0 };
+        tile.resize((others + 1) * TILE, [0.0; LANES]);
+        let mut largest = [0.0_f64; LANES];
+        for rows in segments.iter().filter(|rows| rows.raced || !race) {
+            let mut columns: [&[[f64; LANES]]; COLUMNS_MAX] = [&[]; COLUMNS_MAX];
+            let weight = chunks(&rows.weight);
+            for from in (0..weight.len()).step_by(TILE) {
+                let own = from..weight.len().min(from + TILE);
+                for (to, column) in columns.iter_mut().zip(&rows.columns[..used]) {
+                    *to = &chunks(column)[own.clone()];
                 }
-                for (total, top) in total.iter_mut().zip(&*top) {
-                    *total = exp(-top);
-                }
-                for logit in logits.chunks_exact_mut(TILE).take(others) {
-                    for ((logit, top), total) in logit[..size].iter_mut().zip(&*top).zip(&mut *total) {
-                        *logit = exp(*logit - top);
-                        *total += *logit;
+                let columns = &columns[..used];
+                let weight = weight[own.clone()].as_flattened();
+                let (total, logits) = tile.split_at_mut(TILE);
+                let total = &mut total[..own.len()];
+                total.fill([1.0; LANES]);
+                for (logit, beta) in logits.chunks_exact_mut(TILE).zip(beta.chunks_exact(1 + used)) {
+                    let logit = &mut logit[..own.len()];
+                    linear(logit, beta[0], &beta[1..], columns);
+                    for (value, total) in logit.as_flattened_mut().iter_mut().zip(total.as_flattened_mut()) {
+                        *value = exp(*value);
+                        *total += *value;
                     }
                 }
-                for (total, w) in total.iter_mut().zip(weights) {
-                    *total = w / *total;
+                for chunk in &*total {
+                    for (largest, value) in largest.iter_mut().zip(chunk) {
+                        *largest = if *value > *largest { *value } else { *largest };
+                    }
                 }
-                let parts = logits.chunks_exact_mut(TILE).zip(out.chunks_exact_mut(1 + columns));
+                let scale = total.as_flattened_mut();
+                scale.iter_mut().zip(weight).for_each(|(value, w)| *value = w / *value);
+                let parts = logits.chunks_exact_mut(TILE).zip(out.chunks_exact_mut(1 + used));
                 for (k, (logit, out)) in parts.enumerate() {
-                    let logit = &mut logit[..size];
-                    logit.iter_mut().zip(&*total).for_each(|(value, scale)| *value *= -scale);
-                    if k + 1 == group {
-                        logit.iter_mut().zip(weights).for_each(|(value, w)| *value += w);
+                    let residual = logit[..own.len()].as_flattened_mut();
+                    residual.iter_mut().zip(&*scale).for_each(|(value, scale)| *value *= -scale);
+                    if k + 1 == rows.group {
+                        residual.iter_mut().zip(weight).for_each(|(value, w)| *value += w);
                     }
-                    out[0] += sum(logit);
-                    for (column, out) in rows.columns.iter().zip(&mut out[1..]) {
-                        *out += dot(logit, &column[own.clone()]);
+                    out[0] += sum(residual);
+                    for (column, out) in columns.iter().zip(&mut out[1..]) {
+                        *out += dot(residual, column.as_flattened());
                     }
                 }
             }
         }
+        // Exponentials end at e^700: what is beyond is left to Newton's method, which takes the largest first.
+        if largest.iter().any(|value| *value > 1e300) {
+            out.fill(f64::NAN);
+        }
     }
+}
+
+/// A whole number of chunks.
+#[inline(always)]
+fn chunks(values: &[f64]) -> &[[f64; LANES]] {
+    values.as_chunks().0
 }
 
 /// What the ridge adds to the gradient.

@@ -18,9 +18,9 @@ pub struct Ascent {
     turned: Vec<f64>,
 }
 
-/// A step whose gain, in units of twice the log-likelihood, would be below this is the last: what is left after it is
-/// far below a thousandth of a standard error.
-const DECREMENT: f64 = 1e-6;
+/// A step whose gain, in units of twice the log-likelihood, would be below this is the last. It is half a hundredth of a
+/// standard error long at most, and what is left after it several times less.
+const DECREMENT: f64 = 3e-5;
 const STEPS: usize = 25;
 
 /// The inverse of an information matrix, for [`Ascent::climb`]; `None` where it is singular.
@@ -118,7 +118,7 @@ mod tests {
                 gradient(x, out);
             });
             assert!(reached && asked <= 6, "{asked}");
-            assert!((beta[0] - 0.4).abs() < 1e-5 && (beta[1] + 0.3).abs() < 1e-5, "{beta:?}");
+            assert!((beta[0] - 0.4).abs() < 1e-3 && (beta[1] + 0.3).abs() < 1e-3, "{beta:?}");
         }
     }
 

@@ -4,7 +4,8 @@
 //! AVX2 and without. Callers put what they do inside `pulp::Arch::dispatch`, which compiles it for AVX2 too; everything
 //! here is inlined there. Neighbours: `assess` refits with it. Left out: shapes and meanings.
 
-const LANES: usize = 8;
+/// Numbers that are worked on side by side.
+pub const LANES: usize = 8;
 
 /// Σ aᵢ bᵢ over the shorter of both.
 #[inline(always)]
@@ -53,6 +54,18 @@ fn total(lanes: [f64; LANES]) -> f64 {
 #[inline(always)]
 pub fn add_scaled(to: &mut [f64], factor: f64, from: &[f64]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to += factor * from);
+}
+
+/// base + Σ factorⱼ columnⱼ, for chunks of all columns, which are at least as long as `out`.
+#[inline(always)]
+pub fn linear(out: &mut [[f64; LANES]], base: f64, factors: &[f64], columns: &[&[[f64; LANES]]]) {
+    for (at, out) in out.iter_mut().enumerate() {
+        let mut value = [base; LANES];
+        for (factor, column) in factors.iter().zip(columns) {
+            value.iter_mut().zip(&column[at]).for_each(|(value, x)| *value += factor * x);
+        }
+        *out = value;
+    }
 }
 
 /// e^x to within 1e-14 of itself, for |x| ≤ 700; beyond as at ±700.
@@ -112,6 +125,10 @@ mod tests {
             let mut to = b.clone();
             add_scaled(&mut to, factor, &a);
             prop_assert!(to.iter().zip(&a).zip(&b).all(|((to, a), b)| *to == b + factor * a));
+            let (chunks, _) = a.as_chunks::<LANES>();
+            let mut out = vec![[0.0; LANES]; chunks.len()];
+            linear(&mut out, 0.5, &[factor, 2.0], &[chunks, chunks]);
+            prop_assert!(out.as_flattened().iter().zip(&a).all(|(o, a)| *o == 0.5 + factor * a + 2.0 * a));
             // The same bits where the loop is compiled for AVX2.
             prop_assert_eq!(dot_wide(&a, &b).to_bits(), dot(&a, &b).to_bits());
         }

@@ -180,7 +180,7 @@ fn a_profile_of_the_index_is_that_of_the_files_and_a_refit_waits_for_a_person() 
     wait_for("a candidate waits", Duration::from_secs(60), || node.log().contains("the profile was fitted again"));
     let own = format!("risk.profile={}", profile.display());
     let approve = |arguments: &[&str]| run(command(&["profile", "approve"]).args(arguments).args(["--set", &own]));
-    let shown = said(&approve(&[]));
+    let shown = String::from_utf8_lossy(&approve(&[]).stdout).into_owned();
     assert!(shown.contains("patients: ") && shown.contains("to let it in: sidelight profile approve"), "{shown}");
     assert!(said(&approve(&["profile-0000000000000000"])).contains("look at it first"));
     let before = fs::read(&profile).expect("the profile");

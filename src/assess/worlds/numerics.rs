@@ -134,7 +134,7 @@ fn a_draw_refitted_from_gradients_is_the_one_that_newtons_method_finds() {
             let column: Vec<f64> = newton.iter().map(|d| d[j]).collect();
             let se = standard_deviation(&column);
             let worst = fast.iter().zip(&newton).map(|(a, b)| (a[j] - b[j]).abs() / se).fold(0.0, f64::max);
-            assert!(worst < 1e-3, "parameter {j}: {worst} standard errors");
+            assert!(worst < 4e-3, "parameter {j}: {worst} standard errors");
         }
     }
 }
