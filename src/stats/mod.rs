@@ -15,11 +15,16 @@ mod multinomial;
 mod multiple;
 mod newton;
 mod prior;
+mod proportion;
+mod proxy;
+mod ranking;
 #[cfg(test)]
 pub(crate) mod reference;
 #[cfg(test)]
 mod reference_tests;
+mod sequential;
 mod spline;
+mod within;
 
 pub use ascent::{Ascent, inverse};
 pub use auc::{AucEstimate, auc, delong, delong_clustered};
@@ -32,7 +37,12 @@ pub use multinomial::multinomial;
 pub use multiple::holm;
 pub use newton::{Design, Fitted, Ridge};
 pub use prior::{reweighed, saerens};
+pub use proportion::{clopper_pearson, upper_limit};
+pub use proxy::{RateEstimate, aipw_rate, frechet_bounds, label_contradiction, member_rate, weighted_rate};
+pub use ranking::{MatchedLift, average_precision, matched_lift};
+pub use sequential::{Cusum, error_log_ratio};
 pub use spline::NaturalSpline;
+pub use within::{WithinSlope, within_slope};
 
 /// Why a computation has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
