@@ -17,6 +17,7 @@ mod ensemble;
 mod estimate;
 mod fit;
 mod gate;
+mod judge;
 mod picture;
 mod profile;
 mod quality;
@@ -38,11 +39,13 @@ pub use diagnostics::{Diagnostic, diagnostics};
 pub use diff::{ProfileDiff, diff, render_diff};
 pub use fit::{FitError, FitOptions, fit};
 pub use gate::Gate;
+pub use judge::{GroupContrast, contrasts, estimates, pointwise};
 pub use profile::{
     CohortDescription, Curves, FindingProfile, GroupEvidence, Profile, ProfileError, Series, StratumEvidence,
 };
 pub use quality::{Auc, RaceQuality};
 pub use reach::Reach;
+pub use risk::{Estimates, IndividualEstimates};
 pub use show::{ProfileSummary, render, summary};
 pub use signature::{ProfileSignature, SignatureError, SigningKey};
 pub use stale::{Deployed, Misfit, misfits};

@@ -38,22 +38,27 @@ pub(super) struct Decision {
     pub(super) estimates: Option<Estimates>,
 }
 
+/// The quantities at one score, with simultaneous limits.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Estimates {
-    pub(super) expected: Interval,
-    pub(super) spread: Interval,
+pub struct Estimates {
+    /// Σ w_g e_g.
+    pub expected: Interval,
+    /// R.
+    pub spread: Interval,
     /// e_g of all groups; none without a curve.
-    pub(super) errors: Vec<Option<Interval>>,
-    pub(super) individual: Option<IndividualEstimates>,
+    pub errors: Vec<Option<Interval>>,
+    pub individual: Option<IndividualEstimates>,
 }
 
+/// The quantities that rest on a study's race posterior.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct IndividualEstimates {
+pub struct IndividualEstimates {
     /// π_g, recalibrated, all groups.
-    pub(super) posterior: Vec<f64>,
-    pub(super) excess: Interval,
+    pub posterior: Vec<f64>,
+    /// D.
+    pub excess: Interval,
     /// U; none where more than 5 % of the posterior lies on groups without a curve.
-    pub(super) ambiguity: Option<f64>,
+    pub ambiguity: Option<f64>,
 }
 
 /// Reference patients of each group that must lie near a score.
@@ -113,8 +118,19 @@ pub(super) fn is_elevated(
 
 /// The estimates at a score whatever the evidence, for the people who judge a profile; none without curves.
 pub(super) fn estimates_at(finding: &FindingProfile, score: f64, positive: bool) -> Option<Estimates> {
+    estimates_of(finding, score, positive, None)
+}
+
+/// The same with D where there are posteriors, recalibrated however good the race model is.
+pub(super) fn estimates_of(
+    finding: &FindingProfile,
+    score: f64,
+    positive: bool,
+    posteriors: Option<&[f64]>,
+) -> Option<Estimates> {
     let curves = finding.curves.as_ref()?;
-    Some(Sample::at(finding, curves, logit(score), None).estimates(positive))
+    let race = posteriors.and_then(log_ratios);
+    Some(Sample::at(finding, curves, logit(score), race.as_deref()).estimates(positive))
 }
 
 /// The levels of method.md §2, or why there is none.
