@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use commands::{analyse, check, cohort, folder, labels, models, prior, profiles, results, studies, tools};
+use commands::{analyse, check, cohort, folder, labels, models, prior, profiles, results, studies, tools, validate};
 
 /// Wrong use: arguments or configuration.
 const WRONG_USE: u8 = 2;
@@ -140,12 +140,26 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Phantom(options) => {
             load(&settings, false)?;
-            let world = World::named(&options.world).context("the argument parser knows the worlds")?;
+            let world = match (&options.world, &options.world_file) {
+                (Some(name), _) => World::named(name).context("the argument parser knows the worlds")?,
+                (None, file) => cohort::world(file.as_deref().context("the argument parser asks for a world")?)?,
+            };
             let mut phantoms = PhantomOptions::new(world, options.patients, options.seed);
             if let Some(size) = options.size {
                 phantoms.size = (size.rows, size.columns);
             }
             cohort::phantom(&phantoms, &options.out)
+        }
+        Command::Validate(options) => {
+            load(&settings, false)?;
+            validate::run(&validate::Options {
+                out: options.out,
+                long: options.long,
+                seed: options.seed,
+                worlds: options.worlds,
+                only: options.only,
+                json: options.table.json,
+            })
         }
         Command::Train(options) => {
             let config = load(&settings, false)?;

@@ -12,7 +12,7 @@ use sidelight::analyse::read_profile;
 use sidelight::assess::{self, FitOptions};
 use sidelight::cli::ProfileFit;
 use sidelight::config::Config;
-use sidelight::phantom::{self, PhantomOptions};
+use sidelight::phantom::{self, PhantomOptions, World};
 
 use super::{labels, print, print_json, progress};
 
@@ -102,6 +102,12 @@ fn show_profile(profile: &assess::Profile, json: bool) -> anyhow::Result<ExitCod
         print(&assess::render(profile))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The world of a file.
+pub fn world(path: &Path) -> anyhow::Result<World> {
+    let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    World::parse(&text).map_err(|fault| anyhow::anyhow!("{}: {fault}", path.display()))
 }
 
 pub fn phantom(options: &PhantomOptions, out: &Path) -> anyhow::Result<ExitCode> {

@@ -16,6 +16,7 @@ pub mod results;
 pub mod studies;
 pub mod tools;
 pub mod training;
+pub mod validate;
 
 use std::io::Write as _;
 

@@ -31,4 +31,5 @@ mod tensors;
 mod tls;
 mod torture;
 mod training;
+mod validate;
 mod web;
