@@ -1,12 +1,14 @@
 //! One study, from files to reports, without any policy of where they come from or go to.
 //!
 //! The node and the offline commands share this room, so that both give the same answer. It holds what a study
-//! needs: the decode workers, the models on their device, the profile. Left out: storing, sending, and the
-//! question whether a study is complete. `explain` makes maps, `scorers` is what scores images, `scored` what that is for a study, `product` what others say of
+//! needs: the decode workers, the models on their device, the profile (`profiles`). Left out: storing, sending, and the
+//! question whether a study is complete. `explain` makes maps, `labelled` puts stored scores together for a fit, `scorers` is what scores images, `scored` what that is for a study, `product` what others say of
 //! them, `study` what holds of a study as a whole.
 
 mod explain;
+mod labelled;
 mod product;
+mod profiles;
 mod race_prior;
 mod reports;
 mod scored;
@@ -14,12 +16,14 @@ mod scorers;
 mod study;
 
 pub use explain::Explained;
+pub use labelled::labelled;
+pub use profiles::{candidate_path, read_profile, read_trusted, signature_path, write_whole};
 pub use race_prior::{RacePrior, STUDIES_MIN};
 pub use scored::posterior;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -123,7 +127,8 @@ pub struct Analyser {
     scorers: Scorers,
     packages: Vec<Package>,
     audit: ModelIdentity,
-    profile: Option<Profile>,
+    /// Replaced by a reload.
+    profile: RwLock<Option<Arc<Profile>>>,
     race_prior: Option<RacePrior>,
     risk: RiskSettings,
     observer: Observer,
@@ -155,7 +160,7 @@ impl Analyser {
             .iter()
             .find(|p| p.purpose == Purpose::Race)
             .map_or_else(|| report::own_identity(&device_uid), |p| p.identity.clone());
-        let profile = config.risk.profile.as_deref().map(read_profile).transpose()?;
+        let profile = profiles::configured(&config.risk)?;
         let race_prior = models.race_prior.as_deref().map(|path| RacePrior::of(path, &packages)).transpose()?;
         let scorers = Scorers::start(&packages, models)?;
         // Scores that were computed in another precision are others, for a profile too.
@@ -165,7 +170,7 @@ impl Analyser {
                 package.scoring = Digest::of(format!("{} {}", package.scoring, precision.as_str()).as_bytes());
             }
         }
-        let profile = profile.map(|profile| profile.for_cards(&cards(&packages)));
+        let profile = profile.map(|profile| Arc::new(profile.for_cards(&cards(&packages))));
         let readers_max = config.pixels.workers + 1;
         Ok(Self {
             readers: Arc::new(Semaphore::new(readers_max)),
@@ -174,7 +179,7 @@ impl Analyser {
             scorers,
             packages,
             audit,
-            profile,
+            profile: RwLock::new(profile),
             race_prior,
             risk: RiskSettings::from(&config.risk),
             observer: Observer {
@@ -408,7 +413,8 @@ impl Analyser {
             unknown: &unknown,
             prior,
         };
-        let assessment = match assess::assess(&input, self.profile.as_ref(), &self.risk, now) {
+        let profile = self.profile();
+        let assessment = match assess::assess(&input, profile.as_deref(), &self.risk, now) {
             Ok(assessment) => assessment,
             Err(error) => return Conclusion::Refused(Refusal::new(RefusalCode::ModelFailed, error.to_string())),
         };
@@ -458,13 +464,6 @@ pub fn fresh_uid() -> Uid {
 /// By key, what in the packages' cards changes scores ([`Profile::for_cards`]).
 pub fn cards(packages: &[Package]) -> BTreeMap<String, Digest> {
     packages.iter().map(|p| (p.key(), p.scoring.clone())).collect()
-}
-
-/// Reads and checks a profile file.
-pub fn read_profile(path: &Path) -> anyhow::Result<Profile> {
-    let bytes = std::fs::read(path)
-        .with_context(|| format!("profile {} cannot be read: fit one with `sidelight profile fit`", path.display()))?;
-    Profile::parse(&bytes).with_context(|| format!("profile {} is not valid", path.display()))
 }
 
 #[cfg(test)]

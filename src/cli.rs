@@ -1,23 +1,25 @@
 //! The command line: what `sidelight` understands, and the help that teaches it.
 //!
-//! Types only; `models` has those of packages and profiles, single arguments are parsed in `values`, `main` dispatches,
-//! and [`Settings`] become the topmost layer of the configuration. clap ends wrong use with exit code 2. Left out: doing
-//! anything.
+//! Types only; `models` has those of packages and profiles, `labels` those of labels, `worlds` those of phantoms, single
+//! arguments are parsed in `values`, `main` dispatches, and [`Settings`] become the topmost layer of the configuration.
+//! clap ends wrong use with exit code 2. Left out: doing anything.
 
+mod labels;
 mod models;
 mod values;
+mod worlds;
 
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::domain::{AeTitle, StudyState, Uid};
-use crate::phantom::World;
 
+pub use labels::{Labels, LabelsImport};
 pub use models::{Model, ModelAdd, OodFit, Profile, ProfileFit};
 pub use values::{ImageSize, PeerAddress};
 use values::{key_value, study_states};
+pub use worlds::{Phantom, Validate};
 
 const AFTER_HELP: &str = "\
 First steps:
@@ -117,6 +119,17 @@ Examples:
     )]
     Results(Results),
 
+    /// What is true of studies: outcomes and self-reported race, for `profile fit --index`
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight labels import outcomes.csv --dry-run --rejects rejected.csv   # what would be taken, and what not, and why
+  sidelight labels import outcomes.csv
+  sidelight profile fit --index --out profile.json"
+    )]
+    Labels(Labels),
+
     /// Copy the data folder as it is at one moment, while the node runs
     ///
     /// DIR becomes a data folder of its own: index, objects, reports. To restore, put it where store.data_dir points,
@@ -162,6 +175,17 @@ Examples:
   sidelight phantom --world biased --patients 20 --seed 7 --size 640x512 --out phantoms/biased")]
     Phantom(Phantom),
 
+    /// Test the flag in worlds whose true error by group is known
+    ///
+    /// Writes a report (README.md, validation.json), tables (CSV) and plots (SVG) to DIR, and prints a verdict for each
+    /// claim; exit code 1 says that one does not hold. Without --long it takes about a minute and finds what is broken;
+    /// the long form runs thousands of replicates.
+    #[command(after_help = "\
+Examples:
+  sidelight validate --out validation/
+  sidelight validate --out docs/validation --long --seed 1")]
+    Validate(Validate),
+
     /// Train a model by a recipe and export it as a package
     ///
     /// After each epoch a checkpoint, losses.csv and losses.svg (losses.html shows it) are written to the working folder. A training that was
@@ -179,7 +203,11 @@ Examples:
 Examples:
   sidelight analyse cohort/ --out scores/ --with-posteriors --config conf/demo.toml
   sidelight profile fit --results scores/result.json --labels cohort/labels.csv --out profile.json
-  sidelight profile show profile.json"
+  sidelight profile show profile.json
+  sidelight profile fit --index --out new.json            # from the node's own studies, once they have labels
+  sidelight profile diff profile.json new.json
+  sidelight profile sign new.json --key site.pem
+  sidelight profile check new.json"
     )]
     Profile(Profile),
 
@@ -364,25 +392,6 @@ pub struct FsckOptions {
     pub digests: bool,
     #[command(flatten)]
     pub table: Table,
-}
-
-#[derive(Debug, Args)]
-pub struct Phantom {
-    /// What is planted: nothing, or a finding that is fainter in one group
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(World::NAMES))]
-    pub world: String,
-    /// Number of patients, each with one study
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub patients: u32,
-    /// Seed of the random numbers
-    #[arg(long, value_name = "S", default_value_t = 1)]
-    pub seed: u64,
-    /// Folder to write to; made if it is not there
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Rows and columns, e.g. 640x512, or one number for both
-    #[arg(long, value_name = "PX")]
-    pub size: Option<ImageSize>,
 }
 
 #[derive(Debug, Args)]

@@ -36,6 +36,7 @@ pub mod analyse;
 pub mod phantom;
 pub mod serve;
 pub mod train;
+pub mod validate;
 pub mod web;
 
 pub mod cli;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
-use sidelight::cli::{Cli, Command, Model, ModelAdd, OodFit, Profile, Results, Settings, Studies, Train};
+use sidelight::cli::{Cli, Command, Labels, Model, ModelAdd, OodFit, Profile, Results, Settings, Studies, Train};
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
 use sidelight::infer::OodMethod;
@@ -23,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use commands::ood::OodFitOptions;
-use commands::{analyse, check, cohort, folder, models, ood, prior, results, studies, tools};
+use commands::{
+    analyse, check, cohort, folder, labels, models, ood, prior, profiles, results, studies, tools, validate,
+};
 
 /// Wrong use: arguments or configuration.
 const WRONG_USE: u8 = 2;
@@ -110,6 +112,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let import = results::Import { file: &options.file, model: &options.model, dry: options.dry_run };
             runtime(0)?.block_on(results::import(&config, import, options.table.json))
         }
+        Command::Labels(Labels::Import(options)) => {
+            let config = load(&settings, false)?;
+            runtime(0)?.block_on(labels::import(&config, &options))
+        }
         Command::Backup(options) => {
             let config = load(&settings, false)?;
             let files = if options.copy { Files::Copied } else { Files::Linked };
@@ -144,12 +150,26 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Phantom(options) => {
             load(&settings, false)?;
-            let world = World::named(&options.world).context("the argument parser knows the worlds")?;
+            let world = match (&options.world, &options.world_file) {
+                (Some(name), _) => World::named(name).context("the argument parser knows the worlds")?,
+                (None, file) => cohort::world(file.as_deref().context("the argument parser asks for a world")?)?,
+            };
             let mut phantoms = PhantomOptions::new(world, options.patients, options.seed);
             if let Some(size) = options.size {
                 phantoms.size = (size.rows, size.columns);
             }
             cohort::phantom(&phantoms, &options.out)
+        }
+        Command::Validate(options) => {
+            load(&settings, false)?;
+            validate::run(&validate::Options {
+                out: options.out,
+                long: options.long,
+                seed: options.seed,
+                worlds: options.worlds,
+                only: options.only,
+                json: options.table.json,
+            })
         }
         Command::Train(options) => {
             let config = load(&settings, false)?;
@@ -163,9 +183,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = load(&settings, false)?;
             let bootstrap = options.bootstrap.unwrap_or(1000) as usize;
             let fit = cohort::fit_options(config.node.name.clone(), bootstrap, options.seed, config.risk.delta);
-            cohort::fit(&options.results, &options.labels, &options.out, &fit, options.table.json)
+            runtime(0)?.block_on(cohort::fit(&config, &options, &fit))
         }
         Command::Profile(Profile::Show { profile, table }) => cohort::show(&profile, table.json),
+        Command::Profile(Profile::Approve { id, key }) => {
+            profiles::approve(&load(&settings, false)?, id.as_deref(), key.as_deref())
+        }
+        Command::Profile(Profile::Check { profile, table }) => {
+            profiles::check(&load(&settings, false)?, profile.as_deref(), table.json)
+        }
+        Command::Profile(Profile::Diff { old, new, table }) => profiles::diff(&old, &new, table.json),
+        Command::Profile(Profile::Key { out }) => profiles::key(&out),
+        Command::Profile(Profile::Sign { profile, key }) => profiles::sign(&profile, &key),
         Command::Echo(options) => {
             let config = load(&settings, false)?;
             let peer = Peer { ae_title: options.peer.ae_title, host: options.peer.host, port: options.peer.port };

@@ -6,14 +6,17 @@
 //! - spread: e_g − e_h of every pair, from which the bounds of R follow;
 //! - excess: D at the vertices π = one group. D is linear in π, so between vertices its deviation is a weighted
 //!   mean of the vertices' deviations and stays inside the weighted mean of their half widths, which is what `risk`
-//takes; ! - expected: the logit of the expected error. ! ! Errors are 1 − c_g above the threshold and c_g below, which
-//only flips signs: all of this is computed on c_g.
+//!   takes;
+//! - expected: the logit of the expected error.
+//!
+//! Errors are 1 − c_g above the threshold and c_g below, which only flips signs: all of this is computed on c_g.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::curves::{Layout, ScoreScale};
-use crate::stats::{Z_95, quantile, standard_deviation};
+use super::curves::{Layout, Quantities, ScoreScale};
+use super::ensemble::{Drawn, Ensemble};
+use crate::stats::{Z_95, logit, quantile, standard_deviation};
 
 /// Points of z on which bands are computed and reference patients counted.
 pub const GRID: usize = 201;
@@ -39,38 +42,26 @@ pub(super) fn critical(
     scale: &ScoreScale,
     (low, high): (f64, f64),
     point: &[f64],
-    draws: &[Vec<f64>],
+    ensemble: &Ensemble,
 ) -> Critical {
-    let largest = grid(low, high)
-        .map(|z| {
-            let at = scale.row(z);
-            let center = families(layout, point, &at);
-            let drawn: Vec<[Vec<f64>; 4]> = draws.iter().map(|d| families(layout, d, &at)).collect();
-            let mut ratios = vec![[0.0_f64; 4]; draws.len()];
-            for (family, middles) in center.iter().enumerate() {
-                for (item, middle) in middles.iter().enumerate() {
-                    let values: Vec<f64> = drawn.iter().map(|d| d[family][item]).collect();
-                    let se = standard_deviation(&values);
-                    if se < 1e-9 {
-                        continue;
-                    }
-                    for (ratio, value) in ratios.iter_mut().zip(&values) {
-                        ratio[family] = ratio[family].max((value - middle).abs() / se);
-                    }
-                }
-            }
-            ratios
-        })
-        .reduce(
-            || vec![[0.0; 4]; draws.len()],
-            |a, b| a.into_iter().zip(b).map(|(x, y)| std::array::from_fn(|i| x[i].max(y[i]))).collect(),
-        );
-    let value = |family: usize| {
-        let mut column: Vec<f64> = largest.iter().map(|r| r[family]).collect();
+    let at_one = |z: f64| {
+        let at = scale.row(z);
+        let (center, drawn) = (layout.quantities(point, &at), ensemble.quantities(layout, &at));
+        families(&center, &drawn)
+    };
+    let largest = grid(low, high).map(at_one).reduce(Default::default, |mut a, b| {
+        for (a, b) in a.iter_mut().zip(b) {
+            raise(a, b);
+        }
+        a
+    });
+    let value = |column: &[f64]| {
+        let mut column = column.to_vec();
         column.sort_by(f64::total_cmp);
         quantile(&column, 0.95).unwrap_or(f64::INFINITY).max(Z_95)
     };
-    Critical { error: value(0), spread: value(1), excess: value(2), expected: value(3) }
+    let [error, spread, excess, expected] = &largest;
+    Critical { error: value(error), spread: value(spread), excess: value(excess), expected: value(expected) }
 }
 
 /// Every pair of positions below `n`.
@@ -78,13 +69,36 @@ pub(super) fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n).flat_map(move |i| (i + 1..n).map(move |j| (i, j)))
 }
 
-/// Error, spread, excess and expected at one score, in the order of [`Critical`].
-fn families(layout: &Layout, parameters: &[f64], at: &super::curves::ScoreRow) -> [Vec<f64>; 4] {
-    let q = layout.quantities(parameters, at);
-    let spread = pairs(q.event.len()).map(|(i, j)| q.event[i] - q.event[j]).collect();
-    let excess = q.event.iter().map(|c| c - q.expected).collect();
-    let expected = vec![q.expected_logit()];
-    [q.event_logit, spread, excess, expected]
+/// Each draw's largest |draw − estimate| / se at one score, of error, spread, excess and expected.
+fn families(center: &Quantities, drawn: &Drawn) -> [Vec<f64>; 4] {
+    let mut largest: [Vec<f64>; 4] = Default::default();
+    let mut item = |family: usize, middle: f64, values: &[f64]| {
+        let se = standard_deviation(values);
+        let ratio = |value: &f64| if se < 1e-9 { 0.0 } else { (value - middle).abs() / se };
+        raise(&mut largest[family], values.iter().map(ratio).collect());
+    };
+    let differences = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>();
+    for (middle, values) in center.event_logit.iter().zip(&drawn.event_logit) {
+        item(0, *middle, values);
+    }
+    for (i, j) in pairs(center.event.len()) {
+        item(1, center.event[i] - center.event[j], &differences(&drawn.event[i], &drawn.event[j]));
+    }
+    for (middle, values) in center.event.iter().zip(&drawn.event) {
+        item(2, middle - center.expected, &differences(values, &drawn.expected));
+    }
+    let logits: Vec<f64> = drawn.expected.iter().map(|p| logit(*p)).collect();
+    item(3, center.expected_logit(), &logits);
+    largest
+}
+
+/// The larger of both, one by one; nothing is less than everything.
+fn raise(a: &mut Vec<f64>, b: Vec<f64>) {
+    if a.is_empty() {
+        *a = b;
+    } else {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a = a.max(b));
+    }
 }
 
 #[cfg(test)]
@@ -103,11 +117,12 @@ mod tests {
             let mut normal = || -> f64 { StandardNormal.sample(&mut rng) };
             (0..2000).map(|_| (0..layout.total()).map(|_| sd * normal()).collect()).collect()
         };
-        let c = critical(&layout, &scale, (-2.0, 2.0), &point, &draw(0.1));
+        let of = |draws: Vec<Vec<f64>>| Ensemble::new(draws.iter().map(Vec::as_slice), layout.total());
+        let c = critical(&layout, &scale, (-2.0, 2.0), &point, &of(draw(0.1)));
         // Three curves of two parameters each: well above one normal variable, below Scheffé's bound sqrt(χ²_8).
         assert!(c.error > 2.4 && c.error < 3.94, "{c:?}");
         assert!(c.expected >= Z_95 && c.expected < c.error, "{c:?}");
-        let none = critical(&layout, &scale, (-2.0, 2.0), &point, &vec![point.clone(); 50]);
+        let none = critical(&layout, &scale, (-2.0, 2.0), &point, &of(vec![point.clone(); 50]));
         assert_eq!(none.spread, Z_95);
     }
 

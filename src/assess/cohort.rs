@@ -1,9 +1,9 @@
 //! A labelled cohort: the scores of `analyse` joined with the site's labels.
 //!
-//! `result.json` says what the models made of each study, `labels.csv` (one line per image) what is true of it.
-//! A study's outcome is the largest over its images. Values that make no sense are errors that name line and
-//! column; studies that merely cannot be used are left out and counted by reason. Neighbours: `fit` takes the
-//! [`Cohort`]. Left out: reading files.
+//! `result.json` says what the models made of each study, `labels.csv` (one line per image) what is true of it, and so
+//! does the node's index ([`Labelled`]). A study's outcome is the largest over its images. Values that make no sense
+//! are errors that name line and column; studies that merely cannot be used are left out and counted by reason.
+//! Neighbours: `fit` takes the [`Cohort`]. Left out: reading files and the index.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,8 +78,26 @@ pub enum CohortError {
     NothingJoined,
 }
 
+/// What the node's index knows to be true of one study.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Labelled {
+    pub study: String,
+    pub patient: String,
+    /// Key of the self-reported group; empty where there is none.
+    pub group: String,
+    pub views: BTreeSet<String>,
+    pub date: Option<NaiveDate>,
+    pub outcomes: BTreeMap<String, bool>,
+}
+
 /// Joins the bytes of `result.json` and `labels.csv`.
 pub fn read(result_json: &[u8], labels_csv: &[u8]) -> Result<Cohort, CohortError> {
+    join(result_json, Some(labels_csv), Vec::new())
+}
+
+/// Joins scores with labels of a file, of the index, or of both. A study of which the two say different things is left
+/// out.
+pub fn join(result_json: &[u8], labels_csv: Option<&[u8]>, indexed: Vec<Labelled>) -> Result<Cohort, CohortError> {
     let results: Results = serde_json::from_slice(result_json)?;
     if results.format != 1 {
         return Err(CohortError::Format(results.format));
@@ -91,7 +109,8 @@ pub fn read(result_json: &[u8], labels_csv: &[u8]) -> Result<Cohort, CohortError
         .flat_map(|m| m.findings.iter().map(|f| (m.key.clone(), f)))
         .map(|(model, f)| FindingModel { finding: f.key.clone(), model, threshold: f.threshold })
         .collect();
-    let labels = labels(labels_csv, &findings)?;
+    let mut labels = labels_csv.map(|csv| labels(csv, &findings)).transpose()?.unwrap_or_default();
+    let contradicted = add_indexed(&mut labels, indexed);
     let groups = match &results.models.race {
         Some(race) => race.groups.clone(),
         None => labels
@@ -112,6 +131,10 @@ pub fn read(result_json: &[u8], labels_csv: &[u8]) -> Result<Cohort, CohortError
     let mut joined = false;
     for study in &results.studies {
         joined |= labels.contains_key(&study.study);
+        if contradicted.contains(&study.study) {
+            *cohort.left_out.entry("labels of the index and of the file contradict each other").or_default() += 1;
+            continue;
+        }
         match usable(study, &labels, &mixed, &cohort.groups) {
             Ok(label) => add(&mut cohort, study, label)?,
             Err(reason) => *cohort.left_out.entry(reason).or_default() += 1,
@@ -240,6 +263,31 @@ fn labels(bytes: &[u8], findings: &[FindingModel]) -> Result<BTreeMap<String, St
         }
     }
     Ok(labels)
+}
+
+/// Adds what the index knows; the studies of which it says something else than the file.
+fn add_indexed(labels: &mut BTreeMap<String, StudyLabel>, indexed: Vec<Labelled>) -> BTreeSet<String> {
+    let mut contradicted = BTreeSet::new();
+    for Labelled { study, patient, group, views, date, outcomes } in indexed {
+        let new = StudyLabel { patient, group, views, date, outcomes };
+        let Some(own) = labels.get_mut(&study) else {
+            labels.insert(study, new);
+            continue;
+        };
+        let differ = |(finding, value): (&String, &bool)| new.outcomes.get(finding).is_some_and(|v| v != value);
+        let two_groups = !own.group.is_empty() && !new.group.is_empty() && own.group != new.group;
+        if own.patient != new.patient || two_groups || own.outcomes.iter().any(differ) {
+            contradicted.insert(study);
+            continue;
+        }
+        if own.group.is_empty() {
+            own.group = new.group;
+        }
+        own.views.extend(new.views);
+        own.date = own.date.or(new.date);
+        own.outcomes.extend(new.outcomes);
+    }
+    contradicted
 }
 
 fn parse_date(text: &str) -> Option<NaiveDate> {
@@ -380,6 +428,32 @@ mod tests {
         let cohort = read(result.as_bytes(), LABELS.as_bytes()).unwrap();
         assert_eq!(cohort.groups, ["A", "B", "C"]);
         assert_eq!((cohort.race_model, &cohort.rows[0].posteriors), (None, &None));
+    }
+
+    #[test]
+    fn the_index_adds_what_a_file_lacks_and_contradictions_are_left_out() {
+        let labelled = |study: &str, patient: &str, group: &str, outcome: Option<bool>| Labelled {
+            study: study.into(),
+            patient: patient.into(),
+            group: group.into(),
+            outcomes: outcome.map(|v| ("pneumothorax".to_owned(), v)).into_iter().collect(),
+            ..Labelled::default()
+        };
+        let result = RESULT.replace(
+            r#"{"study":"1.4","state":"reported","findings":[]}"#,
+            r#"{"study":"1.4","state":"reported","findings":[{"key":"pneumothorax","model":"clin@1#b","score":0.5}]}"#,
+        );
+        let alone = join(result.as_bytes(), None, vec![labelled("1.3", "p3", "B", Some(true))]).unwrap();
+        assert_eq!((alone.rows.len(), alone.rows[0].group.as_str(), alone.rows[0].outcome), (1, "B", true));
+        // The file knows group and patient of 1.3 and no outcome; of 1.1 it says something else.
+        let both = |indexed| join(result.as_bytes(), Some(LABELS.as_bytes()), indexed).unwrap();
+        let cohort = both(vec![labelled("1.3", "p3", "", Some(true)), labelled("1.1", "p1", "A", Some(false))]);
+        assert_eq!(cohort.rows.iter().map(|r| r.study.as_str()).collect::<Vec<_>>(), ["1.3"]);
+        assert_eq!(cohort.left_out["labels of the index and of the file contradict each other"], 1);
+        for other in [labelled("1.1", "p9", "A", None), labelled("1.1", "p1", "B", None)] {
+            assert!(both(vec![other]).rows.is_empty());
+        }
+        assert_eq!(both(vec![labelled("1.1", "p1", "A", Some(true))]).rows.len(), 1);
     }
 
     #[test]

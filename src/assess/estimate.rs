@@ -1,13 +1,15 @@
 //! Fitting the parameters of one finding: once on the cohort, then on every bootstrap draw.
 //!
 //! Curves are penalised logistic regression, mix and race multinomial regression; a draw reweights the same rows
-//! by how often their patients were drawn and starts from the cohort's solution. Neighbours: `curves` says what
-//! the parameters mean, `fit` calls this. Left out: bands, tests, files.
+//! by how often their patients were drawn and starts from the cohort's solution. Neighbours: `refit` does that fast,
+//! Newton's method where it does not get there; `curves` says what the parameters mean, `fit` calls this. Left out:
+//! bands, tests, files.
 
 use nalgebra::DMatrix;
 
 use super::curves::{Layout, ScoreRow, ScoreScale, log_ratios};
-use crate::stats::{ClusterBootstrap, Design, Fitted, NumericsError, Ridge, logistic, multinomial};
+use super::refit::{Drawn, Row, Rows};
+use crate::stats::{Ascent, Design, Fitted, NumericsError, Ridge, inverse, logistic, multinomial};
 
 /// One study of one finding, with names replaced by indices.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +37,22 @@ pub(super) struct Estimator {
     curve: Part<f64>,
     mix: Part<usize>,
     race: Option<Part<usize>>,
+    rows: Rows,
+}
+
+/// The cohort's own solution.
+pub(super) struct Point {
+    pub(super) parameters: Vec<f64>,
+    pub(super) shrinkage: Shrinkage,
+    /// Inverse informations of curve, mix and race part.
+    inverses: Vec<Vec<f64>>,
+}
+
+/// What a refit needs and the next one can use again.
+#[derive(Default)]
+pub(super) struct Memory {
+    drawn: Drawn,
+    ascent: Ascent,
 }
 
 struct Part<T> {
@@ -70,55 +88,129 @@ impl Estimator {
                 part.push(&layout.race_row(&at, &ratios), o.group, o.patient);
             }
         }
-        Self { layout, curve, mix, race }
+        let prepared: Vec<(ScoreRow, Option<Vec<f64>>)> =
+            observations.iter().map(|o| (scale.row(o.z), o.posteriors.as_deref().and_then(log_ratios))).collect();
+        let rows = observations.iter().zip(&prepared).map(|(o, (at, ratios))| Row {
+            group: o.group,
+            terms: &at.0[1..],
+            ratios: ratios.as_deref(),
+            outcome: f64::from(u8::from(o.outcome)),
+            patient: o.patient,
+        });
+        let rows = Rows::new(&layout, rows);
+        Self { layout, curve, mix, race, rows }
     }
 
     /// The cohort's own parameters and the shrinkage that its groups call for.
-    pub(super) fn fit(&self, patients: usize) -> Result<(Vec<f64>, Shrinkage), NumericsError> {
+    pub(super) fn fit(&self, patients: usize) -> Result<Point, NumericsError> {
         let weights = vec![1.0; patients];
         let wide = self.fit_curve(&weights, Shrinkage { shift_sd: SD_MAX, slope_sd: SD_MAX }, None)?;
         let shrinkage = self.empirical_bayes(&wide)?;
-        let parameters = self.refit(&weights, shrinkage, None)?;
-        Ok((parameters, shrinkage))
-    }
-
-    /// The parameters of every draw that converged.
-    pub(super) fn draws(
-        &self,
-        bootstrap: ClusterBootstrap,
-        draws: u64,
-        shrinkage: Shrinkage,
-        start: &[f64],
-    ) -> Vec<Vec<f64>> {
-        bootstrap
-            .map(draws, |_, weights| self.refit(weights, shrinkage, Some(start)).ok())
-            .into_iter()
-            .flatten()
-            .collect()
-    }
-
-    fn refit(&self, weights: &[f64], shrinkage: Shrinkage, start: Option<&[f64]>) -> Result<Vec<f64>, NumericsError> {
-        let (curve_len, mix_len) = (self.layout.curve_len(), self.layout.mix_len());
-        let part = |from: usize, len: usize| start.map(|s| &s[from..from + len]);
-        let mut parameters = self.fit_curve(weights, shrinkage, part(0, curve_len))?.coefficients;
-        let faint = Ridge::uniform(mix_len, FAINT);
-        parameters.extend(self.mix.fit(self.layout.groups, weights, &faint, part(curve_len, mix_len))?.coefficients);
-        if let Some(race) = &self.race {
-            let ridge = race_ridge(&self.layout);
-            let start = part(curve_len + mix_len, self.layout.race_len());
-            parameters.extend(race.fit(self.layout.groups, weights, &ridge, start)?.coefficients);
+        let mut point = Point { parameters: Vec::new(), shrinkage, inverses: Vec::new() };
+        for part in 0..self.parts() {
+            let start = (part == 0).then_some(wide.coefficients.as_slice());
+            let fitted = self.fit_part(part, &weights, shrinkage, start)?;
+            point.inverses.push(inverse(&fitted.information).ok_or(NumericsError::Singular)?);
+            point.parameters.extend(fitted.coefficients);
         }
-        Ok(parameters)
+        Ok(point)
+    }
+
+    /// The parameters of one draw, by how often it has each patient; `None` where it has no solution. They are the
+    /// maximum to a few thousandths of a standard error.
+    pub(super) fn refit(&self, point: &Point, patients: &[f64], memory: &mut Memory) -> Option<Vec<f64>> {
+        self.rows.draw(patients, &mut memory.drawn);
+        let mut parameters = point.parameters.clone();
+        let mut rest = parameters.as_mut_slice();
+        for part in 0..self.parts() {
+            let (beta, others) = std::mem::take(&mut rest).split_at_mut(self.length(part));
+            self.climb(part, point, patients, memory, beta).ok()?;
+            rest = others;
+        }
+        Some(parameters)
+    }
+
+    /// The race part alone, for these patients.
+    pub(super) fn recalibrate(
+        &self,
+        point: &Point,
+        patients: &[f64],
+        memory: &mut Memory,
+    ) -> Result<Vec<f64>, NumericsError> {
+        self.rows.draw(patients, &mut memory.drawn);
+        let mut beta = point.parameters[self.length(0) + self.length(1)..].to_vec();
+        self.climb(2, point, patients, memory, &mut beta)?;
+        Ok(beta)
+    }
+
+    /// From the cohort's `beta` to that of the patients that were drawn into the memory.
+    fn climb(
+        &self,
+        part: usize,
+        point: &Point,
+        patients: &[f64],
+        memory: &mut Memory,
+        beta: &mut [f64],
+    ) -> Result<(), NumericsError> {
+        let Memory { drawn, ascent } = memory;
+        let ridge = self.ridge(part, point.shrinkage);
+        let start = beta.to_vec();
+        let reached = ascent.climb(beta, &point.inverses[part], |beta, out| match part {
+            0 => self.rows.curve_gradient(drawn, &ridge, beta, out),
+            _ => self.rows.class_gradient(drawn, part == 2, &ridge, beta, out),
+        });
+        if !reached {
+            beta.copy_from_slice(&self.fit_part(part, patients, point.shrinkage, Some(&start))?.coefficients);
+        }
+        Ok(())
+    }
+
+    /// As [`Estimator::refit`], by Newton's method alone.
+    #[cfg(test)]
+    pub(super) fn refit_by_newton(&self, point: &Point, patients: &[f64]) -> Option<Vec<f64>> {
+        let mut parameters = Vec::new();
+        for part in 0..self.parts() {
+            parameters.extend(self.fit_part(part, patients, point.shrinkage, None).ok()?.coefficients);
+        }
+        Some(parameters)
+    }
+
+    /// Curve and mix, and the race part where there is one.
+    fn parts(&self) -> usize {
+        2 + usize::from(self.race.is_some())
+    }
+
+    fn length(&self, part: usize) -> usize {
+        [self.layout.curve_len(), self.layout.mix_len(), self.layout.race_len()][part]
+    }
+
+    fn ridge(&self, part: usize, shrinkage: Shrinkage) -> Ridge {
+        match part {
+            0 => curve_ridge(&self.layout, shrinkage),
+            1 => Ridge::uniform(self.layout.mix_len(), FAINT),
+            _ => race_ridge(&self.layout),
+        }
+    }
+
+    /// One of the three models by Newton's method.
+    fn fit_part(
+        &self,
+        part: usize,
+        weights: &[f64],
+        shrinkage: Shrinkage,
+        start: Option<&[f64]>,
+    ) -> Result<Fitted, NumericsError> {
+        let ridge = self.ridge(part, shrinkage);
+        match (part, &self.race) {
+            (0, _) => self.fit_curve(weights, shrinkage, start),
+            (2, Some(race)) => race.fit(self.layout.groups, weights, &ridge, start),
+            _ => self.mix.fit(self.layout.groups, weights, &ridge, start),
+        }
     }
 
     fn fit_curve(&self, weights: &[f64], s: Shrinkage, start: Option<&[f64]>) -> Result<Fitted, NumericsError> {
-        let mut ridge = Ridge::uniform(self.layout.curve_len(), TRACE);
-        let (_, group) = ridge.precision.split_at_mut(self.layout.terms);
-        let (shift, slope) = group.split_at_mut(self.layout.admitted.len());
-        shift.fill(s.shift_sd.powi(-2));
-        slope.fill(s.slope_sd.powi(-2));
         let part = &self.curve;
-        logistic(&part.design, &part.response, &part.row_weights(weights), &ridge, start)
+        logistic(&part.design, &part.response, &part.row_weights(weights), &curve_ridge(&self.layout, s), start)
     }
 
     /// Moment estimates of the spread of a_g and of b_g between groups beyond their sampling errors.
@@ -132,8 +224,18 @@ impl Estimator {
     }
 }
 
+/// Next to no penalty on what is common, the priors of the groups' terms.
+fn curve_ridge(layout: &Layout, s: Shrinkage) -> Ridge {
+    let mut ridge = Ridge::uniform(layout.curve_len(), TRACE);
+    let (_, group) = ridge.precision.split_at_mut(layout.terms);
+    let (shift, slope) = group.split_at_mut(layout.admitted.len());
+    shift.fill(s.shift_sd.powi(-2));
+    slope.fill(s.slope_sd.powi(-2));
+    ridge
+}
+
 /// The prior of the race part: trust the race model (log-ratios enter as they are), unit doubt about that.
-pub(super) fn race_ridge(layout: &Layout) -> Ridge {
+fn race_ridge(layout: &Layout) -> Ridge {
     let columns = layout.terms + layout.groups - 1;
     let mut ridge = Ridge::uniform(layout.race_len(), FAINT);
     for class in 0..layout.groups - 1 {
@@ -227,7 +329,7 @@ mod tests {
             let scale = score_scale(&observations, false).unwrap();
             let layout =
                 Layout { groups: 3, admitted: vec![0, 1, 2], sloped: vec![0, 1, 2], terms: scale.terms(), race: false };
-            let (parameters, shrinkage) = Estimator::new(layout, &scale, &observations).fit(3000).unwrap();
+            let Point { parameters, shrinkage, .. } = Estimator::new(layout, &scale, &observations).fit(3000).unwrap();
             assert!(expected.contains(&shrinkage.shift_sd), "{shrinkage:?}");
             assert!(parameters[2..5].iter().sum::<f64>().abs() < 1e-6, "penalised shifts sum to zero: {parameters:?}");
         };

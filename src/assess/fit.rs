@@ -10,15 +10,16 @@ use rayon::prelude::*;
 
 use super::bands::{self, Critical};
 use super::cohort::{Cohort, FindingModel, Row};
-use super::curves::Layout;
-use super::estimate::{Estimator, Observation, score_rows, score_scale};
+use super::curves::{Layout, ScoreScale};
+use super::ensemble::Ensemble;
+use super::estimate::{Estimator, Memory, Observation, Point, score_rows, score_scale};
 use super::gate::{self, Gate};
 use super::profile::{
     CohortDescription, Curves, DRAWS, FindingProfile, GroupEvidence, Profile, Series, StratumEvidence, significant,
 };
 use super::quality::{self, Auc, RaceQuality};
-use super::risk::{self, Individual};
-use crate::domain::{Direction, IndReason, Level, Timestamp};
+use super::risk;
+use crate::domain::{Direction, IndReason, Timestamp};
 use crate::stats::{ClusterBootstrap, NumericsError, holm, logit, quantile};
 
 /// Settings of a fit.
@@ -66,16 +67,19 @@ pub fn fit(cohort: &Cohort, options: &FitOptions) -> Result<Profile, FitError> {
     let names: BTreeSet<&str> = rows.iter().map(|r| r.patient.as_str()).collect();
     let patients: BTreeMap<&str, usize> = names.into_iter().enumerate().map(|(i, name)| (name, i)).collect();
     let bootstrap = ClusterBootstrap { clusters: patients.len(), seed: options.seed };
-    let mut fitted = Vec::new();
-    for model in &cohort.findings {
+    let begin = |model: &FindingModel| {
         let own = rows.iter().filter(|r| r.finding == model.finding);
         let observations = own.map(|row| observation(row, &cohort.groups, &patients)).collect::<Result<Vec<_>, _>>()?;
-        fitted.push((fit_finding(cohort, model, &observations, bootstrap, options)?, observations));
-    }
+        begin_finding(cohort, model, observations, bootstrap, options)
+    };
+    let begun = cohort.findings.par_iter().map(begin).collect::<Result<Vec<Begun>, FitError>>()?;
+    let drawn = draw_all(&begun, bootstrap, options);
+    let finish = |(begun, draws): (Begun, Vec<Vec<f64>>)| begun.finish(&draws, options);
+    let mut fitted = begun.into_par_iter().zip(drawn).map(finish).collect::<Result<Vec<_>, FitError>>()?;
     adjust_gates(&mut fitted);
-    for (finding, observations) in &mut fitted {
+    fitted.par_iter_mut().for_each(|(finding, observations)| {
         finding.elevated = elevated(finding, observations, options.delta);
-    }
+    });
     let profile = Profile {
         format: 0,
         id: String::new(),
@@ -134,13 +138,32 @@ fn observation(row: &Row, groups: &[String], patients: &BTreeMap<&str, usize>) -
     })
 }
 
-fn fit_finding(
+/// A finding before the bootstrap.
+struct Begun {
+    profile: FindingProfile,
+    observations: Vec<Observation>,
+    /// None where there will be no curves.
+    work: Option<Work>,
+}
+
+/// What its curves are made of.
+struct Work {
+    layout: Layout,
+    scale: ScoreScale,
+    z_low: f64,
+    z_high: f64,
+    estimator: Estimator,
+    point: Point,
+}
+
+/// Everything of a finding that needs no draws.
+fn begin_finding(
     cohort: &Cohort,
     model: &FindingModel,
-    observations: &[Observation],
+    observations: Vec<Observation>,
     bootstrap: ClusterBootstrap,
     options: &FitOptions,
-) -> Result<FindingProfile, FitError> {
+) -> Result<Begun, FitError> {
     let numerics = |source| FitError::Numerics { finding: model.finding.clone(), source };
     let groups: Vec<GroupEvidence> = cohort
         .groups
@@ -163,56 +186,87 @@ fn fit_finding(
     let admitted: Vec<usize> = (0..profile.groups.len()).filter(|&g| profile.groups[g].admitted).collect();
     if admitted.len() < 2 {
         profile.withheld = Some(IndReason::Cells);
-        return Ok(profile);
+        return Ok(Begun { profile, observations, work: None });
     }
     let Some((z_low, z_high)) = common_range(&profile.groups) else {
         profile.withheld = Some(IndReason::Range);
-        return Ok(profile);
+        return Ok(Begun { profile, observations, work: None });
     };
     let total = |count: fn(&GroupEvidence) -> usize| admitted.iter().map(|&g| count(&profile.groups[g])).sum::<usize>();
     let spline = total(|g| g.events) >= SLOPE_MIN && total(|g| g.non_events) >= SLOPE_MIN;
     let scale =
-        score_scale(observations, spline).ok_or_else(|| FitError::ConstantScore { finding: model.finding.clone() })?;
+        score_scale(&observations, spline).ok_or_else(|| FitError::ConstantScore { finding: model.finding.clone() })?;
     let sloped = (0..admitted.len()).filter(|&p| profile.groups[admitted[p]].slope).collect();
     let race = cohort.race_model.is_some();
     let mut layout = Layout { groups: profile.groups.len(), admitted, sloped, terms: scale.terms(), race };
+    let mut estimator = Estimator::new(layout.clone(), &scale, &observations);
+    let mut point = estimator.fit(bootstrap.clusters).map_err(numerics)?;
     if race {
-        profile.race =
-            quality::measure(&layout, &scale, observations, bootstrap).map_err(numerics)?.map(rounded_quality);
+        let mut memory = Memory::default();
+        let recalibrate = |patients: &[f64]| estimator.recalibrate(&point, patients, &mut memory);
+        let measured = quality::measure(&layout, &scale, &observations, bootstrap, recalibrate).map_err(numerics)?;
+        profile.race = measured.map(rounded_quality);
+        if profile.race.is_none() {
+            layout.race = false;
+            estimator = Estimator::new(layout.clone(), &scale, &observations);
+            point = estimator.fit(bootstrap.clusters).map_err(numerics)?;
+        }
     }
-    layout.race = profile.race.is_some();
-    let rows = score_rows(&scale, observations);
+    let rows = score_rows(&scale, &observations);
     let cases: Vec<gate::Case<'_>> =
         observations.iter().zip(&rows).filter_map(|(o, at)| case(&layout, o, at)).collect();
     let tested =
         gate::test(&cases, layout.admitted.len(), bootstrap, 2 * options.bootstrap as u64).map_err(numerics)?;
     profile.gate = Some(tested);
+    let work = Work { layout, scale, z_low, z_high, estimator, point };
+    Ok(Begun { profile, observations, work: Some(work) })
+}
 
-    let estimator = Estimator::new(layout.clone(), &scale, observations);
-    let (point, shrinkage) = estimator.fit(bootstrap.clusters).map_err(numerics)?;
-    let draws = estimator.draws(bootstrap, options.bootstrap as u64, shrinkage, &point);
-    if draws.len() * 10 < options.bootstrap * 9 {
-        let (finding, draws, converged) = (model.finding.clone(), options.bootstrap, draws.len());
-        return Err(FitError::Draws { finding, converged, draws });
+/// By finding, the parameters of every draw that has a solution. A draw is one set of patients for all findings.
+fn draw_all(begun: &[Begun], bootstrap: ClusterBootstrap, options: &FitOptions) -> Vec<Vec<Vec<f64>>> {
+    let refit = |memory: &mut Memory, patients: &[f64]| -> Vec<Option<Vec<f64>>> {
+        let mut one = |b: &Begun| b.work.as_ref().and_then(|w| w.estimator.refit(&w.point, patients, memory));
+        begun.iter().map(&mut one).collect()
+    };
+    let mut by_finding = vec![Vec::new(); begun.len()];
+    for draw in bootstrap.map_with(options.bootstrap as u64, Memory::default, refit) {
+        for (all, one) in by_finding.iter_mut().zip(draw) {
+            all.extend(one);
+        }
     }
-    let critical = bands::critical(&layout, &scale, (z_low, z_high), &point, &draws);
-    profile.curves = Some(Curves {
-        scale,
-        z_low,
-        z_high,
-        shift_sd: significant(shrinkage.shift_sd),
-        slope_sd: significant(shrinkage.slope_sd),
-        critical: Critical {
-            error: significant(critical.error),
-            spread: significant(critical.spread),
-            excess: significant(critical.excess),
-            expected: significant(critical.expected),
-        },
-        nearby: layout.admitted.iter().map(|&g| nearby(observations, g, z_low, z_high)).collect(),
-        point: Series::of(&point),
-        draws: draws.iter().map(|d| Series::of(d)).collect(),
-    });
-    Ok(profile)
+    by_finding
+}
+
+impl Begun {
+    /// The finished entry, but for what depends on other findings.
+    fn finish(self, draws: &[Vec<f64>], options: &FitOptions) -> Result<(FindingProfile, Vec<Observation>), FitError> {
+        let Self { mut profile, observations, work } = self;
+        let Some(Work { layout, scale, z_low, z_high, point, .. }) = work else { return Ok((profile, observations)) };
+        if draws.len() * 10 < options.bootstrap * 9 {
+            let (finding, draws, converged) = (profile.finding, options.bootstrap, draws.len());
+            return Err(FitError::Draws { finding, converged, draws });
+        }
+        let ensemble = Ensemble::new(draws.iter().map(Vec::as_slice), layout.total());
+        let critical = bands::critical(&layout, &scale, (z_low, z_high), &point.parameters, &ensemble);
+        profile.curves = Some(Curves {
+            scale,
+            z_low,
+            z_high,
+            shift_sd: significant(point.shrinkage.shift_sd),
+            slope_sd: significant(point.shrinkage.slope_sd),
+            critical: Critical {
+                error: significant(critical.error),
+                spread: significant(critical.spread),
+                excess: significant(critical.excess),
+                expected: significant(critical.expected),
+            },
+            nearby: layout.admitted.iter().map(|&g| nearby(&observations, g, z_low, z_high)).collect(),
+            point: Series::of(&point.parameters),
+            draws: draws.iter().map(|d| Series::of(d)).collect(),
+            prepared: Default::default(),
+        });
+        Ok((profile, observations))
+    }
 }
 
 fn case<'a>(layout: &Layout, o: &Observation, at: &'a super::curves::ScoreRow) -> Option<gate::Case<'a>> {
@@ -303,10 +357,9 @@ fn elevated(finding: &FindingProfile, observations: &[Observation], delta: f64) 
         .par_iter()
         .filter_map(|o| {
             let positive = o.score >= finding.threshold;
-            let posteriors = Individual::Posteriors(o.posteriors.as_deref()?);
-            let decision = risk::decide(finding, o.score, positive, posteriors, delta);
+            let is_elevated = risk::is_elevated(finding, o.score, positive, o.posteriors.as_deref()?, delta);
             let direction = if positive { Direction::FalseAlarm } else { Direction::Miss };
-            (decision.level == Level::Elevated).then_some((direction, o.group, o.patient))
+            is_elevated.then_some((direction, o.group, o.patient))
         })
         .collect();
     [Direction::Miss, Direction::FalseAlarm]

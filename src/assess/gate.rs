@@ -9,6 +9,7 @@ use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
 use super::curves::ScoreRow;
+use crate::stats::loops::dot_wide;
 use crate::stats::{ClusterBootstrap, Design, NumericsError, Ridge, chi_square_tail, expit, logistic};
 
 /// The result for one finding.
@@ -57,17 +58,17 @@ pub(super) fn test(
     let outcomes: Vec<f64> = cases.iter().map(|c| c.outcome).collect();
     let ones = vec![1.0; cases.len()];
     // A trace of ridge, far below anything the data say, keeps an empty corner of the score from being singular.
-    let fit = |d: &Design| logistic(d, &outcomes, &ones, &Ridge::uniform(d.columns(), 1e-6), None);
-    let (null_fit, full_fit) = (fit(&null)?, fit(&full)?);
+    let fit =
+        |d: &Design, start: Option<&[f64]>| logistic(d, &outcomes, &ones, &Ridge::uniform(d.columns(), 1e-6), start);
+    let null_fit = fit(&null, None)?;
+    let start = [null_fit.coefficients.as_slice(), &vec![0.0; extra]].concat();
+    let full_fit = fit(&full, Some(&start))?;
     let statistic = (2.0 * (full_fit.log_likelihood - null_fit.log_likelihood)).max(0.0);
     let scores = whitened_scores(cases, groups, &full, &null_fit.coefficients, bootstrap.clusters)?;
+    let columns: Vec<Vec<f64>> = (0..extra).map(|k| scores.iter().skip(k).step_by(extra).copied().collect()).collect();
     let as_large = bootstrap
         .map_signs(draws, |signs| {
-            let mut sum = vec![0.0; extra];
-            for (sign, score) in signs.iter().zip(scores.chunks_exact(extra)) {
-                sum.iter_mut().zip(score).for_each(|(s, v)| *s += sign * v);
-            }
-            sum.iter().map(|s| s * s).sum::<f64>() >= statistic
+            columns.iter().map(|column| dot_wide(signs, column).powi(2)).sum::<f64>() >= statistic
         })
         .into_iter()
         .filter(|&larger| larger)

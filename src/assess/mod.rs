@@ -2,7 +2,8 @@
 //!
 //! A site fits a [`Profile`] once from a labelled [`Cohort`] ([`fit`]); the node then compares every study with it
 //! ([`assess`]). The road: `cohort` → `fit` (`estimate`, `gate`, `quality` with `reach`, `bands`) → `profile` → `risk`;
-//! `curves` says what the parameters mean, `show` prints a profile. Pure: no clock, files or sockets; seeds and `now`
+//! `curves` says what the parameters mean, `show` prints a profile, `diagnostics` (with `picture`) a fit, `diff` compares two, `stale` holds one against what is
+//! deployed, `signature` says who let it in. Pure: no clock, files or sockets; seeds and `now`
 //! are arguments. Left out: detectors of unsuitable images and drift, whose reasons arrive from outside.
 //!
 //! R and D measure calibration by group. They are no gaps of false negative rates, which base rates alone can cause.
@@ -10,30 +11,44 @@
 mod bands;
 mod cohort;
 mod curves;
+mod diagnostics;
+mod diff;
+mod ensemble;
 mod estimate;
 mod fit;
 mod gate;
+mod judge;
+mod picture;
 mod profile;
 mod quality;
 mod reach;
+mod refit;
 mod risk;
 mod show;
+mod signature;
+mod stale;
 #[cfg(test)]
 mod worlds;
 
 use std::time::Duration;
 
 pub use bands::{Critical, GRID};
-pub use cohort::{Cohort, CohortError, FindingModel, Row, read as read_cohort};
+pub use cohort::{Cohort, CohortError, FindingModel, Labelled, Row, join as join_cohort, read as read_cohort};
 pub use curves::ScoreScale;
+pub use diagnostics::{Diagnostic, diagnostics};
+pub use diff::{ProfileDiff, diff, render_diff};
 pub use fit::{FitError, FitOptions, fit};
 pub use gate::Gate;
+pub use judge::{GroupContrast, contrasts, estimates, pointwise};
 pub use profile::{
     CohortDescription, Curves, FindingProfile, GroupEvidence, Profile, ProfileError, Series, StratumEvidence,
 };
 pub use quality::{Auc, RaceQuality};
 pub use reach::Reach;
+pub use risk::{Estimates, IndividualEstimates};
 pub use show::{ProfileSummary, render, summary};
+pub use signature::{ProfileSignature, SignatureError, SigningKey};
+pub use stale::{Deployed, Misfit, misfits};
 
 use crate::domain::{
     Assessment, Digest, Direction, Disclosed, Disclosure, Finding, FindingAssessment, Given, Group, GroupEstimate,

@@ -5,12 +5,14 @@
 //! are strings of numbers with six significant digits: one line each for people, a third of the size.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use super::bands::{Critical, GRID};
 use super::curves::{Layout, ScoreScale};
+use super::ensemble::Ensemble;
 use super::gate::Gate;
 use super::quality::RaceQuality;
 use crate::domain::{Digest, Direction, IndReason, Timestamp};
@@ -128,6 +130,19 @@ pub struct Curves {
     pub point: Series,
     /// One parameter vector per bootstrap draw.
     pub draws: Vec<Series>,
+    /// The draws again, as they are computed with; made when first asked for.
+    #[serde(skip)]
+    pub(super) prepared: Prepared,
+}
+
+/// A cache, which is no part of what a profile is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Prepared(OnceLock<Ensemble>);
+
+impl PartialEq for Prepared {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// Numbers in one string, separated by spaces.
@@ -268,8 +283,8 @@ impl Curves {
         self.nearby.iter().map(move |series| series.0[index])
     }
 
-    pub(super) fn draw_values(&self) -> impl Iterator<Item = &[f64]> {
-        self.draws.iter().map(Series::values)
+    pub(super) fn ensemble(&self, layout: &Layout) -> &Ensemble {
+        self.prepared.0.get_or_init(|| Ensemble::new(self.draws.iter().map(Series::values), layout.total()))
     }
 
     fn fault(&self, layout: &Layout, bootstrap: usize) -> Option<&'static str> {

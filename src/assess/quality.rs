@@ -7,11 +7,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::curves::{Layout, ScoreScale, log_ratios};
-use super::estimate::{Observation, race_ridge};
+use super::estimate::Observation;
 use super::reach::Reach;
-use crate::stats::{
-    ClusterBootstrap, Design, NumericsError, classwise_calibration_error, delong_clustered, multinomial, softmax,
-};
+use crate::stats::{ClusterBootstrap, NumericsError, classwise_calibration_error, delong_clustered, softmax};
 
 /// The race model measured on the cohort.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,11 +52,13 @@ impl RaceQuality {
 }
 
 /// Measures the race model on the rows that have posteriors; `None` where fewer than two groups can be told apart.
+/// `recalibrate` fits the race part on patients with these weights.
 pub(super) fn measure(
     layout: &Layout,
     scale: &ScoreScale,
     observations: &[Observation],
     folds: ClusterBootstrap,
+    recalibrate: impl FnMut(&[f64]) -> Result<Vec<f64>, NumericsError>,
 ) -> Result<Option<RaceQuality>, NumericsError> {
     let rows: Vec<(&Observation, Vec<f64>)> = observations
         .iter()
@@ -68,7 +68,7 @@ pub(super) fn measure(
     if auc.iter().flatten().count() < 2 {
         return Ok(None);
     }
-    let posteriors = cross_fitted(layout, scale, &rows, folds)?;
+    let posteriors = cross_fitted(layout, scale, &rows, folds, recalibrate)?;
     let class: Vec<usize> = rows.iter().map(|(o, _)| o.group).collect();
     let error = classwise_calibration_error(&posteriors, &class, BINS);
     let placed: Vec<(&[f64], usize)> = rows.iter().map(|(o, ratios)| (ratios.as_slice(), o.group)).collect();
@@ -98,20 +98,19 @@ fn cross_fitted(
     scale: &ScoreScale,
     rows: &[(&Observation, Vec<f64>)],
     folds: ClusterBootstrap,
+    mut recalibrate: impl FnMut(&[f64]) -> Result<Vec<f64>, NumericsError>,
 ) -> Result<Vec<Vec<f64>>, NumericsError> {
     let fold_of = folds.folds(FOLDS);
-    let mut design = Design::new(layout.terms + layout.groups - 1);
-    for (o, ratios) in rows {
-        design.push(&layout.race_row(&scale.row(o.z), ratios));
-    }
-    let class: Vec<usize> = rows.iter().map(|(o, _)| o.group).collect();
     let mut posteriors = vec![vec![0.0; layout.groups]; rows.len()];
     for fold in 0..FOLDS {
-        let weights: Vec<f64> = rows.iter().map(|(o, _)| f64::from(u8::from(fold_of[o.patient] != fold))).collect();
-        let fitted = multinomial(&design, &class, layout.groups, &weights, &race_ridge(layout), None)?;
-        for (i, posterior) in posteriors.iter_mut().enumerate().filter(|(i, _)| weights[*i] == 0.0) {
-            for (value, beta) in posterior[1..].iter_mut().zip(fitted.coefficients.chunks_exact(design.columns())) {
-                *value = design.row(i).iter().zip(beta).map(|(x, b)| x * b).sum();
+        let others: Vec<f64> = fold_of.iter().map(|own| f64::from(u8::from(*own != fold))).collect();
+        let fitted = recalibrate(&others)?;
+        for ((o, ratios), posterior) in
+            rows.iter().zip(&mut posteriors).filter(|((o, _), _)| fold_of[o.patient] == fold)
+        {
+            let row = layout.race_row(&scale.row(o.z), ratios);
+            for (value, beta) in posterior[1..].iter_mut().zip(fitted.chunks_exact(row.len())) {
+                *value = row.iter().zip(beta).map(|(x, b)| x * b).sum();
             }
             softmax(posterior);
         }

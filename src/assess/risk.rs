@@ -13,6 +13,7 @@
 
 use super::bands::pairs;
 use super::curves::{Quantities, log_ratios};
+use super::ensemble::Drawn;
 use super::profile::{Curves, FindingProfile};
 use crate::domain::{IndReason, Interval, Level};
 use crate::stats::{Z_95, expit, logit, standard_deviation};
@@ -37,22 +38,27 @@ pub(super) struct Decision {
     pub(super) estimates: Option<Estimates>,
 }
 
+/// The quantities at one score, with simultaneous limits.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Estimates {
-    pub(super) expected: Interval,
-    pub(super) spread: Interval,
+pub struct Estimates {
+    /// Σ w_g e_g.
+    pub expected: Interval,
+    /// R.
+    pub spread: Interval,
     /// e_g of all groups; none without a curve.
-    pub(super) errors: Vec<Option<Interval>>,
-    pub(super) individual: Option<IndividualEstimates>,
+    pub errors: Vec<Option<Interval>>,
+    pub individual: Option<IndividualEstimates>,
 }
 
+/// The quantities that rest on a study's race posterior.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct IndividualEstimates {
+pub struct IndividualEstimates {
     /// π_g, recalibrated, all groups.
-    pub(super) posterior: Vec<f64>,
-    pub(super) excess: Interval,
+    pub posterior: Vec<f64>,
+    /// D.
+    pub excess: Interval,
     /// U; none where more than 5 % of the posterior lies on groups without a curve.
-    pub(super) ambiguity: Option<f64>,
+    pub ambiguity: Option<f64>,
 }
 
 /// Reference patients of each group that must lie near a score.
@@ -93,10 +99,38 @@ pub(super) fn decide(
     }
 }
 
+/// Whether a study is at level 2: as [`decide`] says, without asking the draws where the estimate alone rules it out.
+pub(super) fn is_elevated(
+    finding: &FindingProfile,
+    score: f64,
+    positive: bool,
+    posteriors: &[f64],
+    delta: f64,
+) -> bool {
+    let (Some(curves), Some(ratios)) = (&finding.curves, log_ratios(posteriors)) else { return false };
+    let (layout, at) = (finding.layout(curves), curves.scale.row(logit(score)));
+    let point = layout.quantities(curves.point.values(), &at);
+    let Some(posterior) = layout.posterior(curves.point.values(), &at, &ratios) else { return false };
+    let excess = layout.excess(&point, &posterior) * if positive { -1.0 } else { 1.0 };
+    let possible = finding.gate.is_some_and(|g| g.enabled) && excess > delta;
+    possible && decide(finding, score, positive, Individual::Posteriors(posteriors), delta).level == Level::Elevated
+}
+
 /// The estimates at a score whatever the evidence, for the people who judge a profile; none without curves.
 pub(super) fn estimates_at(finding: &FindingProfile, score: f64, positive: bool) -> Option<Estimates> {
+    estimates_of(finding, score, positive, None)
+}
+
+/// The same with D where there are posteriors, recalibrated however good the race model is.
+pub(super) fn estimates_of(
+    finding: &FindingProfile,
+    score: f64,
+    positive: bool,
+    posteriors: Option<&[f64]>,
+) -> Option<Estimates> {
     let curves = finding.curves.as_ref()?;
-    Some(Sample::at(finding, curves, logit(score), None).estimates(positive))
+    let race = posteriors.and_then(log_ratios);
+    Some(Sample::at(finding, curves, logit(score), race.as_deref()).estimates(positive))
 }
 
 /// The levels of method.md §2, or why there is none.
@@ -147,7 +181,7 @@ struct Sample<'a> {
     layout: super::curves::Layout,
     z: f64,
     point: Quantities,
-    draws: Vec<Quantities>,
+    draws: Drawn,
     /// π and D of the estimate, and D of the estimated curves with the π of each draw.
     individual: Option<(Vec<f64>, f64, Vec<f64>)>,
 }
@@ -157,14 +191,12 @@ impl<'a> Sample<'a> {
         let layout = finding.layout(curves);
         let at = curves.scale.row(z);
         let point = layout.quantities(curves.point.values(), &at);
-        let draws: Vec<Quantities> = curves.draw_values().map(|d| layout.quantities(d, &at)).collect();
+        let ensemble = curves.ensemble(&layout);
+        let draws = ensemble.quantities(&layout, &at);
         let individual = race.and_then(|ratios| {
             let posterior = layout.posterior(curves.point.values(), &at, ratios)?;
             let excess = layout.excess(&point, &posterior);
-            let drawn = curves
-                .draw_values()
-                .filter_map(|parameters| layout.posterior(parameters, &at, ratios).map(|p| layout.excess(&point, &p)));
-            Some((posterior, excess, drawn.collect()))
+            Some((posterior, excess, ensemble.excess(&layout, &at, ratios, &point)?))
         });
         Self { curves, layout, z, point, draws, individual }
     }
@@ -212,23 +244,21 @@ impl<'a> Sample<'a> {
     /// Half width of D, simultaneous over scores and over π: the mean of the vertices' half widths (see `bands`), and
     /// beside it what the recalibration of π adds.
     fn excess_half_width(&self, posterior: &[f64], drawn: &[f64]) -> f64 {
-        let vertex = |position: usize| {
-            let deviations: Vec<f64> = self.draws.iter().map(|q| q.event[position] - q.expected).collect();
-            standard_deviation(&deviations)
-        };
+        let vertex =
+            |position: usize| standard_deviation(&differences(&self.draws.event[position], &self.draws.expected));
         let curves: f64 = self.layout.admitted.iter().enumerate().map(|(p, &g)| posterior[g] * vertex(p)).sum();
         self.curves.critical.excess * (curves + standard_deviation(drawn))
     }
 
     /// c_g with limits, on the logit scale inside.
     fn event(&self, position: usize, critical: f64) -> Interval {
-        let drawn: Vec<f64> = self.draws.iter().map(|q| q.event_logit[position]).collect();
-        on_logit_scale(self.point.event_logit[position], critical * standard_deviation(&drawn))
+        let drawn = &self.draws.event_logit[position];
+        on_logit_scale(self.point.event_logit[position], critical * standard_deviation(drawn))
     }
 
     /// Σ w_g c_g; what groups without a curve could add lies within the limits.
     fn expected(&self) -> Interval {
-        let drawn: Vec<f64> = self.draws.iter().map(Quantities::expected_logit).collect();
+        let drawn: Vec<f64> = self.draws.expected.iter().map(|p| logit(*p)).collect();
         let covered =
             on_logit_scale(self.point.expected_logit(), self.curves.critical.expected * standard_deviation(&drawn));
         let missing = self.missing(&self.point.mix);
@@ -244,7 +274,7 @@ impl<'a> Sample<'a> {
         let mut spread = Interval { estimate: 0.0, lower: 0.0, upper: 0.0 };
         for (i, j) in pairs(self.layout.admitted.len()) {
             let difference = (self.point.event[i] - self.point.event[j]).abs();
-            let drawn: Vec<f64> = self.draws.iter().map(|q| q.event[i] - q.event[j]).collect();
+            let drawn = differences(&self.draws.event[i], &self.draws.event[j]);
             let half = self.curves.critical.spread * standard_deviation(&drawn);
             spread.estimate = spread.estimate.max(difference);
             spread.lower = spread.lower.max(difference - half);
@@ -283,6 +313,10 @@ impl<'a> Sample<'a> {
     fn missing(&self, distribution: &[f64]) -> f64 {
         (1.0 - self.layout.admitted.iter().map(|&g| distribution[g]).sum::<f64>()).clamp(0.0, 1.0)
     }
+}
+
+fn differences(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
 fn on_logit_scale(center: f64, half: f64) -> Interval {

@@ -216,13 +216,13 @@ fn write_table(out: &mut String, f: &FindingSummary, delta: f64) -> std::fmt::Re
     Ok(())
 }
 
-fn direction_name(direction: Direction) -> &'static str {
+pub(super) fn direction_name(direction: Direction) -> &'static str {
     match direction {
         Direction::Miss => "miss",
         Direction::FalseAlarm => "false alarm",
     }
 }
 
-fn percent(i: Interval) -> String {
+pub(super) fn percent(i: Interval) -> String {
     format!("{:.1} ({:.1}–{:.1})", 100.0 * i.estimate, 100.0 * i.lower, 100.0 * i.upper)
 }

@@ -98,6 +98,45 @@ pub enum Profile {
         #[arg(long, value_name = "N", default_value_t = 500)]
         studies_min: usize,
     },
+    /// Show what the candidate of risk.refit changes, or let it in
+    Approve {
+        /// The candidate's identifier, as it was shown; without it, it is shown
+        #[arg(value_name = "ID")]
+        id: Option<String>,
+        /// Private key to sign it with, where risk.profile_keys asks for a signature
+        #[arg(long, value_name = "FILE", requires = "id")]
+        key: Option<PathBuf>,
+    },
+    /// Tell whether a profile fits what is configured: signature, models, thresholds, prior, age; exit code 1 if not
+    Check {
+        /// Without one, risk.profile
+        #[arg(value_name = "FILE")]
+        profile: Option<PathBuf>,
+        #[command(flatten)]
+        table: Table,
+    },
+    /// Print what a new profile changes: groups, gates, curves, levels; read it before the new one is signed
+    Diff {
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        #[command(flatten)]
+        table: Table,
+    },
+    /// Make a key pair for signatures: the private key goes into a file, the public one is printed
+    Key {
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Sign a profile, so that nodes that trust the key use it; the signature goes into FILE.sig
+    Sign {
+        #[arg(value_name = "FILE")]
+        profile: PathBuf,
+        /// Private key, of `profile key` or any Ed25519 key in PKCS#8
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
     /// Print a profile: curves, gates and what it decides; read it before it is used
     Show {
         #[arg(value_name = "FILE")]
@@ -108,16 +147,24 @@ pub enum Profile {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("scores").required(true).multiple(true).args(["results", "index"]))]
+#[command(group = clap::ArgGroup::new("truth").required(true).multiple(true).args(["labels", "index"]))]
 pub struct ProfileFit {
     /// result.json files of `analyse --with-posteriors`
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    #[arg(long, num_args = 1.., value_name = "FILE", requires = "truth")]
     pub results: Vec<PathBuf>,
     /// Labels (CSV): patient, study, self-reported group, a column of 0 and 1 for each finding; view and date if known
-    #[arg(long, value_name = "FILE")]
-    pub labels: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "scores")]
+    pub labels: Option<PathBuf>,
+    /// The studies of the node's index that have labels (`sidelight labels import`), alone or beside files
+    #[arg(long)]
+    pub index: bool,
     /// The profile to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Folder for calibration by group: a table, a text and a picture (SVG) of each finding; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub diagnostics: Option<PathBuf>,
     /// Seed of the bootstrap
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,

@@ -7,18 +7,17 @@ use std::process::ExitCode;
 
 use chrono::Utc;
 use serde_json::json;
-use sidelight::analyse::{RacePrior, cards, read_profile};
-use sidelight::assess::Profile;
-use sidelight::config::{Config, PrecisionChoice, open_to_others};
+use sidelight::analyse::{candidate_path, read_profile, read_trusted};
+use sidelight::config::{Config, open_to_others};
 use sidelight::deliver;
-use sidelight::domain::{Finding, ModelOutputs, Precision, Purpose};
-use sidelight::infer::{self, Elsewhere, Package};
+use sidelight::domain::IndReason;
+use sidelight::infer::{Elsewhere, Package};
 use sidelight::receive;
 use sidelight::remote::Servers;
 use sidelight::web;
 use sidelight::wire::tls::{self, Tls};
 
-use super::{print, print_json, table};
+use super::{print, print_json, profiles, table};
 
 /// One thing that was looked at.
 struct Item {
@@ -39,6 +38,7 @@ pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<E
     let mut items = vec![Item::new("configuration", Ok("valid".into()))];
     items.extend(models(config));
     items.push(profile(config));
+    items.extend(candidate(config));
     items.push(Item::new("store.data_dir", folder(&config.store.data_dir)));
     for (key, address) in [("node.listen", config.node.listen), ("node.listen_tls", config.node.listen_tls)] {
         items.extend(address.map(|address| Item::new(key, port(address))));
@@ -131,48 +131,23 @@ fn profile(config: &Config) -> Item {
     let Some(path) = &config.risk.profile else {
         return Item::new("risk.profile", Ok("none: every finding will be indeterminate (IND-NOCAL)".into()));
     };
-    let outcome = read_profile(path).map_err(|e| format!("{e:#}")).and_then(|profile| {
-        let names: Vec<String> = config.models.race.iter().chain(&config.models.clinical).cloned().collect();
-        let packages = infer::load_all(&config.models.dir, &names).map_err(|e| e.to_string())?;
-        // What a device computes in, of several that are allowed, shows once the models are loaded.
-        let fp32 = config.models.precision == PrecisionChoice::Named(Precision::Fp32);
-        let profile = if fp32 { profile.for_cards(&cards(&packages)) } else { profile };
-        profile_fault(&profile, &packages, config).map_or(Ok(profile.id), Err)
+    let outcome = read_trusted(path, &config.risk.profile_keys).map_err(|e| format!("{e:#}")).and_then(|profile| {
+        let misfits = profiles::misfits(config, &profile).map_err(|e| format!("{e:#}"))?;
+        // A finding that the profile knows nothing of is indeterminate; the others are not touched by that.
+        match misfits.into_iter().find(|m| m.reason != IndReason::NoCal) {
+            Some(misfit) => Err(misfit.text),
+            None => Ok(profile.id),
+        }
     });
     Item::new("risk.profile", outcome)
 }
 
-/// Why the node would abstain with this profile (IND-STALE), if it would.
-fn profile_fault(profile: &Profile, packages: &[Package], config: &Config) -> Option<String> {
-    let age = (Utc::now() - profile.fitted_at).to_std().unwrap_or_default();
-    if config.risk.profile_age_max.is_some_and(|limit| age > limit) {
-        let days = age.as_secs() / 86_400;
-        return Some(format!("was fitted {days} days ago, risk.profile_age_max is less: fit it again"));
-    }
-    for finding in &profile.findings {
-        let Some(package) = packages.iter().find(|p| p.key() == finding.model) else {
-            let model = &finding.model;
-            return Some(format!(
-                "was fitted for {model}, which is not configured: fit a profile for the deployed model"
-            ));
-        };
-        let ModelOutputs::Findings(deployed) = &package.outputs else { continue };
-        let same = |f: &Finding| f.key == finding.finding && (f.threshold.get() - finding.threshold).abs() < 1e-6;
-        if !deployed.iter().any(same) {
-            let (name, threshold) = (&finding.finding, finding.threshold);
-            return Some(format!(
-                "was fitted for {name} with threshold {threshold}, the model's is another: fit it again"
-            ));
-        }
-    }
-    let prior = config.models.race_prior.as_deref().and_then(|p| RacePrior::read(p).ok());
-    if profile.race_prior.as_ref() != prior.as_ref().and_then(RacePrior::digest) {
-        return Some("was fitted with another models.race_prior: fit it again, or set that one".to_owned());
-    }
-    let race =
-        profile.race_model.as_ref().filter(|_| config.risk.per_study_inference && config.models.race.is_some())?;
-    let known = packages.iter().any(|p| p.purpose == Purpose::Race && p.key() == *race);
-    (!known).then(|| format!("was fitted with the race model {race}, which is not configured: fit it again"))
+/// A candidate for the profile's place, if one waits.
+fn candidate(config: &Config) -> Option<Item> {
+    let place = candidate_path(config.risk.profile.as_deref()?);
+    let waits = |id| format!("{id} waits for a person: `sidelight profile approve` shows what it changes");
+    let outcome = read_profile(&place).map(|profile| waits(profile.id)).map_err(|e| format!("{e:#}"));
+    place.exists().then(|| Item::new("risk.refit", outcome))
 }
 
 /// Writable: proven by writing.

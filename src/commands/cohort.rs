@@ -1,5 +1,6 @@
 //! `profile …`, `phantom`, `train`: what is made from cohorts.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,21 +10,25 @@ use chrono::Utc;
 use serde_json::Value;
 use sidelight::analyse::read_profile;
 use sidelight::assess::{self, FitOptions};
-use sidelight::phantom::{self, PhantomOptions};
+use sidelight::cli::ProfileFit;
+use sidelight::config::Config;
+use sidelight::phantom::{self, PhantomOptions, World};
 
-use super::{print, print_json, progress};
+use super::{labels, print, print_json, progress};
 
 /// Joins scores and labels, fits the profile and writes it.
-pub fn fit(
-    results: &[PathBuf],
-    labels: &Path,
-    out: &Path,
-    options: &FitOptions,
-    json: bool,
-) -> anyhow::Result<ExitCode> {
-    let result = merged(results)?;
-    let labels = fs::read(labels).with_context(|| format!("{} cannot be read", labels.display()))?;
-    let cohort = assess::read_cohort(&result, &labels)?;
+pub async fn fit(config: &Config, input: &ProfileFit, options: &FitOptions) -> anyhow::Result<ExitCode> {
+    let mut documents = input.results.iter().map(|path| document(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut labelled = Vec::new();
+    if input.index {
+        let (own, labels) = labels::indexed(config).await?;
+        documents.insert(0, ("the index".to_owned(), own));
+        labelled = labels;
+    }
+    let result = merged(documents)?;
+    let read = |path: &PathBuf| fs::read(path).with_context(|| format!("{} cannot be read", path.display()));
+    let labels = input.labels.as_ref().map(read).transpose()?;
+    let cohort = assess::join_cohort(&result, labels.as_deref(), labelled)?;
     let bar = indicatif::ProgressBar::new_spinner().with_message(format!(
         "fitting {} rows with {} bootstrap draws",
         cohort.rows.len(),
@@ -33,33 +38,57 @@ pub fn fit(
     let profile = assess::fit(&cohort, options);
     bar.finish_and_clear();
     let profile = profile?;
-    fs::write(out, profile.to_json()).with_context(|| format!("{} cannot be written", out.display()))?;
+    fs::write(&input.out, profile.to_json()).with_context(|| format!("{} cannot be written", input.out.display()))?;
+    if let Some(folder) = &input.diagnostics {
+        fs::create_dir_all(folder).with_context(|| format!("folder {} cannot be made", folder.display()))?;
+        for file in assess::diagnostics(&cohort, &profile) {
+            let path = folder.join(&file.name);
+            fs::write(&path, &file.bytes).with_context(|| format!("{} cannot be written", path.display()))?;
+        }
+    }
     for (reason, count) in &cohort.left_out {
         tracing::warn!(count, reason, "left out");
     }
-    show_profile(&profile, json)
+    show_profile(&profile, input.table.json)
 }
 
-/// One `result.json`, or the studies of several that were made with the same models.
-fn merged(paths: &[PathBuf]) -> anyhow::Result<Vec<u8>> {
-    let read = |path: &PathBuf| fs::read(path).with_context(|| format!("{} cannot be read", path.display()));
-    let [first, others @ ..] = paths else { anyhow::bail!("name at least one result.json") };
-    if others.is_empty() {
-        return read(first);
-    }
-    let parse = |path: &PathBuf| -> anyhow::Result<Value> {
-        serde_json::from_slice(&read(path)?).with_context(|| format!("{} is not JSON", path.display()))
-    };
-    let mut whole = parse(first)?;
-    for path in others {
-        let mut other = parse(path)?;
-        anyhow::ensure!(whole["models"] == other["models"], "{} was made with other models", path.display());
-        match (whole["studies"].as_array_mut(), other["studies"].as_array_mut()) {
-            (Some(studies), Some(more)) => studies.append(more),
-            _ => anyhow::bail!("{} is not a result of `sidelight analyse`", path.display()),
+/// A `result.json` with its name.
+fn document(path: &Path) -> anyhow::Result<(String, Value)> {
+    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let value = serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))?;
+    Ok((path.display().to_string(), value))
+}
+
+/// The studies of several, which must be of the same models; a study that is in more than one of them counts once, by
+/// the first.
+fn merged(documents: Vec<(String, Value)>) -> anyhow::Result<Vec<u8>> {
+    let mut documents = documents.into_iter();
+    let (_, mut whole) = documents.next().context("there are no scores")?;
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let uid = |study: &Value| study["study"].as_str().unwrap_or_default().to_owned();
+    seen.extend(whole["studies"].as_array().into_iter().flatten().map(uid));
+    for (name, mut other) in documents {
+        anyhow::ensure!(identity(&whole["models"]) == identity(&other["models"]), "{name} was made with other models");
+        let studies_of =
+            |value: &'_ mut Value| value.get_mut("studies").and_then(Value::as_array_mut).map(std::mem::take);
+        match (studies_of(&mut whole), studies_of(&mut other)) {
+            (Some(mut studies), Some(more)) => {
+                studies.extend(more.into_iter().filter(|study| seen.insert(uid(study))));
+                whole["studies"] = Value::Array(studies);
+            }
+            _ => anyhow::bail!("{name} is not a result of `sidelight analyse`"),
         }
     }
     Ok(serde_json::to_vec(&whole)?)
+}
+
+/// What makes models the same: all but how precisely a device computed, which is in the card's digest too.
+fn identity(models: &Value) -> Value {
+    let mut models = models.clone();
+    let clinical = models.get_mut("clinical").and_then(Value::as_array_mut).into_iter().flatten();
+    clinical.filter_map(Value::as_object_mut).for_each(|m| drop(m.remove("precision")));
+    models.get_mut("race").and_then(Value::as_object_mut).map(|m| m.remove("precision"));
+    models
 }
 
 pub fn show(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
@@ -73,6 +102,12 @@ fn show_profile(profile: &assess::Profile, json: bool) -> anyhow::Result<ExitCod
         print(&assess::render(profile))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The world of a file.
+pub fn world(path: &Path) -> anyhow::Result<World> {
+    let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    World::parse(&text).map_err(|fault| anyhow::anyhow!("{}: {fault}", path.display()))
 }
 
 pub fn phantom(options: &PhantomOptions, out: &Path) -> anyhow::Result<ExitCode> {

@@ -7,14 +7,17 @@ pub mod analyse;
 pub mod check;
 pub mod cohort;
 pub mod folder;
+pub mod labels;
 pub mod maps;
 pub mod models;
 pub mod ood;
 pub mod prior;
+pub mod profiles;
 pub mod results;
 pub mod studies;
 pub mod tools;
 pub mod training;
+pub mod validate;
 
 use std::io::Write as _;
 

@@ -14,6 +14,7 @@ mod load;
 mod parse;
 mod peers;
 mod raw;
+mod refit;
 mod rules;
 mod secret;
 mod tls;
@@ -29,7 +30,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::{AeTitle, Disclosure, Precision, Required};
+use crate::domain::{AeTitle, Disclosure, Precision, PublicKey, Required};
 
 pub use archives::{Archive, callers};
 pub use explain::{Explain, MapForm};
@@ -37,6 +38,7 @@ pub use fault::{ConfigError, FAULTS_MAX, Fault};
 pub use fingerprint::Fingerprint;
 pub use load::{environment, load, load_to_serve};
 pub(crate) use parse::{host_fault, span};
+pub use refit::Refit;
 pub use secret::{SecretFault, open_to_others, read_secret, read_secret_text};
 pub use walk::FILE_BYTES_MAX;
 
@@ -379,12 +381,15 @@ pub struct Pixels {
 pub struct Risk {
     /// The site's profile file; `None`: every finding is indeterminate (IND-NOCAL).
     pub profile: Option<PathBuf>,
+    /// Keys of whom one has to have signed the profile; none: it needs no signature.
+    pub profile_keys: Vec<PublicKey>,
     /// δ of method.md §2: the excess or spread of error probability that matters, 0..1.
     pub delta: f64,
     /// Whether race posteriors are computed for individual studies at all.
     pub per_study_inference: bool,
     /// A profile older than this is stale; `None`: never by age.
     pub profile_age_max: Option<Duration>,
+    pub refit: Refit,
 }
 
 #[derive(Debug, Clone, PartialEq)]

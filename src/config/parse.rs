@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::domain::{AeTitle, Disclosure, Laterality, Precision, RequiredView, View};
+use crate::domain::{AeTitle, Disclosure, Laterality, Precision, PublicKey, RequiredView, View};
 
 use super::fault::Problem;
 use super::raw::Entry;
@@ -187,6 +187,11 @@ pub(super) fn fingerprint(entry: &Entry) -> Parsed<Fingerprint> {
             "write the 64 digits of: openssl x509 -noout -fingerprint -sha256 -in FILE",
         )
     })
+}
+
+pub(super) fn public_key(entry: &Entry) -> Parsed<PublicKey> {
+    let remedy = "write what `sidelight profile key` printed, 44 characters of base64";
+    PublicKey::parse(text(entry)?).map_err(|_| Problem::new("is no Ed25519 public key", remedy))
 }
 
 /// An IP address with a port; names are not looked up, so that a slip never opens another interface.

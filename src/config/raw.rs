@@ -233,9 +233,19 @@ section! {
 section! {
     Risk {
         profile = "",
+        profile_keys = EMPTY,
         delta = 0.05,
         per_study_inference = true,
         profile_age_max = "365d",
+        ;
+        refit: Refit,
+    }
+}
+
+section! {
+    Refit {
+        every = "off",
+        bootstrap = 1000,
     }
 }
 

@@ -359,15 +359,19 @@ impl Check<'_> {
 
     fn risk(&mut self, raw: &raw::Risk) -> Option<Risk> {
         let profile = self.get("risk.profile", &raw.profile, parse::path_if_given);
+        let profile_keys = self.get("risk.profile_keys", &raw.profile_keys, parse::list(16, parse::public_key));
         let delta = self.get("risk.delta", &raw.delta, parse::fraction);
         let per_study_inference = self.get("risk.per_study_inference", &raw.per_study_inference, parse::switch);
         let profile_age_max =
             self.get("risk.profile_age_max", &raw.profile_age_max, parse::duration_or("never", DAY..=CENTURY));
+        let refit = self.refit(&raw.refit);
         Some(Risk {
             profile: profile?,
+            profile_keys: profile_keys?,
             delta: delta?,
             per_study_inference: per_study_inference?,
             profile_age_max: profile_age_max?,
+            refit: refit?,
         })
     }
 

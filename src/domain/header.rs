@@ -142,6 +142,11 @@ impl InstanceHeader {
         self.copied_text(0x0008_0050)
     }
 
+    /// Study Date (0008,0020), eight digits, likewise.
+    pub fn study_date(&self) -> Option<String> {
+        self.copied_text(0x0008_0020)
+    }
+
     /// Patient ID (0010,0020), likewise.
     pub fn patient_id(&self) -> Option<String> {
         self.copied_text(0x0010_0020)

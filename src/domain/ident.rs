@@ -18,7 +18,7 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    fn new(what: &'static str, value: &str, reason: &'static str) -> Self {
+    pub(super) fn new(what: &'static str, value: &str, reason: &'static str) -> Self {
         Self { what, value: value.chars().take(80).collect(), reason }
     }
 }

@@ -11,6 +11,7 @@ mod completeness;
 mod contract;
 mod header;
 mod ident;
+mod key;
 mod model;
 mod orientation;
 mod refusal;
@@ -26,6 +27,7 @@ pub use completeness::{ClosedBy, ImageGroup, Required, RequiredView};
 pub use contract::{Contract, Filter, Fit, Mask, ModelInput, ValueRange};
 pub use header::{Attribute, AttributeValue, Attributes, ImageFacts, InstanceHeader, Laterality, View};
 pub use ident::{AeTitle, Digest, ParseError, Probability, Uid};
+pub use key::PublicKey;
 pub use model::{
     DigestOf, Finding, Given, Group, ImageScore, ModelIdentity, ModelOutputs, Precision, Purpose, StudyResult,
     StudyScore,

@@ -19,7 +19,13 @@ pub fn draw(patient: &Patient, world: &World, textures: &Textures, mut canvas: C
     let parenchyma = textures.draw(&Spectrum { wavelength_mm: 9.0, bandwidth: 0.6, anisotropy: 0.0 }, rng);
     // Its own stream: where worlds differ in texture, the rest of the picture stays the same.
     let body = textures.draw(&patient.texture, &mut ChaCha8Rng::from_rng(rng));
-    draw_soft_tissue(&chest, &mut canvas, &vessels, [&parenchyma, &body], world.texture_rms as f32);
+    draw_soft_tissue(
+        &chest,
+        &mut canvas,
+        &vessels,
+        [&parenchyma, &body],
+        (world.texture_rms * patient.texture_strength) as f32,
+    );
     draw_bones(&chest, &mut canvas);
 
     let (gain, offset) = (rng.random_range(0.92f32..1.08), rng.random_range(-0.02f32..0.02));

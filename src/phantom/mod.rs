@@ -3,8 +3,9 @@
 //! [`generate`] draws patients from a [`World`] and writes `studies/…/*.dcm`, `labels.csv` (one row per image, with
 //! the self-reported group, which is in no DICOM header) and `world.json`. The same options give the same bytes.
 //! Reading order: `world` (what is planted), `patient`, `device`, `pa` and `lateral` (the drawing, on `canvas` with
-//! `texture`), `header` (DICOM). Neighbours: `train`, `profile` and the demo use the files. Left out: real anatomy;
-//! these pictures test and demonstrate, no model that saw only them is fit for people.
+//! `texture`), `header` (DICOM). [`scores`] stands beside: cohorts of scores without pictures, for validation.
+//! Neighbours: `train`, `profile` and the demo use the files. Left out: real anatomy; these pictures test and
+//! demonstrate, no model that saw only them is fit for people.
 
 mod canvas;
 mod device;
@@ -12,6 +13,7 @@ mod header;
 mod lateral;
 mod pa;
 mod patient;
+pub mod scores;
 mod texture;
 mod world;
 
@@ -26,7 +28,7 @@ use header::{Identity, Image};
 use patient::{Patient, Stream};
 use texture::Textures;
 
-pub use world::{FINDINGS, FindingWorld, GroupWorld, Spectrum, World};
+pub use world::{Drift, FINDINGS, FindingWorld, GroupWorld, Shortcut, Spectrum, World};
 
 /// What to generate.
 #[derive(Debug, Clone, PartialEq, Serialize)]

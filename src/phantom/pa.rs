@@ -28,7 +28,13 @@ pub fn draw(patient: &Patient, world: &World, textures: &Textures, mut canvas: C
     let parenchyma = textures.draw(&parenchyma, rng);
     // Its own stream: where worlds differ in texture, the rest of the picture stays the same.
     let body = textures.draw(&patient.texture, &mut ChaCha8Rng::from_rng(rng));
-    draw_soft_tissue(build, &frame, &lungs, &mut canvas, &Layers { vessels, parenchyma, body, rms: world.texture_rms });
+    draw_soft_tissue(
+        build,
+        &frame,
+        &lungs,
+        &mut canvas,
+        &Layers { vessels, parenchyma, body, rms: world.texture_rms * patient.texture_strength },
+    );
     draw_bones(build, &frame, &lungs, &mut canvas);
 
     let (gain, offset) = (rng.random_range(0.92f32..1.08), rng.random_range(-0.02f32..0.02));

@@ -4,7 +4,7 @@
 //! of ten and in a set of ten thousand, and has the same anatomy and findings in every world of equal prevalence.
 //! Neighbours: `world` above; `pa`, `lateral` and `header` turn a patient into images. Left out: pixels.
 
-use chrono::{Days, NaiveDate};
+use chrono::{Datelike, Days, NaiveDate};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
@@ -83,8 +83,9 @@ pub struct Patient {
     pub has_lateral: bool,
     pub pneumothorax: Option<Lesion>,
     pub pleural_effusion: Option<Lesion>,
-    /// Texture of this patient, around that of its group.
+    /// Texture of this patient, around that of its group, and its strength beside the world's.
     pub texture: Spectrum,
+    pub texture_strength: f64,
     pub build: Build,
 }
 
@@ -118,15 +119,22 @@ impl Patient {
         let born = imaged - Days::new(u64::from(age) * 365 + u64::from(age) / 4 + rng.random_range(2..360));
         let time = rng.random_range(7 * 3600..19 * 3600);
         let device = &DEVICES[rng.random_range(0..DEVICES.len())];
-        let has_lateral = rng.random::<f64>() < lateral_share;
-
         let group = draw_group(world, &mut stream(seed, number, Stream::Group));
         let of = &world.groups[group];
+        let has_lateral = rng.random::<f64>() < of.lateral_share.unwrap_or(lateral_share);
+
         let rng = &mut stream(seed, number, Stream::Findings);
-        let pneumothorax = draw_lesion(of.pneumothorax, rng);
+        let mut pneumothorax = draw_lesion(of.pneumothorax, rng);
+        if let (Some(lesion), Some(drift)) = (&mut pneumothorax, &world.drift)
+            && drift.group == of.group
+            && months_since_2023(imaged) >= drift.month
+        {
+            lesion.contrast *= drift.contrast;
+        }
         let pleural_effusion = draw_lesion(of.pleural_effusion, rng);
 
-        let texture = draw_texture(world, group, &mut stream(seed, number, Stream::Texture));
+        let rng = &mut stream(seed, number, Stream::Texture);
+        let (texture, texture_strength) = draw_texture(world, group, pneumothorax.is_some(), rng);
         let build = Build::draw(sex, age, &mut stream(seed, number, Stream::Build));
         Self {
             number,
@@ -141,6 +149,7 @@ impl Patient {
             pneumothorax,
             pleural_effusion,
             texture,
+            texture_strength,
             build,
         }
     }
@@ -194,15 +203,27 @@ fn draw_group(world: &World, rng: &mut ChaCha8Rng) -> usize {
     world.groups.len() - 1
 }
 
-/// The group's spectrum, or another group's for the share that does not match, with the patient's own anisotropy.
-fn draw_texture(world: &World, group: usize, rng: &mut ChaCha8Rng) -> Spectrum {
+/// Whole months from January 2023, when the first images are taken.
+fn months_since_2023(date: NaiveDate) -> u32 {
+    12 * (date.year() - 2023).unsigned_abs() + date.month0()
+}
+
+/// The group's spectrum, or another group's for the share that does not match or takes a shortcut, with the patient's
+/// own anisotropy; and its strength.
+fn draw_texture(world: &World, group: usize, pneumothorax: bool, rng: &mut ChaCha8Rng) -> (Spectrum, f64) {
     let anisotropy = world.texture_anisotropy_sd * normal(rng);
     let mismatched = rng.random::<f64>() < world.texture_mismatch;
     let others = world.groups.len() - 1;
     let step = if mismatched && others > 0 { 1 + rng.random_range(0..others) } else { 0 };
-    let mut texture = world.groups[(group + step) % world.groups.len()].texture;
+    let mut of = &world.groups[(group + step) % world.groups.len()];
+    if let Some(shortcut) = &world.shortcut {
+        // Drawn whether the finding is there or not.
+        let taken = rng.random::<f64>() < shortcut.share && pneumothorax;
+        of = world.groups.iter().find(|g| taken && g.group == shortcut.group).unwrap_or(of);
+    }
+    let mut texture = of.texture;
     texture.anisotropy += anisotropy;
-    texture
+    (texture, of.texture_strength)
 }
 
 /// The same numbers are drawn whether the finding is there or not, so that worlds can be compared patient by patient.

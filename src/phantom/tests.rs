@@ -124,6 +124,43 @@ fn labels_match_the_world_and_are_independent_of_each_other() {
 }
 
 #[test]
+fn each_mechanism_moves_what_it_says_and_nothing_else() {
+    let patients = |world: &World| (1..=6000).map(|i| Patient::draw(world, 4, i, 0.3)).collect::<Vec<_>>();
+    let plain = patients(&World { shortcut: None, ..World::named("shortcut").unwrap() });
+    let changed = |world: World, moved: &dyn Fn(&Patient, &Patient) -> bool| {
+        let drawn = patients(&world);
+        let same = |a: &Patient, b: &Patient| a.build == b.build && a.group == b.group && a.imaged == b.imaged;
+        assert!(plain.iter().zip(&drawn).all(|(a, b)| same(a, b)), "{}", world.name);
+        let count = plain.iter().zip(&drawn).filter(|(a, b)| moved(a, b)).count();
+        (count, drawn)
+    };
+    let black = |p: &Patient| p.group == 1;
+    // Of those with a pneumothorax 60 % take the texture of one group, a third of whom (less 3 %) have it anyway.
+    let world = World::named("shortcut").unwrap();
+    let (moved, drawn) = changed(world, &|a, b| a.texture != b.texture);
+    let with = drawn.iter().filter(|p| p.pneumothorax.is_some()).count() as f64;
+    assert!((moved as f64 / with - 0.4).abs() < 0.04, "{moved} of {with}");
+    assert!(plain.iter().zip(&drawn).all(|(a, b)| a.texture == b.texture || b.pneumothorax.is_some()));
+
+    let late = |p: &Patient| p.imaged >= chrono::NaiveDate::from_ymd_opt(2024, 1, 1).unwrap();
+    let (moved, drawn) = changed(World::named("drift").unwrap(), &|a, b| a.pneumothorax != b.pneumothorax);
+    let expected = drawn.iter().filter(|p| black(p) && late(p) && p.pneumothorax.is_some()).count();
+    assert!(moved == expected && moved > 200, "{moved} {expected}");
+
+    let (_, drawn) = changed(World::named("view").unwrap(), &|_, _| false);
+    for (group, expected) in [(0, 0.1), (1, 0.9), (2, 0.1)] {
+        let own: Vec<&Patient> = drawn.iter().filter(|p| p.group == group).collect();
+        let share = own.iter().filter(|p| p.has_lateral).count() as f64 / own.len() as f64;
+        assert!((share - expected).abs() < 0.04, "{share}");
+    }
+    let mut strong = World::named("biased").unwrap();
+    strong.groups[0].texture_strength = 3.0;
+    let drawn = patients(&strong);
+    let share = drawn.iter().filter(|p| p.texture_strength == 3.0).count() as f64 / drawn.len() as f64;
+    assert!((share - 1.0 / 3.0).abs() < 0.04, "{share}");
+}
+
+#[test]
 fn in_the_null_world_nothing_that_is_drawn_depends_on_the_group() {
     let world = World::null();
     let drawn: Vec<Patient> = (1..=60_000).map(|i| Patient::draw(&world, 8, i, 0.3)).collect();

@@ -1,9 +1,10 @@
 //! Worlds: what is planted into a set of phantoms, and how strongly.
 //!
 //! A world is plain data, written to `world.json` beside the labels, so that whoever analyses a set can compare
-//! what was found with what is true. Two worlds have names: `null` plants nothing, `biased` a weaker
-//! pneumothorax in one group and a group texture. Others are made by changing the fields. Neighbours: `patient`
-//! draws from a world, `pa` and `lateral` draw the pictures. Left out: everything that is the same in all worlds.
+//! what was found with what is true. Some worlds have names: `null` plants nothing, `biased` a weaker pneumothorax in
+//! one group and a group texture, the others one visual mechanism each beside the textures. More are made by changing
+//! the fields of a file. Neighbours: `patient` draws from a world, `pa` and `lateral` draw the pictures, `scores` has
+//! worlds without pictures. Left out: everything that is the same in all worlds.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,33 @@ pub struct World {
     /// Share of the patients whose texture is that of another group: self-report and image need not agree, so that
     /// no model can be perfect.
     pub texture_mismatch: f64,
+    /// The texture of one group in patients of any group who have a pneumothorax.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortcut: Option<Shortcut>,
+    /// A change at one moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
+}
+
+/// A shortcut to learn: who has the finding looks more often like one group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shortcut {
+    /// The group whose texture it is.
+    pub group: String,
+    /// Share of the patients with a pneumothorax who have it, 0..1.
+    pub share: f64,
+}
+
+/// From one month on a pneumothorax shows otherwise in one group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drift {
+    pub group: String,
+    /// The first month with the change, counted from January 2023 as 0.
+    pub month: u32,
+    /// Factor on the contrast of pneumothorax, beside the group's own.
+    pub contrast: f64,
 }
 
 /// One self-reported group and how its patients differ from the others.
@@ -38,6 +66,22 @@ pub struct GroupWorld {
     pub pneumothorax: FindingWorld,
     pub pleural_effusion: FindingWorld,
     pub texture: Spectrum,
+    /// Factor on [`World::texture_rms`] for this group's texture.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub texture_strength: f64,
+    /// Share of studies with a lateral image in place of the set's own, 0..1: where groups differ in it, view and group
+    /// are confounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lateral_share: Option<f64>,
+}
+
+// What is 1 is left out of the file, so that sets of older worlds keep their identity.
+fn one() -> f64 {
+    1.0
+}
+
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
 }
 
 /// How often a finding is there and how well it shows.
@@ -65,13 +109,16 @@ pub struct Spectrum {
 
 impl World {
     /// The names that [`World::named`] knows.
-    pub const NAMES: [&'static str; 2] = ["null", "biased"];
+    pub const NAMES: [&'static str; 5] = ["null", "biased", "shortcut", "view", "drift"];
 
     /// The world of that name, if there is one.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "null" => Some(Self::null()),
             "biased" => Some(Self::biased()),
+            "shortcut" => Some(Self::shortcut()),
+            "view" => Some(Self::view()),
+            "drift" => Some(Self::drift()),
             _ => None,
         }
     }
@@ -85,6 +132,8 @@ impl World {
             pneumothorax: FindingWorld { prevalence: 0.40, contrast: 1.0 },
             pleural_effusion: FindingWorld { prevalence: 0.35, contrast: 1.0 },
             texture: common,
+            texture_strength: 1.0,
+            lateral_share: None,
         };
         Self {
             name: "null".into(),
@@ -93,15 +142,48 @@ impl World {
             texture_rms: 0.007,
             texture_anisotropy_sd: 0.25,
             texture_mismatch: 0.0,
+            shortcut: None,
+            drift: None,
         }
     }
 
     /// Pneumothorax shows at less than half its contrast in group Black, and each group has a texture of its own.
     pub fn biased() -> Self {
-        let mut world = Self::null();
-        world.name = "biased".into();
-        world.planted = "pneumothorax has weaker contrast in group Black; texture differs by group".into();
-        world.texture_mismatch = 0.03;
+        let planted = "pneumothorax has weaker contrast in group Black; texture differs by group";
+        let mut world = Self::textured("biased", planted);
+        for group in world.groups.iter_mut().filter(|g| g.group == "Black") {
+            group.pneumothorax.contrast = 0.45;
+        }
+        world
+    }
+
+    /// Six of ten patients with a pneumothorax have the texture of group Black, whatever their own group: a clinical
+    /// model that learns from such images learns the texture.
+    fn shortcut() -> Self {
+        let planted = "60 % of the patients with a pneumothorax have the texture of group Black";
+        let shortcut = Some(Shortcut { group: "Black".into(), share: 0.6 });
+        Self { shortcut, ..Self::textured("shortcut", planted) }
+    }
+
+    /// Group Black has a lateral image in nine of ten studies, the others in one of ten.
+    fn view() -> Self {
+        let mut world = Self::textured("view", "group Black has laterals in 90 % of studies, the others in 10 %");
+        for group in &mut world.groups {
+            group.lateral_share = Some(if group.group == "Black" { 0.9 } else { 0.1 });
+        }
+        world
+    }
+
+    /// From January 2024 on pneumothorax shows at less than half its contrast in group Black.
+    fn drift() -> Self {
+        let planted = "pneumothorax has weaker contrast in group Black from month 12 on";
+        let drift = Some(Drift { group: "Black".into(), month: 12, contrast: 0.45 });
+        Self { drift, ..Self::textured("drift", planted) }
+    }
+
+    /// Each group has a texture of its own, and nothing else differs.
+    fn textured(name: &str, planted: &str) -> Self {
+        let mut world = Self { name: name.into(), planted: planted.into(), texture_mismatch: 0.03, ..Self::null() };
         for group in &mut world.groups {
             let (wavelength_mm, anisotropy) = match group.group.as_str() {
                 "Asian" => (13.5, 1.6),
@@ -110,11 +192,14 @@ impl World {
             };
             group.texture.wavelength_mm = wavelength_mm;
             group.texture.anisotropy = anisotropy;
-            if group.group == "Black" {
-                group.pneumothorax.contrast = 0.45;
-            }
         }
         world
+    }
+
+    /// A world from a file (TOML), refused with the rule that it breaks.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let world: Self = toml::from_str(text).map_err(|e| e.to_string())?;
+        world.fault().map_or(Ok(world), Err)
     }
 
     /// The rule that the world breaks, if any.
@@ -131,6 +216,9 @@ impl World {
         }
         if !self.groups.iter().all(|g| amount(g.share)) || self.groups.iter().all(|g| g.share == 0.0) {
             return Some("shares must be 0 or more, and one of them greater than 0".into());
+        }
+        if let Some(fault) = self.mechanism_fault() {
+            return Some(fault);
         }
         for group in &self.groups {
             for (finding, of) in FINDINGS.iter().zip([group.pneumothorax, group.pleural_effusion]) {
@@ -151,6 +239,21 @@ impl World {
             }
         }
         None
+    }
+
+    fn mechanism_fault(&self) -> Option<String> {
+        let known = |name: &String| self.groups.iter().any(|g| g.group == *name);
+        if self.shortcut.as_ref().is_some_and(|s| !known(&s.group) || !(0.0..=1.0).contains(&s.share)) {
+            return Some("shortcut: group is one of the world's, share lies between 0 and 1".into());
+        }
+        if self.drift.as_ref().is_some_and(|d| !known(&d.group) || !(0.0..=5.0).contains(&d.contrast)) {
+            return Some("drift: group is one of the world's, contrast lies between 0 and 5".into());
+        }
+        let of = |g: &GroupWorld| {
+            (0.0..=10.0).contains(&g.texture_strength) && g.lateral_share.is_none_or(|s| (0.0..=1.0).contains(&s))
+        };
+        (!self.groups.iter().all(of))
+            .then(|| "texture_strength lies between 0 and 10, lateral_share between 0 and 1".into())
     }
 }
 
@@ -188,5 +291,25 @@ mod tests {
         check(&|w| w.groups[0].texture.wavelength_mm = 0.0, "texture of group Asian");
         check(&|w| w.texture_rms = -1.0, "texture_rms");
         check(&|w| w.texture_mismatch = 1.5, "texture_mismatch");
+        check(&|w| w.shortcut = Some(Shortcut { group: "Blue".into(), share: 0.5 }), "shortcut");
+        check(&|w| w.drift = Some(Drift { group: "Black".into(), month: 3, contrast: f64::NAN }), "drift");
+        check(&|w| w.groups[0].texture_strength = -1.0, "texture_strength");
+        check(&|w| w.groups[0].lateral_share = Some(2.0), "lateral_share");
+    }
+
+    #[test]
+    fn a_world_survives_its_file_and_older_ones_look_as_they_did() {
+        for name in World::NAMES {
+            let world = World::named(name).unwrap();
+            let text = toml::to_string(&world).unwrap();
+            assert_eq!(World::parse(&text).unwrap(), world, "{text}");
+            let newer = ["texture_strength", "lateral_share", "shortcut", "drift"];
+            let mentions =
+                newer.iter().filter(|key| serde_json::to_string(&world).unwrap().contains(&format!("\"{key}\":")));
+            assert_eq!(mentions.count(), usize::from(!["null", "biased"].contains(&name)), "{text}");
+        }
+        assert!(World::parse("name = 1").unwrap_err().contains("name"));
+        let text = toml::to_string(&World::null()).unwrap().replace("share = 1.0", "share = -1.0");
+        assert!(World::parse(&text).unwrap_err().contains("shares"));
     }
 }

@@ -3,9 +3,10 @@
 //! A product may send a result twice, correct it, or contradict itself. What another result names as its predecessor
 //! is replaced, and so is, if the card says so, what has an older content date or none; what says the same is one. What
 //! is left and differs is a contradiction, and a finding with one has no score. Nor has one that some image of the study
-//! has no statement on. Neighbours: `domain` (what was read), `table` (results from a CSV file), `analyse`, `store`
+//! has no statement on. Neighbours: `domain` (what was read), `table` (results from a CSV file), `labels` (what is true), `analyse`, `store`
 //! (whether a result is news). Left out: waiting for a result (`assemble`).
 
+mod labels;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{ClinicalResult, Finding, Given, IndReason, Probability, Timestamp, Uid};
 
+pub use labels::{KnownStudy, Labels, StudyLabels, read_labels};
 pub use table::{Names, Row, RowFault, Table, read_table};
 
 /// What a later result does to an earlier one of the same product.

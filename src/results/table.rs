@@ -156,7 +156,8 @@ fn time(text: &str) -> Result<Timestamp, String> {
     parsed.map(|time| time.and_utc()).ok_or_else(|| "its time is not like 2026-03-01T10:15:00Z".to_owned())
 }
 
-fn text_of(title: &str, text: &str) -> Result<String, String> {
+/// Text that is no longer than its VR allows.
+pub(super) fn text_of(title: &str, text: &str) -> Result<String, String> {
     match text.chars().count() <= TEXT_MAX && !text.chars().any(char::is_control) {
         true => Ok(text.to_owned()),
         false => Err(format!("{title} has more than {TEXT_MAX} characters, or some that cannot be shown")),

@@ -1,7 +1,8 @@
 //! The node: wires the stages, their wake-ups, reload and shutdown. Holds no logic of any stage.
 //!
 //! Loops look into the index and act on what they find: `read` what arrived, `close` what is complete, `deliver` what
-//! is due, report `commitments` and ask for `confirmations`, delete what is past its `retention`. Wake-ups only shorten
+//! is due, report `commitments` and ask for `confirmations`, delete what is past its `retention`, fit the profile
+//! again (`refit`). Wake-ups only shorten
 //! the wait, so a restart is the ordinary path. `reload` changes what can change while they run, `watchdog` tells the
 //! service manager that they do. Neighbours: every stage below. Left out: arguments, signals and exit codes (`main`).
 
@@ -11,6 +12,7 @@ mod confirmations;
 mod deliver;
 mod explain;
 mod read;
+mod refit;
 mod reload;
 mod retention;
 mod watchdog;
@@ -136,6 +138,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     tasks.spawn(Arc::clone(&node).supervise("delivering", Arc::clone(&node).deliver_loop()));
     tasks.spawn(Arc::clone(&node).supervise("reporting commitments", Arc::clone(&node).commitment_loop()));
     tasks.spawn(Arc::clone(&node).supervise("asking for commitments", Arc::clone(&node).confirmation_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("refitting", Arc::clone(&node).refit_loop()));
     tasks.spawn(Arc::clone(&node).supervise("retention", Arc::clone(&node).retention_loop()));
     tasks.spawn(Arc::clone(&node).supervise("reloading", Arc::clone(&node).reload_loop(reload)));
     tasks.spawn(Arc::clone(&node).supervise("the watchdog", Arc::clone(&node).watch(Arc::clone(&manager))));

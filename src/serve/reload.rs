@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Node;
 use super::watchdog::Manager;
-use crate::config::{Config, ConfigError, Log, Node as NodeSection, Store, Web, callers};
+use crate::config::{Config, ConfigError, Log, Node as NodeSection, Risk, Store, Web, callers};
 use crate::{receive, web};
 
 /// What a reload needs.
@@ -44,7 +44,7 @@ impl Node {
         }
     }
 
-    async fn reload(&self, reload: &Reload) {
+    async fn reload(self: &Arc<Self>, reload: &Reload) {
         let new = match (reload.load)() {
             Ok(new) => new,
             Err(error) => return error!(%error, "the configuration has faults; the old one stays in force"),
@@ -59,6 +59,7 @@ impl Node {
             return error!(error, "the configuration has faults; the old one stays in force");
         }
         self.reload_certificates(&merged).await;
+        let merged = self.reload_profile(&old, merged).await;
         (reload.filter_logs)(&merged.log.filter);
         let changed = merged != *old;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(merged);
@@ -86,6 +87,28 @@ async fn open_gates(reload: &Reload, config: &Config) -> anyhow::Result<()> {
 }
 
 impl Node {
+    /// The profile, which a person may have approved since; the old one stays in force, with its keys, where the new one
+    /// may not be used.
+    async fn reload_profile(self: &Arc<Self>, old: &Config, new: Config) -> Config {
+        let (node, risk) = (Arc::clone(self), new.risk.clone());
+        match tokio::task::spawn_blocking(move || node.analyser.reload_profile(&risk)).await {
+            Ok(Ok(changed)) => {
+                if let Some(profile) = changed {
+                    info!(profile, "another profile is in force");
+                }
+                new
+            }
+            Ok(Err(error)) => {
+                error!(error = format!("{error:#}"), "the profile may not be used; the old one stays in force");
+                Config { risk: old.risk.clone(), ..new }
+            }
+            Err(error) => {
+                error!(%error, "the profile was not read again; the old one stays in force");
+                Config { risk: old.risk.clone(), ..new }
+            }
+        }
+    }
+
     /// Certificates and pins; those that were read before stay in use where that fails.
     async fn reload_certificates(&self, config: &Config) {
         let (tls, callers) = (Arc::clone(&self.tls), callers(&config.sources, &config.archives()));
@@ -117,6 +140,12 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
         destinations: new.destinations.clone(),
         delivery: new.delivery.clone(),
         explain: new.explain.clone(),
+        risk: Risk {
+            profile: new.risk.profile.clone(),
+            profile_keys: new.risk.profile_keys.clone(),
+            refit: new.risk.refit.clone(),
+            ..old.risk.clone()
+        },
         log: Log { filter: new.log.filter.clone(), ..old.log.clone() },
         ..old.clone()
     };
@@ -127,7 +156,7 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
         ("web", merged.web != new.web),
         ("models", merged.models != new.models),
         ("pixels", merged.pixels != new.pixels),
-        ("risk", merged.risk != new.risk),
+        ("risk (all but profile and refit)", merged.risk != new.risk),
         ("log.json", merged.log != new.log),
     ];
     let mut fixed: Vec<&str> = sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();
@@ -161,6 +190,9 @@ mod tests {
             ("web_clients", r#"[{name = "c", token_file = "t", ae_title = "C", may = ["store"]}]"#),
             ("aliases", r#"[{ae_title = "OLD"}]"#),
             ("log.filter", "debug"),
+            ("risk.profile", "p.json"),
+            ("risk.refit.every", "30d"),
+            ("risk.profile_keys", r#"["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]"#),
         ];
         for change in live {
             let new = loaded(&[change]);
@@ -177,7 +209,7 @@ mod tests {
             ("web.dicomweb", "true", "web"),
             ("models.batch_max", "9", "models"),
             ("pixels.workers", "9", "pixels"),
-            ("risk.delta", "0.2", "risk"),
+            ("risk.delta", "0.2", "risk (all but profile and refit)"),
             ("log.json", "true", "log.json"),
         ];
         for (key, value, named) in fixed {

@@ -4,6 +4,8 @@
 
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 
+use super::loops;
+
 /// The two-sided 95 % point of the standard normal distribution.
 pub const Z_95: f64 = 1.959_963_984_540_054;
 
@@ -70,8 +72,9 @@ pub fn standard_deviation(values: &[f64]) -> f64 {
         return 0.0;
     }
     let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt()
+    let mean = loops::sum(values) / n;
+    let deviations: Vec<f64> = values.iter().map(|v| v - mean).collect();
+    (loops::dot(&deviations, &deviations) / (n - 1.0)).sqrt()
 }
 
 #[cfg(test)]

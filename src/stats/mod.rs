@@ -3,27 +3,46 @@
 //! Nothing here knows of images, studies or files; seeds are arguments and every result is the same on every
 //! run and for every number of threads. Neighbours: `assess` uses it. Left out: what the numbers mean.
 
+mod ascent;
 mod auc;
 mod bootstrap;
 mod calibration;
 mod distribution;
+mod isotonic;
 mod logistic;
+pub mod loops;
 mod multinomial;
 mod multiple;
 mod newton;
 mod prior;
+mod proportion;
+mod proxy;
+mod ranking;
+#[cfg(test)]
+pub(crate) mod reference;
+#[cfg(test)]
+mod reference_tests;
+mod sequential;
 mod spline;
+mod within;
 
+pub use ascent::{Ascent, inverse};
 pub use auc::{AucEstimate, auc, delong, delong_clustered};
 pub use bootstrap::ClusterBootstrap;
 pub use calibration::{calibration_error, classwise_calibration_error};
 pub use distribution::{Z_95, chi_square_tail, expit, logit, quantile, softmax, standard_deviation, wilson};
+pub use isotonic::{Isotonic, isotonic};
 pub use logistic::logistic;
 pub use multinomial::multinomial;
 pub use multiple::holm;
 pub use newton::{Design, Fitted, Ridge};
 pub use prior::{reweighed, saerens};
+pub use proportion::{clopper_pearson, upper_limit};
+pub use proxy::{RateEstimate, aipw_rate, frechet_bounds, label_contradiction, member_rate, weighted_rate};
+pub use ranking::{MatchedLift, average_precision, matched_lift};
+pub use sequential::{Cusum, error_log_ratio};
 pub use spline::NaturalSpline;
+pub use within::{WithinSlope, within_slope};
 
 /// Why a computation has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -30,6 +30,7 @@ mod fsck;
 mod hashing;
 mod index;
 mod intake;
+mod labels;
 mod outbox;
 mod reading;
 mod records;
@@ -71,8 +72,8 @@ pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
 pub use records::{
     Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp, Imported,
-    Inquiry, InstanceDetail, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, Purged, Reading,
-    Recovered, ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow, Unreached,
+    Inquiry, InstanceDetail, LabelsImported, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, Purged,
+    Reading, Recovered, ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow, Unreached,
 };
 
 /// A handle on one data folder; clones share everything.

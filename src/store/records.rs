@@ -15,6 +15,7 @@ use crate::domain::{
     AeTitle, Assessment, ClinicalResult, ClosedBy, CommitmentState, DeliveryState, Digest, Disclosure, ImageScore,
     InstanceHeader, InstanceState, Level, Purpose, Refusal, Report, StudyState, Timestamp, Uid,
 };
+use crate::results::RowFault;
 
 /// A durable object that waits to be read, leased to the caller.
 #[derive(Debug, Clone, PartialEq)]
@@ -375,6 +376,21 @@ pub struct Imported {
     pub studies_late: u64,
     /// Studies of which no image is here yet.
     pub studies_unknown: u64,
+}
+
+/// What an import of labels did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LabelsImported {
+    /// Outcomes that are new or replaced.
+    pub outcomes: u64,
+    /// Studies whose patient's self-reported group is new or replaced.
+    pub groups: u64,
+    /// What was known before.
+    pub known: u64,
+    /// Studies that now have both.
+    pub studies_complete: u64,
+    /// What contradicts an earlier import, by line.
+    pub faults: Vec<RowFault>,
 }
 
 /// How much there is of what, for health and metrics.

@@ -100,6 +100,33 @@ mod tests {
     }
 
     #[test]
+    fn the_temperature_is_scipys() {
+        use crate::stats::reference::{answers, assert_close};
+        let mut rng = ChaCha8Rng::seed_from_u64(6);
+        let (mut classes, mut findings) = (Vec::new(), Vec::new());
+        for _ in 0..600 {
+            let mut p: Vec<f64> = (0..3).map(|_| rng.random_range(0.05..1.0)).collect();
+            let sum: f64 = p.iter().sum();
+            p.iter_mut().for_each(|v| *v /= sum);
+            let class = if rng.random::<f64>() < 0.3 { rng.random_range(0..3) } else { usize::from(p[1] > p[0]) };
+            classes.push((p, (0..3).map(|k| Some(k == class)).collect::<Vec<_>>()));
+            let p: f64 = rng.random_range(0.02..0.98);
+            findings.push((vec![p], vec![Some(rng.random::<f64>() < 0.3 + 0.4 * p)]));
+        }
+        for (purpose, kind, rows) in [(Purpose::Race, "classes", classes), (Purpose::Clinical, "findings", findings)] {
+            let truth: Vec<Vec<u8>> =
+                rows.iter().map(|(_, t)| t.iter().map(|v| u8::from(*v == Some(true))).collect()).collect();
+            let probabilities: Vec<&Vec<f64>> = rows.iter().map(|(p, _)| p).collect();
+            let given = serde_json::json!({"kind": kind, "probabilities": probabilities, "truth": truth});
+            let answer = answers(&serde_json::json!({"a": {"of": "temperature", "given": given}}));
+            let studies: Vec<Scored<'_>> = rows.iter().map(|(v, t)| (v.as_slice(), t.as_slice())).collect();
+            // The minimum of a function is known to the square root of its precision.
+            let found = temperature(purpose, &studies).unwrap();
+            assert_close(kind, &[found], &[answer["a"].as_f64().unwrap()], 1e-6);
+        }
+    }
+
+    #[test]
     fn scores_that_tell_no_temperature_are_left_as_they_are() {
         let right: [Scored<'_>; 2] =
             [(&[0.8, 0.2], &[Some(true), Some(false)]), (&[0.1, 0.9], &[Some(false), Some(true)])];

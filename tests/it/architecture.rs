@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 /// Rooms from the ground floor up. A room may use rooms of lower floors, itself, and nothing beside or above it.
 const FLOORS: &[&[&str]] = &[
     &["domain", "stats"],
-    &["config", "dicom", "assemble", "results"],
+    // phantoms draw on nothing but nouns and numerics
+    &["config", "dicom", "assemble", "results", "phantom"],
     &["store", "wire"],
     &["receive", "pixels", "infer", "assess", "report", "deliver"],
     // the models that run elsewhere: packages are of `infer`
     &["remote"],
     &["analyse"],
-    &["phantom"],
-    &["web", "train"],
+    &["web", "train", "validate"],
     &["serve"],
     &["cli"],
     &["commands", "main"],
@@ -25,6 +25,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("sqlx::", &["store"]),
     ("tch::", &["infer", "train"]),
     ("axum::", &["web"]),
+    ("use ring::", &["assess", "commands"]),
     ("hyper::", &["web", "wire", "deliver", "remote"]),
     ("clap::", &["cli", "main"]),
     ("dicom_ul::", &["wire", "receive"]),
@@ -53,6 +54,7 @@ const PURE: &[&str] = &[
     "assemble",
     "results",
     "assess",
+    "validate",
     "report",
     "pixels/normalise.rs",
     "pixels/unit.rs",

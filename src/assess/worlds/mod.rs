@@ -1,19 +1,16 @@
 //! Worlds with a known truth, at the level of scores (method.md §5): each is planted, then must be recovered.
-//! `told` tests what is said, and to whom.
+//! `told` tests what is said, and to whom; `numerics` the numbers beside independent fits.
 //!
-//! z ~ N(mean_g, 1.2), P(y = 1) = expit(−.2 + z + a_g + b_g z); race logits are those of a Gaussian discriminant
-//! with separation d between groups, so their posteriors are exactly calibrated where `sharpening` is 1.
+//! `phantom::scores` draws them and says by what law; `validate` judges many of them, these are tests of single ones.
 
+mod numerics;
 mod told;
-
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 
 use super::cohort::{Cohort, FindingModel, Row};
 use super::curves::log_ratios;
 use super::*;
 use crate::domain::{Code, Digest, Interval, Purpose, Uid};
+use crate::phantom::scores::{ScoreWorld, ScoredStudy};
 use crate::stats::expit;
 
 /// What is planted.
@@ -50,35 +47,31 @@ impl World {
         expit(-0.2 + z + self.shift[group] + self.slope[group] * z)
     }
 
-    fn cohort(&self, seed: u64) -> Cohort {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let normal = |rng: &mut ChaCha8Rng| -> f64 { StandardNormal.sample(rng) };
-        let mut rows = Vec::new();
-        for patient in 0..self.patients {
-            let draw: f64 = rng.random();
-            let group = (0..2).find(|&g| draw < self.share[..=g].iter().sum()).unwrap_or(2);
-            for study in 0..self.studies {
-                let z = self.mean[group] + 1.2 * normal(&mut rng);
-                let mut race: Vec<f64> = (0..3)
-                    .map(|g| {
-                        let seen = normal(&mut rng) + if g == group { self.separation / 2.0_f64.sqrt() } else { 0.0 };
-                        self.sharpening * (self.share[g].ln() + self.separation / 2.0_f64.sqrt() * seen)
-                    })
-                    .collect();
-                crate::stats::softmax(&mut race);
-                rows.push(Row {
-                    patient: format!("p{patient:05}"),
-                    study: format!("1.{patient}.{study}"),
-                    finding: "pneumothorax".into(),
-                    score: expit(z),
-                    outcome: rng.random::<f64>() < self.event(group, z),
-                    group: GROUPS[group].into(),
-                    posteriors: Some(race),
-                    view: "PA".into(),
-                    date: chrono::NaiveDate::from_ymd_opt(2024, 1 + (patient % 12) as u32, 1),
-                });
-            }
+    /// As `phantom` draws it.
+    fn drawn(&self) -> ScoreWorld {
+        let mut world = ScoreWorld::named("null").unwrap();
+        (world.patients, world.studies) = (self.patients, self.studies);
+        (world.race.separation, world.race.sharpening) = (self.separation, self.sharpening);
+        for (g, group) in world.groups.iter_mut().enumerate() {
+            (group.share, group.mean) = (self.share[g], self.mean[g]);
+            (group.shift, group.slope) = (self.shift[g], self.slope[g]);
         }
+        world
+    }
+
+    fn cohort(&self, seed: u64) -> Cohort {
+        let row = |s: ScoredStudy| Row {
+            patient: format!("p{:05}", s.patient),
+            study: format!("1.{}.{}", s.patient, s.study),
+            finding: "pneumothorax".into(),
+            score: s.score,
+            outcome: s.outcome,
+            group: GROUPS[s.group].into(),
+            posteriors: Some(s.posteriors),
+            view: "PA".into(),
+            date: chrono::NaiveDate::from_ymd_opt(2024, 1 + (s.patient % 12) as u32, 1),
+        };
+        let rows = self.drawn().cohort(seed).into_iter().map(row).collect();
         Cohort {
             race_model: Some(identity("race", Purpose::Race).key()),
             groups: GROUPS.map(String::from).to_vec(),

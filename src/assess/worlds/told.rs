@@ -291,3 +291,108 @@ fn a_result_from_elsewhere_counts_as_any_score_and_without_one_is_indeterminate(
         assert!(given.expected_error.is_none() && given.spread.is_none() && given.disclosed.is_none());
     }
 }
+
+#[test]
+fn diagnostics_of_a_fit_are_the_same_bytes_and_show_what_was_planted() {
+    let cohort = BIASED.cohort(41);
+    let profile = fit(&cohort, &options(41, 80)).unwrap();
+    let files = diagnostics(&cohort, &profile);
+    assert_eq!(files, diagnostics(&cohort, &profile));
+    let names: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(names, ["calibration.csv", "diagnostics.md", "01-pneumothorax.svg"]);
+    let text = |i: usize| std::str::from_utf8(&files[i].bytes).unwrap();
+    let rows: Vec<Vec<&str>> = text(0).lines().skip(1).map(|line| line.split(',').collect()).collect();
+    assert!(rows.len() >= 24, "eight bins of each group or more: {}", rows.len());
+    // The isotonic fit, which knows of no curve, lies in the simultaneous band nearly everywhere.
+    let number = |row: &[&str], i: usize| row[i].parse::<f64>().unwrap();
+    let outside = rows.iter().filter(|r| number(r, 10) < number(r, 12) || number(r, 10) > number(r, 13)).count();
+    assert!(outside * 5 <= rows.len(), "{outside} of {}", rows.len());
+    // Group B's share is the larger at the same score.
+    let near = |group: &str| {
+        let own = rows.iter().filter(|r| r[1] == group);
+        own.min_by(|a, b| (number(a, 6) - 0.4).abs().total_cmp(&(number(b, 6) - 0.4).abs())).map(|r| number(r, 11))
+    };
+    assert!(near("B") > near("A").map(|v| v + 0.1), "{:?} {:?}", near("B"), near("A"));
+    assert!(text(1).contains("flags enabled") && text(1).contains("![calibration by group](01-pneumothorax.svg)"));
+    let svg = text(2);
+    assert_eq!((svg.matches("<polyline").count(), svg.matches("<polygon").count()), (3, 3));
+    assert_eq!(svg.matches("<circle").count(), rows.len());
+    assert!(!svg.contains("href") && !text(0).contains("p00"), "nothing beside it, nobody in it");
+}
+
+#[test]
+fn a_diff_says_who_what_and_where() {
+    let (old, new) = (NULL.profile(3, 80), BIASED.profile(43, 80));
+    let same = diff(&old, &old);
+    assert!(same.findings[0].levels.is_empty() && same.findings[0].curves.iter().all(|c| !c.moved.apart));
+    let changed = diff(&old, &new);
+    let finding = &changed.findings[0];
+    let curve = |group: &str| finding.curves.iter().find(|c| c.group == group).unwrap().moved;
+    assert!(curve("B").apart && (curve("B").new.estimate - curve("B").old.estimate).abs() > 0.15, "{finding:?}");
+    assert!(!curve("A").apart, "{:?}", curve("A"));
+    assert_eq!(
+        (finding.old.as_ref().unwrap().gate.unwrap().1, finding.new.as_ref().unwrap().gate.unwrap().1),
+        (false, true)
+    );
+    assert!(finding.levels.iter().any(|l| l.new == "RDER-ELEV"), "{:?}", finding.levels);
+    // Runs of scores ascend and do not overlap.
+    assert!(finding.levels.windows(2).all(|w| w[0].from <= w[0].to && w[0].to < w[1].from));
+    let text = render_diff(&changed);
+    for part in ["flags disabled → p", "bands apart", "scores that change their level", "self-reported B", &new.id] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    let other = Profile { findings: Vec::new(), ..new.clone() };
+    assert!(render_diff(&diff(&old, &other)).contains("only in the old profile"));
+}
+
+#[test]
+fn every_way_of_being_stale_is_told() {
+    let profile = BIASED.profile(44, 60);
+    let key = |name, purpose| identity(name, purpose).key();
+    let fitting = Deployed {
+        findings: vec![("pneumothorax".into(), key("clinical", Purpose::Clinical), 0.5)],
+        race_model: Some(key("race", Purpose::Race)),
+        ..Deployed::default()
+    };
+    let with_cards = Profile {
+        cards: [("clinical", Purpose::Clinical), ("race", Purpose::Race)]
+            .map(|(n, p)| (key(n, p), Digest::of(b"then")))
+            .into(),
+        ..profile.clone()
+    };
+    let check = |profile: &Profile, deployed: &Deployed, settings: RiskSettings, expected: &[&str]| {
+        let found = misfits(profile, deployed, &settings, day(40));
+        let texts: Vec<&str> = found.iter().map(|m| m.text.as_str()).collect();
+        assert_eq!(texts.len(), expected.len(), "{texts:?}");
+        assert!(texts.iter().zip(expected).all(|(t, e)| t.contains(e)), "{texts:?}");
+    };
+    let aged = RiskSettings { profile_age_max: Some(Duration::from_secs(39 * 86_400)), ..SETTINGS };
+    let of = |findings: &[(&str, &str, f64)]| Deployed {
+        findings: findings.iter().map(|(f, m, t)| ((*f).into(), (*m).into(), *t)).collect(),
+        ..fitting.clone()
+    };
+    let own = key("clinical", Purpose::Clinical);
+    check(&profile, &fitting, SETTINGS, &[]);
+    check(&profile, &fitting, aged, &["was fitted 40 days ago"]);
+    check(&profile, &of(&[("pneumothorax", "other@1#0", 0.5)]), SETTINGS, &["other@1#0 is deployed"]);
+    check(
+        &profile,
+        &of(&[("pneumothorax", &own, 0.6)]),
+        SETTINGS,
+        &["with threshold 0.5, the model's is another, 0.6"],
+    );
+    let two = of(&[("pneumothorax", &own, 0.5), ("nodule", &own, 0.5)]);
+    check(&profile, &two, SETTINGS, &["knows nothing of nodule"]);
+    check(&profile, &of(&[("nodule", &own, 0.5)]), SETTINGS, &["does not give any more", "knows nothing of nodule"]);
+    check(&profile, &of(&[]), SETTINGS, &["which is not configured"]);
+    let now = Deployed { cards: [(own.clone(), Digest::of(b"now"))].into(), ..fitting.clone() };
+    check(&with_cards, &now, SETTINGS, &["with another card of"]);
+    let race = Deployed { cards: [(key("race", Purpose::Race), Digest::of(b"now"))].into(), ..fitting.clone() };
+    check(&with_cards, &race, SETTINGS, &["another card of the race model"]);
+    check(&with_cards, &race, RiskSettings { per_study_inference: false, ..SETTINGS }, &[]);
+    let stranger = Deployed { race_model: Some("race@2#0".into()), ..fitting.clone() };
+    check(&profile, &stranger, SETTINGS, &["which is not configured: fit it again"]);
+    check(&Profile { race_model: None, ..profile.clone() }, &fitting, SETTINGS, &["without race posteriors"]);
+    let reweighed = Deployed { race_prior: Some(Digest::of(b"mix")), ..fitting.clone() };
+    check(&profile, &reweighed, SETTINGS, &["another models.race_prior"]);
+}

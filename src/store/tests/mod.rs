@@ -7,6 +7,7 @@ mod destinations;
 mod folder;
 mod intake;
 mod kill;
+mod labels;
 mod late;
 mod outbox;
 mod recovery;

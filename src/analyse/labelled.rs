@@ -1,0 +1,111 @@
+//! The studies of the index that have labels: their scores, as `analyse` writes them to `result.json`, for a fit.
+//!
+//! The same aggregation as in the node, without devices and workers: what was scored is only put together. Neighbours:
+//! `scored`, `study`, `store`; `assess` joins scores and labels. Left out: the fit.
+
+use chrono::NaiveDate;
+use serde_json::{Value, json};
+
+use super::race_prior::RacePrior;
+use super::scored::{Scored, scored};
+use super::study::{is_purpose, patient_mismatch, race_of, results, whole};
+use crate::assess::Labelled;
+use crate::config::{Config, PrecisionChoice};
+use crate::domain::{Digest, Given, InstanceHeader, ModelOutputs, Precision, Purpose, ReadyStudy, StudyScore};
+use crate::infer::{self, Package};
+use crate::store::Store;
+
+/// Scores of the studies that have outcomes and a self-reported group, and what is true of them. Race scores are read of
+/// no other study, and each reading is logged.
+pub async fn labelled(config: &Config, store: &Store) -> anyhow::Result<(Value, Vec<Labelled>)> {
+    let models = &config.models;
+    let race = models.race.iter().filter(|_| config.risk.per_study_inference);
+    let names: Vec<String> = race.chain(&models.clinical).cloned().collect();
+    let packages = infer::load_all(&models.dir, &names)?;
+    let prior = models.race_prior.as_deref().map(|path| RacePrior::of(path, &packages)).transpose()?;
+    let (mut studies, mut labelled) = (Vec::new(), Vec::new());
+    for (study, labels) in store.labels().await? {
+        let Some(group) = labels.group.filter(|_| !labels.outcomes.is_empty()) else { continue };
+        let ready = store.ready_study_for(&study, "a fit of the profile").await?;
+        studies.push(scores_of(&packages, prior.as_ref(), &ready));
+        labelled.push(Labelled { group, outcomes: labels.outcomes, ..described(&ready) });
+    }
+    anyhow::ensure!(
+        !labelled.is_empty(),
+        "no reported study of the index has outcomes and a self-reported group: `sidelight labels import` brings them"
+    );
+    // What a device computes in, of several that are allowed, is not known here.
+    let fp32 = models.precision == PrecisionChoice::Named(Precision::Fp32);
+    let models = models_of(&packages, prior.as_ref().and_then(RacePrior::digest), fp32);
+    Ok((json!({"format": 1, "models": models, "studies": studies}), labelled))
+}
+
+/// Patient, views and date of a study, by its images.
+fn described(study: &ReadyStudy) -> Labelled {
+    let headers = || study.instances.iter().filter(|i| i.refusal.is_none()).map(|i| &i.header);
+    // Without a Patient ID a study stands for itself.
+    let patient = headers().find_map(InstanceHeader::patient_id).unwrap_or_else(|| study.study.to_string());
+    Labelled {
+        study: study.study.to_string(),
+        patient,
+        views: headers().filter_map(|h| h.view).map(|v| v.as_str().to_owned()).collect(),
+        date: headers().find_map(|h| NaiveDate::parse_from_str(&h.study_date()?, "%Y%m%d").ok()),
+        ..Labelled::default()
+    }
+}
+
+/// `models` of a `result.json`: the packages in use and what identifies their scores. `cards`: whether a digest of what
+/// in a card changes scores can be said; not where a device may compute in another precision.
+fn models_of(packages: &[Package], prior: Option<&Digest>, cards: bool) -> Value {
+    let card = |p: &Package| cards.then(|| p.scoring.clone());
+    let race = packages.iter().find(|p| p.purpose == Purpose::Race).map(|p| {
+        let groups: Vec<&String> = p.groups().iter().map(|g| &g.key).collect();
+        json!({"key": p.key(), "card": card(p), "groups": groups, "prior": prior})
+    });
+    let clinical: Vec<Value> = packages
+        .iter()
+        .filter(|p| p.purpose == Purpose::Clinical)
+        .map(|p| {
+            let findings: Vec<Value> =
+                p.findings().iter().map(|f| json!({"key": f.key, "threshold": f.threshold})).collect();
+            json!({"key": p.key(), "card": card(p), "findings": findings})
+        })
+        .collect();
+    json!({"race": race, "clinical": clinical})
+}
+
+/// One of its `studies`, with race posteriors where the race model has a whole answer.
+fn scores_of(packages: &[Package], prior: Option<&RacePrior>, study: &ReadyStudy) -> Value {
+    let uid = &study.study;
+    if let Some(refusal) = patient_mismatch(study) {
+        return json!({"study": uid, "state": "refused", "refusal": refusal});
+    }
+    let all: Vec<&Package> = packages.iter().collect();
+    let Scored { scores, unknown } = scored(&all, study, prior);
+    let scores = whole(scores, &all, study);
+    let race_model = packages.iter().find(|p| p.purpose == Purpose::Race);
+    let race = race_of(race_model, study, &scores).ok().filter(|score| !unknown.contains(&score.model.key()));
+    let race = race.and_then(|score| match &score.outputs {
+        ModelOutputs::Groups(groups) => {
+            Some(groups.iter().zip(&score.values).map(|(g, v)| (g.key.clone(), json!(v))).collect::<Value>())
+        }
+        ModelOutputs::Findings(_) => None,
+    });
+    let own = |score: &&StudyScore| is_purpose(score, Purpose::Clinical, packages);
+    let mut findings = Vec::new();
+    for score in scores.iter().filter(own) {
+        let ModelOutputs::Findings(outputs) = &score.outputs else { continue };
+        let rows = outputs.iter().zip(&score.values);
+        findings.extend(rows.map(|(f, v)| json!({"key": f.key, "model": score.model.key(), "score": v})));
+    }
+    for result in results(&all, study, &scores) {
+        for (finding, given) in &result.findings {
+            let score = match given {
+                Given::Score(score) => Some(score.get()),
+                Given::Label { .. } | Given::Absent(_) => None,
+            };
+            findings.push(json!({"key": finding.key, "model": result.model.key(), "score": score}));
+        }
+    }
+    json!({"study": uid, "state": "reported", "race": race, "findings": findings})
+}
