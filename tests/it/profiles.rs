@@ -7,11 +7,23 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
+use sidelight::assess::Profile;
+use sidelight::domain::Digest;
 
 use crate::support::{Node, NodeOptions, Pacs, phantoms, root, run, run_ok, sidelight, storescu, wait_for};
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The demo profile as if it had been fitted years ago.
+fn old_profile(path: &Path) {
+    let demo = fs::read(root().join("models/demo-profile.json")).expect("the demo profile");
+    let mut profile = Profile::parse(&demo).expect("a profile");
+    profile.fitted_at = "2020-01-01T00:00:00Z".parse().expect("a time");
+    profile.id = String::new();
+    profile.id = format!("profile-{}", &Digest::of(&profile.to_json()).as_str()[..16]);
+    fs::write(path, profile.to_json()).expect("writable");
 }
 
 fn json(command: &mut Command) -> Value {
@@ -23,7 +35,7 @@ fn json(command: &mut Command) -> Value {
 fn with_keys_in_the_configuration_only_a_signed_profile_is_used() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let (profile, key) = (folder.path().join("profile.json"), folder.path().join("site.pem"));
-    fs::copy(root().join("models/demo-profile.json"), &profile).expect("writable");
+    old_profile(&profile);
     let public = run_ok(sidelight(&["profile", "key", "--out"]).arg(&key)).trim().to_owned();
     assert_eq!(fs::metadata(&key).expect("written").permissions().mode() & 0o777, 0o600);
     let again = run(sidelight(&["profile", "key", "--out"]).arg(&key));
@@ -31,6 +43,7 @@ fn with_keys_in_the_configuration_only_a_signed_profile_is_used() {
     let with_keys = |arguments: &[&str]| {
         let mut command = sidelight(arguments);
         command.args(["--config", "conf/demo.toml", "--set"]).arg(format!("risk.profile={}", profile.display()));
+        command.args(["--set", "risk.profile_age_max=never"]);
         command.arg("--set").arg(format!("risk.profile_keys={public}"));
         command.arg("--set").arg(format!("store.data_dir={}", folder.path().join("data").display()));
         command.args(["--set", "node.listen=127.0.0.1:0", "--set", "web.listen="]);
@@ -51,7 +64,8 @@ fn with_keys_in_the_configuration_only_a_signed_profile_is_used() {
     fs::write(&profile, format!("{text}\n")).expect("writable");
     refused("the profile was changed after it was signed");
     // Without keys, as long as it is intact, anybody's will do.
-    let mut plain = sidelight(&["profile", "check", "--config", "conf/demo.toml", "--json"]);
+    let never = "risk.profile_age_max=never";
+    let mut plain = sidelight(&["profile", "check", "--config", "conf/demo.toml", "--json", "--set", never]);
     assert_eq!(json(plain.arg(&profile))["fits"], true);
     // What is deployed otherwise than it was fitted for.
     let mut stale = sidelight(&["profile", "check", "--config", "conf/demo.toml", "--set", "risk.profile_age_max=1d"]);
@@ -77,7 +91,7 @@ fn a_profile_of_the_index_is_that_of_the_files_and_a_refit_waits_for_a_person() 
     let images = phantoms(&at("phantoms"), "biased", 12, 91);
     let pacs = Pacs::start(&at("pacs"));
     let profile = at("profile.json");
-    fs::copy(root().join("models/demo-profile.json"), &profile).expect("writable");
+    old_profile(&profile);
     let options = NodeOptions {
         data_dir: &at("data"),
         sources: &["STORESCU"],
@@ -93,9 +107,10 @@ fn a_profile_of_the_index_is_that_of_the_files_and_a_refit_waits_for_a_person() 
         studies.len() == 12 && studies.iter().all(|s| s["state"] == "delivered")
     });
     let config = node.config.clone();
+    // The configuration comes first: an option at the end takes the argument that a caller adds.
     let command = |arguments: &[&str]| {
-        let mut command = sidelight(arguments);
-        command.arg("--config").arg(&config);
+        let mut command = sidelight(&["--config"]);
+        command.arg(&config).args(arguments);
         command
     };
 
