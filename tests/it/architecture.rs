@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Rooms from the ground floor up. A room may use rooms of lower floors, itself, and nothing beside or above it.
 const FLOORS: &[&[&str]] = &[
     &["domain", "stats"],
-    &["config", "dicom", "assemble", "results"],
+    &["config", "dicom", "assemble", "results", "perturb"],
     &["store", "wire"],
     &["receive", "pixels", "infer", "assess", "report", "deliver"],
     // the models that run elsewhere: packages are of `infer`
@@ -39,6 +39,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("landlock::", &["pixels"]),
     ("seccompiler::", &["pixels"]),
     ("libc::", &["pixels", "infer"]),
+    ("rustfft::", &["perturb", "phantom"]),
     ("dicom_object::", &["dicom", "receive", "deliver", "pixels", "report", "phantom"]),
 ];
 
@@ -54,6 +55,7 @@ const PURE: &[&str] = &[
     "results",
     "assess",
     "report",
+    "perturb",
     "pixels/normalise.rs",
     "pixels/unit.rs",
     "pixels/resize.rs",

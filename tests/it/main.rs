@@ -19,6 +19,7 @@ mod lifecycle;
 mod models;
 mod offline;
 mod orthanc;
+mod perturb;
 mod pixels;
 mod query;
 mod receive;
