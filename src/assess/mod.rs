@@ -16,6 +16,7 @@ mod gate;
 mod profile;
 mod quality;
 mod reach;
+mod reliance;
 mod risk;
 mod show;
 #[cfg(test)]
@@ -33,6 +34,10 @@ pub use profile::{
 };
 pub use quality::{Auc, RaceQuality};
 pub use reach::Reach;
+pub use reliance::{
+    Alignment, CoMovementOptions, Dose, Features, LeakageOptions, NoLine, Observed, alignment, co_movement,
+    dose_response, finding_evidence, heads, leakage, reliance, shared_variation,
+};
 pub use show::{ProfileSummary, render, summary};
 
 use crate::domain::{

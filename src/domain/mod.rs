@@ -9,6 +9,7 @@ mod attribution;
 mod code;
 mod completeness;
 mod contract;
+mod evidence;
 mod header;
 mod ident;
 mod model;
@@ -24,6 +25,7 @@ pub use attribution::{AttributionMap, Fill, MapMethod, MapTarget};
 pub use code::{Code, is_private_scheme, is_public_scheme};
 pub use completeness::{ClosedBy, ImageGroup, Required, RequiredView};
 pub use contract::{Contract, Filter, Fit, Mask, ModelInput, ValueRange};
+pub use evidence::{Answers, Change, Control, Evidence, EvidenceLine, FindingEvidence, LineKind, Reliance, Responses};
 pub use header::{Attribute, AttributeValue, Attributes, ImageFacts, InstanceHeader, Laterality, View};
 pub use ident::{AeTitle, Digest, ParseError, Probability, Uid};
 pub use model::{
