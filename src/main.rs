@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
-use sidelight::cli::{Cli, Command, Model, ModelAdd, Profile, Results, Settings, Studies, Train};
+use sidelight::cli::{Cli, Command, Evidence, Model, ModelAdd, Profile, Results, Settings, Studies, Train};
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
 use sidelight::phantom::{PhantomOptions, World};
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use commands::{analyse, check, cohort, folder, models, prior, results, studies, tools};
+use commands::{analyse, check, cohort, evidence, folder, gradients, models, prior, results, studies, tools};
 
 /// Wrong use: arguments or configuration.
 const WRONG_USE: u8 = 2;
@@ -76,6 +76,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 out: options.out,
                 results: options.results,
                 with_posteriors: options.with_posteriors,
+                evidence: options.evidence,
                 disclose: options.disclose,
                 explain: options.explain.is_some(),
                 map_objects: options.dicom,
@@ -158,6 +159,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             cohort::fit(&options.results, &options.labels, &options.out, &fit, options.table.json)
         }
         Command::Profile(Profile::Show { profile, table }) => cohort::show(&profile, table.json),
+        Command::Evidence(command) => {
+            let config = load(&settings, false)?;
+            match command {
+                Evidence::CoMovement(options) => runtime(0)?.block_on(evidence::co_movement(&config, &options)),
+                Evidence::Leakage(options) => evidence::leakage(&config, &options),
+                Evidence::Gradients(options) => gradients::run(&config, &options),
+                Evidence::Features(options) => gradients::features(&config, &options),
+                Evidence::Show { file, table } => evidence::show(&file, table.json),
+            }
+        }
         Command::Echo(options) => {
             let config = load(&settings, false)?;
             let peer = Peer { ae_title: options.peer.ae_title, host: options.peer.host, port: options.peer.port };

@@ -7,6 +7,7 @@
 //! peers) is asked by `sidelight check`.
 
 mod archives;
+mod evidence;
 mod explain;
 mod fault;
 mod fingerprint;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use crate::domain::{AeTitle, Disclosure, Precision, Required};
 
 pub use archives::{Archive, callers};
+pub use evidence::Evidence;
 pub use explain::{Explain, MapForm};
 pub use fault::{ConfigError, FAULTS_MAX, Fault};
 pub use fingerprint::Fingerprint;
@@ -150,6 +152,8 @@ pub struct Store {
     pub reports_kept: Option<Duration>,
     /// How long race posteriors are kept (method.md §6: their own retention); `None`: as long as the study.
     pub posteriors_kept: Option<Duration>,
+    /// How long answers to changed images are kept, which hold race posteriors; `None`: as long as the study.
+    pub evidence_kept: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -385,6 +389,9 @@ pub struct Risk {
     pub per_study_inference: bool,
     /// A profile older than this is stale; `None`: never by age.
     pub profile_age_max: Option<Duration>,
+    /// Where race posteriors are not computed for individual studies: whether they may be for a site's data set.
+    pub dataset_audit: bool,
+    pub evidence: Evidence,
 }
 
 #[derive(Debug, Clone, PartialEq)]

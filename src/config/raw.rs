@@ -101,6 +101,7 @@ section! {
         objects = "30d",
         reports = "forever",
         posteriors = "90d",
+        evidence = "90d",
     }
 }
 
@@ -236,6 +237,18 @@ section! {
         delta = 0.05,
         per_study_inference = true,
         profile_age_max = "365d",
+        dataset_audit = false,
+        ;
+        evidence: Evidence,
+    }
+}
+
+section! {
+    Evidence {
+        every = 0,
+        perturbations = 30,
+        time_max = "20s",
+        file = "",
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Node;
 use super::watchdog::Manager;
-use crate::config::{Config, ConfigError, Log, Node as NodeSection, Store, Web, callers};
+use crate::config::{Config, ConfigError, Evidence, Log, Node as NodeSection, Risk, Store, Web, callers};
 use crate::{receive, web};
 
 /// What a reload needs.
@@ -104,6 +104,7 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
             objects_kept: new.store.objects_kept,
             reports_kept: new.store.reports_kept,
             posteriors_kept: new.store.posteriors_kept,
+            evidence_kept: new.store.evidence_kept,
             ..old.store.clone()
         },
         web: Web {
@@ -117,6 +118,11 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
         destinations: new.destinations.clone(),
         delivery: new.delivery.clone(),
         explain: new.explain.clone(),
+        risk: Risk {
+            // The file is read at start, with the models that it is about.
+            evidence: Evidence { file: old.risk.evidence.file.clone(), ..new.risk.evidence.clone() },
+            ..old.risk.clone()
+        },
         log: Log { filter: new.log.filter.clone(), ..old.log.clone() },
         ..old.clone()
     };
@@ -160,6 +166,8 @@ mod tests {
             ("store.retention.objects", "1d"),
             ("web_clients", r#"[{name = "c", token_file = "t", ae_title = "C", may = ["store"]}]"#),
             ("aliases", r#"[{ae_title = "OLD"}]"#),
+            ("risk.evidence.every", "7"),
+            ("store.retention.evidence", "1d"),
             ("log.filter", "debug"),
         ];
         for change in live {
@@ -178,6 +186,7 @@ mod tests {
             ("models.batch_max", "9", "models"),
             ("pixels.workers", "9", "pixels"),
             ("risk.delta", "0.2", "risk"),
+            ("risk.evidence.file", "lines.json", "risk"),
             ("log.json", "true", "log.json"),
         ];
         for (key, value, named) in fixed {

@@ -12,6 +12,7 @@ mod corpus;
 mod crash;
 mod delivery;
 mod elsewhere;
+mod evidence;
 mod explain;
 mod faults;
 mod interop;
