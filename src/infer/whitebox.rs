@@ -262,7 +262,7 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>, ExplainError> {
         .f_to_device(Device::Cpu)
         .and_then(|t| t.f_to_kind(Kind::Double))
         .and_then(|t| t.f_flatten(0, -1))
-        .and_then(|t| Vec::<f64>::try_from(t))
+        .and_then(Vec::<f64>::try_from)
         .map_err(failed)?;
     if values.iter().any(|v| !v.is_finite()) {
         return Err(ExplainError::Failed(InferError::BadOutput("it is not finite".to_owned())));

@@ -176,7 +176,7 @@ impl Transform {
             Self::HighPass { diameter, form: f } => format!("high-pass {diameter}{}", form(f)),
             Self::BandPass { inner, outer } => format!("band-pass {inner}-{outer}"),
             Self::Notch { inner, outer } => format!("notch {inner}-{outer}"),
-            Self::Window { width, level } if level == 0.5 => format!("window {width}"),
+            Self::Window { width, level: 0.5 } => format!("window {width}"),
             Self::Window { width, level } => format!("window {width} at {level}"),
             Self::FieldOfView { share } => format!("field of view {share}"),
             Self::Noise { sigma, form: f, .. } => format!("noise {sigma}{}", form(f)),
