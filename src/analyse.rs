@@ -2,10 +2,13 @@
 //!
 //! The node and the offline commands share this room, so that both give the same answer. It holds what a study
 //! needs: the decode workers, the models on their device, the profile (`profiles`). Left out: storing, sending, and the
-//! question whether a study is complete. `explain` makes maps, `labelled` puts stored scores together for a fit, `scorers` is what scores images, `scored` what that is for a study, `product` what others say of
+//! question whether a study is complete. `explain` makes maps, `evidence` asks models of changed images, `labelled` puts
+//! stored scores together for a fit, `scorers` is what scores images, `scored` what that is for a study, `product` what others say of
 //! them, `study` what holds of a study as a whole.
 
+mod evidence;
 mod explain;
+mod gradients;
 mod labelled;
 mod product;
 mod profiles;
@@ -15,7 +18,9 @@ mod scored;
 mod scorers;
 mod study;
 
+pub use evidence::read_evidence;
 pub use explain::Explained;
+pub use gradients::{GradientOptions, LabelledImage, Pair};
 pub use labelled::labelled;
 pub use profiles::{candidate_path, read_profile, read_trusted, signature_path, write_whole};
 pub use race_prior::{RacePrior, STUDIES_MIN};
@@ -33,9 +38,9 @@ use crate::assemble::ResultWait;
 use crate::assess::{self, AssessInput, Profile, RiskSettings};
 use crate::config::Config;
 use crate::domain::{
-    AeTitle, Assessment, ClinicalResult, Contract, Digest, Disclosure, FindingAssessment, ImageScore, IndReason,
-    InstanceHeader, ModelIdentity, Precision, Purpose, ReadyStudy, Refusal, RefusalCode, Report, ScoredInstance,
-    StudyScore, Timestamp, Uid,
+    AeTitle, Assessment, ClinicalResult, Contract, Digest, Disclosure, Evidence, FindingAssessment, ImageScore,
+    IndReason, InstanceHeader, ModelIdentity, Precision, Purpose, ReadyStudy, Refusal, RefusalCode, Report,
+    ScoredInstance, StudyScore, Timestamp, Uid,
 };
 use crate::infer::{self, Company, ModelState, Package};
 use crate::pixels::{self, Frames, Workers};
@@ -130,6 +135,8 @@ pub struct Analyser {
     /// Replaced by a reload.
     profile: RwLock<Option<Arc<Profile>>>,
     race_prior: Option<RacePrior>,
+    /// Lines that reports tell.
+    evidence: Option<Evidence>,
     risk: RiskSettings,
     observer: Observer,
 }
@@ -162,6 +169,7 @@ impl Analyser {
             .map_or_else(|| report::own_identity(&device_uid), |p| p.identity.clone());
         let profile = profiles::configured(&config.risk)?;
         let race_prior = models.race_prior.as_deref().map(|path| RacePrior::of(path, &packages)).transpose()?;
+        let evidence = config.risk.evidence.file.as_deref().map(read_evidence).transpose()?;
         let scorers = Scorers::start(&packages, models)?;
         // Scores that were computed in another precision are others, for a profile too.
         for package in &mut packages {
@@ -181,6 +189,7 @@ impl Analyser {
             audit,
             profile: RwLock::new(profile),
             race_prior,
+            evidence,
             risk: RiskSettings::from(&config.risk),
             observer: Observer {
                 device_uid,
@@ -262,7 +271,7 @@ impl Analyser {
             },
         };
         let mut read = Read { header: Some(header.clone()), ..Read::default() };
-        if is_report(&header) {
+        if product::is_report(&header) {
             return self.read_report(file, header, options).await;
         }
         let admitted = match self.admitted(&header, options.clinical) {
@@ -445,15 +454,6 @@ impl Analyser {
         let release = |finding: &FindingAssessment| assess::released(finding, disclosure, delta);
         Assessment { findings: assessment.findings.iter().map(release).collect(), ..assessment.clone() }
     }
-}
-
-/// Whether the object is a Structured Report that is not the node's own.
-fn is_report(header: &InstanceHeader) -> bool {
-    /// Key Object Selection Document: it marks, and says nothing.
-    const KEY_OBJECTS: &str = "1.2.840.10008.5.1.4.1.1.88.59";
-    let class = header.sop_class.as_str();
-    let is_class = class.starts_with("1.2.840.10008.5.1.4.1.1.88.") && class != KEY_OBJECTS;
-    (header.modality == "SR" || is_class) && !report::is_own(header)
 }
 
 /// A random UID under 2.25 (PS3.5 B.2).

@@ -1,9 +1,10 @@
 //! The command line: what `sidelight` understands, and the help that teaches it.
 //!
-//! Types only; `models` has those of packages and profiles, `labels` those of labels, `worlds` those of phantoms, single
-//! arguments are parsed in `values`, `main` dispatches, and [`Settings`] become the topmost layer of the configuration.
-//! clap ends wrong use with exit code 2. Left out: doing anything.
+//! Types only; `models` has those of packages and profiles, `labels` those of labels, `evidence` those of its own, `worlds`
+//! those of phantoms, single arguments are parsed in `values`, `main` dispatches, and [`Settings`] become the topmost layer
+//! of the configuration. clap ends wrong use with exit code 2. Left out: doing anything.
 
+mod evidence;
 mod labels;
 mod models;
 mod values;
@@ -15,6 +16,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::domain::{AeTitle, StudyState, Uid};
 
+pub use evidence::{CoMovement, Evidence, EvidenceOut, FeaturesOf, Gradients, Leakage};
 pub use labels::{Labels, LabelsImport};
 pub use models::{Model, ModelAdd, OodFit, Profile, ProfileFit};
 pub use values::{ImageSize, PeerAddress};
@@ -211,6 +213,25 @@ Examples:
     )]
     Profile(Profile),
 
+    /// Evidence on whether a clinical model relies on image features that also predict race
+    ///
+    /// Lines are of a site's patients together, never of one patient; reports tell those of risk.evidence.file. Two lines
+    /// that agree, with negative controls that passed, are "consistent with reliance", and less is no statement.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight evidence co-movement --out evidence.json --config conf/shadow.toml
+  sidelight analyse cohort/ --out scores/ --with-posteriors --evidence
+  sidelight evidence co-movement --results scores/result.json --labels cohort/labels.csv --out evidence.json
+  sidelight evidence features images.csv --model chest --out features.csv
+  sidelight evidence features images.csv --model chest --untrained --out untrained.csv
+  sidelight evidence leakage features.csv --untrained untrained.csv --model chest --out evidence.json
+  sidelight evidence gradients images.csv --model chest --strata view,sex --out evidence.json
+  sidelight evidence show evidence.json"
+    )]
+    Evidence(Evidence),
+
     /// Ask a DICOM peer whether it is there (C-ECHO)
     #[command(after_help = "\
 Examples:
@@ -265,6 +286,10 @@ pub struct Analyse {
     /// Write race posteriors into result.json, as `profile fit` needs them; treat the file accordingly
     #[arg(long)]
     pub with_posteriors: bool,
+    /// Change an image of each study as [risk.evidence] says, and write what both models say into result.json, for
+    /// `evidence co-movement`
+    #[arg(long, requires = "with_posteriors")]
+    pub evidence: bool,
     /// Write reports as for a destination with disclose = "probabilities"
     #[arg(long)]
     pub disclose: bool,

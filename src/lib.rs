@@ -17,6 +17,7 @@ pub mod stats;
 
 pub mod config;
 pub mod dicom;
+pub mod perturb;
 pub mod results;
 
 pub mod store;

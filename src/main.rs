@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
-use sidelight::cli::{Cli, Command, Labels, Model, ModelAdd, OodFit, Profile, Results, Settings, Studies, Train};
+use sidelight::cli::{
+    Cli, Command, Evidence, Labels, Model, ModelAdd, OodFit, Profile, Results, Settings, Studies, Train,
+};
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
 use sidelight::infer::OodMethod;
@@ -24,7 +26,8 @@ use tracing_subscriber::EnvFilter;
 
 use commands::ood::OodFitOptions;
 use commands::{
-    analyse, check, cohort, folder, labels, models, ood, prior, profiles, results, studies, tools, validate,
+    analyse, check, cohort, evidence, folder, gradients, labels, models, ood, prior, profiles, results, studies, tools,
+    validate,
 };
 
 /// Wrong use: arguments or configuration.
@@ -80,6 +83,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 out: options.out,
                 results: options.results,
                 with_posteriors: options.with_posteriors,
+                evidence: options.evidence,
                 disclose: options.disclose,
                 explain: options.explain.is_some(),
                 map_objects: options.dicom,
@@ -195,6 +199,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Profile(Profile::Diff { old, new, table }) => profiles::diff(&old, &new, table.json),
         Command::Profile(Profile::Key { out }) => profiles::key(&out),
         Command::Profile(Profile::Sign { profile, key }) => profiles::sign(&profile, &key),
+        Command::Evidence(command) => {
+            let config = load(&settings, false)?;
+            match command {
+                Evidence::CoMovement(options) => runtime(0)?.block_on(evidence::co_movement(&config, &options)),
+                Evidence::Leakage(options) => evidence::leakage(&config, &options),
+                Evidence::Gradients(options) => gradients::run(&config, &options),
+                Evidence::Features(options) => gradients::features(&config, &options),
+                Evidence::Show { file, table } => evidence::show(&file, table.json),
+            }
+        }
         Command::Echo(options) => {
             let config = load(&settings, false)?;
             let peer = Peer { ae_title: options.peer.ae_title, host: options.peer.host, port: options.peer.port };

@@ -8,9 +8,19 @@ use crate::domain::{
     AeTitle, ClinicalResult, InstanceHeader, Refusal, RefusalCode, ReportRules, ResultDocument, ResultSource,
 };
 use crate::infer::{Elsewhere, Package, ProductKind};
+use crate::report;
 
 /// Characters of the reasons why a report is no product's.
 const REASONS_MAX: usize = 400;
+
+/// Whether the object is a Structured Report that is not the node's own.
+pub(super) fn is_report(header: &InstanceHeader) -> bool {
+    /// Key Object Selection Document: it marks, and says nothing.
+    const KEY_OBJECTS: &str = "1.2.840.10008.5.1.4.1.1.88.59";
+    let class = header.sop_class.as_str();
+    let is_class = class.starts_with("1.2.840.10008.5.1.4.1.1.88.") && class != KEY_OBJECTS;
+    (header.modality == "SR" || is_class) && !report::is_own(header)
+}
 
 /// How reports of the package's product are read and known, if it gives any.
 pub(super) fn report_rules(package: &Package) -> Option<(&ReportRules, &ResultSource)> {

@@ -21,6 +21,7 @@ impl Analyser {
         let parameters: Vec<String> =
             frames_seen(&images).into_iter().chain(self.packages.iter().filter_map(reduced)).collect();
         let series = fresh_uid();
+        let evidence = self.evidence_of(&assessment);
         let completion = context.partial.clone().map_or(Completion::Complete, Completion::Partial);
         let variant = |class: &SrClass| {
             let predecessor = context.predecessors.iter().find(|p| p.sop_class.as_str() == class.uid());
@@ -35,6 +36,7 @@ impl Analyser {
                 sources: sources.clone(),
                 parameters: parameters.clone(),
                 related: context.maps.clone(),
+                evidence: evidence.clone(),
                 now: context.now.with_timezone(&chrono::Local).fixed_offset(),
             };
             report::build(&assessment, &images, &options).context("the report could not be built")

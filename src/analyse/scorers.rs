@@ -109,6 +109,11 @@ impl Scorers {
         self.engine.is_sound()
     }
 
+    #[cfg(test)]
+    pub(super) fn stats(&self) -> crate::infer::EngineStats {
+        self.engine.stats()
+    }
+
     /// How long the package's server is left alone still, if it is: images need not be decoded for it.
     pub(super) fn down_for(&self, package: &Package) -> Option<Duration> {
         if is_server(package) { self.servers.down_for(&package.key()) } else { None }

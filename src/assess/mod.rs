@@ -23,6 +23,7 @@ mod profile;
 mod quality;
 mod reach;
 mod refit;
+mod reliance;
 mod risk;
 mod show;
 mod signature;
@@ -45,6 +46,10 @@ pub use profile::{
 };
 pub use quality::{Auc, RaceQuality};
 pub use reach::Reach;
+pub use reliance::{
+    Alignment, CoMovementOptions, Dose, Features, LeakageOptions, NoLine, Observed, alignment, co_movement,
+    dose_response, finding_evidence, heads, leakage, reliance, shared_variation,
+};
 pub use risk::{Estimates, IndividualEstimates};
 pub use show::{ProfileSummary, render, summary};
 pub use signature::{ProfileSignature, SignatureError, SigningKey};

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tracing::info;
 
 use super::maps::{self, Maps};
-use super::{print, print_json, progress, results, table};
+use super::{evidence, print, print_json, progress, results, table};
 
 /// What to analyse, and what to write.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct Options {
     pub results: Vec<(String, String)>,
     /// Write race posteriors into `result.json`, for `profile fit`.
     pub with_posteriors: bool,
+    /// Change an image of each study and write what the models say of it, for `evidence co-movement`.
+    pub evidence: bool,
     /// Write reports as a destination with `disclose = "probabilities"` would get them.
     pub disclose: bool,
     /// Write maps of what in an image speaks for a score, as `config.explain` says.
@@ -79,7 +81,12 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     let bar = progress(studies.len() as u64, "assessing");
     let mut results = Vec::new();
     for study in studies {
-        results.push(conclude(&analyser, &study, &paths, &options, &rules).await?);
+        let mut result = conclude(&analyser, &study, &paths, &options, &rules).await?;
+        if options.evidence && result.value["state"] == "reported" {
+            let count = config.risk.evidence.perturbations;
+            result.value["responses"] = evidence::of_study(&analyser, &study, &paths, count).await?;
+        }
+        results.push(result);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -256,7 +263,7 @@ async fn conclude(
     fs::write(&path, &report.file).with_context(|| format!("{} cannot be written", path.display()))?;
     let shown = analyser.released(&assessment, disclosure);
     let text = options.out.join(format!("{uid}.txt"));
-    fs::write(&text, report::render(&shown, disclosure))
+    fs::write(&text, report::render(&shown, &analyser.evidence_of(&shown), disclosure))
         .with_context(|| format!("{} cannot be written", text.display()))?;
     let mut value = json!({
         "study": uid,

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use chrono::Utc;
 use serde_json::json;
-use sidelight::analyse::{candidate_path, read_profile, read_trusted};
+use sidelight::analyse::{candidate_path, read_evidence, read_profile, read_trusted};
 use sidelight::config::{Config, open_to_others};
 use sidelight::deliver;
 use sidelight::domain::IndReason;
-use sidelight::infer::{Elsewhere, Package};
+use sidelight::infer::{self, Elsewhere, Package};
 use sidelight::receive;
 use sidelight::remote::Servers;
 use sidelight::web;
@@ -39,6 +39,7 @@ pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<E
     items.extend(models(config));
     items.push(profile(config));
     items.extend(candidate(config));
+    items.extend(evidence(config));
     items.push(Item::new("store.data_dir", folder(&config.store.data_dir)));
     for (key, address) in [("node.listen", config.node.listen), ("node.listen_tls", config.node.listen_tls)] {
         items.extend(address.map(|address| Item::new(key, port(address))));
@@ -140,6 +141,23 @@ fn profile(config: &Config) -> Item {
         }
     });
     Item::new("risk.profile", outcome)
+}
+
+/// The file of evidence holds lines for the configured models; none where no file is named.
+fn evidence(config: &Config) -> Option<Item> {
+    let path = config.risk.evidence.file.as_deref()?;
+    let outcome = read_evidence(path).map_err(|e| format!("{e:#}")).and_then(|evidence| {
+        let names: Vec<String> = config.models.race.iter().chain(&config.models.clinical).cloned().collect();
+        let packages = infer::load_all(&config.models.dir, &names).map_err(|e| e.to_string())?;
+        let known = |key: &String| packages.iter().any(|p| p.key() == *key);
+        let lines = evidence.lines.iter().filter(|line| known(&line.model)).count();
+        match known(&evidence.race_model) {
+            true if lines > 0 => Ok(format!("{lines} lines on the configured models")),
+            true => Err("no line is about a configured model: reports tell none of them".to_owned()),
+            false => Err(format!("is about the race model {}, which is not configured", evidence.race_model)),
+        }
+    });
+    Some(Item::new("risk.evidence.file", outcome))
 }
 
 /// A candidate for the profile's place, if one waits.

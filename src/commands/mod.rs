@@ -6,7 +6,9 @@
 pub mod analyse;
 pub mod check;
 pub mod cohort;
+pub mod evidence;
 pub mod folder;
+pub mod gradients;
 pub mod labels;
 pub mod maps;
 pub mod models;

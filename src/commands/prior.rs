@@ -21,6 +21,7 @@ pub async fn estimate(
     trained: Option<&str>,
     studies_min: usize,
 ) -> anyhow::Result<ExitCode> {
+    super::evidence::may_audit(config)?;
     let name = config.models.race.as_deref().context("models.race names no race model: there are no race scores")?;
     let race = Package::load(&config.models.dir.join(name))?;
     let trained = match (trained, &race.shares) {

@@ -199,7 +199,7 @@ fn describe(detail: &StudyDetail) -> String {
         text.push('\n');
     }
     if let Some(assessment) = &detail.assessment {
-        text.push_str(&report::render(assessment, Disclosure::Withheld));
+        text.push_str(&report::render(assessment, &[], Disclosure::Withheld));
         text.push('\n');
     }
     if !detail.deliveries.is_empty() {

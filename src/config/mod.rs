@@ -7,6 +7,7 @@
 //! peers) is asked by `sidelight check`.
 
 mod archives;
+mod evidence;
 mod explain;
 mod fault;
 mod fingerprint;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use crate::domain::{AeTitle, Disclosure, Precision, PublicKey, Required};
 
 pub use archives::{Archive, callers};
+pub use evidence::Evidence;
 pub use explain::{Explain, MapForm};
 pub use fault::{ConfigError, FAULTS_MAX, Fault};
 pub use fingerprint::Fingerprint;
@@ -152,6 +154,8 @@ pub struct Store {
     pub reports_kept: Option<Duration>,
     /// How long race posteriors are kept (method.md §6: their own retention); `None`: as long as the study.
     pub posteriors_kept: Option<Duration>,
+    /// How long answers to changed images are kept, which hold race posteriors; `None`: as long as the study.
+    pub evidence_kept: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -390,6 +394,9 @@ pub struct Risk {
     /// A profile older than this is stale; `None`: never by age.
     pub profile_age_max: Option<Duration>,
     pub refit: Refit,
+    /// Where race posteriors are not computed for individual studies: whether they may be for a site's data set.
+    pub dataset_audit: bool,
+    pub evidence: Evidence,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -101,6 +101,7 @@ section! {
         objects = "30d",
         reports = "forever",
         posteriors = "90d",
+        evidence = "90d",
     }
 }
 
@@ -237,8 +238,10 @@ section! {
         delta = 0.05,
         per_study_inference = true,
         profile_age_max = "365d",
+        dataset_audit = false,
         ;
         refit: Refit,
+        evidence: Evidence,
     }
 }
 
@@ -246,6 +249,15 @@ section! {
     Refit {
         every = "off",
         bootstrap = 1000,
+    }
+}
+
+section! {
+    Evidence {
+        every = 0,
+        perturbations = 30,
+        time_max = "20s",
+        file = "",
     }
 }
 

@@ -332,7 +332,10 @@ fn every_fault_of_a_file_is_found_at_once() {
             "delivery.retry_max = \"1d\"\ndelivery.retry_first = \"9h\"\ndelivery.give_up_after = \"1h\"".into(),
             &["delivery.retry_first"],
         ),
-        ("store.retention.reports = \"2d\"".into(), &["store.retention.objects", "store.retention.posteriors"]),
+        (
+            "store.retention.reports = \"2d\"".into(),
+            &["store.retention.objects", "store.retention.posteriors", "store.retention.evidence"],
+        ),
         // a fault in one key hides no contradiction between others
         (
             with("node.drain_timeout = 1", &DESTINATION.replace("audit = true", "")),

@@ -138,11 +138,13 @@ impl Check<'_> {
         let objects_kept = self.get("store.retention.objects", &raw.retention.objects, &kept);
         let reports_kept = self.get("store.retention.reports", &raw.retention.reports, &kept);
         let posteriors_kept = self.get("store.retention.posteriors", &raw.retention.posteriors, &kept);
+        let evidence_kept = self.get("store.retention.evidence", &raw.retention.evidence, &kept);
         let shown = |entry: &Entry| parse::text(entry).unwrap_or_default().to_owned();
         let reports = reports_kept.flatten();
         for (key, entry, kept) in [
             ("store.retention.objects", &raw.retention.objects, objects_kept),
             ("store.retention.posteriors", &raw.retention.posteriors, posteriors_kept),
+            ("store.retention.evidence", &raw.retention.evidence, evidence_kept),
         ] {
             if let (Some(Some(kept)), Some(reports)) = (kept, reports)
                 && kept > reports
@@ -158,6 +160,7 @@ impl Check<'_> {
             objects_kept: objects_kept?,
             reports_kept: reports_kept?,
             posteriors_kept: posteriors_kept?,
+            evidence_kept: evidence_kept?,
         })
     }
 
@@ -365,6 +368,8 @@ impl Check<'_> {
         let profile_age_max =
             self.get("risk.profile_age_max", &raw.profile_age_max, parse::duration_or("never", DAY..=CENTURY));
         let refit = self.refit(&raw.refit);
+        let dataset_audit = self.get("risk.dataset_audit", &raw.dataset_audit, parse::switch);
+        let evidence = self.evidence(raw);
         Some(Risk {
             profile: profile?,
             profile_keys: profile_keys?,
@@ -372,6 +377,8 @@ impl Check<'_> {
             per_study_inference: per_study_inference?,
             profile_age_max: profile_age_max?,
             refit: refit?,
+            dataset_audit: dataset_audit?,
+            evidence: evidence?,
         })
     }
 

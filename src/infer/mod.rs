@@ -5,7 +5,7 @@
 //! networks are in `layers` and `nets` (`native` fills them); `aggregate` turns image scores into a study score
 //! (`calibration`), `ood` says how far an image is from what the model knows (`ood_fit`); `export` writes
 //! TorchScript, `import` brings packages in, `golden` compares them with what they answered before. `elsewhere`
-//! and `product` are what a card says of a model that is not run here, `explain` and `occlusion` what in an image speaks for a score. Neighbours: `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above. Left out: pixels, thresholds (they
+//! and `product` are what a card says of a model that is not run here, `explain` and `occlusion` what in an image speaks for a score; `whitebox` has gradients. Neighbours: `domain` and `config` below, `pixels` (makes the inputs) beside, `analyse` above. Left out: pixels, thresholds (they
 //! are in the card, `assess` applies them) and any network socket.
 
 mod aggregate;
@@ -43,6 +43,7 @@ mod script;
 mod supplied;
 mod torch;
 mod watch;
+mod whitebox;
 mod worker;
 
 pub use aggregate::{StudyImage, aggregate, ood_of};
@@ -74,3 +75,4 @@ pub use queue::{Coming, Company};
 pub use scope::{Scope, ScopeCard};
 pub use script::{random_state, set_deterministic, set_random_state};
 pub use torch::probabilities;
+pub use whitebox::{Readout, WhiteBox};

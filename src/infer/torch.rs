@@ -382,7 +382,7 @@ pub fn probabilities(activation: Activation, outputs: &[f64]) -> Result<Vec<f64>
 
 /// The package's network as TorchScript: a native one is traced, with its features behind its outputs where they are
 /// wanted.
-fn script_of(package: &Package, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+pub(super) fn script_of(package: &Package, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     let architecture = match package.weights {
         Weights::TorchScript => return script::check(&bytes).map(|()| bytes),
         Weights::Safetensors(architecture) => architecture,

@@ -30,6 +30,8 @@ pub(super) enum Value {
     Code(Code),
     /// A decimal string, in percent.
     Percent(String),
+    /// A decimal string without a unit.
+    Number(String),
     UidRef(Uid),
     Image {
         sop_class: Uid,
@@ -66,6 +68,10 @@ impl Item {
 
     pub(super) fn percent(relation: Relation, name: Concept, value: impl Into<String>) -> Self {
         Self::new(relation, Some(name.into()), Value::Percent(value.into()))
+    }
+
+    pub(super) fn number(relation: Relation, name: Concept, value: impl Into<String>) -> Self {
+        Self::new(relation, Some(name.into()), Value::Number(value.into()))
     }
 
     pub(super) fn uid(relation: Relation, name: Concept, uid: Uid) -> Self {
@@ -141,7 +147,7 @@ impl Value {
             Value::Container { .. } => "CONTAINER",
             Value::Text(_) => "TEXT",
             Value::Code(_) => "CODE",
-            Value::Percent(_) => "NUM",
+            Value::Percent(_) | Value::Number(_) => "NUM",
             Value::UidRef(_) => "UIDREF",
             Value::Image { .. } => "IMAGE",
         }
@@ -160,9 +166,10 @@ impl Value {
             }
             Value::Text(text) => put(object, 0x0040_a160, VR::UT, text),
             Value::Code(code) => put_code(object, 0x0040_a168, code),
-            Value::Percent(value) => {
+            Value::Percent(value) | Value::Number(value) => {
+                let unit = if matches!(self, Value::Percent(_)) { codes::PERCENT } else { codes::NO_UNITS };
                 let mut measured = InMemDicomObject::new_empty();
-                put_code(&mut measured, 0x0040_08ea, &codes::PERCENT.code());
+                put_code(&mut measured, 0x0040_08ea, &unit.code());
                 put(&mut measured, 0x0040_a30a, VR::DS, value);
                 put_items(object, 0x0040_a300, vec![measured]);
             }

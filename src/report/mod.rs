@@ -22,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, FixedOffset};
 
 use crate::domain::{
-    Assessment, Code, Digest, DigestOf, Direction, Disclosure, FindingAssessment, InstanceHeader, Level, ModelIdentity,
-    Report, Uid,
+    Assessment, Code, Digest, DigestOf, Direction, Disclosure, FindingAssessment, FindingEvidence, InstanceHeader,
+    Level, ModelIdentity, Report, Uid,
 };
 
 pub use codes::{PRIVATE_CODES, PRIVATE_SCHEME};
@@ -96,6 +96,8 @@ pub struct ReportOptions {
     pub parameters: Vec<String>,
     /// Objects of the node that belong to the report: its maps.
     pub related: Vec<Related>,
+    /// What is known of the clinical models at this site, the same for every patient.
+    pub evidence: Vec<FindingEvidence>,
     /// The moment in the node's local time; written in the time zone of the images where they name one.
     pub now: DateTime<FixedOffset>,
 }

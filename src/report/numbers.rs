@@ -74,6 +74,20 @@ pub(super) fn range(interval: &Interval, lowest: i64, highest: i64) -> Option<Ra
     })
 }
 
+/// A number without a unit, to three decimals, with its limits; `None` as for [`range`], or beyond a million.
+pub(super) fn plain_range(interval: &Interval) -> Option<Range> {
+    let Interval { estimate, lower, upper } = *interval;
+    let small = |v: f64| v.is_finite() && v.abs() < 1e6;
+    if ![estimate, lower, upper].into_iter().all(small) {
+        return None;
+    }
+    let [e, lower, upper] = [estimate, lower, upper].map(|v| (v * 1000.0).round() as i64);
+    let (lower, upper) = (lower.min(e), upper.max(e));
+    let text = |units| decimal(units, 3);
+    let (plus, minus) = (text(upper - e), text(e - lower));
+    Some(Range { estimate: text(e), plus, minus, lower: text(lower), upper: text(upper) })
+}
+
 /// Whole units of the `decimals`-th decimal of a percentage.
 fn units(fraction: f64, decimals: u32) -> i64 {
     (fraction * 10_f64.powi(decimals as i32 + 2)).round() as i64
@@ -134,6 +148,16 @@ mod tests {
             let expected = expected.map(|(e, p, m)| (e.to_owned(), p.to_owned(), m.to_owned()));
             assert_eq!(got.map(|r| (r.estimate, r.plus, r.minus)), expected, "{estimate} {lower} {upper}");
         }
+    }
+
+    #[test]
+    fn a_number_without_a_unit_has_three_decimals_and_its_limits_around_it() {
+        let of = |lower, estimate, upper| plain_range(&Interval { estimate, lower, upper });
+        let range = of(-0.0124, 0.3456, 1.5).unwrap();
+        assert_eq!((range.estimate.as_str(), range.plus.as_str(), range.minus.as_str()), ("0.346", "1.154", "0.358"));
+        assert_eq!((range.lower.as_str(), range.upper.as_str()), ("-0.012", "1.5"));
+        assert_eq!(of(0.0, f64::NAN, 1.0), None);
+        assert_eq!(of(0.0, 1.0, 1e7), None);
     }
 
     #[test]

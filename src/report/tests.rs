@@ -10,7 +10,7 @@ use dicom_object::{DefaultDicomObject, InMemDicomObject};
 use super::*;
 use crate::domain::{
     Attribute, AttributeValue, Attributes, Direction, Disclosed, Finding, FindingAssessment, Group, GroupEstimate,
-    IndReason, Interval, Level, Probability,
+    IndReason, Interval, Level, LineKind, Probability, Reliance,
 };
 
 fn uid(text: &str) -> Uid {
@@ -107,6 +107,23 @@ pub(super) fn assessment(findings: Vec<FindingAssessment>) -> Assessment {
     Assessment { audit: model("RaceNet", "2.25.12"), profile: "site-2026-03".into(), findings }
 }
 
+/// What is known of a finding's model at the site.
+pub(super) fn evidence_on(f: &FindingAssessment) -> FindingEvidence {
+    let value = |estimate| Interval { estimate, lower: estimate - 0.095, upper: estimate + 0.095 };
+    FindingEvidence {
+        model: f.clinical.key(),
+        finding: f.finding.key.clone(),
+        reliance: Reliance::Consistent,
+        lines: vec![
+            (LineKind::CoMovement, value(0.31)),
+            (LineKind::GradientAlignment, value(0.2)),
+            (LineKind::DoseResponse, value(-0.05)),
+            (LineKind::Leakage, value(0.7)),
+        ],
+        patients: 412,
+    }
+}
+
 fn attribute(vr: &str, bytes: &[u8]) -> Attribute {
     Attribute { vr: vr.into(), value: AttributeValue::Bytes(bytes.to_vec()) }
 }
@@ -156,6 +173,7 @@ fn options() -> ReportOptions {
         sources: BTreeMap::new(),
         parameters: Vec::new(),
         related: Vec::new(),
+        evidence: Vec::new(),
         now: zone.with_ymd_and_hms(2026, 3, 1, 1, 30, 0).unwrap(),
     }
 }
@@ -355,7 +373,7 @@ fn a_finding_without_a_score_holds_none_and_names_its_model_all_the_same() {
         let holds = |text: &str| file.windows(text.len()).any(|w| w == text.as_bytes());
         assert!(holds(&format!("card={}", clinical.weights.short())) && holds("Vendor"));
         assert!(!holds(&format!("weights={}", clinical.weights.short())));
-        let shown = render(&assessment(vec![unscored(positive)]), Disclosure::Withheld);
+        let shown = render(&assessment(vec![unscored(positive)]), &[], Disclosure::Withheld);
         assert!(shown.contains("No score, decision threshold 50 %") && shown.contains(", card "), "{shown}");
         assert_eq!(shown.contains("AI result POSITIVE"), positive.is_some());
     }
@@ -442,4 +460,32 @@ fn a_node_without_race_model_names_itself_and_claims_no_weights() {
     assert_eq!(report.get(Tag(0x0018, 0xa001)).unwrap().items().unwrap().len(), 2);
     let empty = Digest::of(&[]);
     assert!(!file.windows(12).any(|w| w == empty.short().as_bytes()));
+}
+
+#[test]
+fn evidence_stands_with_its_finding_and_is_the_same_whoever_reads_it() {
+    let evidence = vec![evidence_on(&positive()), evidence_on(&indeterminate(IndReason::Wide))];
+    let findings = || vec![negative(), positive(), indeterminate(IndReason::Wide), elevated_of(disclosed())];
+    let lines = |disclosure| {
+        let options = ReportOptions { disclosure, evidence: evidence.clone(), ..options() };
+        let items = items(&build_one(findings(), &options));
+        let own = |i: &&String| ["COMOVE", "GRADALIGN", "CFSHIFT"].iter().any(|code| i.starts_with(code));
+        (items.iter().filter(own).cloned().collect::<Vec<_>>(), items.iter().filter(|i| *i == "111002").count())
+    };
+    let (withheld, parameters) = lines(Disclosure::Withheld);
+    assert_eq!(withheld, ["COMOVE=0.31", "GRADALIGN=0.2", "CFSHIFT=-0.05"].repeat(2));
+    let (disclosed, _) = lines(Disclosure::Probabilities);
+    assert_eq!(withheld, disclosed);
+    let without = items(&build_one(findings(), &options())).iter().filter(|i| *i == "111002").count();
+    assert_eq!(parameters, without + 2, "what the lines come to is a parameter");
+    let mut broken = evidence_on(&positive());
+    broken.lines[1].1.estimate = 1.5;
+    let options = ReportOptions { evidence: vec![broken], ..options() };
+    let image = image("1.2.3.1", "1.2.3.1.1");
+    assert!(build(&assessment(vec![positive()]), &[&image], &options).is_err(), "a cosine of 1.5 is none");
+}
+
+/// Beside [`negative`], which has the same key.
+fn elevated_of(finding: FindingAssessment) -> FindingAssessment {
+    FindingAssessment { finding: self::finding("nodule", "427359005", "Solitary nodule of lung"), ..finding }
 }

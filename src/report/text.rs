@@ -8,17 +8,19 @@ use std::fmt::Write as _;
 use super::numbers;
 use super::{LIMITATIONS, PHANTOMS_ONLY};
 use crate::domain::{
-    Assessment, DigestOf, Direction, Disclosed, Disclosure, FindingAssessment, IndReason, Interval, Level,
-    ModelIdentity,
+    Assessment, DigestOf, Direction, Disclosed, Disclosure, FindingAssessment, FindingEvidence, IndReason, Interval,
+    Level, ModelIdentity,
 };
 
 /// Renders an assessment as plain text, lines ended by `\n`.
-pub fn render(assessment: &Assessment, disclosure: Disclosure) -> String {
+pub fn render(assessment: &Assessment, evidence: &[FindingEvidence], disclosure: Disclosure) -> String {
     let mut out = String::with_capacity(2048);
     line(&mut out, 0, "Race-dependent error risk of AI results");
     for finding in &assessment.findings {
         out.push('\n');
         render_finding(&mut out, finding, disclosure);
+        let own = |e: &&FindingEvidence| e.model == finding.clinical.key() && e.finding == finding.finding.key;
+        evidence.iter().filter(own).for_each(|evidence| render_evidence(&mut out, evidence));
     }
     out.push('\n');
     match assessment.max_level() {
@@ -83,6 +85,17 @@ fn render_disclosed(out: &mut String, disclosed: &Disclosed) {
     }
 }
 
+/// Of the model, whoever the patient is.
+fn render_evidence(out: &mut String, evidence: &FindingEvidence) {
+    let patients = evidence.patients;
+    line(out, 1, &format!("Evidence on this model from {patients} patients here: {}", evidence.reliance.sentence()));
+    for (kind, interval) in &evidence.lines {
+        if let Some(r) = numbers::plain_range(interval) {
+            line(out, 2, &format!("{}: {} (95 % interval {} to {})", kind.title(), r.estimate, r.lower, r.upper));
+        }
+    }
+}
+
 fn interval(out: &mut String, depth: usize, name: &str, interval: Option<&Interval>, lowest: i64) {
     if let Some(r) = interval.and_then(|i| numbers::range(i, lowest, 100)) {
         line(out, depth, &format!("{name}: {} % (95 % interval {} to {} %)", r.estimate, r.lower, r.upper));
@@ -112,12 +125,12 @@ fn line(out: &mut String, depth: usize, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{assessment, disclosed, indeterminate, positive};
+    use super::super::tests::{assessment, disclosed, evidence_on, indeterminate, positive};
     use super::*;
 
     #[test]
     fn a_person_sees_flag_score_threshold_error_and_range() {
-        let text = render(&assessment(vec![positive()]), Disclosure::Withheld);
+        let text = render(&assessment(vec![positive()]), &[], Disclosure::Withheld);
         for expected in [
             "Pleural effusion: AI result POSITIVE\n",
             "  Flag: No elevated race-dependent error risk found (RDER-NONE)\n",
@@ -135,11 +148,11 @@ mod tests {
     #[test]
     fn groups_are_named_only_when_disclosed() {
         let a = assessment(vec![disclosed()]);
-        let withheld = render(&a, Disclosure::Withheld);
+        let withheld = render(&a, &[], Disclosure::Withheld);
         for word in ["Asian", "Black", "White", "Excess", "estimated probability"] {
             assert!(!withheld.contains(word), "{word} in\n{withheld}");
         }
-        let open = render(&a, Disclosure::Probabilities);
+        let open = render(&a, &[], Disclosure::Probabilities);
         for word in ["Asian", "Black", "White", "Excess", "estimated probability 62.5 %"] {
             assert!(open.contains(word), "{word} not in\n{open}");
         }
@@ -147,8 +160,24 @@ mod tests {
 
     #[test]
     fn an_indeterminate_finding_shows_its_reason_and_no_estimate() {
-        let text = render(&assessment(vec![indeterminate(IndReason::Cells)]), Disclosure::Withheld);
+        let text = render(&assessment(vec![indeterminate(IndReason::Cells)]), &[], Disclosure::Withheld);
         assert!(text.contains("Reason: Too few reference patients in a group (IND-CELLS)"), "{text}");
         assert!(!text.contains("interval"), "{text}");
+    }
+
+    #[test]
+    fn evidence_is_of_the_model_and_says_no_more_than_it_shows() {
+        let evidence = evidence_on(&positive());
+        let text =
+            render(&assessment(vec![positive(), disclosed()]), std::slice::from_ref(&evidence), Disclosure::Withheld);
+        for expected in [
+            "  Evidence on this model from 412 patients here: consistent with reliance on image features",
+            "    Co-movement of finding and race scores, slope: 0.31 (95 % interval 0.215 to 0.405)\n",
+        ] {
+            assert_eq!(text.matches(expected).count(), 1, "{expected:?} in\n{text}");
+        }
+        for word in ["Asian", "Black", "White", "uses race"] {
+            assert!(!text.contains(word), "{word} in\n{text}");
+        }
     }
 }

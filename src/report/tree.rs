@@ -11,8 +11,8 @@ use super::numbers::{self, Range};
 use super::write::plain;
 use super::{Context, LIMITATIONS, MANUFACTURER, MODEL_NAME, PHANTOMS_ONLY, ReportError};
 use crate::domain::{
-    DigestOf, Direction, Disclosed, Disclosure, FindingAssessment, GroupEstimate, InstanceHeader, Interval, Level,
-    ModelIdentity, Uid,
+    DigestOf, Direction, Disclosed, Disclosure, FindingAssessment, FindingEvidence, GroupEstimate, InstanceHeader,
+    Interval, Level, LineKind, ModelIdentity, Uid,
 };
 
 /// Namespace of tracking UIDs (UUIDv5).
@@ -190,8 +190,10 @@ fn measurement_group(context: &Context, index: usize, parameters: Parameters) ->
     }
     group = group
         .with_all(audit.in_full(all || index == 0))
+        .with_all(evidence_of(context, f).map(told))
         .with_all(score_and_threshold(f, clinical, all || first_of_model))
         .with_all(estimates(context, f)?)
+        .with_all(lines(context, f)?)
         .with_all(measurement_sources(context, f));
     if let Some(positive) = f.positive {
         let result = if positive { codes::POSITIVE } else { codes::NEGATIVE };
@@ -260,6 +262,37 @@ fn estimates(context: &Context, f: &FindingAssessment) -> Result<Vec<Item>, Repo
     if let Some(excess) = excess {
         let range = numbers::range(excess, -100, 100).ok_or_else(|| missing("excess within -1 and 1"))?;
         items.push(with_range(private("EXCESS"), &range).with_all(context.audit.identification()));
+    }
+    Ok(items)
+}
+
+fn evidence_of<'a>(context: &'a Context, f: &FindingAssessment) -> Option<&'a FindingEvidence> {
+    let (model, finding) = (f.clinical.key(), &f.finding.key);
+    context.options.evidence.iter().find(|e| e.model == model && e.finding == *finding)
+}
+
+/// What the lines come to, among the audit model's parameters: the private table has no concept for it.
+fn told(evidence: &FindingEvidence) -> Item {
+    let text = format!("reliance={} patients={}", evidence.reliance.as_str(), evidence.patients);
+    Item::text(Relation::HasConceptMod, codes::ALGORITHM_PARAMETERS, plain(&text, 64))
+}
+
+/// Lines of evidence on the model at this site. They are of no patient, so that they stand beside an indeterminate flag
+/// too, and tell a withheld destination nothing of a group.
+fn lines(context: &Context, f: &FindingAssessment) -> Result<Vec<Item>, ReportError> {
+    let evidence = evidence_of(context, f).map_or(&[][..], |e| &e.lines);
+    let mut items = Vec::new();
+    for (kind, interval) in evidence {
+        let Some(code) = kind.code() else { continue };
+        let within = *kind != LineKind::GradientAlignment || (-1.0..=1.0).contains(&interval.estimate);
+        let missing = || ReportError::Estimate { finding: f.finding.key.clone(), what: "line of evidence" };
+        let range = numbers::plain_range(interval).filter(|_| within).ok_or_else(missing)?;
+        let number = |concept, text: &String| Item::number(Relation::HasProperties, concept, text);
+        let item = Item::number(Relation::Contains, private(code), &range.estimate)
+            .with(number(codes::RANGE_PLUS, &range.plus))
+            .with(number(codes::RANGE_MINUS, &range.minus))
+            .with(Item::percent(Relation::HasProperties, private("CILEVEL"), CONFIDENCE_LEVEL));
+        items.push(item.with_all(context.audit.identification()));
     }
     Ok(items)
 }

@@ -227,7 +227,10 @@ impl Node {
         // Trouble of the store says nothing of the study: it is tried for as long as it takes.
         let of_study = concluded.as_ref().err().is_some_and(|e| e.downcast_ref::<StoreError>().is_none());
         match concluded {
-            Ok(Closed::As(state)) => info!(study = log_id, state = state.as_str(), "study closed"),
+            Ok(Closed::As(state)) => {
+                info!(study = log_id, state = state.as_str(), "study closed");
+                self.sample(&claim, state);
+            }
             Ok(Closed::Superseded) => {
                 info!(study = log_id, "an image arrived while the study was closed; again");
                 return true;

@@ -1,8 +1,8 @@
 //! The node: wires the stages, their wake-ups, reload and shutdown. Holds no logic of any stage.
 //!
 //! Loops look into the index and act on what they find: `read` what arrived, `close` what is complete, `deliver` what
-//! is due, report `commitments` and ask for `confirmations`, delete what is past its `retention`, fit the profile
-//! again (`refit`). Wake-ups only shorten
+//! is due, report `commitments` and ask for `confirmations`, collect `evidence`, delete what is past its `retention`, fit the
+//! profile again (`refit`). Wake-ups only shorten
 //! the wait, so a restart is the ordinary path. `reload` changes what can change while they run, `watchdog` tells the
 //! service manager that they do. Neighbours: every stage below. Left out: arguments, signals and exit codes (`main`).
 
@@ -10,6 +10,7 @@ mod close;
 mod commitments;
 mod confirmations;
 mod deliver;
+mod evidence;
 mod explain;
 mod read;
 mod refit;
@@ -80,6 +81,8 @@ struct Node {
     /// Objects wait for their turn to be read.
     backlog: Notify,
     headers: Headers,
+    /// Studies whose images are to be changed and scored again.
+    sampled: mpsc::Sender<evidence::Sampled>,
 }
 
 /// Runs the node until it is cancelled. Ports are bound and models are warm before it reports itself ready; the web
@@ -118,6 +121,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     };
     let shown = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |a| a.to_string());
     let (drain_timeout, ae_title, mode) = (config.node.drain_timeout, config.node.ae_title.clone(), config.node.mode);
+    let (sampled, samples) = mpsc::channel(evidence::WAITING_MAX);
     let node = Arc::new(Node {
         config: RwLock::new(Arc::new(config)),
         tls,
@@ -129,6 +133,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
         pulse: Pulse::default(),
         backlog: Notify::new(),
         headers: Headers::default(),
+        sampled,
     });
     let (gate, manager_told) = (receiver.gate(), Arc::clone(&manager));
     let reload = Reload { requests: reloads, load, filter_logs, gate, web_gate, manager: manager_told };
@@ -139,6 +144,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     tasks.spawn(Arc::clone(&node).supervise("reporting commitments", Arc::clone(&node).commitment_loop()));
     tasks.spawn(Arc::clone(&node).supervise("asking for commitments", Arc::clone(&node).confirmation_loop()));
     tasks.spawn(Arc::clone(&node).supervise("refitting", Arc::clone(&node).refit_loop()));
+    tasks.spawn(Arc::clone(&node).supervise("collecting evidence", Arc::clone(&node).evidence_loop(samples)));
     tasks.spawn(Arc::clone(&node).supervise("retention", Arc::clone(&node).retention_loop()));
     tasks.spawn(Arc::clone(&node).supervise("reloading", Arc::clone(&node).reload_loop(reload)));
     tasks.spawn(Arc::clone(&node).supervise("the watchdog", Arc::clone(&node).watch(Arc::clone(&manager))));

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Node;
 use super::watchdog::Manager;
-use crate::config::{Config, ConfigError, Log, Node as NodeSection, Risk, Store, Web, callers};
+use crate::config::{Config, ConfigError, Evidence, Log, Node as NodeSection, Risk, Store, Web, callers};
 use crate::{receive, web};
 
 /// What a reload needs.
@@ -127,6 +127,7 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
             objects_kept: new.store.objects_kept,
             reports_kept: new.store.reports_kept,
             posteriors_kept: new.store.posteriors_kept,
+            evidence_kept: new.store.evidence_kept,
             ..old.store.clone()
         },
         web: Web {
@@ -144,6 +145,8 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
             profile: new.risk.profile.clone(),
             profile_keys: new.risk.profile_keys.clone(),
             refit: new.risk.refit.clone(),
+            // The file is read at start, with the models that it is about.
+            evidence: Evidence { file: old.risk.evidence.file.clone(), ..new.risk.evidence.clone() },
             ..old.risk.clone()
         },
         log: Log { filter: new.log.filter.clone(), ..old.log.clone() },
@@ -189,6 +192,8 @@ mod tests {
             ("store.retention.objects", "1d"),
             ("web_clients", r#"[{name = "c", token_file = "t", ae_title = "C", may = ["store"]}]"#),
             ("aliases", r#"[{ae_title = "OLD"}]"#),
+            ("risk.evidence.every", "7"),
+            ("store.retention.evidence", "1d"),
             ("log.filter", "debug"),
             ("risk.profile", "p.json"),
             ("risk.refit.every", "30d"),
@@ -210,6 +215,7 @@ mod tests {
             ("models.batch_max", "9", "models"),
             ("pixels.workers", "9", "pixels"),
             ("risk.delta", "0.2", "risk (all but profile and refit)"),
+            ("risk.evidence.file", "lines.json", "risk (all but profile and refit)"),
             ("log.json", "true", "log.json"),
         ];
         for (key, value, named) in fixed {

@@ -22,6 +22,7 @@ impl Node {
                 objects_kept: config.store.objects_kept,
                 reports_kept: config.store.reports_kept,
                 posteriors_kept: config.store.posteriors_kept,
+                evidence_kept: config.store.evidence_kept,
             };
             match self.store.expire(Utc::now(), retention).await {
                 Ok(expired) if expired != Default::default() => info!(?expired, "retention"),

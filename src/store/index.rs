@@ -33,7 +33,7 @@ use super::trust::Trust;
 use super::{Recovered, StoreError};
 
 /// Version, name and statements of each migration. Those that were released never change.
-const MIGRATIONS: [(i64, &str, &str); 9] = [
+const MIGRATIONS: [(i64, &str, &str); 10] = [
     (1, "index", include_str!("migrations/0001_index.sql")),
     (2, "services", include_str!("migrations/0002_services.sql")),
     (3, "lifecycle", include_str!("migrations/0003_lifecycle.sql")),
@@ -43,6 +43,7 @@ const MIGRATIONS: [(i64, &str, &str); 9] = [
     (7, "clinical results", include_str!("migrations/0007_clinical_results.sql")),
     (8, "results elsewhere", include_str!("migrations/0008_results.sql")),
     (9, "labels", include_str!("migrations/0009_labels.sql")),
+    (10, "answers to changed images", include_str!("migrations/0010_responses.sql")),
 ];
 
 /// How long a statement waits for another process's transaction. A sender waits as long for its answer.

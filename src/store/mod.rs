@@ -26,6 +26,7 @@ mod catalog;
 mod commitments;
 mod confirmations;
 mod destinations;
+mod evidence;
 mod fsck;
 mod hashing;
 mod index;
@@ -69,6 +70,7 @@ use upload::{Sealed, Upload};
 pub use arrival::Arrival;
 pub use backup::{BackedUp, Files};
 pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
+pub use evidence::KeptResponses;
 pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
 pub use records::{
     Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp, Imported,

@@ -338,6 +338,8 @@ pub struct Retention {
     pub objects_kept: Option<Duration>,
     pub reports_kept: Option<Duration>,
     pub posteriors_kept: Option<Duration>,
+    /// Answers to changed images, counted from when they were made.
+    pub evidence_kept: Option<Duration>,
 }
 
 /// What a run of [`super::Store::expire`] deleted.
@@ -350,6 +352,8 @@ pub struct Expired {
     pub results: u64,
     /// Race scores.
     pub posteriors: u64,
+    /// Answers to changed images, of a study and model each.
+    pub evidence: u64,
     /// Disclosed reports, which hold posteriors.
     pub disclosed_reports: u64,
     /// Files that were set aside.

@@ -11,7 +11,7 @@ use tracing::info;
 use crate::domain::{Timestamp, Uid};
 
 use super::index::{Columns, from_micros, shifted};
-use super::{Expired, Purged, Retention, Store, StoreError, blocking, commitments, results};
+use super::{Expired, Purged, Retention, Store, StoreError, blocking, commitments, evidence, results};
 
 /// Studies that ended before `?1` and have nothing left to deliver, and no report that a destination was asked to keep
 /// and has not committed to. One that a newer report has taken the place of is waited for as long as it is asked for.
@@ -50,6 +50,11 @@ impl Store {
             self.index().commit(tx).await?;
             expired.disclosed_reports = self.in_batches(before, Due::DisclosedReports).await?;
         }
+        if let Some(before) = before(retention.evidence_kept) {
+            let mut tx = self.index().write().await?;
+            expired.evidence = evidence::forget(&mut tx, before).await?;
+            self.index().commit(tx).await?;
+        }
         if let Some(before) = before(retention.reports_kept) {
             expired.studies = self.in_batches(before, Due::Studies).await?;
         }
@@ -63,6 +68,7 @@ impl Store {
                 studies = expired.studies,
                 results = expired.results,
                 posteriors = expired.posteriors,
+                evidence = expired.evidence,
                 disclosed_reports = expired.disclosed_reports,
                 damaged = expired.damaged,
                 "deleted what is past its retention"

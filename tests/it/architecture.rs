@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["domain", "stats"],
     // phantoms draw on nothing but nouns and numerics
-    &["config", "dicom", "assemble", "results", "phantom"],
+    &["config", "dicom", "assemble", "results", "phantom", "perturb"],
     &["store", "wire"],
     &["receive", "pixels", "infer", "assess", "report", "deliver"],
     // the models that run elsewhere: packages are of `infer`
@@ -40,6 +40,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("landlock::", &["pixels"]),
     ("seccompiler::", &["pixels"]),
     ("libc::", &["pixels", "infer"]),
+    ("rustfft::", &["perturb", "phantom"]),
     ("dicom_object::", &["dicom", "receive", "deliver", "pixels", "report", "phantom"]),
 ];
 
@@ -56,6 +57,7 @@ const PURE: &[&str] = &[
     "assess",
     "validate",
     "report",
+    "perturb",
     "pixels/normalise.rs",
     "pixels/unit.rs",
     "pixels/resize.rs",

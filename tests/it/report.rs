@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use sidelight::domain::{Assessment, Disclosure, FindingAssessment, IndReason, InstanceHeader, Level};
+use sidelight::domain::{
+    Assessment, Disclosure, FindingAssessment, FindingEvidence, IndReason, InstanceHeader, Interval, Level, LineKind,
+    Reliance,
+};
 use sidelight::report::{self, Completion, PRIVATE_CODES, PRIVATE_SCHEME, Predecessor, ReportOptions, SrClass};
 
 #[path = "report/deliver.rs"]
@@ -88,6 +91,28 @@ fn a_disclosed_report_passes_in_every_sop_class() {
     for sop_class in SrClass::ALL {
         let options = ReportOptions { sop_class, disclosure: Disclosure::Probabilities, ..options() };
         check(&format!("disclosed {sop_class:?}"), &assessment(mixed()), &Source::both(), &options);
+    }
+}
+
+#[test]
+fn evidence_on_the_model_passes_for_every_disclosure_and_flag() {
+    let value = |estimate: f64| Interval { estimate, lower: estimate - 0.4, upper: estimate + 0.2 };
+    let evidence = mixed().iter().map(|f| FindingEvidence {
+        model: f.clinical.key(),
+        finding: f.finding.key.clone(),
+        reliance: Reliance::ControlsFailed,
+        lines: vec![
+            (LineKind::CoMovement, value(0.31)),
+            (LineKind::GradientAlignment, value(-0.9)),
+            (LineKind::DoseResponse, value(12345.678)),
+            (LineKind::Leakage, value(0.7)),
+        ],
+        patients: 412,
+    });
+    let evidence: Vec<FindingEvidence> = evidence.collect();
+    for disclosure in [Disclosure::Withheld, Disclosure::Probabilities] {
+        let options = ReportOptions { disclosure, evidence: evidence.clone(), ..options() };
+        check(&format!("evidence {disclosure:?}"), &assessment(mixed()), &Source::both(), &options);
     }
 }
 

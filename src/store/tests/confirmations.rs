@@ -47,7 +47,10 @@ async fn commitments(store: &Store) -> Vec<(DeliveryState, Option<CommitmentStat
 async fn expire(store: &Store, day: i64) -> Expired {
     let kept = Some(Duration::from_secs(DAY as u64));
     store
-        .expire(at(day * DAY), Retention { objects_kept: kept, reports_kept: kept, posteriors_kept: kept })
+        .expire(
+            at(day * DAY),
+            Retention { objects_kept: kept, reports_kept: kept, posteriors_kept: kept, ..Retention::default() },
+        )
         .await
         .unwrap()
 }

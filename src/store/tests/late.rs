@@ -222,7 +222,7 @@ async fn own_reports_are_known_after_their_retention() {
     let delivery = due(&store, 60).await.remove(0);
     store.delivery_succeeded(delivery.id, &uid(FALLBACK_SR), &uid("2.25.77"), false, at(61)).await.unwrap();
     let day = Some(Duration::from_secs(86_400));
-    let retention = Retention { objects_kept: day, reports_kept: day, posteriors_kept: day };
+    let retention = Retention { objects_kept: day, reports_kept: day, posteriors_kept: day, ..Retention::default() };
     assert_eq!(store.expire(at(3 * 86_400), retention).await.unwrap().studies, 1);
     assert_eq!(store.show_study(&uid("1.2")).await.unwrap(), None);
     for own in ["2.25.1", "2.25.1.2", "2.25.77"] {

@@ -4,6 +4,7 @@ mod catalog;
 mod commitments;
 mod confirmations;
 mod destinations;
+mod evidence;
 mod folder;
 mod intake;
 mod kill;
@@ -44,6 +45,7 @@ fn settings(dir: &Path) -> config::Store {
         objects_kept: None,
         reports_kept: None,
         posteriors_kept: None,
+        evidence_kept: None,
     }
 }
 

@@ -6,7 +6,12 @@ const DAY: i64 = 86_400;
 
 fn kept(objects: Option<i64>, reports: Option<i64>, posteriors: Option<i64>) -> Retention {
     let days = |days: Option<i64>| days.map(|days| Duration::from_secs((days * DAY) as u64));
-    Retention { objects_kept: days(objects), reports_kept: days(reports), posteriors_kept: days(posteriors) }
+    Retention {
+        objects_kept: days(objects),
+        reports_kept: days(reports),
+        posteriors_kept: days(posteriors),
+        ..Retention::default()
+    }
 }
 
 /// A study that was delivered at second 60, with a withheld and a disclosed report, and one that is still open.

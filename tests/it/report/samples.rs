@@ -176,6 +176,7 @@ pub fn options() -> ReportOptions {
         sources: BTreeMap::new(),
         parameters: Vec::new(),
         related: Vec::new(),
+        evidence: Vec::new(),
         now: chrono::DateTime::parse_from_rfc3339("2026-03-01T01:30:00+01:00").unwrap(),
     }
 }
