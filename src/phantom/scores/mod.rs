@@ -239,7 +239,7 @@ impl ScoreWorld {
         let logits = self.groups.iter().flat_map(|g| [g.mean, g.shift, g.slope]);
         let law = [self.outcome.intercept, self.outcome.slope, self.outcome.bend, self.shortcut];
         let views = [self.portable.score_shift, self.portable.race_shift];
-        if logits.chain(law).chain(views).any(|v| !(v.abs() <= 10.0)) {
+        if logits.chain(law).chain(views).any(|v| v.is_nan() || v.abs() > 10.0) {
             return Some("logits and their factors lie between -10 and 10".into());
         }
         if !(0.05..=10.0).contains(&self.score_sd) || !(0.0..=20.0).contains(&self.race.separation) {
