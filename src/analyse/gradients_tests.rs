@@ -79,7 +79,7 @@ fn images(count: usize, seed: u64) -> Vec<LabelledImage> {
         (state >> 33) as f64 / f64::from(1u32 << 31) - 0.5
     };
     let image = |number: usize| {
-        let first = number / 2 % 2 == 0;
+        let first = (number / 2).is_multiple_of(2);
         let parts: Vec<f64> = (0..FEATURES).map(|k| random() + if first && k < 2 { 0.9 } else { 0.0 }).collect();
         let value = |at: usize| {
             let turn = |place: usize| place as f64 * std::f64::consts::TAU / SIDE as f64;
