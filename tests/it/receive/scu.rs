@@ -121,6 +121,7 @@ impl Door {
             objects_kept: None,
             reports_kept: None,
             posteriors_kept: None,
+            evidence_kept: None,
         };
         let store = Store::open(&folder_config).await.expect("a store");
         let tls = Tls::load(&setup.tls, &setup.sources).expect("usable files");
