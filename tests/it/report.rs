@@ -97,7 +97,7 @@ fn a_disclosed_report_passes_in_every_sop_class() {
 #[test]
 fn evidence_on_the_model_passes_for_every_disclosure_and_flag() {
     let value = |estimate: f64| Interval { estimate, lower: estimate - 0.4, upper: estimate + 0.2 };
-    let evidence = mixed().iter().map(|f| FindingEvidence {
+    let evidence = mixed().into_iter().map(|f| FindingEvidence {
         model: f.clinical.key(),
         finding: f.finding.key.clone(),
         reliance: Reliance::ControlsFailed,
