@@ -172,8 +172,8 @@ class Finding:
         root = np.linalg.cholesky(information[4:, 4:] - projection @ information[:4, 4:])
         scores = np.linalg.solve(root, ((self.outcome - p)[:, None] * (full[:, 4:] - full[:, :4] @ projection.T)).T).T
         larger = 0
-        for _ in range(0, draws, 250):
-            signs = rng.integers(0, 2, (250, n), dtype=np.int8).astype(float) * 2 - 1
+        for done in range(0, draws, 250):
+            signs = rng.integers(0, 2, (min(250, draws - done), n), dtype=np.int8).astype(float) * 2 - 1
             larger += np.sum(np.sum((signs @ scores) ** 2, axis=1) >= self.statistic)
         self.p = (1 + larger) / (1 + draws)
         self.p_chi_square = chi2.sf(self.statistic, 4)

@@ -40,7 +40,7 @@ pub struct ValidateOptions {
 pub enum Form {
     /// Seconds to a minute: finds what is broken. Its verdicts allow for the few replicates.
     Short,
-    /// At least 1,000 null replicates: the figures of docs/validation.
+    /// At least 1,000 null replicates: figures that can be quoted.
     Long,
 }
 

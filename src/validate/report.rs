@@ -41,7 +41,7 @@ impl Report {
             "# Validation in worlds with a known truth\n\n\
              Written by `sidelight validate --out DIR{argument} --seed {}` (sidelight {}, {form} form). The worlds are those of \
              `src/phantom/scores/worlds.toml`; all figures are of invented patients. δ is 5 % throughout. What the \
-             figures mean, and where the method fails: [docs/risk.md](../risk.md).\n\n## Verdicts\n",
+             figures mean, and where the method fails: docs/risk.md.\n\n## Verdicts\n",
             self.seed, self.sidelight
         );
         let missed = self.missed().count();
