@@ -287,11 +287,8 @@ fn lines(context: &Context, f: &FindingAssessment) -> Result<Vec<Item>, ReportEr
         let within = *kind != LineKind::GradientAlignment || (-1.0..=1.0).contains(&interval.estimate);
         let missing = || ReportError::Estimate { finding: f.finding.key.clone(), what: "line of evidence" };
         let range = numbers::plain_range(interval).filter(|_| within).ok_or_else(missing)?;
-        let number = |concept, text: &String| Item::number(Relation::HasProperties, concept, text);
-        let item = Item::number(Relation::Contains, private(code), &range.estimate)
-            .with(number(codes::RANGE_PLUS, &range.plus))
-            .with(number(codes::RANGE_MINUS, &range.minus))
-            .with(Item::percent(Relation::HasProperties, private("CILEVEL"), CONFIDENCE_LEVEL));
+        // Without its range: the template states ranges in percent, and these are no percentages. The file has it.
+        let item = Item::number(Relation::Contains, private(code), &range.estimate);
         items.push(item.with_all(context.audit.identification()));
     }
     Ok(items)
