@@ -292,21 +292,24 @@ fn group_estimates_and_expected_error_agree_with_the_planted_truth() {
 
 #[test]
 fn recalibration_takes_the_race_models_overconfidence_out() {
-    let profile = NULL.profile(8, 60);
-    let (mut sharp, mut calibrated, mut n) = (0.0, 0.0, 0.0);
-    let curves = profile.findings[0].curves.as_ref().unwrap();
-    let layout = profile.findings[0].layout(curves);
-    for row in (World { patients: 4000, separation: 2.0, ..NULL }).cohort(9).rows {
-        let posteriors = row.posteriors.unwrap();
-        let at = curves.scale.row(crate::stats::logit(row.score));
-        let own = GROUPS.iter().position(|g| *g == row.group).unwrap();
-        let fixed = layout.posterior(curves.point.values(), &at, &log_ratios(&posteriors).unwrap()).unwrap();
-        sharp -= posteriors[own].max(1e-9).ln();
-        calibrated -= fixed[own].max(1e-9).ln();
-        n += 1.0;
+    // Where the race model is weak its overconfidence shows in many studies; at 4.5 a handful decide the fit.
+    let weak = World { separation: 2.0, ..NULL };
+    for seed in [8, 18, 28] {
+        let profile = weak.profile(seed, 60);
+        let (mut sharp, mut calibrated, mut n) = (0.0, 0.0, 0.0);
+        let curves = profile.findings[0].curves.as_ref().unwrap();
+        let layout = profile.findings[0].layout(curves);
+        for row in (World { patients: 4000, ..weak }).cohort(seed + 1).rows {
+            let posteriors = row.posteriors.unwrap();
+            let at = curves.scale.row(crate::stats::logit(row.score));
+            let own = GROUPS.iter().position(|g| *g == row.group).unwrap();
+            let fixed = layout.posterior(curves.point.values(), &at, &log_ratios(&posteriors).unwrap()).unwrap();
+            sharp -= posteriors[own].max(1e-9).ln();
+            calibrated -= fixed[own].max(1e-9).ln();
+            n += 1.0;
+        }
+        assert!(calibrated / n < sharp / n - 0.005, "{seed}: {} {}", calibrated / n, sharp / n);
     }
-    // Sharpening by 1.4 is undone for any separation: the log score improves.
-    assert!(calibrated / n < sharp / n - 0.005, "{} {}", calibrated / n, sharp / n);
 }
 
 #[test]
