@@ -25,6 +25,12 @@ need_cargo() {
   fi
   command -v cargo >/dev/null || die "cargo is missing: install Rust with rustup (https://rustup.rs), then try again"
   cargo --version >/dev/null 2>&1 || die "cargo does not run: choose a toolchain with \`rustup default stable\`, then try again"
+  # Cargo goes by dates: what another checkout built later than this one's files it would take for this one's.
+  if [ "$(cat "$CARGO_TARGET_DIR/checkout" 2>/dev/null)" != "$root" ]; then
+    mkdir -p "$CARGO_TARGET_DIR"
+    [ ! -d "$CARGO_TARGET_DIR/release" ] || (cd "$root" && cargo clean --quiet --release --locked -p sidelight)
+    printf '%s\n' "$root" >"$CARGO_TARGET_DIR/checkout"
+  fi
 }
 
 # Sets LIBTORCH to a folder with include/ and lib/, downloading it the first time.
