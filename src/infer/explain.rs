@@ -107,23 +107,10 @@ impl GradCam {
 
     fn seen(&self, image: &Tensor) -> Result<Seen, ExplainError> {
         let image = image.f_to_device(self.device).and_then(|i| i.f_to_kind(Kind::Float)).map_err(failed)?;
-        let unusable = |what: &str| ExplainError::Failed(InferError::BadOutput(what.to_owned()));
-        let answer = self.module.forward_is(&[IValue::Tensor(image)]).map_err(failed)?;
-        let IValue::Tuple(parts) = answer else { return Err(unusable("it is no tuple")) };
-        let mut parts = parts.into_iter();
-        let outputs = match parts.next() {
-            Some(IValue::Tensor(outputs)) => outputs,
-            // With its features beside it.
-            Some(IValue::Tuple(pair)) => match pair.into_iter().next() {
-                Some(IValue::Tensor(outputs)) => outputs,
-                _ => return Err(unusable("its first part is no tensor")),
-            },
-            _ => return Err(unusable("it is no tensor")),
-        };
-        let tensors = parts.filter_map(|part| if let IValue::Tensor(t) = part { Some(t) } else { None });
-        let tensors: Vec<Tensor> = tensors.collect();
+        let (outputs, tensors) = told(&self.module, image)?;
         if tensors.len() != self.convolutions.len() {
-            return Err(unusable("a tensor on its way is missing"));
+            let missing = "a tensor on its way is missing";
+            return Err(ExplainError::Failed(InferError::BadOutput(missing.to_owned())));
         }
         Ok(Seen { outputs, tensors })
     }
@@ -202,6 +189,24 @@ fn map(features: &Tensor, gradient: &Tensor, size: [i64; 2]) -> Result<Option<Ve
     }
     let full = full.f_div_scalar(largest)?.f_to_device(Device::Cpu)?.f_flatten(0, -1)?;
     Vec::<f32>::try_from(full).map(Some)
+}
+
+/// What a rewritten network says: its outputs, and the tensors on its way that it tells besides.
+pub(super) fn told(module: &CModule, images: Tensor) -> Result<(Tensor, Vec<Tensor>), ExplainError> {
+    let unusable = |what: &str| ExplainError::Failed(InferError::BadOutput(what.to_owned()));
+    let answer = module.forward_is(&[IValue::Tensor(images)]).map_err(failed)?;
+    let IValue::Tuple(parts) = answer else { return Err(unusable("it is no tuple")) };
+    let mut parts = parts.into_iter();
+    let outputs = match parts.next() {
+        Some(IValue::Tensor(outputs)) => outputs,
+        // With its features beside it.
+        Some(IValue::Tuple(pair)) => match pair.into_iter().next() {
+            Some(IValue::Tensor(outputs)) => outputs,
+            _ => return Err(unusable("its first part is no tensor")),
+        },
+        _ => return Err(unusable("it is no tensor")),
+    };
+    Ok((outputs, parts.filter_map(|part| if let IValue::Tensor(t) = part { Some(t) } else { None }).collect()))
 }
 
 fn failed(error: TchError) -> ExplainError {

@@ -9,6 +9,7 @@ use super::*;
 use crate::domain::{Contract, Fill, ModelInput};
 use crate::infer::card::Architecture;
 use crate::infer::layers::{ConvOptions, Forward, conv, function, global_mean, linear, relu, sequence};
+use crate::infer::manifest::Package;
 use crate::infer::manifest::fixtures::{clinical_with, race_with};
 use crate::infer::native::load_native;
 use crate::infer::nets::{Parts, Width};
@@ -211,12 +212,17 @@ fn each_output_of_a_network_with_branches_has_the_map_of_its_own_branch() {
     assert!(dark[9 * 32 + 9] < 0.2 && dark.iter().any(|v| *v > 0.9));
 }
 
+/// A package with the network that finds a bright square, and its script.
+fn finding(folder: &Path) -> (Vec<u8>, Package) {
+    let script = saved(&trace(&finder(), &Contract::preset("minmax-unit", 32).unwrap()).unwrap());
+    let package = package(folder, false, &script);
+    (script, package)
+}
+
 #[test]
 fn what_may_pass_does_not_switch_grad_cam_off() {
-    let contract = Contract::preset("minmax-unit", 32).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let script = saved(&trace(&finder(), &contract).unwrap());
-    let package = package(folder.path(), false, &script);
+    let (script, package) = finding(folder.path());
     let (key, weights) = (package.key(), package.weights_path.clone());
     let input = ModelInput { contract: package.contract.digest(), plane: planted(32, (9, 9)) };
     let engine = Engine::start(vec![package], EngineOptions::default()).unwrap();
@@ -229,10 +235,8 @@ fn what_may_pass_does_not_switch_grad_cam_off() {
 
 #[test]
 fn a_network_that_failed_is_not_read_again_for_each_map() {
-    let contract = Contract::preset("minmax-unit", 32).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let script = saved(&trace(&finder(), &contract).unwrap());
-    let package = package(folder.path(), false, &script);
+    let (script, package) = finding(folder.path());
     let (key, weights) = (package.key(), package.weights_path.clone());
     let input = ModelInput { contract: package.contract.digest(), plane: planted(32, (9, 9)) };
     let engine = Engine::start(vec![package], EngineOptions::default()).unwrap();

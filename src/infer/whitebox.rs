@@ -6,11 +6,11 @@
 //! `analyse` asks for directions. Left out: queues: this is for commands, on a thread of their own.
 
 use tch::nn::VarStore;
-use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
+use tch::{CModule, Device, Kind, TchError, Tensor};
 
 use super::card::Activation;
 use super::error::{InferError, torch_error};
-use super::explain::ExplainError;
+use super::explain::{ExplainError, told};
 use super::export::{bytes_of, trace};
 use super::layers::sequence;
 use super::manifest::{Package, Weights};
@@ -172,31 +172,18 @@ impl WhiteBox {
     }
 
     fn seen(&self, planes: &Tensor) -> Result<Seen, ExplainError> {
-        let unusable = |what: &str| ExplainError::Failed(InferError::BadOutput(what.to_owned()));
         let images = images(planes, &self.contract).map_err(failed)?;
-        let IValue::Tuple(parts) = self.module.forward_is(&[IValue::Tensor(images)]).map_err(failed)? else {
-            return Err(unusable("it is no tuple"));
-        };
-        let mut parts = parts.into_iter();
-        let outputs = match parts.next() {
-            Some(IValue::Tensor(outputs)) => outputs,
-            // With its features beside it.
-            Some(IValue::Tuple(pair)) => match pair.into_iter().next() {
-                Some(IValue::Tensor(outputs)) => outputs,
-                _ => return Err(unusable("its first part is no tensor")),
-            },
-            _ => return Err(unusable("it is no tensor")),
-        };
+        let (outputs, tensors) = told(&self.module, images)?;
         let (images, width) = (planes.size()[0], outputs.size().get(1).copied().unwrap_or_default());
         if outputs.dim() != 2 || outputs.size()[0] != images || width < self.columns as i64 {
-            return Err(unusable("it is not one row an image, with a number for each label"));
+            let unlike = "it is not one row an image, with a number for each label";
+            return Err(ExplainError::Failed(InferError::BadOutput(unlike.to_owned())));
         }
         let row = |tensor: &Tensor| match tensor.size()[..] {
             [n, own] => n == images && own > self.columns as i64 && own != width,
             _ => false,
         };
-        let tensors = parts.filter_map(|part| if let IValue::Tensor(t) = part { Some(t) } else { None });
-        Ok(Seen { features: tensors.filter(row).last(), outputs })
+        Ok(Seen { features: tensors.into_iter().filter(row).last(), outputs })
     }
 
     /// One number for each plane.

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use super::scene::{Race, Scene, Told};
-use super::{Bench, Check, Section, Table, ValidateError, percent, verdict};
+use super::{Bench, Check, Section, Table, ValidateError, percent};
 use crate::assess::released;
 use crate::domain::{Disclosure, FindingAssessment};
 use crate::phantom::scores::ScoreWorld;
@@ -124,7 +124,7 @@ fn check(world: &str, sees: Sees, found: &Found) -> Option<Check> {
     };
     let found =
         format!("{bits:.4} bits, upper 95 % limit {upper:.4}; AUC {:.3} against {:.3}", found.auc.0, found.auc.1);
-    Some(Check { key, planted: world.into(), must: must.into(), found, verdict: verdict(holds) })
+    Some(Check::of(key, world, must, found, holds))
 }
 
 fn received(said: &FindingAssessment, sees: Sees) -> FindingAssessment {

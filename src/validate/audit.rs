@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::scene::{Race, Scene};
-use super::{Bench, Check, Section, Table, ValidateError, mean_and_error, percent, verdict};
+use super::{Bench, Check, Section, Table, ValidateError, mean_and_error, percent};
 use crate::phantom::scores::{ScoreWorld, ScoredStudy};
 use crate::stats::{
     RateEstimate, Z_95, aipw_rate, classwise_calibration_error, frechet_bounds, label_contradiction, logit,
@@ -47,29 +47,22 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
     let (bounds, mut checks) = prior_shift(bench)?;
     let (gain, covered) = (at_random.spread[2] / at_random.spread[4], |f: &Found, e: usize| f.covered[e]);
     let range = |share: f64| (0.93..=0.97).contains(&share) || count < 500 && share > 0.8;
-    let check = |key, planted: &str, must: &str, found, holds| Check {
-        key,
-        planted: planted.into(),
-        must: must.into(),
-        found,
-        verdict: verdict(holds),
-    };
     checks.extend([
-        check(
+        Check::of(
             "aipw",
             "labels missing at random",
             "AIPW covers 93–97 % and is more precise than labels alone",
             format!("covers {}; standard deviation smaller by a factor {gain:.2}", percent(covered(&at_random, 4))),
             range(covered(&at_random, 4)) && gain > 1.0,
         ),
-        check(
+        Check::of(
             "aipw-mnar",
             "labels missing not at random",
             "AIPW with the true propensity covers 93–97 %",
             format!("covers {}", percent(covered(&not_at_random, 4))),
             range(covered(&not_at_random, 4)),
         ),
-        check(
+        Check::of(
             "aipw-warning",
             "labels missing not at random",
             "a warning otherwise, and none where labels are missing at random",
@@ -225,13 +218,7 @@ fn prior_shift(bench: &Bench<'_>) -> Result<(Table, Vec<Check>), ValidateError> 
             format!("{:.3}", mean(4)),
         ]],
     };
-    let check = |key, must: &str, found, holds| Check {
-        key,
-        planted: "prior-shift".into(),
-        must: must.into(),
-        found,
-        verdict: verdict(holds),
-    };
+    let check = |key, must, found, holds| Check::of(key, "prior-shift", must, found, holds);
     let checks = vec![
         check(
             "prior-shift-abstains",

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::plot::{Plot, Point, Series};
 use super::scene::{Race, Scene};
-use super::{Bench, Check, Section, Table, ValidateError, mean_and_error, percent, verdict};
+use super::{Bench, Check, Section, Table, ValidateError, mean_and_error, percent};
 use crate::assess::{contrasts, estimates, pointwise};
 use crate::domain::Interval;
 use crate::phantom::scores::ScoreWorld;
@@ -113,13 +113,8 @@ fn check(world: &str, label: &str, share: f64, error: f64, values: &[f64], bench
     let limits = clopper_pearson(covered, values.len() as u64, 0.95).filter(|_| all_or_none);
     let limits = limits.unwrap_or((share - Z_95 * error, share + Z_95 * error));
     let must = if one_sided { "covers at least 93 %" } else { "covers 93–97 %" };
-    Check {
-        key: "coverage",
-        planted: world.into(),
-        must: format!("{label} {must}"),
-        found: format!("{} ({} – {})", percent(share), percent(limits.0), percent(limits.1.min(1.0))),
-        verdict: verdict(holds),
-    }
+    let found = format!("{} ({} – {})", percent(share), percent(limits.0), percent(limits.1.min(1.0)));
+    Check::of("coverage", world, &format!("{label} {must}"), found, holds)
 }
 
 fn curves(world: &ScoreWorld, seed: u64) -> Option<Curves> {

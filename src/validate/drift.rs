@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::plot::{Plot, Point, Series};
 use super::scene::{Race, Scene};
-use super::{Bench, Check, Section, Table, ValidateError, percent, verdict};
+use super::{Bench, Check, Section, Table, ValidateError, percent};
 use crate::assess::estimates;
 use crate::phantom::scores::{ScoreDrift, ScoreWorld, ScoredStudy};
 use crate::stats::{Cusum, error_log_ratio, quantile};
@@ -100,23 +100,23 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
             points.push(Point { x: shift, y: at(0.5).unwrap_or(f64::from(MONTHS)), limits: at(0.1).zip(at(0.9)) });
         } else {
             // An exponential waiting time with a mean of MONTHS ends within MONTHS in 1 − 1/e = 63 % of the streams.
-            checks.push(Check {
-                key: "drift-false-alarms",
-                planted: format!("no drift, {name}"),
-                must: "at most one false alarm in 60 months (63 % of streams alarm within 60)".into(),
-                found: format!("{} of streams", percent(share)),
-                verdict: verdict(share <= 0.632),
-            });
+            checks.push(Check::of(
+                "drift-false-alarms",
+                &format!("no drift, {name}"),
+                "at most one false alarm in 60 months (63 % of streams alarm within 60)",
+                format!("{} of streams", percent(share)),
+                share <= 0.632,
+            ));
         }
         if shift == 1.0 {
             let (median, late) = (at(0.5), at(0.9));
-            checks.push(Check {
-                key: "drift-delay",
-                planted: "a_B grows by 1".into(),
-                must: format!("seen within {DELAY_MEDIAN} months by half and {DELAY_LATE} by 90 % of streams"),
-                found: format!("{} and {} months", months(median), months(late)),
-                verdict: verdict(median.is_some_and(|d| d <= DELAY_MEDIAN) && late.is_some_and(|d| d <= DELAY_LATE)),
-            });
+            checks.push(Check::of(
+                "drift-delay",
+                "a_B grows by 1",
+                &format!("seen within {DELAY_MEDIAN} months by half and {DELAY_LATE} by 90 % of streams"),
+                format!("{} and {} months", months(median), months(late)),
+                median.is_some_and(|d| d <= DELAY_MEDIAN) && late.is_some_and(|d| d <= DELAY_LATE),
+            ));
         }
     }
     Ok(Section {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::plot::{Plot, Point, Series};
 use super::scene::{DELTA, Race, Scene, Told};
-use super::{Bench, Check, Section, Table, ValidateError, mean_and_error, percent, verdict};
+use super::{Bench, Check, Section, Table, ValidateError, mean_and_error, percent};
 use crate::assess::estimates;
 use crate::domain::Level;
 use crate::phantom::scores::ScoreWorld;
@@ -47,6 +47,22 @@ struct Summary {
     rows: Vec<String>,
 }
 
+/// After what was planted.
+const COLUMNS: [&str; 12] = [
+    "enabled",
+    "level 2",
+    "level 1 or 2",
+    "error of level 2",
+    "of matched others",
+    "ratio (95 % limits)",
+    "of an oracle",
+    "AUPRC of |s − t|",
+    "of Σ w e",
+    "of Σ π e (with D)",
+    "errors",
+    "gain of D",
+];
+
 pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
     let worlds = [
         ("uncommon", true),
@@ -74,21 +90,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
     for (summary, (_, must_lift)) in summaries.iter().zip(worlds) {
         checks.extend(claims(summary, must_lift));
     }
-    let columns = vec![
-        "world",
-        "enabled",
-        "level 2",
-        "level 1 or 2",
-        "error of level 2",
-        "of matched others",
-        "ratio (95 % limits)",
-        "of an oracle",
-        "AUPRC of |s − t|",
-        "of Σ w e",
-        "of Σ π e (with D)",
-        "errors",
-        "gain of D",
-    ];
+    let columns = [&["world"], COLUMNS.as_slice()].concat();
     Ok(Section {
         title: "Flags",
         text: vec![
@@ -206,13 +208,7 @@ fn pooled<'a>(lifts: impl Iterator<Item = &'a MatchedLift>) -> (Option<(f64, f64
 }
 
 fn claims(summary: &Summary, must_lift: bool) -> Vec<Check> {
-    let check = |key, must: String, found: String, holds| Check {
-        key,
-        planted: summary.name.into(),
-        must,
-        found,
-        verdict: verdict(holds),
-    };
+    let check = |key, must, found, holds| Check::of(key, summary.name, must, found, holds);
     let lower = |(value, error): (f64, f64)| value - Z_95 * error;
     let limits =
         |(value, error): (f64, f64)| format!("{value:.4} ({:.4} – {:.4})", value - Z_95 * error, value + Z_95 * error);
@@ -222,7 +218,7 @@ fn claims(summary: &Summary, must_lift: bool) -> Vec<Check> {
         }
         // Nothing to find: whatever D seems to add is noise, and the gate keeps it from being shown.
         let found = format!("gain {}; enabled in {}", limits(summary.gain_of_d), percent(summary.enabled));
-        let must = "D adds nothing to R (upper 95 % limit of the gain in AUPRC below 0.01)".into();
+        let must = "D adds nothing to R (upper 95 % limit of the gain in AUPRC below 0.01)";
         let upper = summary.gain_of_d.0 + Z_95 * summary.gain_of_d.1;
         return vec![check("d-over-r-null", must, found, upper < 0.01)];
     }
@@ -232,19 +228,19 @@ fn claims(summary: &Summary, must_lift: bool) -> Vec<Check> {
     vec![
         check(
             "lift",
-            "flagged studies are wrong at least twice as often as score-matched unflagged ones".into(),
+            "flagged studies are wrong at least twice as often as score-matched unflagged ones",
             ratio,
             summary.lift.is_some_and(|(r, ..)| r >= LIFT),
         ),
         check(
             "auprc",
-            "AUPRC of the expected error for realised errors exceeds that of |s − t| alone".into(),
+            "AUPRC of the expected error for realised errors exceeds that of |s − t| alone",
             format!("gain {}", limits(summary.gain_over_distance)),
             lower(summary.gain_over_distance) > 0.0,
         ),
         check(
             "d-over-r",
-            "D adds to R (lower 95 % limit of the gain in AUPRC above 0), else it is not shown".into(),
+            "D adds to R (lower 95 % limit of the gain in AUPRC above 0), else it is not shown",
             format!("gain {}", limits(summary.gain_of_d)),
             lower(summary.gain_of_d) > 0.0,
         ),
@@ -269,21 +265,7 @@ fn by_strength(bench: &Bench<'_>) -> Result<(Table, Plot), ValidateError> {
             points.push(Point { x: *shift, y: ratio, limits: Some((low, high)) });
         }
     }
-    let columns = vec![
-        "a_B",
-        "enabled",
-        "level 2",
-        "level 1 or 2",
-        "error of level 2",
-        "of matched others",
-        "ratio (95 % limits)",
-        "of an oracle",
-        "AUPRC of |s − t|",
-        "of Σ w e",
-        "of Σ π e (with D)",
-        "errors",
-        "gain of D",
-    ];
+    let columns = [&["a_B"], COLUMNS.as_slice()].concat();
     let title = "Flagged against score-matched unflagged studies, by the planted shift".to_owned();
     let plot = Plot {
         name: "lift",

@@ -64,6 +64,13 @@ pub struct Check {
     pub verdict: Verdict,
 }
 
+impl Check {
+    fn of(key: &'static str, planted: &str, must: &str, found: String, holds: bool) -> Self {
+        let verdict = if holds { Verdict::Pass } else { Verdict::Miss };
+        Self { key, planted: planted.into(), must: must.into(), found, verdict }
+    }
+}
+
 /// A table of the report, and a CSV file of its own.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Table {
@@ -148,10 +155,6 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Fn(&str)) -> Result<Re
         })
         .collect::<Result<_, _>>()?;
     Ok(Report { sidelight: env!("CARGO_PKG_VERSION"), form: options.form, seed: options.seed, sections })
-}
-
-fn verdict(holds: bool) -> Verdict {
-    if holds { Verdict::Pass } else { Verdict::Miss }
 }
 
 /// Percent with one decimal.

@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::scene::{Race, Scene};
-use super::{Bench, Check, Section, Table, ValidateError, percent, verdict};
+use super::{Bench, Check, Section, Table, ValidateError, percent};
 use crate::stats::{clopper_pearson, member_rate, upper_limit};
 
 /// The gate's level, and the largest upper 95 % limit that is still called kept.
@@ -77,21 +77,16 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
         } else {
             format!("a finding is enabled in 5 % or less, as far as {n} replicates can tell")
         };
-        checks.push(Check {
-            key: "false-enable",
-            planted: label,
-            must,
-            found: format!("{} ({enabled} of {n}), upper limit {}", percent(share), percent(bound)),
-            verdict: verdict(kept),
-        });
+        let found = format!("{} ({enabled} of {n}), upper limit {}", percent(share), percent(bound));
+        checks.push(Check::of("false-enable", &label, &must, found, kept));
     }
-    checks.push(Check {
-        key: "false-flags",
-        planted: "null, null-repeats, null-bent, null-rare, prevalence".into(),
-        must: "study-level false flags ≤ 5 %".into(),
-        found: format!("at most {} of fresh studies, averaged over replicates", percent(worst)),
-        verdict: verdict(worst <= LEVEL),
-    });
+    checks.push(Check::of(
+        "false-flags",
+        "null, null-repeats, null-bent, null-rare, prevalence",
+        "study-level false flags ≤ 5 %",
+        format!("at most {} of fresh studies, averaged over replicates", percent(worst)),
+        worst <= LEVEL,
+    ));
     let (text, check) = prevalence(bench)?;
     checks.push(check);
     Ok(Section {
@@ -156,12 +151,6 @@ fn prevalence(bench: &Bench<'_>) -> Result<(String, Check), ValidateError> {
          show it. Both are reported, never one for the other.",
         percent(gap)
     );
-    let check = Check {
-        key: "prevalence-gap",
-        planted: "prevalence".into(),
-        must: "R and D silent (above), the FNR gap reported".into(),
-        found,
-        verdict: verdict(lower > 0.05),
-    };
-    Ok((text, check))
+    let must = "R and D silent (above), the FNR gap reported";
+    Ok((text, Check::of("prevalence-gap", "prevalence", must, found, lower > 0.05)))
 }

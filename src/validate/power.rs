@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::plot::{Plot, Point, Series};
 use super::scene::{Race, Scene, Told};
-use super::{Bench, Check, Section, Table, ValidateError, percent, verdict};
+use super::{Bench, Check, Section, Table, ValidateError, percent};
 use crate::domain::{Interval, Level};
 use crate::phantom::scores::ScoreWorld;
 use crate::stats::wilson;
@@ -20,13 +20,13 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
     let share = reached.0 as f64 / reached.1.max(1) as f64;
     checks.insert(
         0,
-        Check {
-            key: "power",
-            planted: "intercept with a_B = 1".into(),
-            must: "a shift of 1 logit is found with 800 patients in the group in ≥ 80 %".into(),
-            found: format!("{} of {} replicates, lower 95 % limit {}", percent(share), reached.1, percent(lower)),
-            verdict: verdict(share >= POWER),
-        },
+        Check::of(
+            "power",
+            "intercept with a_B = 1",
+            "a shift of 1 logit is found with 800 patients in the group in ≥ 80 %",
+            format!("{} of {} replicates, lower 95 % limit {}", percent(share), reached.1, percent(lower)),
+            share >= POWER,
+        ),
     );
     Ok(Section {
         title: "Power and thin cells",
@@ -163,30 +163,23 @@ fn thin(bench: &Bench<'_>) -> Result<(Table, Vec<Check>), ValidateError> {
             statements += studies - without;
         }
     }
-    let check = |key, planted: &str, must: &str, found, holds| Check {
-        key,
-        planted: planted.into(),
-        must: must.into(),
-        found,
-        verdict: verdict(holds),
-    };
     let share = wrong as f64 / statements.max(1) as f64;
     let checks = vec![
-        check(
+        Check::of(
             "thin-abstains",
             "tiny, 60 patients or fewer, a_B = 0",
             "abstention",
             format!("no answer for {}", percent(silent_null)),
             silent_null >= 0.95,
         ),
-        check(
+        Check::of(
             "thin-no-all-clear",
             "tiny, 60 patients or fewer",
             "never level 0",
             format!("{level0} studies at level 0"),
             level0 == 0,
         ),
-        check(
+        Check::of(
             "thin-right",
             "tiny, all sizes",
             "wrong statements ≤ 5 % of those made",

@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 
 use super::plot::{Plot, Point, Series};
-use super::{Bench, Check, Section, Table, ValidateError, mean_and_error, percent, verdict};
+use super::{Bench, Check, Section, Table, ValidateError, mean_and_error, percent};
 use crate::phantom::scores::{ScoreWorld, ScoredStudy};
 use crate::stats::{WithinSlope, Z_95, clopper_pearson, within_slope};
 
@@ -96,23 +96,22 @@ fn claims(found: &[Summary], confounded: &Summary, conditioned: &Summary) -> Vec
     };
     let rate = |s: &Summary| percent(s.rejected as f64 / s.replicates as f64);
     let slopes: Vec<String> = found.iter().map(|s| format!("{:.3}", s.slope)).collect();
-    let check = |key, planted: &str, must: &str, found, holds| Check {
-        key,
-        planted: planted.into(),
-        must: must.into(),
-        found,
-        verdict: verdict(holds),
-    };
     vec![
-        check("reliance-monotone", "shortcut, β = 0 to −0.5", "reliance monotone in β", slopes.join(", "), monotone),
-        check(
+        Check::of(
+            "reliance-monotone",
+            "shortcut, β = 0 to −0.5",
+            "reliance monotone in β",
+            slopes.join(", "),
+            monotone,
+        ),
+        Check::of(
             "reliance-null",
             "shortcut with β = 0",
             "null at β = 0 (5 % within exact 99 % limits)",
             format!("rejected in {}", rate(&found[0])),
             at_level(&found[0]),
         ),
-        check(
+        Check::of(
             "reliance-view",
             "view",
             "reliance collapses after conditioning on view",
