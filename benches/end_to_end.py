@@ -4,7 +4,7 @@
 usage: end_to_end.py SIDELIGHT PRECISION PORT SINK_PORT OUT MODELS QUIET
 
 OUT is a fresh folder for the configuration and the node's data. PRECISION is fp32 or bf16, in which the cards permit the
-node to compute. The input contract is that of the peers (prep.py): range of the image, 320 x 320, ImageNet's deviations.
+node to compute, on SIDELIGHT_BENCH_DEVICE (cpu). The input contract is that of the peers (prep.py): range of the image, 320 x 320, ImageNet's deviations.
 """
 import hashlib
 import json
@@ -67,7 +67,7 @@ audit = true
 dir = "{out}/models"
 race = "race"
 clinical = ["clinical"]
-device = "cpu"
+device = "{device}"
 precision = "{precision}"
 """
 
@@ -96,7 +96,8 @@ def main():
     package(out / "models", "race", "race", models / "resnet34_race3.pt", "softmax", groups)
     package(out / "models", "clinical", "clinical", models / "densenet121_clin14.pt", "sigmoid", found)
     config = out / "node.toml"
-    config.write_text(CONFIG.format(port=port, sink_port=sink_port, out=out, quiet=quiet, precision=precision))
+    config.write_text(CONFIG.format(port=port, sink_port=sink_port, out=out, quiet=quiet, precision=precision,
+                                    device=os.environ.get("SIDELIGHT_BENCH_DEVICE", "cpu")))
     os.execv(sidelight, [sidelight, "serve", "--config", str(config)])
 
 

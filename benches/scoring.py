@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """The scoring stage beside bare forward passes of the same two networks, in one run.
 
-usage: scoring.py BINARY FOLDER [ROUNDS [THREADS]]
+usage: scoring.py BINARY FOLDER [ROUNDS [THREADS [DEVICE [BATCH,…]]]]
 
 FOLDER holds resnet34_race3 and densenet121_clin14 as TorchScript for images of 3 x 320 x 320: NAME.pt as traced in fp32,
 NAME.frozen_cl.pt frozen in channels last, NAME.bf16.pt that in bf16. The engine gets the first and makes the others itself.
 Bare is the forward pass on tensors that are ready, at its best batch size: called from Rust (libtorch), and in
 PyTorch (inference mode) where SIDELIGHT_BENCH_PYTHON names a Python that has it. Rounds are interleaved; printed are
 medians in ms per image, both networks together, and the median of the ratios within a round.
+
+DEVICE is cpu or cuda:0, where fp16 is measured too, and PyTorch alone is beside the engine, with the network as traced
+converted and frozen there. With batch sizes the engine and PyTorch are held to each of them in turn; 0 is their own choice.
 """
 import os
 import statistics
@@ -16,24 +19,35 @@ import sys
 
 PEER = r"""
 import sys, time, torch
-folder, precision, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+folder, precision, threads, device, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
 torch.set_num_threads(threads)
-form, kind = (".bf16.pt", torch.bfloat16) if precision == "bf16" else (".frozen_cl.pt", torch.float32)
-nets = [torch.jit.load(f"{folder}/{name}{form}") for name in ("resnet34_race3", "densenet121_clin14")]
+torch.backends.cudnn.benchmark = True
+kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+def load(name):
+    if device == "cpu" and precision != "fp16":
+        return torch.jit.load(f"{folder}/{name}{'.bf16.pt' if precision == 'bf16' else '.frozen_cl.pt'}")
+    net = torch.jit.load(f"{folder}/{name}.pt", map_location=device).eval().to(kind)
+    return torch.jit.freeze(net.to(memory_format=torch.channels_last))
+nets = [load(name) for name in ("resnet34_race3", "densenet121_clin14")]
+ready = torch.cuda.synchronize if device != "cpu" else (lambda: None)
 @torch.inference_mode()
 def run(net, n, runs):
     x = torch.sin(torch.arange(n * 3 * 320 * 320) % 1973 * .003).view(n, 3, 320, 320)
-    x = x.to(kind).contiguous(memory_format=torch.channels_last)
+    x = x.to(device, kind).contiguous(memory_format=torch.channels_last)
     for _ in range(3):
         net(x)
+    ready()
     start = time.perf_counter()
     for _ in range(runs):
         net(x)
+    ready()
     return (time.perf_counter() - start) / runs / n
-best = [min((run(net, n, 2), n) for n in (1, 2, 4, 8, 16))[1] for net in nets]
+sizes = [batch] if batch else [1, 2, 4, 8, 16] if device == "cpu" else [16, 32, 64, 128, 256]
+best = [min((run(net, n, 2), n) for n in sizes)[1] for net in nets]
 print({"batches": best}, flush=True)
+images = 48 if device == "cpu" else 16 * max(best)
 for _ in sys.stdin:
-    print(sum(run(net, n, -(-48 // n)) for net, n in zip(nets, best)), flush=True)
+    print(sum(run(net, n, -(-images // n)) for net, n in zip(nets, best)), flush=True)
 """
 
 
@@ -56,12 +70,18 @@ def main():
     binary, folder = sys.argv[1:3]
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 5
     threads = sys.argv[4] if len(sys.argv) > 4 else str(len(os.sched_getaffinity(0)))
+    device = sys.argv[5] if len(sys.argv) > 5 else "cpu"
+    batches = sys.argv[6].split(",") if len(sys.argv) > 6 else ["0"]
     python = os.environ.get("SIDELIGHT_BENCH_PYTHON")
-    for precision in ("fp32", "bf16"):
-        children = {what: Child([binary, folder, precision, threads, what]) for what in ("bare", "engine")}
+    precisions = ("fp32", "bf16") if device == "cpu" else ("fp32", "bf16", "fp16")
+    for precision, batch in [(p, b) for p in precisions for b in batches]:
+        at = [folder, precision, threads]
+        children = {"engine": Child([binary, *at, "engine", device, batch])}
+        if device == "cpu" and batch == "0":
+            children["bare"] = Child([binary, *at, "bare"])
         if python:
-            children["PyTorch"] = Child([python, "-c", PEER, folder, precision, threads])
-        print(f"{precision}, {threads} threads: " + ", ".join(f"{what} {c.says}" for what, c in children.items()), flush=True)
+            children["PyTorch"] = Child([python, "-c", PEER, *at, device, batch])
+        print(f"{precision}, {device}, {threads} threads: " + ", ".join(f"{what} {c.says}" for what, c in children.items()), flush=True)
         times = {what: [] for what in children}
         children["engine"].ask()
         for i in range(rounds):

@@ -2,9 +2,10 @@
 //!
 //! `benches/run scoring` drives it (`scoring.py`), with PyTorch beside it. Arguments: a folder that holds a race and a
 //! clinical network as TorchScript in three forms (see `FORMS`), the precision, the number of threads, and what is
-//! measured: `bare` or `engine`. One process measures one of them, since a second team of OpenMP threads beside the
-//! processor's number lets both sleep between operations. Then each line on standard input asks for a measurement, which is
-//! answered by one line of seconds per image, both networks together.
+//! measured: `bare` (on the CPU) or `engine`, for which a device (`cpu`, `cuda:0`) and the largest batch may follow. One
+//! process measures one of them, since a second team of OpenMP threads beside the processor's number lets both sleep
+//! between operations. Then each line on standard input asks for a measurement, which is answered by one line of seconds
+//! per image, both networks together.
 
 use std::hint::black_box;
 use std::io::BufRead;
@@ -20,19 +21,35 @@ const NETWORKS: [&str; 2] = ["resnet34_race3", "densenet121_clin14"];
 /// As it was traced, frozen in channels last, and that in bf16 for input in bf16.
 const FORMS: [&str; 3] = [".pt", ".frozen_cl.pt", ".bf16.pt"];
 const SIDE: u32 = 320;
-/// Images of a measurement through the engine, which wait in memory as a decoder would bring them.
+/// Images of a measurement, which wait in memory as a decoder would bring them: this many on the CPU, on a GPU as many
+/// batches as there are here of the largest.
 const IMAGES: usize = 48;
+const GPU_BATCHES: usize = 16;
 const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let [folder, precision, threads, what] = arguments.as_slice() else {
+    let [folder, precision, threads, what, place @ ..] = arguments.as_slice() else {
         println!(
-            "usage: scoring FOLDER fp32|bf16 THREADS bare|engine; `benches/run scoring` explains the folder and compares"
+            "usage: scoring FOLDER fp32|bf16|fp16 THREADS bare|engine [DEVICE [BATCH]]; `benches/run scoring` explains the \
+             folder and compares"
         );
         return;
     };
-    let precision = if precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
+    let precision = match precision.as_str() {
+        "fp32" => Precision::Fp32,
+        "bf16" => Precision::Bf16,
+        "fp16" => Precision::Fp16,
+        other => panic!("fp32, bf16 or fp16, not {other}"),
+    };
+    let device = match place.first().map_or("cpu", String::as_str) {
+        "cpu" => Device::Cpu,
+        other => {
+            let index = other.strip_prefix("cuda:").and_then(|i| i.parse().ok());
+            Device::Cuda(index.expect("cpu or cuda:0"))
+        }
+    };
+    let batch_max: usize = place.get(1).map_or(0, |n| n.parse().expect("a batch size"));
     let threads: usize = threads.parse().expect("a number of threads");
     if what == "bare" {
         tch::set_num_threads(i32::try_from(threads).expect("some threads"));
@@ -44,9 +61,9 @@ fn main() {
     let cards = tempfile::tempdir().expect("a folder");
     let packages: Vec<Package> = [0, 1].map(|i| package(Path::new(folder), cards.path(), i)).into();
     let options = EngineOptions {
-        devices: vec![Device::Cpu],
+        devices: vec![device],
         precision: PrecisionChoice::Named(precision),
-        batch_max: 0,
+        batch_max,
         batch_delay: Duration::from_millis(5),
         threads,
         deterministic: false,
@@ -54,18 +71,21 @@ fn main() {
     let engine = Engine::start(packages.clone(), options).expect("models that start");
     let batches: Vec<usize> = engine.placements().iter().map(|p| p.batch_max).collect();
     println!("{{\"batches\": {batches:?}}}");
+    let images = match device {
+        Device::Cpu => IMAGES,
+        _ => GPU_BATCHES * batches.iter().max().copied().unwrap_or(1),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     for _ in std::io::stdin().lock().lines() {
-        println!("{}", runtime.block_on(through(&engine, &packages)));
+        println!("{}", runtime.block_on(through(&engine, &packages, images)));
     }
 }
 
 /// Seconds per image when as many wait as the engine lets in, for both models.
-async fn through(engine: &Engine, packages: &[Package]) -> f64 {
-    let inputs: Vec<Vec<ModelInput>> = packages
-        .iter()
-        .map(|p| (0..IMAGES).map(|i| ModelInput { contract: p.contract.digest(), plane: image(i) }).collect())
-        .collect();
+async fn through(engine: &Engine, packages: &[Package], images: usize) -> f64 {
+    let planes: Vec<Vec<f32>> = (0..IMAGES).map(image).collect();
+    let input = |p: &Package, i: usize| ModelInput { contract: p.contract.digest(), plane: planes[i % IMAGES].clone() };
+    let inputs: Vec<Vec<ModelInput>> = packages.iter().map(|p| (0..images).map(|i| input(p, i)).collect()).collect();
     let start = Instant::now();
     let _coming = engine.announce();
     let mut tasks = tokio::task::JoinSet::new();
@@ -78,7 +98,7 @@ async fn through(engine: &Engine, packages: &[Package]) -> f64 {
     while let Some(scores) = tasks.join_next().await {
         black_box(scores.expect("a task that ends"));
     }
-    start.elapsed().as_secs_f64() / IMAGES as f64
+    start.elapsed().as_secs_f64() / images as f64
 }
 
 /// Forward passes on tensors that are ready, in the layout and type of the network.
@@ -158,6 +178,7 @@ fn package(folder: &Path, cards: &Path, i: usize) -> Package {
          file = \"weights.pt\"\nsha256 = \"{hash}\"\ndevice_uid = \"2.25.{uid}\"\n\
          [input]\ncontract = \"imagenet-rgb\"\nsize = {SIDE}\n[output]\nactivation = \"{activation}\"\n{outputs}\
          [[precision]]\nkind = \"bf16\"\nscore_tolerance = 0.1\n\
+         [[precision]]\nkind = \"fp16\"\nscore_tolerance = 0.1\n\
          [provenance]\ntraining_data = \"none\"\nintended_use = \"bench\"\nlimits = \"all\"\nlicense = \"none\"\n",
         name = NETWORKS[i],
         hash = Digest::of(&bytes).as_str(),
