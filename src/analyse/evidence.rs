@@ -47,7 +47,7 @@ impl Analyser {
         let mut responses = Vec::new();
         for package in clinical {
             let said = self.battery(file, package, perturbations, seed).await?;
-            responses.push(paired(race, &race_said, package, said));
+            responses.push(paired(race, &race_said, package, said, header));
         }
         Ok(responses)
     }
@@ -160,7 +160,7 @@ async fn scored(scorers: &Scorers, package: &Package, inputs: Vec<ModelInput>) -
 }
 
 /// The answers of both, as they are kept. How an image changed is what the clinical model saw of it.
-fn paired(race: &Package, race_said: &Said, package: &Package, said: Said) -> Responses {
+fn paired(race: &Package, race_said: &Said, package: &Package, said: Said, header: &InstanceHeader) -> Responses {
     let groups = race.groups().len();
     let findings = package.findings().len();
     // What stands behind the probabilities is none.
@@ -177,6 +177,7 @@ fn paired(race: &Package, race_said: &Said, package: &Package, said: Said) -> Re
         groups: race.groups().iter().map(|g| g.key.clone()).collect(),
         model: package.key(),
         findings: package.findings().iter().map(|f| f.key.clone()).collect(),
+        held: header.kind_of_patient().into(),
         original: answers(0),
         changes: said.names.iter().cloned().enumerate().map(change).collect(),
     }

@@ -4,35 +4,37 @@
 //! Gradients are means over noisy copies (SmoothGrad), of low frequencies only: high ones are of single pixels and differ
 //! between any two networks. Race heads are fitted on the race model's features, to the labels and to labels that were
 //! exchanged between patients within strata: what view, age or sex have to do with race stays in those, and what is found
-//! beyond them is not theirs. Neighbours: `infer` differentiates, `assess` tests. Left out: reading images.
+//! beyond them is not theirs. A network of the clinical model's shape that knows nothing is asked the same. Neighbours:
+//! `infer` differentiates, `assess` tests. Left out: reading images.
 
 use std::collections::BTreeMap;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::assess::{Alignment, Dose, heads};
-use crate::domain::{Contract, Finding, Group};
+use crate::assess::{Directed, Followed, heads};
+use crate::domain::{Contract, Group, LineKind};
 use crate::infer::{Package, Readout, WhiteBox};
 use crate::perturb::{Form, Lab, Plane, Transform};
 
-/// An image of a patient with a known group, as both models see it.
+/// An image of a patient with a known group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelledImage {
     pub patient: String,
     /// Key of the race model's group.
     pub group: String,
-    /// Labels are exchanged within strata only.
+    /// Labels are exchanged between patients whose images are of the same strata.
     pub stratum: String,
-    pub race: Plane,
-    pub clinical: Plane,
 }
+
+/// The image at a place of the list, as the race model and the clinical one see it; none where it cannot be read.
+pub type Read<'a> = dyn Fn(usize) -> Option<[Plane; 2]> + 'a;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GradientOptions {
-    /// Heads that are fitted to exchanged labels, 20 at least. No p-value is less than one over as many and one.
+    /// Heads that are fitted to exchanged labels, 20 at least.
     pub heads: usize,
     /// Noisy copies of an image, and their noise in parts of the range.
     pub copies: usize,
@@ -41,17 +43,16 @@ pub struct GradientOptions {
     pub radius: f64,
     /// Root mean square of a step, in parts of the range.
     pub step: f64,
-    pub random_steps: usize,
     pub seed: u64,
 }
 
 impl Default for GradientOptions {
     fn default() -> Self {
-        Self { heads: 99, copies: 4, sigma: 0.05, radius: 16.0, step: 0.01, random_steps: 8, seed: 1 }
+        Self { heads: 39, copies: 4, sigma: 0.05, radius: 16.0, step: 0.01, seed: 1 }
     }
 }
 
-/// Images whose features are computed at a time.
+/// Images whose features or scores are computed at a time.
 const AT_ONCE: usize = 16;
 /// Labels of a patient stand for at least so many images of each group.
 const IMAGES_MIN: usize = 20;
@@ -60,6 +61,8 @@ const IMAGES_MIN: usize = 20;
 pub struct Pair<'a> {
     pub race: (&'a Package, &'a WhiteBox),
     pub clinical: (&'a Package, &'a WhiteBox),
+    /// A network of the clinical one's shape that knows nothing, if there is one.
+    pub untrained: Option<&'a WhiteBox>,
 }
 
 impl Pair<'_> {
@@ -72,52 +75,100 @@ impl Pair<'_> {
         })
     }
 
-    /// Cosines and shifts of every finding and group over the images. `progress` is told of each image.
+    /// Cosines and shifts of every finding and group over the images, each of which is read twice. `progress` is told of
+    /// each reading.
     ///
     /// # Errors
-    /// The race model shows no features, or too few images have labels.
+    /// The race model shows no features, too few images have labels, or a patient has two groups.
     pub fn measure(
         &self,
         images: &[LabelledImage],
+        read: &Read<'_>,
         options: &GradientOptions,
         progress: &dyn Fn(),
-    ) -> anyhow::Result<(Vec<Alignment>, Vec<Dose>)> {
+    ) -> anyhow::Result<Vec<Directed>> {
         if let Some(fault) = self.fault() {
             anyhow::bail!(fault);
         }
-        let groups = self.groups(images)?;
-        let own_heads = self.heads(images, &groups, options)?;
+        let (kept, rows) = self.features(images.len(), read, progress)?;
+        let labelled: Vec<&LabelledImage> = kept.iter().map(|place| &images[*place]).collect();
+        let groups = self.groups(&labelled)?;
+        let own_heads = fitted(&rows, &labelled, &groups, options)?;
         let findings = self.clinical.0.findings();
-        let mut runs = Runs::new(&self.clinical.0.key(), findings, &groups, options.heads);
+        let mut runs = Runs::new(findings.len(), groups.len(), options.heads);
         let mut lab = Lab::default();
-        for (number, image) in images.iter().enumerate() {
+        for (number, place) in kept.iter().enumerate() {
+            let [race, clinical] = read(*place).context("an image that was there cannot be read again")?;
             let seed = options.seed.wrapping_add(1000 * number as u64);
-            let clinical = self.clinical_gradients(&mut lab, image, options, seed)?;
-            for (g, group) in groups.iter().enumerate() {
-                let directions = self.race_gradients(&mut lab, image, &own_heads[g], group.0, options, seed)?;
-                let random = lab.lookalike(&directions.head, seed.wrapping_add(7));
-                let doses = self.doses(&mut lab, image, &directions.margin, options, seed)?;
-                for f in 0..findings.len() {
-                    let run = &mut runs.alignments[f * groups.len() + g];
-                    run.patients.push(image.patient.clone());
-                    run.cosines.push(cosine(&clinical[f], &directions.head));
-                    run.random.push(cosine(&clinical[f], &random));
-                    for (head, exchanged) in run.exchanged.iter_mut().zip(&directions.exchanged) {
-                        head.push(cosine(&clinical[f], exchanged));
-                    }
-                    let run = &mut runs.doses[f * groups.len() + g];
-                    run.patients.push(image.patient.clone());
-                    run.directed.push(doses[f].0);
-                    run.random.push(doses[f].1);
+            // The same noise for all networks.
+            let [race_copies, copies] = [&race, &clinical].map(|plane| copies(&mut lab, plane, options, seed));
+            let readouts: Vec<Readout> = (0..findings.len()).map(Readout::Output).collect();
+            let gradients = low(&mut lab, self.clinical.1.gradients(&copies, &readouts)?, options);
+            let untrained = self.untrained.map(|network| network.gradients(&copies, &readouts[..1])).transpose()?;
+            let untrained = untrained.map(|gradients| low(&mut lab, gradients, options));
+            for (g, own) in own_heads.iter().enumerate() {
+                let readouts: Vec<Readout> = own.iter().map(|head| Readout::Head(head)).collect();
+                let directions = low(&mut lab, self.race.1.gradients(&race_copies, &readouts)?, options);
+                let cosines = |gradient: &Plane| directions.iter().map(|d| cosine(gradient, d)).collect::<Vec<f64>>();
+                let steps =
+                    directions.iter().flat_map(|d| [1.0, -1.0].map(|by| stepped(&clinical, d, by * options.step)));
+                let steps: Vec<Plane> = steps.collect();
+                for (f, shifts) in shifts(self.clinical.1, &steps, findings.len())?.into_iter().enumerate() {
+                    runs.push(f, g, &cosines(&gradients[f]), &shifts);
+                }
+                if let (Some(network), Some(gradient)) = (self.untrained, untrained.as_ref().and_then(|u| u.first())) {
+                    // After the findings.
+                    runs.push(findings.len(), g, &cosines(gradient), &shifts(network, &steps, 1)?.remove(0));
                 }
             }
             progress();
         }
-        Ok((runs.alignments, runs.doses))
+        let patients: Vec<String> = labelled.iter().map(|image| image.patient.clone()).collect();
+        let lines = |kind: usize| {
+            let runs = &runs;
+            let patients = &patients;
+            let groups = &groups;
+            (0..findings.len()).flat_map(move |f| {
+                groups.iter().enumerate().map(move |(g, (_, group))| Directed {
+                    kind: KINDS[kind],
+                    model: self.clinical.0.key(),
+                    finding: findings[f].key.clone(),
+                    group: group.key.clone(),
+                    patients: patients.clone(),
+                    trained: runs.of(kind, f, g).clone(),
+                    untrained: self.untrained.map(|_| runs.of(kind, findings.len(), g).clone()),
+                })
+            })
+        };
+        Ok((0..KINDS.len()).flat_map(lines).collect())
+    }
+
+    /// The race model's features of the images that can be read, and which these are.
+    fn features(
+        &self,
+        count: usize,
+        read: &Read<'_>,
+        progress: &dyn Fn(),
+    ) -> anyhow::Result<(Vec<usize>, Vec<Vec<f64>>)> {
+        let (mut kept, mut rows) = (Vec::new(), Vec::new());
+        for some in (0..count).collect::<Vec<_>>().chunks(AT_ONCE) {
+            let mut planes = Vec::with_capacity(AT_ONCE);
+            for place in some {
+                if let Some([race, _]) = read(*place) {
+                    kept.push(*place);
+                    planes.push(race);
+                }
+                progress();
+            }
+            if !planes.is_empty() {
+                rows.extend(self.race.1.features(&planes)?);
+            }
+        }
+        Ok((kept, rows))
     }
 
     /// Groups with enough images, by their place in the race model's card; one of two, since they have one margin.
-    fn groups(&self, images: &[LabelledImage]) -> anyhow::Result<Vec<(usize, Group)>> {
+    fn groups(&self, images: &[&LabelledImage]) -> anyhow::Result<Vec<(usize, Group)>> {
         let count = |group: &Group| images.iter().filter(|i| i.group == group.key).count();
         let enough = |n: usize| n >= IMAGES_MIN && images.len() - n >= IMAGES_MIN;
         let all = self.race.0.groups();
@@ -126,141 +177,91 @@ impl Pair<'_> {
         ensure!(!found.is_empty(), "no group of the race model has {IMAGES_MIN} images beside as many of others");
         Ok(found)
     }
-
-    /// Of each group: a head fitted to the labels, then those fitted to exchanged labels.
-    fn heads(
-        &self,
-        images: &[LabelledImage],
-        groups: &[(usize, Group)],
-        options: &GradientOptions,
-    ) -> anyhow::Result<Vec<Vec<Vec<f64>>>> {
-        let mut rows = Vec::with_capacity(images.len());
-        for some in images.chunks(AT_ONCE) {
-            let planes: Vec<Plane> = some.iter().map(|image| image.race.clone()).collect();
-            rows.extend(self.race.1.features(&planes)?);
-        }
-        let of_group = |(_, group): &(usize, Group)| {
-            let mut labels = vec![images.iter().map(|image| image.group == group.key).collect()];
-            labels.extend((0..options.heads).map(|draw| {
-                let groups = exchanged(images, options.seed, draw as u64);
-                groups.into_iter().map(|own| own == group.key).collect::<Vec<bool>>()
-            }));
-            heads(&rows, &labels).ok_or_else(|| anyhow::anyhow!("the race model's features do not vary"))
-        };
-        groups.iter().map(of_group).collect()
-    }
-
-    fn clinical_gradients(
-        &self,
-        lab: &mut Lab,
-        image: &LabelledImage,
-        options: &GradientOptions,
-        seed: u64,
-    ) -> anyhow::Result<Vec<Plane>> {
-        let readouts: Vec<Readout> = (0..self.clinical.0.findings().len()).map(Readout::Output).collect();
-        let copies = copies(lab, &image.clinical, options, seed);
-        let gradients = self.clinical.1.gradients(&copies, &readouts)?;
-        Ok(gradients.iter().map(|gradient| low(lab, gradient, options)).collect())
-    }
-
-    fn race_gradients(
-        &self,
-        lab: &mut Lab,
-        image: &LabelledImage,
-        own_heads: &[Vec<f64>],
-        place: usize,
-        options: &GradientOptions,
-        seed: u64,
-    ) -> anyhow::Result<Directions> {
-        let mut readouts = vec![Readout::Output(place)];
-        readouts.extend(own_heads.iter().map(|head| Readout::Head(head)));
-        // The noise that the clinical model has too.
-        let gradients = self.race.1.gradients(&copies(lab, &image.race, options, seed), &readouts)?;
-        let mut low = gradients.iter().map(|gradient| low(lab, gradient, options));
-        match (low.next(), low.next()) {
-            (Some(margin), Some(head)) => Ok(Directions { margin, head, exchanged: low.collect() }),
-            _ => anyhow::bail!("a gradient is missing"),
-        }
-    }
-
-    /// Of each finding, the shift along the direction and the mean of those along random ones.
-    fn doses(
-        &self,
-        lab: &mut Lab,
-        image: &LabelledImage,
-        direction: &Plane,
-        options: &GradientOptions,
-        seed: u64,
-    ) -> anyhow::Result<Vec<(f64, f64)>> {
-        let mut directions = vec![direction.clone()];
-        directions
-            .extend((0..options.random_steps).map(|n| lab.lookalike(direction, seed.wrapping_add(100 + n as u64))));
-        let steps =
-            directions.iter().flat_map(|d| [1.0, -1.0].map(|sign| stepped(&image.clinical, d, sign * options.step)));
-        let planes: Vec<Plane> = steps.collect();
-        let shift = |f: usize| -> anyhow::Result<(f64, f64)> {
-            let values = self.clinical.1.values(&planes, Readout::Output(f))?;
-            let shifts: Vec<f64> = values.chunks(2).map(|pair| (pair[0] - pair[1]) / 2.0).collect();
-            let random = &shifts[1..];
-            Ok((shifts[0], random.iter().sum::<f64>() / random.len().max(1) as f64))
-        };
-        (0..self.clinical.0.findings().len()).map(shift).collect()
-    }
 }
 
-/// Race directions at one image.
-struct Directions {
-    /// Of the race model's own margin.
-    margin: Plane,
-    head: Plane,
-    exchanged: Vec<Plane>,
-}
+const KINDS: [LineKind; 2] = [LineKind::GradientAlignment, LineKind::DoseResponse];
 
+/// What was measured, by kind, finding (the untrained network is one after the last) and group.
 struct Runs {
-    alignments: Vec<Alignment>,
-    doses: Vec<Dose>,
+    groups: usize,
+    followed: [Vec<Followed>; KINDS.len()],
 }
 
 impl Runs {
-    fn new(model: &str, findings: &[Finding], groups: &[(usize, Group)], heads: usize) -> Self {
-        let pairs = || findings.iter().flat_map(|f| groups.iter().map(move |(_, g)| (f.key.clone(), g.key.clone())));
-        let alignment = |(finding, group)| Alignment {
-            model: model.to_owned(),
-            finding,
-            group,
-            patients: Vec::new(),
-            cosines: Vec::new(),
-            exchanged: vec![Vec::new(); heads],
-            random: Vec::new(),
-        };
-        let dose = |(finding, group)| Dose {
-            model: model.to_owned(),
-            finding,
-            group,
-            patients: Vec::new(),
-            directed: Vec::new(),
-            random: Vec::new(),
-        };
-        Self { alignments: pairs().map(alignment).collect(), doses: pairs().map(dose).collect() }
+    fn new(findings: usize, groups: usize, heads: usize) -> Self {
+        let empty = Followed { own: Vec::new(), exchanged: vec![Vec::new(); heads] };
+        let all = vec![empty; (findings + 1) * groups];
+        Self { groups, followed: [all.clone(), all] }
+    }
+
+    fn of(&self, kind: usize, finding: usize, group: usize) -> &Followed {
+        &self.followed[kind][finding * self.groups + group]
+    }
+
+    /// One image's numbers: those of the own head first.
+    fn push(&mut self, finding: usize, group: usize, cosines: &[f64], shifts: &[f64]) {
+        for (followed, values) in self.followed.iter_mut().zip([cosines, shifts]) {
+            let followed = &mut followed[finding * self.groups + group];
+            if let Some((own, exchanged)) = values.split_first() {
+                followed.own.push(*own);
+                followed.exchanged.iter_mut().zip(exchanged).for_each(|(head, value)| head.push(*value));
+            }
+        }
     }
 }
 
-/// The group of each image with patients' groups exchanged within their strata.
-fn exchanged(images: &[LabelledImage], seed: u64, draw: u64) -> Vec<String> {
-    let mut patients: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
+/// Of each group: a head fitted to the labels, then those fitted to exchanged labels.
+fn fitted(
+    rows: &[Vec<f64>],
+    images: &[&LabelledImage],
+    groups: &[(usize, Group)],
+    options: &GradientOptions,
+) -> anyhow::Result<Vec<Vec<Vec<f64>>>> {
+    let draws = (0..options.heads as u64).map(|draw| exchanged(images, options.seed, draw));
+    let draws = draws.collect::<anyhow::Result<Vec<_>>>()?;
+    let of_group = |(_, group): &(usize, Group)| {
+        let mut labels = vec![images.iter().map(|image| image.group == group.key).collect::<Vec<bool>>()];
+        labels.extend(draws.iter().map(|groups| groups.iter().map(|own| *own == group.key).collect()));
+        heads(rows, &labels).context("the race model's features do not vary")
+    };
+    groups.iter().map(of_group).collect()
+}
+
+/// Half of the difference between each step up and the step down after it, by output of the network.
+fn shifts(network: &WhiteBox, steps: &[Plane], outputs: usize) -> anyhow::Result<Vec<Vec<f64>>> {
+    let readouts: Vec<Readout> = (0..outputs).map(Readout::Output).collect();
+    let mut shifts = vec![Vec::with_capacity(steps.len() / 2); outputs];
+    for some in steps.chunks(AT_ONCE) {
+        for (own, values) in shifts.iter_mut().zip(network.values(some, &readouts)?) {
+            own.extend(values.chunks_exact(2).map(|pair| (pair[0] - pair[1]) / 2.0));
+        }
+    }
+    Ok(shifts)
+}
+
+/// The group of each image with groups exchanged between whole patients whose images are of the same strata.
+fn exchanged<'a>(images: &[&'a LabelledImage], seed: u64, draw: u64) -> anyhow::Result<Vec<&'a str>> {
+    let mut patients: BTreeMap<&str, (&str, Vec<&str>)> = BTreeMap::new();
     for image in images {
-        patients.entry(&image.stratum).or_default().insert(&image.patient, &image.group);
+        let (group, strata) = patients.entry(&image.patient).or_insert((&image.group, Vec::new()));
+        ensure!(*group == image.group, "a patient has two groups: leave such patients out");
+        strata.push(&image.stratum);
+    }
+    let mut alike: BTreeMap<Vec<&str>, Vec<(&str, &str)>> = BTreeMap::new();
+    for (patient, (group, mut strata)) in patients {
+        strata.sort_unstable();
+        strata.dedup();
+        alike.entry(strata).or_default().push((patient, group));
     }
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(draw);
-    let mut given: BTreeMap<(&str, &str), &str> = BTreeMap::new();
-    for (stratum, own) in &patients {
-        let mut groups: Vec<&str> = own.values().copied().collect();
+    let mut given: BTreeMap<&str, &str> = BTreeMap::new();
+    for own in alike.values() {
+        let mut groups: Vec<&str> = own.iter().map(|(_, group)| *group).collect();
         groups.shuffle(&mut rng);
-        given.extend(own.keys().zip(groups).map(|(patient, group)| ((*stratum, *patient), group)));
+        given.extend(own.iter().zip(groups).map(|((patient, _), group)| (*patient, group)));
     }
-    let of = |image: &LabelledImage| given[&(image.stratum.as_str(), image.patient.as_str())].to_owned();
-    images.iter().map(of).collect()
+    Ok(images.iter().map(|image| given[image.patient.as_str()]).collect())
 }
 
 fn copies(lab: &mut Lab, plane: &Plane, options: &GradientOptions, seed: u64) -> Vec<Plane> {
@@ -268,8 +269,9 @@ fn copies(lab: &mut Lab, plane: &Plane, options: &GradientOptions, seed: u64) ->
     lab.apply_all(noise, &vec![plane.clone(); options.copies.max(1)])
 }
 
-fn low(lab: &mut Lab, gradient: &Plane, options: &GradientOptions) -> Plane {
-    lab.apply(Transform::LowPass { diameter: 2.0 * options.radius, form: Form::Corrected }, gradient)
+fn low(lab: &mut Lab, gradients: Vec<Plane>, options: &GradientOptions) -> Vec<Plane> {
+    let low = Transform::LowPass { diameter: 2.0 * options.radius, form: Form::Corrected };
+    gradients.iter().map(|gradient| lab.apply(low, gradient)).collect()
 }
 
 fn norm(plane: &Plane) -> f64 {

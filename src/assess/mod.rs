@@ -47,8 +47,8 @@ pub use profile::{
 pub use quality::{Auc, RaceQuality};
 pub use reach::Reach;
 pub use reliance::{
-    Alignment, CoMovementOptions, Dose, Features, LeakageOptions, NoLine, Observed, alignment, co_movement,
-    dose_response, finding_evidence, heads, leakage, reliance, shared_variation,
+    CoMovementOptions, Directed, Features, Followed, LeakageOptions, NoLine, Observed, co_movement, directed,
+    finding_evidence, heads, leakage, reliance, shared_variation,
 };
 pub use risk::{Estimates, IndividualEstimates};
 pub use show::{ProfileSummary, render, summary};

@@ -19,7 +19,7 @@ pub enum Evidence {
     ///
     /// FILE is a table (CSV) with the columns patient and group (self-reported) and one for each feature.
     Leakage(Leakage),
-    /// Gradients of the finding and of race: how far they align, and what a step along the race gradient does
+    /// Gradients of the finding and of race: how far they align, and what a step along a race head's gradient does
     ///
     /// TABLE (CSV) has the columns file, patient and group (self-reported); race heads need labels. Both models must run
     /// here and see the same part of an image at the same size, and the race model must show its features. Takes
@@ -88,8 +88,8 @@ pub struct Gradients {
     /// Columns within whose values labels are exchanged, e.g. view,sex: what they have to do with race is not taken for it
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
     pub strata: Vec<String>,
-    /// Heads that are fitted to exchanged labels; no p is less than one over as many and one, before Holm
-    #[arg(long, value_name = "N", default_value_t = 99, value_parser = clap::value_parser!(u32).range(20..=9999))]
+    /// Heads that are fitted to exchanged labels, which a head of the labels is compared with
+    #[arg(long, value_name = "N", default_value_t = 39, value_parser = clap::value_parser!(u32).range(20..=9999))]
     pub heads: u32,
     /// Noisy copies of an image (SmoothGrad)
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use sidelight::analyse::{GradientOptions, LabelledImage, Pair};
-use sidelight::assess::{self, NoLine};
+use sidelight::assess::{self, Directed, NoLine};
 use sidelight::cli::{FeaturesOf, Gradients};
 use sidelight::config::{Config, Device};
 use sidelight::domain::{Contract, LineKind, Purpose};
@@ -37,36 +37,43 @@ pub fn run(config: &Config, options: &Gradients) -> anyhow::Result<ExitCode> {
         WhiteBox::load(package, device).with_context(|| format!("no gradients of {}", package.identity.name))
     };
     let networks = [load(&race)?, load(&clinical)?];
-    let pair = Pair { race: (&race, &networks[0]), clinical: (&clinical, &networks[1]) };
+    let untrained = WhiteBox::untrained(&clinical, device, u32::try_from(options.out.seed).unwrap_or(u32::MAX));
+    let untrained = untrained.inspect_err(|reason| {
+        warn!(%reason, "there is no network that knows nothing to compare with: the lines will count for nothing");
+    });
+    let pair =
+        Pair { race: (&race, &networks[0]), clinical: (&clinical, &networks[1]), untrained: untrained.as_ref().ok() };
     if let Some(fault) = pair.fault() {
         anyhow::bail!(fault);
     }
-    let mut images = Vec::new();
-    for row in rows(&options.images, &options.strata)? {
-        let contracts = [race.contract.clone(), clinical.contract.clone()];
-        let Some([race, clinical]) = planes(&row.file, &contracts) else { continue };
-        images.push(LabelledImage { patient: row.patient, group: row.group, stratum: row.stratum, race, clinical });
-    }
+    let rows = rows(&options.images, &options.strata)?;
+    let image = |row: &Row| LabelledImage {
+        patient: row.patient.clone(),
+        group: row.group.clone(),
+        stratum: row.stratum.clone(),
+    };
+    let images: Vec<LabelledImage> = rows.iter().map(image).collect();
+    let contracts = [race.contract.clone(), clinical.contract.clone()];
     let settings = GradientOptions {
         heads: options.heads as usize,
         copies: options.copies as usize,
         seed: options.out.seed,
         ..GradientOptions::default()
     };
-    let bar = progress(images.len() as u64, "gradients");
-    let measured = pair.measure(&images, &settings, &|| bar.inc(1));
+    let bar = progress(2 * images.len() as u64, "gradients");
+    let measured = pair.measure(&images, &|place| planes(&rows[place].file, &contracts), &settings, &|| bar.inc(1));
     bar.finish_and_clear();
-    let (key, seed) = (clinical.key(), options.out.seed);
-    let runs = match measured {
-        Ok((alignments, doses)) => vec![
-            (key.clone(), LineKind::GradientAlignment, assess::alignment(&alignments, seed)),
-            (key, LineKind::DoseResponse, assess::dose_response(&doses, seed)),
-        ],
-        Err(error) => {
-            let reason = || Err(NoLine::Unusable(format!("{error:#}")));
-            vec![(key.clone(), LineKind::GradientAlignment, reason()), (key, LineKind::DoseResponse, reason())]
-        }
+    let of_kind = |kind: LineKind| {
+        let lines = match &measured {
+            Ok(runs) => {
+                let own: Vec<Directed> = runs.iter().filter(|run| run.kind == kind).cloned().collect();
+                assess::directed(&own)
+            }
+            Err(error) => Err(NoLine::Unusable(format!("{error:#}"))),
+        };
+        (clinical.key(), kind, lines)
     };
+    let runs = vec![of_kind(LineKind::GradientAlignment), of_kind(LineKind::DoseResponse)];
     record(config, &race, runs, &options.out)
 }
 

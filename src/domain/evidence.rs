@@ -34,6 +34,8 @@ pub struct Responses {
     pub groups: Vec<String>,
     pub model: String,
     pub findings: Vec<String>,
+    /// What is held fixed beside the changes: view, sex and decade of age, empty where the header does not say.
+    pub held: Vec<String>,
     pub original: Answers,
     pub changes: Vec<Change>,
 }

@@ -157,6 +157,17 @@ impl InstanceHeader {
         self.copied_text(0x0010_0021)
     }
 
+    /// View, sex and decade of age at the study, for whoever compares patients of one kind; empty where not said.
+    pub fn kind_of_patient(&self) -> [String; 3] {
+        let year = |date: Option<String>| date.and_then(|d| d.get(..4)?.parse::<i32>().ok());
+        let told = self.copied_text(0x0010_1010).and_then(|age| age.strip_suffix('Y')?.parse::<i32>().ok());
+        let born = || year(self.study_date()).zip(year(self.copied_text(0x0010_0030)));
+        let age = told.or_else(|| born().map(|(study, birth)| study - birth));
+        let decade = age.filter(|age| (0..=120).contains(age)).map(|age| format!("{}", age / 10 * 10));
+        let sex = self.copied_text(0x0010_0040);
+        [self.view.map(|v| v.as_str().to_owned()), sex, decade].map(Option::unwrap_or_default)
+    }
+
     fn copied_text(&self, tag: u32) -> Option<String> {
         let Some(AttributeValue::Bytes(bytes)) = self.copied.get(&tag).map(|a| &a.value) else { return None };
         let text = String::from_utf8_lossy(bytes).trim_matches([' ', '\0']).to_owned();

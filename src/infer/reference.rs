@@ -36,10 +36,20 @@ pub(crate) fn scripted(body: &str) -> Vec<u8> {
 
 /// As [`scripted`], its records renamed by a Python expression of `name`.
 pub(crate) fn scripted_as(body: &str, renamed: &str) -> Vec<u8> {
+    written("        super().__init__()", body, renamed)
+}
+
+/// As [`scripted`], with lines of `__init__` that set parameters.
+pub(crate) fn scripted_with(parameters: &str, body: &str) -> Vec<u8> {
+    written(&format!("        super().__init__()\n{parameters}"), body, "name")
+}
+
+fn written(init: &str, body: &str, renamed: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("network.py");
     let code = format!(
-        "import sys\nimport zipfile\nimport torch\n\n\nclass Network(torch.nn.Module):\n    def forward(self, images):\n{body}\n\n\n\
+        "import sys\nimport zipfile\nimport torch\n\n\nclass Network(torch.nn.Module):\n\
+         \x20   def __init__(self):\n{init}\n\n    def forward(self, images):\n{body}\n\n\n\
          torch.jit.script(Network()).save(sys.argv[1] + '/given.pt')\n\
          with zipfile.ZipFile(sys.argv[1] + '/given.pt') as given, zipfile.ZipFile(sys.argv[1] + '/network.pt', 'w') as out:\n\
          \x20   for name in given.namelist():\n\

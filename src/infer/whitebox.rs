@@ -77,21 +77,31 @@ impl WhiteBox {
         })
     }
 
-    /// The package's architecture with starting values from a seed: the control of what was learned. Seeds libtorch's
-    /// generator of this process.
+    /// A network of the package's shape that knows nothing, from a seed: the control of what was learned. A native network
+    /// gets starting values, a TorchScript file keeps its values and forgets where each belonged (Adebayo 2018). Seeds
+    /// libtorch's generator of this process.
     ///
     /// # Errors
-    /// The package is no safetensors package, whose architecture is known.
+    /// Not run here, or TorchScript without parameters, such as a frozen file.
     pub fn untrained(package: &Package, device: Device, seed: u32) -> Result<Self, ExplainError> {
-        let Weights::Safetensors(architecture) = package.weights else {
-            return Err(unavailable("its architecture is not known: it is TorchScript, or not run here"));
-        };
         tch::manual_seed(i64::from(seed));
-        let mut store = VarStore::new(Device::Cpu);
-        let parts = nets::parts(&store.root(), architecture, package.width()).map_err(failed)?;
-        store.freeze();
-        let forward = sequence(vec![parts.features, parts.head]);
-        let module = trace(&forward, &package.contract).map_err(|e| unavailable(&e.to_string()))?;
+        let module = match package.weights {
+            Weights::Safetensors(architecture) => {
+                let mut store = VarStore::new(Device::Cpu);
+                let parts = nets::parts(&store.root(), architecture, package.width()).map_err(failed)?;
+                store.freeze();
+                let forward = sequence(vec![parts.features, parts.head]);
+                trace(&forward, &package.contract).map_err(|e| unavailable(&e.to_string()))?
+            }
+            Weights::TorchScript => {
+                let bytes = read_weights(package).map_err(|reason| ExplainError::Failed(InferError::Torch(reason)))?;
+                script::check(&bytes).map_err(ExplainError::of_network)?;
+                let module = CModule::load_data(&mut &bytes[..]).map_err(failed)?;
+                shuffle(&module)?;
+                module
+            }
+            Weights::Elsewhere => return Err(unavailable("it is not run in this process")),
+        };
         let script = bytes_of(&module).map_err(ExplainError::of_network)?;
         Self::of_script(package, &script, device)
     }
@@ -111,10 +121,11 @@ impl WhiteBox {
         Ok(numbers(&features)?.chunks(width).map(<[f64]>::to_vec).collect())
     }
 
-    /// What the readout is for each plane.
-    pub fn values(&self, planes: &[Plane], readout: Readout<'_>) -> Result<Vec<f64>, ExplainError> {
+    /// What each readout is for each plane.
+    pub fn values(&self, planes: &[Plane], readouts: &[Readout<'_>]) -> Result<Vec<Vec<f64>>, ExplainError> {
         let _guard = tch::no_grad_guard();
-        numbers(&self.readout(&self.seen(&self.input(planes)?)?, readout)?)
+        let seen = self.seen(&self.input(planes)?)?;
+        readouts.iter().map(|readout| numbers(&self.readout(&seen, *readout)?)).collect()
     }
 
     /// The gradient of each readout, its mean over the planes: SmoothGrad where these are noisy copies of one. Readouts
@@ -259,6 +270,22 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>, ExplainError> {
 
 fn no_features() -> ExplainError {
     unavailable("its network shows no features: no row of numbers an image, wider than its outputs")
+}
+
+/// Puts the values of each parameter in another order.
+fn shuffle(module: &CModule) -> Result<(), ExplainError> {
+    let _guard = tch::no_grad_guard();
+    let parameters = module.named_parameters().map_err(failed)?;
+    if parameters.is_empty() {
+        return Err(unavailable("it has no parameters that could be put in another order: it was frozen"));
+    }
+    for (_, mut parameter) in parameters {
+        let flat = parameter.f_reshape([-1]).map_err(failed)?;
+        let order = Tensor::f_randperm(flat.size()[0], (Kind::Int64, flat.device())).map_err(failed)?;
+        let other = flat.f_index_select(0, &order).and_then(|flat| flat.f_view_as(&parameter)).map_err(failed)?;
+        parameter.f_copy_(&other).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn unavailable(why: &str) -> ExplainError {

@@ -43,7 +43,7 @@ fn gradients_are_what_values_change_by() {
                     values[at] += by;
                     Plane::new(8, values).unwrap()
                 };
-                let values = network.values(&[moved(0.01), moved(-0.01)], readout).unwrap();
+                let values = network.values(&[moved(0.01), moved(-0.01)], &[readout]).unwrap().remove(0);
                 let slope = (values[0] - values[1]) / 0.02;
                 let found = f64::from(gradient.values()[at]);
                 assert!((found - slope).abs() < 1e-3 + 0.02 * slope.abs(), "{race} {readout:?} {at}: {found} {slope}");
@@ -96,9 +96,9 @@ fn a_network_without_features_says_so_and_still_has_gradients() {
     assert!(matches!(network.features(&[plane()]), Err(ExplainError::Unavailable(why)) if why.contains("no features")));
     let gradient = network.gradients(&[plane()], &[Readout::Output(1)]).unwrap().remove(0);
     assert!(gradient.values().iter().all(|v| (v - 1.0 / 64.0).abs() < 1e-6));
-    assert!(network.values(&[plane()], Readout::Output(2)).is_err());
+    assert!(network.values(&[plane()], &[Readout::Output(2)]).is_err());
     let small = Plane::new(4, vec![0.0; 16]).unwrap();
-    assert_eq!(network.values(&[small], Readout::Output(0)), Err(ExplainError::Failed(InferError::WrongContract)));
+    assert_eq!(network.values(&[small], &[Readout::Output(0)]), Err(ExplainError::Failed(InferError::WrongContract)));
     let contract = Contract::preset("minmax-unit", 8).unwrap();
     assert_eq!(network.contract().digest(), contract.digest());
 }

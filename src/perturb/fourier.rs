@@ -34,14 +34,6 @@ impl Spectra {
         }
         self.plans.as_mut().map_or_else(|| plane.values.clone(), |plans| plans.filtered(filter, &plane.values))
     }
-
-    /// As `plane` in norm and spectrum, with the phases of `noise`, of the same side.
-    pub(super) fn lookalike(&mut self, plane: &Plane, noise: &[f32]) -> Vec<f32> {
-        if self.plans.as_ref().is_none_or(|plans| plans.side != plane.side) {
-            self.plans = Some(Plans::new(plane.side));
-        }
-        self.plans.as_mut().map_or_else(|| plane.values.clone(), |plans| plans.lookalike(&plane.values, noise))
-    }
 }
 
 impl Plans {
@@ -62,7 +54,7 @@ impl Plans {
         }
     }
 
-    fn take(&mut self, values: &[f32]) {
+    fn filtered(&mut self, filter: Transform, values: &[f32]) -> Vec<f32> {
         let side = self.side;
         if self.of != values {
             self.spectrum.iter_mut().zip(values).for_each(|(s, v)| *s = Complex::new(f64::from(*v), 0.0));
@@ -72,41 +64,17 @@ impl Plans {
             self.of.clear();
             self.of.extend_from_slice(values);
         }
-    }
-
-    fn filtered(&mut self, filter: Transform, values: &[f32]) -> Vec<f32> {
-        let side = self.side;
-        self.take(values);
         let squares: Vec<f64> = (0..side).map(|index| shifted(index, side).powi(2)).collect();
         for ((row, from), y) in self.work.chunks_mut(side).zip(self.spectrum.chunks(side)).zip(&squares) {
             for ((to, from), x) in row.iter_mut().zip(from).zip(&squares) {
                 *to = if keeps(filter, y + x) { *from } else { Complex::default() };
             }
         }
-        self.back()
-    }
-
-    /// The picture of what `work` holds as a spectrum.
-    fn back(&mut self) -> Vec<f32> {
-        let side = self.side;
         self.inverse.process_with_scratch(&mut self.work, &mut self.scratch);
         transpose(&mut self.work, side);
         self.inverse.process_with_scratch(&mut self.work, &mut self.scratch);
         let area = (side * side) as f64;
         self.work.iter().map(|value| (value.re / area) as f32).collect()
-    }
-
-    /// The phases of `noise` with the amplitudes of `values`.
-    fn lookalike(&mut self, values: &[f32], noise: &[f32]) -> Vec<f32> {
-        self.take(values);
-        let amplitudes: Vec<f64> = self.spectrum.iter().map(|value| value.norm()).collect();
-        self.take(noise);
-        for ((to, from), amplitude) in self.work.iter_mut().zip(&self.spectrum).zip(amplitudes) {
-            // The frequencies of a real picture come in pairs, and what has no phase has no partner either.
-            let norm = from.norm();
-            *to = if norm > 0.0 { from * (amplitude / norm) } else { Complex::new(amplitude, 0.0) };
-        }
-        self.back()
     }
 }
 

@@ -209,12 +209,6 @@ impl Lab {
         changed
     }
 
-    /// A random plane of the same norm and spectrum: what a direction in the image is compared with.
-    pub fn lookalike(&mut self, plane: &Plane, seed: u64) -> Plane {
-        let noise = grain::noisy(&vec![0.0; plane.values.len()], 1.0, seed, 0);
-        Plane { side: plane.side, values: self.spectra.lookalike(plane, &noise) }
-    }
-
     fn one(&mut self, transform: Transform, place: usize, plane: &Plane) -> Plane {
         let (side, values) = (plane.side, &plane.values);
         let values = match transform {

@@ -165,29 +165,6 @@ fn a_chain_is_one_after_the_other() {
 }
 
 #[test]
-fn a_lookalike_has_norm_and_spectrum_of_its_model_and_nothing_else() {
-    for side in [32, 33] {
-        let (mut lab, plane) = (Lab::default(), plane(side));
-        let low = lab.apply(Transform::LowPass { diameter: 9.0, form: Form::Corrected }, &plane);
-        let other = lab.lookalike(&low, 7);
-        let dot = |a: &Plane, b: &Plane| a.values.iter().zip(&b.values).map(|(a, b)| f64::from(a * b)).sum::<f64>();
-        assert!((dot(&other, &other) / dot(&low, &low) - 1.0).abs() < 1e-5);
-        // Rings of frequencies hold as much as before, beyond the first two, where the mean is.
-        for (inner, outer) in [(1.0, 2.0), (2.0, 4.5)] {
-            let mut of = |plane: &Plane| {
-                let ring = lab.apply(Transform::BandPass { inner, outer }, plane);
-                dot(&ring, &ring)
-            };
-            let (a, b) = (of(&other), of(&low));
-            assert!((a / b - 1.0).abs() < 1e-4, "{side}: {a} {b}");
-        }
-        let rest = lab.apply(Transform::HighPass { diameter: 9.0, form: Form::Corrected }, &other);
-        assert!(dot(&rest, &rest) < 1e-6 * dot(&other, &other), "nothing beyond");
-        assert!(apart(&other, &low) > 0.05 && other != lab.lookalike(&low, 8) && other == lab.lookalike(&low, 7));
-    }
-}
-
-#[test]
 fn quality_tells_blur_from_noise() {
     let (plane, mut lab) = (plane(64), Lab::default());
     let mut quality = |transform| lab.apply(transform, &plane).quality(&plane);

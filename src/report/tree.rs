@@ -190,7 +190,7 @@ fn measurement_group(context: &Context, index: usize, parameters: Parameters) ->
     }
     group = group
         .with_all(audit.in_full(all || index == 0))
-        .with_all(evidence_of(context, f).map(told))
+        .with_all(evidence_of(context, f).map(told).unwrap_or_default())
         .with_all(score_and_threshold(f, clinical, all || first_of_model))
         .with_all(estimates(context, f)?)
         .with_all(lines(context, f)?)
@@ -271,10 +271,15 @@ fn evidence_of<'a>(context: &'a Context, f: &FindingAssessment) -> Option<&'a Fi
     context.options.evidence.iter().find(|e| e.model == model && e.finding == *finding)
 }
 
-/// What the lines come to, among the audit model's parameters: the private table has no concept for it.
-fn told(evidence: &FindingEvidence) -> Item {
-    let text = format!("reliance={} patients={}", evidence.reliance.as_str(), evidence.patients);
-    Item::text(Relation::HasConceptMod, codes::ALGORITHM_PARAMETERS, plain(&text, 64))
+/// What the lines come to, and their limits, among the audit model's parameters: the private table has no concept for the
+/// first, and the template states ranges in percent, which these are not.
+fn told(evidence: &FindingEvidence) -> Vec<Item> {
+    let limits = evidence.lines.iter().filter_map(|(kind, value)| {
+        Some(format!("{} 95 % from {:.3} to {:.3}", kind.code()?, value.lower, value.upper))
+    });
+    let come_to = format!("reliance={} patients={}", evidence.reliance.as_str(), evidence.patients);
+    let texts = std::iter::once(come_to).chain(limits);
+    texts.map(|text| Item::text(Relation::HasConceptMod, codes::ALGORITHM_PARAMETERS, plain(&text, 64))).collect()
 }
 
 /// Lines of evidence on the model at this site. They are of no patient, so that they stand beside an indeterminate flag
@@ -287,7 +292,6 @@ fn lines(context: &Context, f: &FindingAssessment) -> Result<Vec<Item>, ReportEr
         let within = *kind != LineKind::GradientAlignment || (-1.0..=1.0).contains(&interval.estimate);
         let missing = || ReportError::Estimate { finding: f.finding.key.clone(), what: "line of evidence" };
         let range = numbers::plain_range(interval).filter(|_| within).ok_or_else(missing)?;
-        // Without its range: the template states ranges in percent, and these are no percentages. The file has it.
         let item = Item::number(Relation::Contains, private(code), &range.estimate);
         items.push(item.with_all(context.audit.identification()));
     }

@@ -2,7 +2,7 @@
 //!
 //! Neighbours: everything in `stats` and `assess`. Left out: what statrs has and nobody here needs.
 
-use statrs::distribution::{ChiSquared, ContinuousCDF};
+use statrs::distribution::{ChiSquared, ContinuousCDF, StudentsT};
 
 use super::loops;
 
@@ -44,6 +44,16 @@ pub fn chi_square_tail(statistic: f64, df: usize) -> f64 {
         Ok(chi) if statistic > 0.0 => chi.sf(statistic),
         _ => 1.0,
     }
+}
+
+/// P(T ≥ `t`) for Student's t with `freedom` degrees of freedom; not a number where that is not positive.
+pub fn student_tail(t: f64, freedom: f64) -> f64 {
+    StudentsT::new(0.0, 1.0, freedom).map_or(f64::NAN, |law| law.sf(t))
+}
+
+/// The `p` quantile of Student's t, 0 < p < 1.
+pub fn student_quantile(p: f64, freedom: f64) -> f64 {
+    StudentsT::new(0.0, 1.0, freedom).map_or(f64::NAN, |law| law.inverse_cdf(p))
 }
 
 /// Wilson's 95 % score interval of a rate; `None` without observations.
@@ -107,6 +117,17 @@ mod tests {
             assert!((chi_square_tail(statistic, df) - tail).abs() < 2e-5, "{statistic} {df}");
         }
         assert_eq!(chi_square_tail(-0.1, 2), 1.0);
+    }
+
+    #[test]
+    fn students_t_agrees_with_scipy() {
+        // scipy.stats.t: sf(2.5, 58), sf(4.0, 19), ppf(0.975, 19), ppf(0.975, 98)
+        for (t, freedom, tail) in [(2.5, 58.0, 7.634_614_8e-3), (4.0, 19.0, 3.830_961_7e-4)] {
+            assert!((student_tail(t, freedom) / tail - 1.0).abs() < 1e-6, "{t} {freedom} {}", student_tail(t, freedom));
+        }
+        assert!((student_quantile(0.975, 19.0) - 2.093_024).abs() < 1e-4);
+        assert!((student_quantile(0.975, 98.0) - 1.984_467).abs() < 1e-4);
+        assert!(student_tail(1.0, 0.0).is_nan());
     }
 
     #[test]

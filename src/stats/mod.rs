@@ -24,13 +24,14 @@ pub(crate) mod reference;
 mod reference_tests;
 mod sequential;
 mod spline;
-mod within;
 
 pub use ascent::{Ascent, inverse};
 pub use auc::{AucEstimate, auc, delong, delong_clustered};
 pub use bootstrap::ClusterBootstrap;
 pub use calibration::{calibration_error, classwise_calibration_error};
-pub use distribution::{Z_95, chi_square_tail, expit, logit, quantile, softmax, standard_deviation, wilson};
+pub use distribution::{
+    Z_95, chi_square_tail, expit, logit, quantile, softmax, standard_deviation, student_quantile, student_tail, wilson,
+};
 pub use isotonic::{Isotonic, isotonic};
 pub use logistic::logistic;
 pub use multinomial::multinomial;
@@ -42,7 +43,6 @@ pub use proxy::{RateEstimate, aipw_rate, frechet_bounds, label_contradiction, me
 pub use ranking::{MatchedLift, average_precision, matched_lift};
 pub use sequential::{Cusum, error_log_ratio};
 pub use spline::NaturalSpline;
-pub use within::{WithinSlope, within_slope};
 
 /// Why a computation has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,10 +1,11 @@
 //! Co-movement: whether what changes a patient's race score changes the clinical score with it.
 //!
-//! For a change k of patient i, the clinical logit's move is regressed on the race logit's within k, after an intercept
-//! and the change's quality (how far the picture moved, how sharp it became) are taken out of both within k. The slope γ is
-//! pooled over changes; its limits come from sums by patient (a test inverted), its p-value from exchanging whole patients: a
-//! patient's moves depend on one another over k, and exchanging them one by one would take each for news. The statistic
-//! that is exchanged is studentised, so that patients with large moves do not make the null too narrow.
+//! For a change k of patient i, the clinical logit's move is regressed on the race logit's within k, after an intercept,
+//! view, sex, decade of age and the change's quality (how far the picture moved, how sharp it became) are taken out of both
+//! within k. The slope γ is pooled over changes; its limits come from sums by patient (a test inverted), its p-value from
+//! exchanging whole patients of one view: a patient's moves depend on one another over k, and exchanging them one by one
+//! would take each for news. The statistic that is exchanged is studentised, so that patients with large moves do not make
+//! the null too narrow.
 //!
 //! **Negative control.** Each patient's race moves are replaced by those of the stranger whose pictures changed most alike.
 //! Where the clinical score moves with those too, quality acts in a way that a straight line does not take out, and the
@@ -20,7 +21,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{NoLine, adjusted};
+use super::{ALPHA, NoLine, adjusted, controlled};
 use crate::domain::{Control, EvidenceLine, Interval, LineKind, Responses};
 use crate::stats::{Z_95, logit};
 
@@ -34,6 +35,7 @@ pub struct Observed<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CoMovementOptions {
+    /// At least; more where so many lines are adjusted together that none could reject.
     pub permutations: u32,
     pub seed: u64,
     pub patients_min: usize,
@@ -49,6 +51,8 @@ impl Default for CoMovementOptions {
 const PATIENTS_MIN: usize = 50;
 /// More say no more, and strangers are looked for among all pairs.
 const PATIENTS_MAX: usize = 4000;
+/// A level of what is held fixed that fewer patients have is held together with the most common one.
+const LEVEL_MIN: usize = 5;
 /// A slope over fewer changes is of single ones.
 const CHANGES_MIN: usize = 5;
 
@@ -69,19 +73,26 @@ pub fn co_movement(observed: &[Observed<'_>], options: &CoMovementOptions) -> Re
         return Err(NoLine::Unusable(format!("{changes} changes of an image, at least {CHANGES_MIN} are needed")));
     }
     let quality = quality(&chosen);
-    let bases: Vec<Vec<Vec<f64>>> = (0..changes).map(|k| basis(&quality, k)).collect();
+    let held = levels(&chosen);
+    let bases: Vec<Vec<Vec<f64>>> = (0..changes).map(|k| basis(&held, &quality, k)).collect();
+    let views = views(&chosen);
     let strangers = strangers(&quality);
     // Two groups have one margin, with two signs.
     let groups = if first.groups.len() == 2 { 1 } else { first.groups.len() };
     let race: Vec<Moves> =
         (0..groups).map(|g| residual(moves(&chosen, |r| (&r.original.race, g), |c| &c.answers.race), &bases)).collect();
-    let mut lines = Vec::new();
+    let tests = first.findings.len() * groups;
+    // Half of what the strictest line may take: its smallest p lies well below.
+    let enough = (2.0 * tests as f64 / ALPHA).ceil() as u32;
+    let permutations = options.permutations.max(enough);
+    let (mut lines, mut controls) = (Vec::new(), Vec::new());
     for (f, finding) in first.findings.iter().enumerate() {
         let clinical = moves(&chosen, |r| (&r.original.clinical, f), |c| &c.answers.clinical);
         let clinical = residual(clinical, &bases);
         for (race, group) in race.iter().zip(&first.groups) {
             let Some(value) = slope(&clinical, race) else { continue };
-            let (p, p_strangers) = exchanged(&clinical, race, &strangers, options);
+            let (p, p_strangers) = exchanged(&clinical, race, &strangers, &views, permutations, options.seed);
+            controls.push(Some(p_strangers));
             lines.push(EvidenceLine {
                 kind: LineKind::CoMovement,
                 model: first.model.clone(),
@@ -89,7 +100,7 @@ pub fn co_movement(observed: &[Observed<'_>], options: &CoMovementOptions) -> Re
                 group: group.clone(),
                 value,
                 p,
-                control: if p_strangers > 0.05 { Control::Passed } else { Control::Failed },
+                control: Control::Absent,
                 patients: chosen.len() as u64,
             });
         }
@@ -97,7 +108,7 @@ pub fn co_movement(observed: &[Observed<'_>], options: &CoMovementOptions) -> Re
     if lines.is_empty() {
         return Err(NoLine::Unusable("no change moves the race score beyond its quality".to_owned()));
     }
-    Ok(adjusted(lines))
+    Ok(adjusted(controlled(lines, &controls)))
 }
 
 /// What share of the variation of a finding's logit over the changes of one image goes with the race logits, 0 to 1, of
@@ -171,10 +182,36 @@ fn quality(chosen: &[&Responses]) -> Vec<Vec<[f64; 2]>> {
     chosen.iter().map(|r| r.changes.iter().map(|c| [c.rms, c.sharpness]).collect()).collect()
 }
 
-/// What is taken out within a change, over patients: an intercept and both kinds of quality, orthonormal.
-fn basis(quality: &[Vec<[f64; 2]>], k: usize) -> Vec<Vec<f64>> {
+/// A column for each level of what is held fixed, but for the most common one of each kind.
+fn levels(chosen: &[&Responses]) -> Vec<Vec<f64>> {
+    let kinds = chosen.iter().map(|r| r.held.len()).max().unwrap_or_default();
+    let level = |r: &&Responses, kind: usize| r.held.get(kind).cloned().unwrap_or_default();
+    let of_kind = |kind: usize| {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        chosen.iter().for_each(|r| *counts.entry(level(r, kind)).or_default() += 1);
+        let most = counts.iter().max_by_key(|(_, n)| **n).map(|(name, _)| name.clone());
+        let others = counts.into_iter().filter(move |(name, n)| *n >= LEVEL_MIN && Some(name) != most.as_ref());
+        let column = |name: &String| chosen.iter().map(|r| f64::from(u8::from(level(r, kind) == *name))).collect();
+        others.map(|(name, _)| column(&name)).collect::<Vec<Vec<f64>>>()
+    };
+    (0..kinds).flat_map(of_kind).collect()
+}
+
+/// Patients by view, the first of what is held fixed.
+fn views(chosen: &[&Responses]) -> Vec<Vec<usize>> {
+    let mut views: BTreeMap<Option<&String>, Vec<usize>> = BTreeMap::new();
+    chosen.iter().enumerate().for_each(|(i, r)| views.entry(r.held.first()).or_default().push(i));
+    views.into_values().collect()
+}
+
+/// What is taken out within a change, over patients: an intercept, what is held fixed, and both kinds of quality,
+/// orthonormal.
+fn basis(held: &[Vec<f64>], quality: &[Vec<[f64; 2]>], k: usize) -> Vec<Vec<f64>> {
     let column = |which: usize| quality.iter().map(|own| own[k][which]).collect();
-    orthonormal(vec![vec![1.0; quality.len()], column(0), column(1)])
+    let mut columns = vec![vec![1.0; quality.len()]];
+    columns.extend_from_slice(held);
+    columns.extend([column(0), column(1)]);
+    orthonormal(columns)
 }
 
 /// Gram and Schmidt; what depends on columns before is left out.
@@ -243,18 +280,29 @@ fn studentised(clinical: &Moves, race: &Moves, partner: impl Fn(usize) -> usize)
     if squares > 0.0 { sum / squares.sqrt() } else { 0.0 }
 }
 
-/// Two-sided p-values when patients are exchanged: of their own race moves, and of their strangers'.
-fn exchanged(clinical: &Moves, race: &Moves, strangers: &[usize], options: &CoMovementOptions) -> (f64, f64) {
+/// Two-sided p-values when patients of one view are exchanged: of their own race moves, and of their strangers'.
+fn exchanged(
+    clinical: &Moves,
+    race: &Moves,
+    strangers: &[usize],
+    views: &[Vec<usize>],
+    permutations: u32,
+    seed: u64,
+) -> (f64, f64) {
     let observed = studentised(clinical, race, |i| i).abs();
     let foreign = studentised(clinical, race, |i| strangers[i]).abs();
     let draw = |draw: u32| {
-        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(u64::from(draw));
         let mut order: Vec<usize> = (0..clinical.len()).collect();
-        order.shuffle(&mut rng);
+        for own in views {
+            let mut given = own.clone();
+            given.shuffle(&mut rng);
+            own.iter().zip(given).for_each(|(i, partner)| order[*i] = partner);
+        }
         studentised(clinical, race, |i| order[i]).abs()
     };
-    let null: Vec<f64> = (0..options.permutations).into_par_iter().map(draw).collect();
+    let null: Vec<f64> = (0..permutations).into_par_iter().map(draw).collect();
     let p = |value: f64| (1 + null.iter().filter(|t| **t >= value).count()) as f64 / (1 + null.len()) as f64;
     (p(observed), p(foreign))
 }

@@ -1,98 +1,106 @@
 //! Two lines from the gradients of white-box models: alignment and directed dose response.
 //!
-//! Both compare a race direction in the image with directions that are none. Alignment: the cosine of the finding's
-//! gradient with that of the race margin, against heads that were fitted to exchanged labels on the same features. Dose
-//! response: the finding's logit one step up and one step down the race gradient, against random steps of the same norm
-//! and spectrum. What a common spectrum or basis does to any direction is in both sides of the comparison; random
-//! directions are the negative control of both. Neighbours: `infer` computes gradients. Left out: how heads are fitted.
+//! Both ask what the finding's network makes of a direction in the image: alignment by the cosine of its gradient with the
+//! direction, dose response by its logit one step up and one step down. The direction is the gradient of a race head; the
+//! null is made of the gradients of heads that were fitted to exchanged labels on the same features. A step in *any*
+//! direction that images vary in moves most networks, so that zero is no null; what a common spectrum, basis or
+//! sensitivity does is in the exchanged heads too. A head is a sum over patients' labels, so that the means of exchanged
+//! heads are close to normal, and p comes from Student's t with one degree of freedom less than heads.
+//!
+//! **Negative control.** The same for a network of the clinical model's shape that knows nothing: where that one follows
+//! the race head as well, labels make heads of another kind than exchanged labels do (coarser, brighter), and the line
+//! counts for nothing. Neighbours: `infer` computes gradients. Left out: how heads are fitted.
 
 use std::collections::BTreeMap;
 
-use super::{NoLine, adjusted};
-use crate::domain::{Control, EvidenceLine, Interval, LineKind};
-use crate::stats::{ClusterBootstrap, Z_95, standard_deviation};
+use super::{NoLine, adjusted, controlled};
+use crate::domain::{EvidenceLine, Interval, LineKind};
+use crate::stats::{Z_95, standard_deviation, student_quantile, student_tail};
 
-/// Cosines of one finding and group, image by image.
+/// What a network makes of race directions, image by image.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Followed {
+    /// Of the head that was fitted to the labels.
+    pub own: Vec<f64>,
+    /// Of each head that was fitted to exchanged labels.
+    pub exchanged: Vec<Vec<f64>>,
+}
+
+/// What a finding and a network that knows nothing make of one group's directions: cosines, or shifts of a logit (half of
+/// the difference between a step up and a step down).
 #[derive(Debug, Clone, PartialEq)]
-pub struct Alignment {
+pub struct Directed {
+    pub kind: LineKind,
     pub model: String,
     pub finding: String,
     pub group: String,
     /// Whose image it is.
     pub patients: Vec<String>,
-    pub cosines: Vec<f64>,
-    /// The same for each head that was fitted to exchanged labels.
-    pub exchanged: Vec<Vec<f64>>,
-    /// With a random direction of the race gradient's spectrum.
-    pub random: Vec<f64>,
-}
-
-/// Shifts of one finding's logit, image by image: half of the difference between a step up and a step down.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Dose {
-    pub model: String,
-    pub finding: String,
-    pub group: String,
-    pub patients: Vec<String>,
-    /// Along the race gradient.
-    pub directed: Vec<f64>,
-    /// The mean over random steps.
-    pub random: Vec<f64>,
+    pub trained: Followed,
+    /// None where there is no such network.
+    pub untrained: Option<Followed>,
 }
 
 /// Label-permuted heads that are needed (method.md §3).
 const HEADS_MIN: usize = 20;
 const PATIENTS_MIN: usize = 20;
-/// Sign flips beside the one that was observed.
-const FLIPS: u64 = 9999;
 
-/// A line for each; p is the share of exchanged heads at least as far from their mean.
-pub fn alignment(runs: &[Alignment], seed: u64) -> Result<Vec<EvidenceLine>, NoLine> {
+/// A line for each run; those of one call are adjusted together.
+pub fn directed(runs: &[Directed]) -> Result<Vec<EvidenceLine>, NoLine> {
     let mut lines = Vec::new();
+    let mut controls = Vec::new();
     for run in runs {
-        let heads = run.exchanged.len();
-        if heads < HEADS_MIN {
-            let why = format!("{heads} heads with exchanged labels, at least {HEADS_MIN} are needed");
-            return Err(NoLine::Unusable(why));
-        }
-        let own = by_patient(&run.patients, &run.cosines)?;
-        let null = run.exchanged.iter().map(|head| by_patient(&run.patients, head).map(|head| mean(&head)));
-        let null = null.collect::<Result<Vec<f64>, NoLine>>()?;
-        let (middle, observed) = (mean(&null), mean(&own));
-        let as_far = null.iter().filter(|m| (*m - middle).abs() >= (observed - middle).abs()).count();
-        let beyond: Vec<f64> = own.iter().map(|cosine| cosine - middle).collect();
+        let found = beyond(&run.patients, &run.trained)?;
+        controls.push(run.untrained.as_ref().map(|u| beyond(&run.patients, u)).transpose()?.map(|u| u.p));
+        let within = |v: f64| if run.kind == LineKind::GradientAlignment { v.clamp(-1.0, 1.0) } else { v };
         lines.push(EvidenceLine {
-            kind: LineKind::GradientAlignment,
+            kind: run.kind,
             model: run.model.clone(),
             finding: Some(run.finding.clone()),
             group: run.group.clone(),
-            value: within_one(limits(&beyond)),
-            p: (1 + as_far) as f64 / (1 + heads) as f64,
-            control: control(&by_patient(&run.patients, &run.random)?, seed),
-            patients: own.len() as u64,
+            value: Interval {
+                estimate: within(found.value.estimate),
+                lower: within(found.value.lower),
+                upper: within(found.value.upper),
+            },
+            p: found.p,
+            control: crate::domain::Control::Absent,
+            patients: found.patients,
         });
     }
-    Ok(adjusted(lines))
+    Ok(adjusted(controlled(lines, &controls)))
 }
 
-/// A line for each: paired sign flips by patient of what the directed step does beyond the random ones.
-pub fn dose_response(runs: &[Dose], seed: u64) -> Result<Vec<EvidenceLine>, NoLine> {
-    let mut lines = Vec::new();
-    for run in runs {
-        let beyond: Vec<f64> = run.directed.iter().zip(&run.random).map(|(d, r)| d - r).collect();
-        let beyond = by_patient(&run.patients, &beyond)?;
-        lines.push(EvidenceLine {
-            kind: LineKind::DoseResponse,
-            model: run.model.clone(),
-            finding: Some(run.finding.clone()),
-            group: run.group.clone(),
-            value: limits(&beyond),
-            p: sign_flips(&beyond, seed),
-            control: control(&by_patient(&run.patients, &run.random)?, seed),
-            patients: beyond.len() as u64,
-        });
+struct Beyond {
+    /// Own head less the mean of exchanged ones; limits are those of patients and of heads together.
+    value: Interval,
+    p: f64,
+    patients: u64,
+}
+
+fn beyond(patients: &[String], followed: &Followed) -> Result<Beyond, NoLine> {
+    let heads = followed.exchanged.len();
+    if heads < HEADS_MIN {
+        let why = format!("{heads} heads with exchanged labels, at least {HEADS_MIN} are needed");
+        return Err(NoLine::Unusable(why));
     }
-    Ok(adjusted(lines))
+    let own = by_patient(patients, &followed.own)?;
+    let null = followed.exchanged.iter().map(|head| by_patient(patients, head).map(|head| mean(&head)));
+    let null = null.collect::<Result<Vec<f64>, NoLine>>()?;
+    let (middle, estimate) = (mean(&null), mean(&own) - mean(&null));
+    // Of one more head than those whose mean and spread are known.
+    let spread = standard_deviation(&null.iter().map(|m| m - middle).collect::<Vec<_>>());
+    let spread = spread * (1.0 + 1.0 / heads as f64).sqrt();
+    let freedom = (heads - 1) as f64;
+    let p = match spread > 0.0 {
+        true => 2.0 * student_tail(estimate.abs() / spread, freedom),
+        false if estimate == 0.0 => 1.0,
+        false => return Err(NoLine::Unusable("heads with exchanged labels do not differ".to_owned())),
+    };
+    let of_patients = Z_95 * standard_deviation(&own) / (own.len() as f64).sqrt();
+    let half = of_patients.hypot(student_quantile(0.975, freedom) * spread);
+    let value = Interval { estimate, lower: estimate - half, upper: estimate + half };
+    Ok(Beyond { value, p: p.min(1.0), patients: own.len() as u64 })
 }
 
 /// Means by patient, in the order of their keys.
@@ -112,108 +120,96 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-fn limits(values: &[f64]) -> Interval {
-    let (estimate, half) = (mean(values), Z_95 * standard_deviation(values) / (values.len() as f64).sqrt());
-    Interval { estimate, lower: estimate - half, upper: estimate + half }
-}
-
-fn within_one(value: Interval) -> Interval {
-    let Interval { estimate, lower, upper } = value;
-    let cut = |v: f64| v.clamp(-1.0, 1.0);
-    Interval { estimate: cut(estimate), lower: cut(lower), upper: cut(upper) }
-}
-
-/// Two-sided p-value of a mean of zero, by flipping the signs of patients.
-fn sign_flips(values: &[f64], seed: u64) -> f64 {
-    let observed = values.iter().sum::<f64>().abs();
-    let flipped = |signs: &[f64]| values.iter().zip(signs).map(|(v, s)| v * s).sum::<f64>().abs();
-    let sums = ClusterBootstrap { clusters: values.len(), seed }.map_signs(FLIPS, flipped);
-    // Sums of the same numbers in another order of signs differ by rounding.
-    let as_far = sums.iter().filter(|sum| **sum >= observed * (1.0 - 1e-12)).count();
-    (1 + as_far) as f64 / (1 + sums.len()) as f64
-}
-
-fn control(random: &[f64], seed: u64) -> Control {
-    if sign_flips(random, seed) > 0.05 { Control::Passed } else { Control::Failed }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use rand_distr::{Distribution, StandardNormal};
+
     use super::*;
+    use crate::domain::Control;
 
-    fn names(n: usize) -> Vec<String> {
-        (0..n).map(|i| format!("{:03}", i / 2)).collect()
-    }
-
-    /// Values around 0 that are the same for both images of a patient.
-    fn noise(n: usize, seed: usize) -> Vec<f64> {
-        let one = |i: usize| ((i / 2 * 7919 + seed * 104_729 + 13) % 1009) as f64 / 1009.0 - 0.4995;
-        (0..n).map(one).collect()
-    }
-
-    fn dose(n: usize, effect: f64) -> Dose {
-        let directed = noise(n, 1).iter().map(|v| 0.1 * v + effect).collect();
-        let (patients, random) = (names(n), noise(n, 2).iter().map(|v| 0.1 * v).collect());
-        Dose { model: "m".into(), finding: "f".into(), group: "A".into(), patients, directed, random }
-    }
-
-    #[test]
-    fn a_dose_is_told_from_none_by_patients_and_not_by_images() {
-        let line = |effect| dose_response(&[dose(120, effect)], 1).unwrap().remove(0);
-        let (with, without) = (line(0.05), line(0.0));
-        assert!(with.p < 0.001 && with.value.lower > 0.0 && with.control == Control::Passed, "{with:?}");
-        assert!(without.p > 0.05 && without.value.lower < 0.0 && without.value.upper > 0.0, "{without:?}");
-        assert_eq!(with.patients, 60);
-        // The limits are those of 60 patients: every image twice changes nothing.
-        let single = Dose {
-            patients: (0..60).map(|i| format!("{i:03}")).collect(),
-            directed: dose(120, 0.05).directed.into_iter().step_by(2).collect(),
-            random: dose(120, 0.05).random.into_iter().step_by(2).collect(),
-            ..dose(120, 0.05)
+    /// Two images of each patient, 59 heads; own directions lie `effect` standard deviations of a head further.
+    fn run(patients: usize, effect: f64, untrained: Option<f64>, seed: u64) -> Directed {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut normal = move || -> f64 { StandardNormal.sample(&mut rng) };
+        let names: Vec<String> = (0..2 * patients).map(|i| format!("{:03}", i / 2)).collect();
+        let mut followed = |effect: f64| {
+            let people: Vec<f64> = (0..patients).map(|_| 0.05 * normal()).collect();
+            // A head has a part of its own in all images, and all have what any direction has in common with a network.
+            let mut head = |shift: f64| -> Vec<f64> {
+                let own = 0.3 + 0.02 * (normal() + shift);
+                (0..2 * patients).map(|i| own + people[i / 2] + 0.01 * normal()).collect()
+            };
+            Followed { own: head(effect), exchanged: (0..59).map(|_| head(0.0)).collect() }
         };
-        assert_eq!(dose_response(&[single], 1).unwrap()[0].value, with.value);
-        let mut lopsided = dose(120, 0.0);
-        lopsided.random.iter_mut().for_each(|v| *v += 0.1);
-        assert_eq!(dose_response(&[lopsided], 1).unwrap()[0].control, Control::Failed);
+        let trained = followed(effect);
+        let (model, finding, group) = ("m".into(), "f".into(), "A".into());
+        let kind = LineKind::GradientAlignment;
+        Directed { kind, model, finding, group, patients: names, trained, untrained: untrained.map(followed) }
     }
 
     #[test]
-    fn flipping_signs_gives_the_exact_p_value_of_few_patients() {
-        // Of 2^20 sign vectors only all + and all − reach the sum: 1.9e-6, and the smallest p of 9,999 flips is 1e-4.
-        assert!((sign_flips(&[1.0; 20], 3) - 1e-4).abs() < 1e-9);
-        assert_eq!(sign_flips(&[0.0; 20], 3), 1.0);
-        // Beside one large value four small ones, whose own sum is 0: as far are flips whose small ones do not work against
-        // the large one, 11 of 16.
-        let p = sign_flips(&[10.0, 1e-3, -1e-3, 1e-3, -1e-3], 3);
-        assert!((p - 11.0 / 16.0).abs() < 0.02, "{p}");
+    fn a_network_that_follows_any_direction_is_told_from_one_that_follows_races() {
+        let of = |effect, untrained, seed| directed(&[run(60, effect, untrained, seed)]).unwrap().remove(0);
+        let (mut rejected, mut failed, worlds) = (0, 0, 400);
+        for seed in 0..worlds {
+            let line = of(0.0, Some(0.0), seed);
+            // Its cosine is .3, far from 0 for every patient, and so is every head's.
+            assert!(line.value.estimate.abs() < 0.15, "{line:?}");
+            rejected += u32::from(line.p <= 0.05);
+            failed += u32::from(line.control == Control::Failed);
+        }
+        // 20 expected of 400; a standard error is 4.4.
+        assert!((7..=34).contains(&rejected) && (7..=34).contains(&failed), "{rejected} {failed} of {worlds}");
+        for seed in 0..20 {
+            let line = of(8.0, Some(0.0), 1000 + seed);
+            assert!(line.p <= 0.001 && line.value.lower > 0.0, "{line:?}");
+            let control = of(8.0, Some(8.0), 2000 + seed).control;
+            assert_eq!((control, of(8.0, None, 3000 + seed).control), (Control::Failed, Control::Absent));
+        }
     }
 
     #[test]
-    fn an_alignment_is_as_rare_as_its_rank_among_exchanged_heads() {
-        let n = 60;
-        let run = |shift: f64| Alignment {
-            model: "m".into(),
-            finding: "f".into(),
-            group: "A".into(),
-            patients: names(n),
-            cosines: noise(n, 1).iter().map(|v| 0.1 * v + shift).collect(),
-            // Heads have a mean of their own: what any direction in these features has in common with the finding.
-            exchanged: (0..39)
-                .map(|h| noise(n, 3).iter().map(|v| v * 0.1 + 0.2 + 0.001 * h as f64).collect())
-                .collect(),
-            random: noise(n, 2),
+    fn patients_count_and_not_images_and_heads_carry_the_limits() {
+        let twice = run(60, 6.0, None, 1);
+        let once = |values: &[f64]| -> Vec<f64> { values.chunks(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect() };
+        let single = Directed {
+            patients: twice.patients.iter().step_by(2).cloned().collect(),
+            trained: Followed {
+                own: once(&twice.trained.own),
+                exchanged: twice.trained.exchanged.iter().map(|head| once(head)).collect(),
+            },
+            ..twice.clone()
         };
-        let p = |shift| alignment(&[run(shift)], 1).unwrap()[0].p;
-        assert_eq!(p(0.6), 1.0 / 40.0);
-        assert!(p(0.22) > 0.3, "{}", p(0.22));
-        let value = alignment(&[run(0.6)], 1).unwrap()[0].value;
-        assert!((value.estimate - (0.6 - 0.219)).abs() < 0.02, "beyond the mean of heads: {value:?}");
-        assert!(alignment(&[Alignment { exchanged: vec![vec![0.0; n]; 19], ..run(0.0) }], 1).is_err());
-        assert!(alignment(&[Alignment { cosines: vec![f64::NAN; n], ..run(0.0) }], 1).is_err());
-        let few = Alignment { patients: vec!["one".into(); n], ..run(0.0) };
-        assert_eq!(alignment(&[few], 1).unwrap_err(), NoLine::TooFew(1, 20));
-        // Two tests are twice as likely to find one.
-        assert_eq!(alignment(&[run(0.6), run(0.22)], 1).unwrap()[0].p, 2.0 / 40.0);
+        let (twice, single) = (directed(&[twice]).unwrap().remove(0), directed(&[single]).unwrap().remove(0));
+        assert!((twice.value.lower - single.value.lower).abs() < 1e-12 && twice.patients == 60);
+        // Heads of a spread of .02 and people of .05 over the root of 60: 2.0 × .02 and 1.96 × .0065 together.
+        let half = twice.value.upper - twice.value.estimate;
+        assert!((half - 0.042).abs() < 0.01, "{half}");
+    }
+
+    #[test]
+    fn the_p_value_is_students_and_several_lines_are_adjusted_together() {
+        // scipy.stats.t.sf(2.5, 58) * 2
+        assert!((2.0 * student_tail(2.5, 58.0) - 0.015_269_229_6).abs() < 1e-9, "{}", student_tail(2.5, 58.0));
+        let line = |runs: &[Directed]| directed(runs).unwrap()[0].p;
+        let (strong, weak) = (run(60, 4.0, None, 5), run(60, 0.0, None, 6));
+        assert!((line(&[strong.clone(), weak]) - 2.0 * line(&[strong])).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        let why = |change: &dyn Fn(&mut Directed)| {
+            let mut run = run(60, 0.0, None, 1);
+            change(&mut run);
+            directed(&[run]).unwrap_err().to_string()
+        };
+        assert!(why(&|run| run.trained.exchanged.truncate(19)).starts_with("19 heads"));
+        assert!(why(&|run| run.trained.own[3] = f64::NAN).contains("no number"));
+        assert!(why(&|run| run.patients.fill("one".into())).starts_with("1 patients, at least 20"));
+        assert!(why(&|run| run.trained.exchanged = vec![vec![0.0; 120]; 20]).contains("do not differ"));
+        assert!(why(&|run| run.untrained = Some(Followed::default())).starts_with("0 heads"));
     }
 }

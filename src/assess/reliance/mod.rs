@@ -10,7 +10,7 @@ mod gradients;
 mod leakage;
 
 pub use comovement::{CoMovementOptions, Observed, co_movement, shared_variation};
-pub use gradients::{Alignment, Dose, alignment, dose_response};
+pub use gradients::{Directed, Followed, directed};
 pub use leakage::{Features, LeakageOptions, heads, leakage};
 
 use crate::domain::{Control, Evidence, EvidenceLine, FindingEvidence, LineKind, Reliance};
@@ -29,25 +29,41 @@ pub enum NoLine {
 
 /// What the lines of one finding say of reliance.
 ///
-/// Two lines of different kinds agree if both reject for the same group, on the same side of zero; leakage has no side.
+/// Two lines of different families agree if both reject for the same group, on the same side of zero; leakage has no
+/// side. Alignment and dose response are one family: a small step along a direction is its cosine over again.
 /// A line that rejects and whose control failed spoils the statement, whatever the others say: what made the control
 /// react may be in them too.
 pub fn reliance(lines: &[&EvidenceLine]) -> Reliance {
-    let rejects = |line: &&&EvidenceLine| line.p <= ALPHA && side(line) != Some(0);
-    let kinds: std::collections::BTreeSet<LineKind> =
-        lines.iter().filter(|line| line.control != Control::Absent).map(|line| line.kind).collect();
-    if lines.iter().filter(rejects).any(|line| line.control == Control::Failed) {
+    let families: std::collections::BTreeSet<u8> =
+        lines.iter().filter(|line| line.control != Control::Absent).map(|line| family(line.kind)).collect();
+    if lines.iter().any(|line| rejects(line) && line.control == Control::Failed) {
         return Reliance::ControlsFailed;
     }
-    if kinds.len() < 2 {
+    if families.len() < 2 {
         return Reliance::Insufficient;
     }
-    let sound: Vec<&&EvidenceLine> = lines.iter().filter(rejects).filter(|l| l.control == Control::Passed).collect();
+    let sound: Vec<&&EvidenceLine> = lines.iter().filter(|line| is_sound(line)).collect();
     let agree = |a: &EvidenceLine, b: &EvidenceLine| {
         let same_side = side(a).zip(side(b)).is_none_or(|(a, b)| a == b);
-        a.kind != b.kind && a.group == b.group && same_side
+        family(a.kind) != family(b.kind) && a.group == b.group && same_side
     };
     if sound.iter().any(|a| sound.iter().any(|b| agree(a, b))) { Reliance::Consistent } else { Reliance::NotShown }
+}
+
+fn rejects(line: &EvidenceLine) -> bool {
+    line.p <= ALPHA && side(line) != Some(0)
+}
+
+fn is_sound(line: &EvidenceLine) -> bool {
+    rejects(line) && line.control == Control::Passed
+}
+
+fn family(kind: LineKind) -> u8 {
+    match kind {
+        LineKind::CoMovement => 0,
+        LineKind::GradientAlignment | LineKind::DoseResponse => 1,
+        LineKind::Leakage => 2,
+    }
 }
 
 /// The side of zero on which the whole interval lies, 0 where it does not; none of a leakage, whose AUC has no side but
@@ -67,8 +83,10 @@ pub fn finding_evidence(evidence: &Evidence, model: &str, finding: &str) -> Opti
     let of_model = evidence.lines.iter().filter(|line| line.model == model);
     let lines: Vec<&EvidenceLine> =
         of_model.filter(|line| line.finding.as_deref().is_none_or(|of| of == finding)).collect();
+    let reliance = reliance(&lines);
     let mut told: Vec<&EvidenceLine> = Vec::new();
-    for line in lines.iter().copied() {
+    // A number without its test would say more than was found; where nothing is claimed none is told.
+    for line in lines.iter().copied().filter(|line| reliance == Reliance::Consistent && is_sound(line)) {
         // Of several groups the one that says most.
         match told.iter_mut().find(|known| known.kind == line.kind) {
             Some(known) if line.p < known.p => *known = line,
@@ -80,10 +98,25 @@ pub fn finding_evidence(evidence: &Evidence, model: &str, finding: &str) -> Opti
     lines.iter().any(|line| line.finding.is_some()).then(|| FindingEvidence {
         model: model.to_owned(),
         finding: finding.to_owned(),
-        reliance: reliance(&lines),
+        reliance,
         lines: told.iter().map(|line| (line.kind, line.value)).collect(),
-        patients: told.iter().map(|line| line.patients).min().unwrap_or_default(),
+        patients: lines.iter().map(|line| line.patients).min().unwrap_or_default(),
     })
+}
+
+/// Lines with what their controls say: p-values, adjusted together as well, so that of controls that have nothing to say
+/// one run in twenty fails.
+fn controlled(mut lines: Vec<EvidenceLine>, controls: &[Option<f64>]) -> Vec<EvidenceLine> {
+    let known: Vec<f64> = controls.iter().flatten().copied().collect();
+    let mut adjusted = crate::stats::holm(&known).into_iter();
+    for (line, control) in lines.iter_mut().zip(controls) {
+        line.control = match control.and_then(|_| adjusted.next()) {
+            None => Control::Absent,
+            Some(p) if p > ALPHA => Control::Passed,
+            Some(_) => Control::Failed,
+        };
+    }
+    lines
 }
 
 /// Lines with p-values adjusted together (Holm).
@@ -141,7 +174,10 @@ mod tests {
         check(&[comove(up, 0.2, Failed), dose("A", up, 0.01, Passed)], Reliance::NotShown);
         check(&[comove(up, 0.001, Absent), dose("A", up, 0.01, Passed)], Reliance::Insufficient);
         let align = line(GradientAlignment, "A", up, 0.001, Passed);
-        check(&[comove(up, 0.001, Absent), dose("A", up, 0.01, Passed), align], Reliance::Consistent);
+        check(&[comove(up, 0.001, Passed), align.clone()], Reliance::Consistent);
+        // One gradient, looked at twice.
+        check(&[comove(up, 0.001, Absent), dose("A", up, 0.01, Passed), align.clone()], Reliance::Insufficient);
+        check(&[comove(up, 0.2, Passed), dose("A", up, 0.01, Passed), align], Reliance::NotShown);
         // Leakage agrees with either side, and is none at an AUC of one half.
         let leak = |value| line(Leakage, "A", value, 0.001, Passed);
         check(&[comove(down, 0.001, Passed), leak([0.6, 0.7, 0.8])], Reliance::Consistent);
@@ -170,6 +206,11 @@ mod tests {
         let estimates: Vec<_> = told.lines.iter().map(|(kind, value)| (kind.as_str(), value.estimate)).collect();
         assert_eq!(estimates, [("co-movement", 0.3), ("dose-response", 0.2), ("leakage", 0.7)]);
         assert!(!serde_json::to_string(&told).unwrap().contains("\"A\""));
+        let mut weak = evidence.clone();
+        weak.lines[0].p = 0.06;
+        weak.lines[3].p = 0.06;
+        let told = finding_evidence(&weak, "clinical", "effusion").unwrap();
+        assert_eq!((told.reliance, told.lines.len(), told.patients), (Reliance::NotShown, 0, 100));
         assert_eq!(finding_evidence(&evidence, "clinical", "nodule"), None, "leakage alone is of no finding");
         assert_eq!(finding_evidence(&evidence, "another", "effusion"), None);
     }

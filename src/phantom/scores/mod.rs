@@ -341,6 +341,14 @@ impl ScoreWorld {
         if score < self.threshold { of.label_rate_negative.unwrap_or(of.label_rate) } else { of.label_rate }
     }
 
+    /// What both models say of a study's image that was changed: the clinical logit and the race model's posteriors, where
+    /// the change moves what the race model sees by `seen`, a number for each group, and the disease by `latent` (logit).
+    pub fn changed(&self, study: &ScoredStudy, seen: &[f64], latent: f64) -> (f64, Vec<f64>) {
+        let seen: Vec<f64> = study.seen.iter().zip(seen).map(|(s, moved)| s + moved).collect();
+        let z = study.z + latent + self.shortcut * (self.margin(&seen) - study.margin);
+        (z, self.reported(&seen))
+    }
+
     /// z_r of what the race model sees.
     fn margin(&self, seen: &[f64]) -> f64 {
         let own = seen[self.race.margin_of];

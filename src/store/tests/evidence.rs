@@ -12,6 +12,7 @@ fn responses(model: &str, race: f64) -> Responses {
         groups: vec!["A".to_owned(), "B".to_owned()],
         model: model.to_owned(),
         findings: vec!["effusion".to_owned()],
+        held: vec!["PA".into()],
         original: answers(race),
         changes: vec![Change { name: "blur 1".to_owned(), rms: 0.02, sharpness: -1.0, answers: answers(race / 2.0) }],
     }
