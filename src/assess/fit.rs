@@ -300,7 +300,7 @@ fn evidence<'a>(name: &str, own: impl Iterator<Item = &'a Observation>) -> Group
         non_events,
         admitted,
         reason: (!admitted).then_some(reason),
-        slope: events >= SLOPE_MIN && non_events >= SLOPE_MIN,
+        slope: events >= ADMITTED_MIN && non_events >= ADMITTED_MIN,
         z_range: range,
     }
 }

@@ -94,7 +94,12 @@ pub(super) fn decide(
     let enabled = finding.gate.is_some_and(|g| g.enabled);
     let excess = estimates.individual.as_ref().map(|i| i.excess);
     match level(enabled, sample.is_complete(), delta, &estimates.spread, excess.as_ref()) {
-        Ok(level) => Decision { level, reasons: Vec::new(), individual_reasons, estimates: Some(estimates) },
+        Ok(level) => {
+            // Where groups were not shown to differ D is noise about a person.
+            let individual = estimates.individual.filter(|_| enabled);
+            let estimates = Some(Estimates { individual, ..estimates });
+            Decision { level, reasons: Vec::new(), individual_reasons, estimates }
+        }
         Err(reason) => indeterminate(vec![reason], individual_reasons),
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use sidelight::phantom::scores::ScoreWorld;
-use sidelight::validate::{Form, ValidateOptions, Verdict, validate};
+use sidelight::validate::{Form, ValidateOptions, validate};
 
 use super::{print, print_json, table};
 
@@ -46,10 +46,9 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if options.json {
         print_json(&report)?;
     } else {
-        let verdict = |v| if v == Verdict::Pass { "pass" } else { "MISS" };
         let rows = report
             .checks()
-            .map(|c| vec![verdict(c.verdict).into(), c.planted.clone(), c.must.clone(), c.found.clone()]);
+            .map(|c| vec![c.verdict.as_str().into(), c.planted.clone(), c.must.clone(), c.found.clone()]);
         print(&table(&["", "planted", "must be seen", "found"], rows))?;
     }
     Ok(if report.missed().next().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

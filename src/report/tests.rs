@@ -477,7 +477,7 @@ fn evidence_stands_with_its_finding_and_is_the_same_whoever_reads_it() {
     let (disclosed, _) = lines(Disclosure::Probabilities);
     assert_eq!(withheld, disclosed);
     let without = items(&build_one(findings(), &options())).iter().filter(|i| *i == "111002").count();
-    assert_eq!(parameters, without + 2, "what the lines come to is a parameter");
+    assert_eq!(parameters, without + 2 * 4, "what the lines come to, and the limits of three");
     let mut broken = evidence_on(&positive());
     broken.lines[1].1.estimate = 1.5;
     let options = ReportOptions { evidence: vec![broken], ..options() };

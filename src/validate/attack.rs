@@ -75,9 +75,8 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
         title: "Disclosure",
         text: vec![
             "A multinomial regression reads every number and every word of the answer beside the true log P(G | S) of the world; it \
-             is fitted on half of the studies and judged on the other. The middle row shows why level 2 is never told to a withheld \
-             destination: the level alone would tell groups apart. The last row is the control: with posteriors disclosed the \
-             same attacker succeeds."
+             is fitted on half of the studies and judged on the other. The middle row is what a withheld destination would \
+             learn if it were told level 2, which it never is. The last row is the control: posteriors disclosed."
                 .into(),
         ],
         checks,

@@ -127,8 +127,8 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
                  many results per false alarm that the six together give one in {MONTHS} months on average (Lorden's bound, \
                  which is cautious). A month counts as seen when its results are in."
             ),
-            "The promise is for true curves. A fitted profile is a little off, which the sums forgive as long as it is less than \
-             about half the ratio that they look for; the second row shows that."
+            "The promise is for true curves. A fitted profile is a little off, which the sums can forgive as long as it is less \
+             than about half the ratio that they look for: the second row is of fitted ones."
                 .into(),
         ],
         checks,

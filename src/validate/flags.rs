@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::plot::{Plot, Point, Series};
 use super::scene::{DELTA, Race, Scene, Told};
-use super::{Bench, Check, Section, Table, ValidateError, mean_and_error, percent};
+use super::{Bench, Check, Section, Table, ValidateError, Verdict, mean_and_error, percent};
 use crate::assess::estimates;
 use crate::domain::Level;
 use crate::phantom::scores::ScoreWorld;
@@ -103,14 +103,11 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
             "The ratio is a property of the planted difference as much as of the method: at a score where the error of the \
              flagged group is e and that of the others e′, no method can show more than e/e′. The oracle knows every true group \
              and curve, and flags where D > δ; the method flags where the lower limit of D exceeds δ. In `intercept` and `both` \
-             half of the patients have the finding: group B is flagged where it is missed, near the threshold, and there the \
-             others are wrong in more than a quarter of the studies too. `uncommon` has the same shift in a finding that one in \
-             six patients has. The table `strength` varies the planted shift."
+             half of the patients have the finding, in `uncommon` one in six. The table `strength` varies the planted shift."
                 .into(),
             "**Whether D adds to R** is decided by the lower 95 % limit of the gain in AUPRC over the expected error without \
-             it. Where a finding is enabled and a group differs (`intercept`, `both`, `shortcut`) it does; where nothing or \
-             prevalence alone is planted it adds nothing, and is not shown as a level there because the finding is not \
-             enabled."
+             it: above 0 where a group differs by a shift or a shortcut, and no gain of .01 where nothing, prevalence alone or \
+             a slope alone is planted. The node tells D of enabled findings only."
                 .into(),
         ],
         checks,
@@ -208,19 +205,16 @@ fn pooled<'a>(lifts: impl Iterator<Item = &'a MatchedLift>) -> (Option<(f64, f64
 }
 
 fn claims(summary: &Summary, must_lift: bool) -> Vec<Check> {
-    let check = |key, must, found, holds| Check::of(key, summary.name, must, found, holds);
-    let lower = |(value, error): (f64, f64)| value - Z_95 * error;
+    let check = |key, must, found, verdict| Check::of(key, summary.name, must, found, verdict);
+    let both = |(value, error): (f64, f64)| (value - Z_95 * error, value + Z_95 * error);
     let limits =
         |(value, error): (f64, f64)| format!("{value:.4} ({:.4} – {:.4})", value - Z_95 * error, value + Z_95 * error);
     if !must_lift {
-        if summary.name == "slope" {
-            return Vec::new();
-        }
-        // Nothing to find: whatever D seems to add is noise, and the gate keeps it from being shown.
+        // Nothing to find: whatever D seems to add is noise, and the gate keeps it from being told.
         let found = format!("gain {}; enabled in {}", limits(summary.gain_of_d), percent(summary.enabled));
         let must = "D adds nothing to R (upper 95 % limit of the gain in AUPRC below 0.01)";
-        let upper = summary.gain_of_d.0 + Z_95 * summary.gain_of_d.1;
-        return vec![check("d-over-r-null", must, found, upper < 0.01)];
+        let (lower, upper) = both(summary.gain_of_d);
+        return vec![check("d-over-r-null", must, found, Verdict::at_least(-0.01, (-upper, -lower)))];
     }
     let ratio = summary
         .lift
@@ -230,19 +224,19 @@ fn claims(summary: &Summary, must_lift: bool) -> Vec<Check> {
             "lift",
             "flagged studies are wrong at least twice as often as score-matched unflagged ones",
             ratio,
-            summary.lift.is_some_and(|(r, ..)| r >= LIFT),
+            summary.lift.map_or(Verdict::Open, |(_, low, high)| Verdict::at_least(LIFT, (low, high))),
         ),
         check(
             "auprc",
             "AUPRC of the expected error for realised errors exceeds that of |s − t| alone",
             format!("gain {}", limits(summary.gain_over_distance)),
-            lower(summary.gain_over_distance) > 0.0,
+            Verdict::at_least(0.0, both(summary.gain_over_distance)),
         ),
         check(
             "d-over-r",
             "D adds to R (lower 95 % limit of the gain in AUPRC above 0), else it is not shown",
             format!("gain {}", limits(summary.gain_of_d)),
-            lower(summary.gain_of_d) > 0.0,
+            Verdict::at_least(0.0, both(summary.gain_of_d)),
         ),
     ]
 }

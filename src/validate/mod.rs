@@ -49,7 +49,36 @@ pub enum Form {
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     Pass,
+    /// So many replicates cannot tell: what was found misses it, or is near it, and its limits allow both.
+    Open,
     Miss,
+}
+
+impl Verdict {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Pass => "pass",
+            Verdict::Open => "open",
+            Verdict::Miss => "MISS",
+        }
+    }
+
+    /// Of a value that must not lie below `bound`, by its limits.
+    fn at_least(bound: f64, (lower, upper): (f64, f64)) -> Self {
+        if lower >= bound {
+            Verdict::Pass
+        } else if upper < bound {
+            Verdict::Miss
+        } else {
+            Verdict::Open
+        }
+    }
+}
+
+impl From<bool> for Verdict {
+    fn from(holds: bool) -> Self {
+        if holds { Verdict::Pass } else { Verdict::Miss }
+    }
 }
 
 /// One claim and what was found.
@@ -65,9 +94,8 @@ pub struct Check {
 }
 
 impl Check {
-    fn of(key: &'static str, planted: &str, must: &str, found: String, holds: bool) -> Self {
-        let verdict = if holds { Verdict::Pass } else { Verdict::Miss };
-        Self { key, planted: planted.into(), must: must.into(), found, verdict }
+    fn of(key: &'static str, planted: &str, must: &str, found: String, verdict: impl Into<Verdict>) -> Self {
+        Self { key, planted: planted.into(), must: must.into(), found, verdict: verdict.into() }
     }
 }
 

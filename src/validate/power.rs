@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::plot::{Plot, Point, Series};
 use super::scene::{Race, Scene, Told};
-use super::{Bench, Check, Section, Table, ValidateError, percent};
+use super::{Bench, Check, Section, Table, ValidateError, Verdict, percent};
 use crate::domain::{Interval, Level};
 use crate::phantom::scores::ScoreWorld;
 use crate::stats::wilson;
@@ -16,7 +16,7 @@ const POWER: f64 = 0.8;
 pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
     let (power, plot, reached) = power(bench)?;
     let (thin, mut checks) = thin(bench)?;
-    let lower = wilson(reached.0, reached.1).map_or(0.0, |(lower, _)| lower);
+    let limits = wilson(reached.0, reached.1).unwrap_or((0.0, 1.0));
     let share = reached.0 as f64 / reached.1.max(1) as f64;
     checks.insert(
         0,
@@ -24,8 +24,8 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
             "power",
             "intercept with a_B = 1",
             "a shift of 1 logit is found with 800 patients in the group in ≥ 80 %",
-            format!("{} of {} replicates, lower 95 % limit {}", percent(share), reached.1, percent(lower)),
-            share >= POWER,
+            format!("{} of {} replicates, lower 95 % limit {}", percent(share), reached.1, percent(limits.0)),
+            Verdict::at_least(POWER, limits),
         ),
     );
     Ok(Section {

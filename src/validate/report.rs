@@ -44,11 +44,17 @@ impl Report {
              figures mean, and where the method fails: docs/risk.md.\n\n## Verdicts\n",
             self.seed, self.sidelight
         );
-        let missed = self.missed().count();
-        let _ = writeln!(out, "{} of {} claims hold.\n", self.checks().count() - missed, self.checks().count());
-        let verdict = |v| if v == Verdict::Pass { "pass" } else { "**miss**" };
-        let rows =
-            self.checks().map(|c| [c.planted.clone(), c.must.clone(), c.found.clone(), verdict(c.verdict).into()]);
+        let count = |verdict| self.checks().filter(|c| c.verdict == verdict).count();
+        let _ = writeln!(
+            out,
+            "{} of {} claims hold, {} are missed, and of {} so many replicates cannot tell (open).\n",
+            count(Verdict::Pass),
+            self.checks().count(),
+            count(Verdict::Miss),
+            count(Verdict::Open)
+        );
+        let row = |c: &Check| [c.planted.clone(), c.must.clone(), c.found.clone(), c.verdict.as_str().into()];
+        let rows = self.checks().map(row);
         out.push_str(&grid(&["planted", "must be seen", "found", "verdict"], rows.map(Vec::from)));
         for section in &self.sections {
             section.write(&mut out);
