@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::parse;
-use super::raw;
+use super::raw::{self, Raw};
 use super::validate::Check;
 
 /// How evidence is collected and told.
@@ -48,6 +48,22 @@ impl Check<'_> {
         }
         Some(Evidence { every: every?, perturbations: perturbations?, time_max: time_max?, file: file? })
     }
+
+    /// Answers hold race posteriors, of the image itself too: none outlasts those.
+    pub(super) fn answers_kept(&mut self, raw: &Raw) {
+        let (every, retention) = (parse::integer(1..=i64::MAX)(&raw.risk.evidence.every), &raw.store.retention);
+        let kept = |entry| parse::duration_or("forever", Duration::ZERO..=Duration::MAX)(entry);
+        let (Ok(answers), Ok(posteriors)) = (kept(&retention.evidence), kept(&retention.posteriors)) else { return };
+        // What is kept forever goes with the study's rows.
+        let rows = kept(&retention.reports).ok().flatten();
+        let [answers, posteriors] = [answers, posteriors].map(|kept| kept.or(rows).unwrap_or(Duration::MAX));
+        if every.is_ok() && answers > posteriors {
+            let shown = parse::text(&retention.posteriors).unwrap_or_default();
+            let what = format!("is longer than store.retention.posteriors ({shown}), and answers hold race posteriors");
+            let remedy = "shorten it, or keep posteriors as long";
+            self.contradiction("store.retention.evidence", &retention.evidence, what, remedy);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -80,5 +96,29 @@ mod tests {
         let off = ("risk.per_study_inference", "false");
         assert!(loaded(&[off, ("risk.evidence.every", "5")]).unwrap_err().contains("risk.evidence.every"));
         assert!(loaded(&[off, ("risk.evidence.every", "0")]).is_ok());
+    }
+
+    #[test]
+    fn answers_outlast_no_posterior() {
+        let fault = |every: &str, answers: &str, posteriors: &str, reports: &str| {
+            let retention =
+                [("evidence", answers), ("posteriors", posteriors), ("reports", reports), ("objects", "7d")];
+            let keys = retention.map(|(key, value)| (format!("store.retention.{key}"), value));
+            let mut settings = vec![("risk.evidence.every", every)];
+            settings.extend(keys.iter().map(|(key, value)| (key.as_str(), *value)));
+            loaded(&settings).err()
+        };
+        for (answers, posteriors, reports) in [("90d", "7d", "forever"), ("forever", "90d", "forever")] {
+            let fault = fault("10", answers, posteriors, reports).unwrap();
+            assert!(fault.contains("store.retention.evidence") && fault.contains("hold race posteriors"), "{fault}");
+        }
+        for (every, answers, posteriors, reports) in [
+            ("0", "90d", "7d", "forever"),
+            ("10", "90d", "90d", "forever"),
+            ("10", "90d", "forever", "forever"),
+            ("10", "forever", "7d", "7d"),
+        ] {
+            assert_eq!(fault(every, answers, posteriors, reports), None);
+        }
     }
 }

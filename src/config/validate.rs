@@ -45,6 +45,7 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
     check.loops(raw);
     check.models_named(raw, need);
     check.disclosure(raw);
+    check.answers_kept(raw);
     // Every section is built, whatever became of the others, so that all faults are found.
     let aliases = check.aliases(raw);
     let node = check.node(&raw.node, aliases);
