@@ -245,11 +245,9 @@ impl Analyser {
         self.readers_max + self.scorers.images_max()
     }
 
-    /// What files say of themselves, without their pixels; nothing of what cannot be read, which [`Analyser::read`] will
-    /// say.
-    pub async fn headers(&self, files: Vec<PathBuf>) -> Vec<Option<InstanceHeader>> {
-        let headers = self.workers.read_headers(files).await.unwrap_or_default();
-        headers.into_iter().map(Result::ok).collect()
+    /// What files say of themselves, without their pixels, or why not; of as many of the first as there is time for.
+    pub async fn headers(&self, files: Vec<PathBuf>) -> Vec<Result<InstanceHeader, Refusal>> {
+        self.workers.read_headers(files).await
     }
 
     /// Reads, decodes and scores one file. Whatever is wrong with it becomes a refusal. The `reader`, one of

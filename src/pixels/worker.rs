@@ -107,15 +107,17 @@ impl Workers {
         }
     }
 
-    /// Reads the headers of these objects one after the other, as one request of the pool.
-    pub async fn read_headers(&self, paths: Vec<PathBuf>) -> Result<Vec<Result<InstanceHeader, Refusal>>, Refusal> {
+    /// Reads the headers of these objects one after the other, as one request of the pool, of as many of the first as
+    /// there is time for: none is begun after the time limit of one, nor without a worker that starts.
+    pub async fn read_headers(&self, paths: Vec<PathBuf>) -> Vec<Result<InstanceHeader, Refusal>> {
         let (answer, answers) = oneshot::channel();
-        self.push(Work::Headers { paths, answer }).await?;
+        let pushed = self.push(Work::Headers { paths, answer }).await;
         let header = |answer| match answer? {
             Answer::Header(header) => Ok(*header),
             _ => Err(nonsense("something else where a header was asked for")),
         };
-        Ok(answers.await.map_err(|_| ended())?.into_iter().map(header).collect())
+        let answers = if pushed.is_ok() { answers.await.unwrap_or_default() } else { Vec::new() };
+        answers.into_iter().map(header).collect()
     }
 
     /// Reads what the report at `path` says by each of these rules, or why nothing.
@@ -248,8 +250,13 @@ impl Slot {
                 Work::One { answer, .. } if answer.is_closed() => continue,
                 Work::One { path, task, answer } => drop(answer.send(self.serve_file(&task, path.as_deref()))),
                 Work::Headers { paths, answer } => {
-                    let wanted = paths.iter().take_while(|_| !answer.is_closed());
-                    let headers = wanted.map(|path| self.serve_file(&Task::Header, Some(path))).collect();
+                    let deadline = Instant::now() + self.timeout;
+                    let wanted = paths.iter().take_while(|_| !answer.is_closed() && Instant::now() < deadline);
+                    let read = wanted.map(|path| self.serve_file(&Task::Header, Some(path)));
+                    let of_objects = |read: &Result<_, Refusal>| {
+                        !read.as_ref().is_err_and(|refusal| refusal.code == RefusalCode::WorkerUnavailable)
+                    };
+                    let headers = read.take_while(of_objects).collect();
                     drop(answer.send(headers));
                 }
             }

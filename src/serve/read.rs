@@ -25,7 +25,9 @@ use crate::store::{PendingInstance, Reading};
 /// Objects whose headers are kept until their turn comes, a few kilobytes each.
 const HEADERS_MAX: usize = 1024;
 /// Objects that are asked for their study before it is looked again at which there are.
-const NAMELESS_AT_ONCE: u32 = 64;
+const NAMELESS_AT_ONCE: usize = 64;
+/// Objects that cannot say it; where there are more, others wait until some of them were read.
+const SECRETIVE_MAX: usize = 4096;
 
 /// Headers of objects that wait to be read, by the object's file, which no other object has.
 #[derive(Default)]
@@ -38,48 +40,79 @@ impl Headers {
 
     fn keep(&self, headers: Vec<(PathBuf, InstanceHeader)>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who finds none reads it again.
-        if kept.len() >= HEADERS_MAX {
-            kept.clear();
-        }
-        kept.extend(headers);
+        // Those that are read first came first; who finds none reads it again.
+        let room = HEADERS_MAX.saturating_sub(kept.len());
+        kept.extend(headers.into_iter().take(room));
+    }
+}
+
+/// Objects that keep the secret of their study until they are read.
+#[derive(Default)]
+struct Secretive(HashSet<Uid>);
+
+impl Secretive {
+    /// How many more may be asked.
+    fn room(&self) -> usize {
+        NAMELESS_AT_ONCE.min(SECRETIVE_MAX.saturating_sub(self.0.len()))
+    }
+
+    /// How many objects without a name are looked for, to find as many as may be asked behind those that were.
+    fn limit(&self) -> u32 {
+        u32::try_from(self.0.len() + self.room()).unwrap_or(u32::MAX)
+    }
+
+    /// Those that are to be asked. What is nameless no more is forgotten.
+    fn others(&mut self, nameless: Vec<(Uid, PathBuf)>) -> (Vec<Uid>, Vec<PathBuf>) {
+        let room = self.room();
+        let (known, others): (Vec<_>, Vec<_>) = nameless.into_iter().partition(|(object, _)| self.0.contains(object));
+        self.0 = known.into_iter().map(|(object, _)| object).collect();
+        others.into_iter().take(room).unzip()
     }
 }
 
 impl Node {
     /// Asks what waits for its turn for its study.
     pub(super) async fn naming_loop(self: Arc<Self>) {
-        // What keeps its secret keeps it until it is read.
-        let mut tried = HashSet::new();
+        let mut secretive = Secretive::default();
         while !self.cancel.is_cancelled() {
-            let nameless = match self.store.nameless(NAMELESS_AT_ONCE).await {
+            let nameless = match self.store.nameless(secretive.limit()).await {
                 Ok(nameless) => nameless,
                 Err(error) => {
                     self.trouble("looking for objects that wait", &error).await;
                     continue;
                 }
             };
-            if nameless.is_empty() {
-                tried.clear();
-            }
-            let new = nameless.into_iter().filter(|(object, _)| !tried.contains(object));
-            let (objects, files): (Vec<_>, Vec<_>) = new.unzip();
+            let (objects, files) = secretive.others(nameless);
             if objects.is_empty() {
                 self.pause(&self.backlog, IDLE).await;
                 continue;
             }
             let headers = self.analyser.headers(files.clone()).await;
-            tried.extend(objects.iter().cloned());
-            let found = objects.into_iter().zip(files).zip(headers).filter_map(|(of, header)| Some((of, header?)));
+            if headers.is_empty() {
+                self.trouble("asking objects for their studies", &"no decode worker answers").await;
+            }
             let (mut named, mut kept) = (Vec::new(), Vec::new());
-            for ((object, file), header) in found {
-                named.push((object, header.study.clone()));
-                kept.push((file, header));
+            for ((object, file), header) in objects.into_iter().zip(files).zip(headers) {
+                match header {
+                    Ok(header) => {
+                        named.push((object, header.study.clone()));
+                        kept.push((file, header));
+                    }
+                    Err(_) => drop(secretive.0.insert(object)),
+                }
             }
-            if let Err(error) = self.store.name_studies(&named).await {
-                self.trouble("noting the studies of objects", &error).await;
-            }
+            let files: Vec<PathBuf> = kept.iter().map(|(file, _)| file.clone()).collect();
             self.headers.keep(kept);
+            let waiting = match self.store.name_studies(&named).await {
+                Ok(waiting) => waiting,
+                Err(error) => {
+                    self.trouble("noting the studies of objects", &error).await;
+                    Vec::new()
+                }
+            };
+            // Whose reading has begun meanwhile fetches no header any more.
+            let waits = waiting.into_iter().chain(std::iter::repeat(false));
+            files.iter().zip(waits).filter(|(_, waits)| !waits).for_each(|(file, _)| drop(self.headers.take(file)));
         }
     }
 
@@ -257,5 +290,51 @@ impl Node {
             }
             self.trouble("releasing the claim of an object", &error).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(n: usize) -> (Uid, PathBuf) {
+        (Uid::parse(&format!("1.2.{n}")).expect("a UID"), PathBuf::from(n.to_string()))
+    }
+
+    #[test]
+    fn what_cannot_say_its_study_keeps_nothing_behind_it_from_being_asked_and_all_else_is_asked_again() {
+        let nameless = |from: usize, limit: u32| (from..1000).take(limit as usize).map(file).collect::<Vec<_>>();
+        let mut secretive = Secretive::default();
+        // The first hundred are broken; the others are asked, and stay nameless as long as nobody notes their names.
+        let mut asked = Vec::new();
+        for _ in 0..4 {
+            let (objects, files) = secretive.others(nameless(1, secretive.limit()));
+            assert_eq!(objects.len(), files.len());
+            asked = files.iter().map(|file| file.to_str().expect("a number").parse::<usize>().expect("one")).collect();
+            secretive.0.extend(objects.into_iter().zip(&asked).filter(|(_, n)| **n <= 100).map(|(object, _)| object));
+        }
+        assert_eq!(asked, (101..165).collect::<Vec<_>>());
+        // What was read meanwhile is forgotten.
+        secretive.others(nameless(51, secretive.limit()));
+        assert_eq!(secretive.0.len(), 50);
+        secretive.0.extend((0..SECRETIVE_MAX).map(|n| file(n).0));
+        assert!(secretive.room() == 0 && secretive.others(nameless(0, 1000)).0.is_empty(), "there is a limit");
+    }
+
+    #[test]
+    fn headers_that_find_no_room_push_out_none_that_are_needed_before() {
+        let header: InstanceHeader = serde_json::from_value(serde_json::json!({
+            "study": "1.2", "series": "1.2.1", "sop_instance": "1.2.3", "sop_class": "1.2.840.10008.5.1.4.1.1.1.1",
+            "transfer_syntax": "1.2.840.10008.1.2.1", "modality": "DX", "body_part": "CHEST", "view": "PA",
+            "manufacturer": "", "model_name": "", "rows": 512, "columns": 512, "frames": 1, "bits_allocated": 16,
+            "bits_stored": 12, "photometric": "MONOCHROME2", "has_pixels": true, "copied": {}
+        }))
+        .expect("a header");
+        let headers = Headers::default();
+        for n in 0..=HEADERS_MAX {
+            headers.keep(vec![(file(n).1, header.clone())]);
+        }
+        let has = |n: usize| headers.take(&file(n).1).is_some();
+        assert!(has(0) && has(HEADERS_MAX - 1) && !has(HEADERS_MAX));
     }
 }

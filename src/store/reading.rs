@@ -113,17 +113,21 @@ impl Store {
     }
 
     /// Notes the studies that objects' headers name, until they are read: no other study of their sender has to wait for
-    /// them. Each is a SOP Instance UID and its Study Instance UID.
-    pub async fn name_studies(&self, named: &[(Uid, Uid)]) -> Result<(), StoreError> {
+    /// them. Each is a SOP Instance UID and its Study Instance UID. Whether each waits to be claimed for the first time still.
+    pub async fn name_studies(&self, named: &[(Uid, Uid)]) -> Result<Vec<bool>, StoreError> {
         let mut tx = self.index().write_lazily().await?;
         let sql =
-            "UPDATE instances SET waiting_study = ? WHERE sop_instance = ? AND state = 'received' AND study IS NULL";
+            "UPDATE instances SET waiting_study = ? WHERE sop_instance = ? AND state = 'received' AND study IS NULL
+                   RETURNING lease_until IS NULL AS waits";
+        let mut waiting = Vec::with_capacity(named.len());
         for (sop_instance, study) in named {
-            sqlx::query(sql).bind(study.as_str()).bind(sop_instance.as_str()).execute(&mut *tx).await?;
+            let query = sqlx::query(sql).bind(study.as_str()).bind(sop_instance.as_str());
+            let row = query.fetch_optional(&mut *tx).await?;
+            waiting.push(row.map(|row| row.int("waits")).transpose()? == Some(1));
         }
         self.index().commit(tx).await?;
         self.wake().study_changed.notify_one();
-        Ok(())
+        Ok(waiting)
     }
 
     /// Prolongs a claim; one that was given back stays so.

@@ -173,7 +173,8 @@ async fn an_object_whose_study_was_asked_for_keeps_no_other_study_open() {
         activities.into_iter().find(|a| a.study == uid(study)).expect("open").unread_since
     };
     assert_eq!(nameless().await, [("1.2.4".into(), true), ("1.4.4".into(), true), ("1.4.5".into(), true)]);
-    store.name_studies(&["1.4.4", "1.4.5"].map(|object| (uid(object), uid("1.4")))).await.unwrap();
+    let named = ["1.4.4", "1.4.5", "1.4.6"].map(|object| (uid(object), uid("1.4")));
+    assert_eq!(store.name_studies(&named).await.unwrap(), [true, true, false], "nobody knows the last");
     assert_eq!((nameless().await.len(), unread("1.2").await), (1, Some(at(1))), "1.2.4 may be of either");
     store.name_studies(&[(uid("1.2.4"), uid("1.4"))]).await.unwrap();
     assert_eq!((nameless().await.len(), unread("1.2").await, unread("1.4").await), (0, None, Some(at(1))));
@@ -181,6 +182,7 @@ async fn an_object_whose_study_was_asked_for_keeps_no_other_study_open() {
     put(&store, "1.2.5", 2).await;
     let claimed = store.claim_received(100, LEASE, at(3)).await.unwrap();
     assert_eq!((claimed.len(), nameless().await.len()), (4, 0));
+    assert_eq!(store.name_studies(&[(uid("1.2.5"), uid("1.2"))]).await.unwrap(), [false], "it is being read");
     let reading = Reading::Scored {
         header: &header("1.2", "1.2.4"),
         pixel_digest: &Digest::of(b"pixels"),

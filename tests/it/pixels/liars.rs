@@ -73,6 +73,23 @@ async fn workers_that_greet_and_then_die_or_lie_are_refusals_with_their_cause() 
     }
 }
 
+/// Whoever hangs at each object would hold its worker for as long as all their time limits together.
+#[tokio::test]
+async fn many_headers_take_no_longer_than_two_objects_may_and_what_is_unread_has_no_answer() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write(folder.path(), "sound", &sound(64, 64));
+    let greeting = write(folder.path(), "greeting", &message(GREETING));
+    let read = "dd of=/dev/null bs=65536 count=1 2> /dev/null";
+    let late = format!("{read}; cat {} >&0; exec sleep 600", greeting.display());
+    for (name, body, answers) in [("late", late.as_str(), 1), ("mute", "exec sleep 600", 0)] {
+        let settings = config::Pixels { workers: 1, timeout: Duration::from_secs(2), ..settings() };
+        let workers = Workers::start(&settings, script(folder.path(), name, body));
+        let codes: Vec<_> = workers.read_headers(vec![path.clone(); 64]).await.into_iter().map(|h| h.err()).collect();
+        assert_eq!(codes.len(), answers, "{name}");
+        assert!(codes.iter().flatten().all(|refusal| refusal.code == RefusalCode::WorkerDied), "{name}: {codes:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_process_is_replaced_after_its_decoder_gave_up_and_not_for_what_the_pre_scan_refuses() {
     let folder = tempfile::tempdir().expect("a temporary folder");
