@@ -2,19 +2,21 @@
 //!
 //! Each model sees the image as its own contract makes it, changed in the same way. All changes wait together on the road
 //! of what explains scores: they share batches, and whoever waits for a score goes before them. A model is asked once for
-//! each change and once for the image itself, 32 times at most. Neighbours: `scorers` scores, `perturb` changes. Left out:
-//! which studies (`serve`), and what the answers come to (`assess`).
+//! each change and once for the image itself, 32 times at most. The image is decoded once for all of them.
+//! Neighbours: `scorers` scores, `perturb` changes. Left out: which studies (`serve`), and what the answers come to
+//! (`assess`).
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use tokio::task::JoinSet;
+use anyhow::Context;
 
 use super::scorers::Scorers;
 use super::{Analyser, study};
 use crate::assess::finding_evidence;
 use crate::domain::{
     Answers, Assessment, Change, Digest, Evidence, EvidenceLine, FindingEvidence, InstanceHeader, Interval, LineKind,
-    ModelInput, Purpose, Responses,
+    ModelInput, Purpose, ReadyStudy, Responses, Uid,
 };
 use crate::infer::{InferError, Package};
 use crate::perturb::{Battery, Lab, Plane, Quality};
@@ -25,39 +27,47 @@ use crate::remote::RemoteError;
 const BYTES_MAX: u64 = 16 << 20;
 
 impl Analyser {
-    /// What the race model and each of the `clinical` packages (empty: all) that may see the image say of it and of its
-    /// changes, `perturbations` at most. Nothing where race is not inferred, or the race model may not see it.
+    /// What the race model and each of the `clinical` packages (empty: all) that may see it say of one image of the study
+    /// and of its changes, `perturbations` at most: of the images that the race model and one of them may see, that with
+    /// the highest clinical score. None where there is no such image, or race is not inferred.
     ///
     /// # Errors
-    /// The image cannot be decoded, a model failed, or the engine is gone.
-    pub async fn responses(
+    /// The image is not among `files` or cannot be decoded, a model failed, or the engine is gone.
+    pub async fn responses<'a>(
         &self,
-        file: &Path,
-        header: &InstanceHeader,
+        study: &'a ReadyStudy,
+        files: &BTreeMap<Uid, PathBuf>,
         clinical: &[String],
         perturbations: usize,
-    ) -> anyhow::Result<Vec<Responses>> {
-        let admitted = self.admitted(header, clinical).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
-        let (race, clinical): (Vec<&Package>, Vec<&Package>) =
-            admitted.into_iter().filter(|p| study::scores_images(p)).partition(|p| p.purpose == Purpose::Race);
-        let Some(race) = race.first().filter(|_| self.risk.per_study_inference) else { return Ok(Vec::new()) };
+    ) -> anyhow::Result<Option<(&'a InstanceHeader, Vec<Responses>)>> {
+        let asked = study::asked(&self.packages, clinical).into_iter().filter(|p| study::scores_images(p));
+        let (race, packages): (Vec<&Package>, Vec<&Package>) = asked.partition(|p| p.purpose == Purpose::Race);
+        let Some(race) = race.first().copied().filter(|_| self.risk.per_study_inference) else { return Ok(None) };
+        let images = study::shared(race, &packages, study);
+        let Some(image) = self.most_telling(study, &images, clinical, 1).pop() else { return Ok(None) };
+        let header = &image.header;
+        let file = files.get(&header.sop_instance).context("its image is not kept any more")?;
+        let packages: Vec<&Package> = packages.into_iter().filter(|p| study::admits(p, header).is_ok()).collect();
+        let mut contracts = vec![race.contract.clone()];
+        for package in &packages {
+            if !contracts.contains(&package.contract) {
+                contracts.push(package.contract.clone());
+            }
+        }
+        let normalised = self.workers.normalise(file, &contracts, Frames::Middle).await;
+        let normalised = normalised.map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
         // Noise is the image's own, and the same in every run.
         let seed = u64::from_str_radix(&Digest::of(header.sop_instance.as_str().as_bytes()).as_str()[..16], 16)?;
-        let race_said = self.battery(file, race, perturbations, seed).await?;
+        let battery = async |package: &Package| {
+            let input = normalised.of_contract(&package.contract.digest()).next().cloned();
+            said(&self.scorers, package, input.context("the image has no frame")?, perturbations, seed).await
+        };
+        let race_said = battery(race).await?;
         let mut responses = Vec::new();
-        for package in clinical {
-            let said = self.battery(file, package, perturbations, seed).await?;
-            responses.push(paired(race, &race_said, package, said, header));
+        for package in packages {
+            responses.push(paired(race, &race_said, package, battery(package).await?, header));
         }
-        Ok(responses)
-    }
-
-    /// What one package says of the image and its changes: scores, and how the image changed.
-    async fn battery(&self, file: &Path, package: &Package, count: usize, seed: u64) -> anyhow::Result<Said> {
-        let normalised = self.workers.normalise(file, std::slice::from_ref(&package.contract), Frames::Middle).await;
-        let input = normalised.map_err(|refusal| anyhow::anyhow!("{refusal}"))?.inputs.into_iter().next();
-        let input = input.ok_or_else(|| anyhow::anyhow!("the image has no frame"))?;
-        said(&self.scorers, package, input, count, seed).await
+        Ok(Some((header, responses)))
     }
 
     /// Evidence on the findings of an assessment, as the file of the configuration has it: of the models that it names,
@@ -107,13 +117,15 @@ async fn said(
         quality.push(of);
         inputs.push(input);
     }
-    let scores = scored(scorers, package, inputs).await?;
+    let scores = scorers.score_all_covered(package, inputs.into_iter()).await.map_err(|error| match error {
+        RemoteError::Failed(InferError::Stopped) => anyhow::anyhow!("inference has ended"),
+        error => anyhow::anyhow!("{}: {error}", package.identity.name),
+    })?;
     Ok(Said { names, quality, scores })
 }
 
 /// Reads a file of `sidelight evidence`.
 pub fn read_evidence(path: &Path) -> anyhow::Result<Evidence> {
-    use anyhow::Context as _;
     let remedy = "make one with `sidelight evidence`, or set risk.evidence.file = \"\"";
     let length = std::fs::metadata(path).with_context(|| format!("{} cannot be read: {remedy}", path.display()))?.len();
     anyhow::ensure!(length <= BYTES_MAX, "{} is larger than {BYTES_MAX} bytes: {remedy}", path.display());
@@ -135,28 +147,6 @@ pub fn read_evidence(path: &Path) -> anyhow::Result<Evidence> {
         path.display()
     );
     Ok(evidence)
-}
-
-async fn scored(scorers: &Scorers, package: &Package, inputs: Vec<ModelInput>) -> anyhow::Result<Vec<Vec<f64>>> {
-    let mut scores = vec![Vec::new(); inputs.len()];
-    let mut running: JoinSet<(usize, Result<Vec<f64>, RemoteError>)> = JoinSet::new();
-    // Somebody waits for what else a model server is asked.
-    let at_once = if package.elsewhere.is_some() { 1 } else { inputs.len() };
-    let mut waiting = inputs.into_iter().enumerate();
-    loop {
-        while running.len() < at_once
-            && let Some((place, input)) = waiting.next()
-        {
-            let (scorers, package) = (scorers.clone(), package.clone());
-            running.spawn(async move { (place, scorers.score_covered(&package, input).await) });
-        }
-        let Some(done) = running.join_next().await else { return Ok(scores) };
-        let (place, answer) = done?;
-        scores[place] = answer.map_err(|error| match error {
-            RemoteError::Failed(InferError::Stopped) => anyhow::anyhow!("inference has ended"),
-            error => anyhow::anyhow!("{}: {error}", package.identity.name),
-        })?;
-    }
 }
 
 /// The answers of both, as they are kept. How an image changed is what the clinical model saw of it.

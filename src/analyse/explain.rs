@@ -7,7 +7,6 @@
 use std::path::Path;
 
 use anyhow::Context;
-use tokio::task::JoinSet;
 
 use super::scorers::Scorers;
 use super::{Analyser, fresh_uid};
@@ -21,8 +20,6 @@ use crate::pixels::{self, Frames};
 use crate::remote::RemoteError;
 use crate::report::{self, MapImage, MapObject, Observer};
 
-/// Covered images of one map that wait at a time.
-const AT_ONCE: usize = 32;
 /// Maps of one study: they are in memory until its reports are kept, as values and as objects (`map_bytes_max`).
 const MAPS_MAX: usize = 64;
 /// Places of a patch beyond which there is no map: a patch of one pixel on an input of 512 would have 262,144.
@@ -372,22 +369,9 @@ async fn occlusion(
             of_output.for_each(|(changes, (base, score))| changes.note(place, base - score));
         }
     };
-    let mut running: JoinSet<((u32, u32), Result<Vec<f64>, RemoteError>)> = JoinSet::new();
-    let mut waiting = places.into_iter();
-    // A model server takes no more anyway. The first that fails is the last.
-    let at_once = if package.elsewhere.is_some() { 1 } else { AT_ONCE };
-    loop {
-        while running.len() < at_once
-            && let Some(place) = waiting.next()
-        {
-            let covered = occlusion.covered(input, contract, place);
-            let (scorers, package) = (scorers.clone(), package.clone());
-            running.spawn(async move { (place, scorers.score_covered(&package, covered).await) });
-        }
-        let Some(done) = running.join_next().await else { break };
-        let (place, scores) = done.map_err(|_| ExplainError::Failed(infer::InferError::Stopped))?;
-        note(place, scores.map_err(unavailable)?);
-    }
+    let covered = places.iter().map(|place| occlusion.covered(input, contract, *place));
+    let scores = scorers.score_all_covered(package, covered).await.map_err(unavailable)?;
+    places.into_iter().zip(scores).for_each(|(place, scores)| note(place, scores));
     Ok(changes.iter().map(|changes| Some(changes.map())).collect())
 }
 

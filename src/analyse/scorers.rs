@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,6 +26,8 @@ const MEMORY_WAIT: Duration = Duration::from_secs(600);
 /// A model server that failed at a covered image hears of no other for so long: at least as long as the maps of a study
 /// may take (`explain.time_max`).
 const COVERED_AFTER: Duration = Duration::from_secs(60);
+/// Covered images of one study that wait at a time.
+const COVERED_AT_ONCE: usize = 32;
 
 /// Why a package has no score of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,6 +215,30 @@ impl Scorers {
             return aside.ask(self.servers.score(&package.key(), input)).await;
         }
         Ok(self.engine.score_covered(&package.key(), input).await?)
+    }
+
+    /// The scores of inputs that explain another one, in their order. They are made as others are scored, some at a time; of
+    /// a model server, for which somebody may wait, one. The first that fails is the last.
+    pub(super) async fn score_all_covered(
+        &self,
+        package: &Package,
+        inputs: impl ExactSizeIterator<Item = ModelInput>,
+    ) -> Result<Vec<Vec<f64>>, RemoteError> {
+        let mut scores = vec![Vec::new(); inputs.len()];
+        let mut running = JoinSet::new();
+        let mut waiting = inputs.enumerate();
+        let at_once = if package.elsewhere.is_some() { 1 } else { COVERED_AT_ONCE };
+        loop {
+            while running.len() < at_once
+                && let Some((place, input)) = waiting.next()
+            {
+                let (scorers, package) = (self.clone(), package.clone());
+                running.spawn(async move { (place, scorers.score_covered(&package, input).await) });
+            }
+            let Some(done) = running.join_next().await else { return Ok(scores) };
+            let (place, answer) = done.map_err(|_| RemoteError::Failed(InferError::Stopped))?;
+            scores[place] = answer?;
+        }
     }
 }
 

@@ -154,6 +154,15 @@ pub(super) fn race_of<'a>(
     if shared.all(|image| score.images.contains(image)) { Ok(score) } else { Err(IndReason::Failed) }
 }
 
+/// The images with scores that the race model and one of the clinical packages may see.
+pub(super) fn shared(race: &Package, clinical: &[&Package], study: &ReadyStudy) -> Vec<Uid> {
+    let seen = |i: &&ScoredInstance| {
+        let sees = |package: &Package| admits(package, &i.header).is_ok();
+        !i.scores.is_empty() && sees(race) && clinical.iter().any(|package| sees(package))
+    };
+    study.instances.iter().filter(seen).map(|i| i.header.sop_instance.clone()).collect()
+}
+
 /// The images of a volume from one end to the other, whatever order they came in; other images as they are.
 pub(super) fn in_slice_order<'a>(images: &[&'a InstanceHeader]) -> Vec<&'a InstanceHeader> {
     match pixels::slice_order(images) {

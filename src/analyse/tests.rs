@@ -2,7 +2,8 @@
 
 use super::scorers::Unscored;
 use super::*;
-use crate::domain::{ImageFacts, IndReason};
+use crate::domain::{ImageFacts, IndReason, View};
+use crate::infer::Scope;
 
 fn header(instance: &str, modality: &str) -> InstanceHeader {
     let header = serde_json::json!({
@@ -62,6 +63,32 @@ fn a_race_score_comes_from_every_image_that_both_models_may_see_or_is_none() {
     }
     let study = ReadyStudy { study: uid("1.2"), instances: Vec::new(), results: Vec::new() };
     assert_eq!(race_of(None, &study, &[]), Err(IndReason::Off));
+}
+
+#[test]
+fn an_image_is_changed_only_where_the_race_model_and_a_clinical_one_may_see_it() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let [race, frontal] =
+        ["demo-race", "demo-clinical"].map(|name| Package::load(&models.join(name)).expect("a model"));
+    let any_view = Package { scope: Scope::default(), ..frontal.clone() };
+    let image = |instance: &str, view: View, is_scored: bool| {
+        let score = ImageScore {
+            instance: uid(instance),
+            model: any_view.key(),
+            contract: any_view.contract.digest(),
+            outputs: vec![0.5],
+        };
+        let header = InstanceHeader { view: Some(view), ..header(instance, "DX") };
+        let scores = if is_scored { vec![score] } else { Vec::new() };
+        ScoredInstance { header, pixel_digest: None, scores, refusal: None }
+    };
+    let instances =
+        vec![image("1.2.3", View::Lateral, true), image("1.2.4", View::Pa, true), image("1.2.5", View::Pa, false)];
+    let study = ReadyStudy { study: uid("1.2"), instances, results: Vec::new() };
+    assert_eq!(study::shared(&race, &[&any_view], &study), [uid("1.2.4")]);
+    assert_eq!(study::shared(&any_view, &[&frontal], &study), [uid("1.2.4")]);
+    assert_eq!(study::shared(&any_view, &[&frontal, &any_view], &study), ["1.2.3", "1.2.4"].map(uid));
+    assert!(study::shared(&race, &[], &study).is_empty(), "where there is no clinical model, nothing is asked");
 }
 
 #[test]

@@ -62,15 +62,9 @@ impl Node {
     async fn collect(&self, study: &Uid, called: Option<&AeTitle>) -> anyhow::Result<usize> {
         let config = self.config();
         let ready = self.store.ready_study_for(study, "evidence on reliance").await?;
-        let clinical = config.clinical(called);
-        let scored = ready.instances.iter().filter(|i| !i.scores.is_empty());
-        let scored: Vec<Uid> = scored.map(|i| i.header.sop_instance.clone()).collect();
-        let chosen = self.analyser.most_telling(&ready, &scored, clinical, 1);
-        let header = &chosen.first().context("no image of it has a score")?.header;
-        let files = self.store.object_files(study).await?;
-        let file = files.get(&header.sop_instance).context("its image is not kept any more")?;
-        let count = config.risk.evidence.perturbations;
-        let responses = self.analyser.responses(file, header, clinical, count).await?;
+        let (files, count) = (self.store.object_files(study).await?, config.risk.evidence.perturbations);
+        let said = self.analyser.responses(&ready, &files, config.clinical(called), count).await?;
+        let (header, responses) = said.context("no image of it has scores by both models")?;
         self.store.keep_responses(study, &patient(header), &responses, Utc::now()).await?;
         Ok(responses.len())
     }
