@@ -17,7 +17,7 @@ use sidelight::cli::{CoMovement, EvidenceOut, Leakage};
 use sidelight::config::Config;
 use sidelight::domain::{Evidence, EvidenceLine, LineKind, Purpose, ReadyStudy, Responses, Uid};
 use sidelight::infer::Package;
-use sidelight::store::Store;
+use sidelight::store::{KeptResponses, Store};
 use tracing::warn;
 
 use super::{print, print_json, table};
@@ -35,52 +35,54 @@ pub fn may_audit(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the models say of changed images of a study, for `result.json`. A study without such answers says why.
+/// What the models say of changed images of a study, for `result.json`. A study without such answers says why in the log.
 pub async fn of_study(
     analyser: &Analyser,
     study: &ReadyStudy,
     paths: &BTreeMap<Uid, PathBuf>,
     perturbations: usize,
-) -> anyhow::Result<Value> {
-    let scored = study.instances.iter().filter(|i| !i.scores.is_empty());
-    let scored: Vec<Uid> = scored.map(|i| i.header.sop_instance.clone()).collect();
-    let Some(instance) = analyser.most_telling(study, &scored, &[], 1).first().copied() else { return Ok(json!([])) };
-    let path = paths.get(&instance.header.sop_instance).context("an image that was scored has no file")?;
-    match analyser.responses(path, &instance.header, &[], perturbations).await {
-        Ok(responses) => {
-            let of = |r: &Responses| json!({"answers": r, "shared_variation": assess::shared_variation(r)});
-            Ok(responses.iter().map(of).collect())
-        }
-        Err(error) => {
-            warn!(study = study.study.as_str(), error = format!("{error:#}"), "no answers to changed images");
-            Ok(json!([]))
-        }
-    }
+) -> Value {
+    let said = analyser.responses(study, paths, &[], perturbations).await.unwrap_or_else(|error| {
+        warn!(study = study.study.as_str(), error = format!("{error:#}"), "no answers to changed images");
+        None
+    });
+    let of = |r: &Responses| json!({"answers": r, "shared_variation": assess::shared_variation(r)});
+    said.iter().flat_map(|(_, responses)| responses).map(of).collect()
 }
 
 /// Lines of co-movement for the race model of the configuration and each clinical model that has answers.
 pub async fn co_movement(config: &Config, options: &CoMovement) -> anyhow::Result<ExitCode> {
     may_audit(config)?;
     let race = race_package(config)?;
-    let kept = match &options.results[..] {
-        [] => from_index(config, &race.key()).await?,
-        files => from_results(files, options.labels.as_deref())?,
+    let settings = CoMovementOptions { seed: options.out.seed, ..CoMovementOptions::default() };
+    let run = |model: String, kept: &[KeptResponses]| {
+        let observed = kept.iter().map(|KeptResponses { patient, responses }| Observed { patient, responses });
+        (model, LineKind::CoMovement, assess::co_movement(&observed.collect::<Vec<_>>(), &settings))
     };
-    let mut of_model: BTreeMap<&str, Vec<Observed>> = BTreeMap::new();
-    for (patient, responses) in kept.iter().filter(|(_, r)| r.race_model == race.key()) {
-        of_model.entry(&responses.model).or_default().push(Observed { patient, responses });
+    let mut runs: Vec<Run> = Vec::new();
+    if options.results.is_empty() {
+        let store = Store::attach(&config.store).await?;
+        for model in store.responding(&race.key()).await? {
+            let kept = store.responses(&race.key(), &model, "lines of evidence").await?;
+            runs.push(run(model, &kept));
+        }
+        store.close().await;
+    } else {
+        let mut of_model: BTreeMap<String, Vec<KeptResponses>> = BTreeMap::new();
+        for kept in from_results(&options.results, options.labels.as_deref())? {
+            if kept.responses.race_model == race.key() {
+                of_model.entry(kept.responses.model.clone()).or_default().push(kept);
+            }
+        }
+        runs.extend(of_model.into_iter().map(|(model, kept)| run(model, &kept)));
     }
     anyhow::ensure!(
-        !of_model.is_empty(),
+        !runs.is_empty(),
         "there are no answers to changed images by {}: set risk.evidence.every and wait for studies, or use \
          `analyse --evidence` with this race model",
         race.key()
     );
-    let settings = CoMovementOptions { seed: options.out.seed, ..CoMovementOptions::default() };
-    let runs = of_model
-        .into_iter()
-        .map(|(model, observed)| (model.to_owned(), LineKind::CoMovement, assess::co_movement(&observed, &settings)));
-    record(config, &race, runs.collect(), &options.out)
+    record(config, &race, runs, &options.out)
 }
 
 /// Lines of leakage from a table of features.
@@ -187,15 +189,8 @@ pub fn race_package(config: &Config) -> anyhow::Result<Package> {
     Ok(package)
 }
 
-async fn from_index(config: &Config, race_model: &str) -> anyhow::Result<Vec<(String, Responses)>> {
-    let store = Store::attach(&config.store).await?;
-    let kept = store.responses(race_model, "lines of evidence").await;
-    store.close().await;
-    Ok(kept?.into_iter().map(|kept| (kept.patient, kept.responses)).collect())
-}
-
 /// Answers in files of `analyse --evidence`, with whose they are.
-fn from_results(files: &[PathBuf], labels: Option<&Path>) -> anyhow::Result<Vec<(String, Responses)>> {
+fn from_results(files: &[PathBuf], labels: Option<&Path>) -> anyhow::Result<Vec<KeptResponses>> {
     let patients = labels.map(patients_of).transpose()?;
     let mut kept = Vec::new();
     for file in files {
@@ -216,7 +211,7 @@ fn from_results(files: &[PathBuf], labels: Option<&Path>) -> anyhow::Result<Vec<
             for one in study["responses"].as_array().into_iter().flatten() {
                 let responses = serde_json::from_value(one["answers"].clone());
                 let responses = responses.with_context(|| format!("{}: answers of {uid}", file.display()))?;
-                kept.push((patient.clone(), responses));
+                kept.push(KeptResponses { patient: patient.clone(), responses });
             }
         }
     }

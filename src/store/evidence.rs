@@ -12,8 +12,8 @@ use crate::domain::{Responses, Timestamp, Uid};
 use super::index::{Columns, json, micros};
 use super::{Store, StoreError};
 
-/// Studies that one evidence is made of; the newest count.
-const STUDIES_MAX: u32 = 20_000;
+/// Studies that the evidence on one model is made of, the newest: of 4,000 patients, some of whom come twice.
+const STUDIES_MAX: u32 = 8000;
 
 /// Answers with the key of the patient that they are of.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,18 +50,30 @@ impl Store {
         self.index().commit(tx).await
     }
 
-    /// What was said by this race model and any clinical one, the newest first. The reading is logged, with its purpose.
-    pub async fn responses(&self, race_model: &str, purpose: &'static str) -> Result<Vec<KeptResponses>, StoreError> {
-        let sql =
-            "SELECT patient, answers FROM responses WHERE race_model = ? ORDER BY made_at DESC, study, model LIMIT ?";
-        let rows = sqlx::query(sql).bind(race_model).bind(STUDIES_MAX).fetch_all(self.index().read()).await?;
+    /// The clinical models that have answers beside those of this race model.
+    pub async fn responding(&self, race_model: &str) -> Result<Vec<String>, StoreError> {
+        let sql = "SELECT DISTINCT model FROM responses WHERE race_model = ? ORDER BY model";
+        Ok(sqlx::query_scalar(sql).bind(race_model).fetch_all(self.index().read()).await?)
+    }
+
+    /// What was said by this race model and this clinical one, the newest first. The reading is logged, with its purpose.
+    pub async fn responses(
+        &self,
+        race_model: &str,
+        model: &str,
+        purpose: &'static str,
+    ) -> Result<Vec<KeptResponses>, StoreError> {
+        let sql = "SELECT patient, answers FROM responses WHERE race_model = ? AND model = ?
+                   ORDER BY made_at DESC, study LIMIT ?";
+        let query = sqlx::query(sql).bind(race_model).bind(model).bind(STUDIES_MAX);
+        let rows = query.fetch_all(self.index().read()).await?;
         let mut kept = Vec::with_capacity(rows.len());
         for row in &rows {
             let responses = row.opt_json("answers")?;
             let responses = responses.ok_or_else(|| StoreError::Contents("answers: there are none".to_owned()))?;
             kept.push(KeptResponses { patient: row.text("patient")?, responses });
         }
-        info!(studies = kept.len(), "race scores of changed images were read for {purpose}");
+        info!(model, studies = kept.len(), "race scores of changed images were read for {purpose}");
         Ok(kept)
     }
 }

@@ -19,7 +19,11 @@ fn responses(model: &str, race: f64) -> Responses {
 }
 
 async fn kept(store: &Store) -> Vec<KeptResponses> {
-    store.responses("race@1#abc", "a test").await.unwrap()
+    let mut found = Vec::new();
+    for model in store.responding("race@1#abc").await.unwrap() {
+        found.extend(store.responses("race@1#abc", &model, "a test").await.unwrap());
+    }
+    found
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +38,9 @@ async fn answers_are_kept_once_for_each_model_under_a_hash_of_the_patient() {
     let found = kept(&store).await;
     assert_eq!(found.iter().map(|k| &k.responses).collect::<Vec<_>>(), [&responses("a", 0.3), &responses("b", 0.2)]);
     assert!(found[0].patient == found[1].patient && !found[0].patient.contains("4711"));
-    assert!(store.responses("another", "a test").await.unwrap().is_empty());
+    assert_eq!(store.responses("race@1#abc", "b", "a test").await.unwrap().len(), 1, "one model at a time");
+    assert!(store.responding("another").await.unwrap().is_empty());
+    assert!(store.responses("another", "a", "a test").await.unwrap().is_empty());
     let holds = |path: &PathBuf| fs::read(dir.path().join(path)).unwrap().windows(8).any(|w| w == b"DOE 4711");
     assert!(!files(dir.path()).iter().any(holds), "in no file either");
 }
