@@ -79,6 +79,7 @@ pub fn run(config: &Config, options: &Gradients) -> anyhow::Result<ExitCode> {
 
 /// Writes a table of features.
 pub fn features(config: &Config, options: &FeaturesOf) -> anyhow::Result<ExitCode> {
+    may_audit(config)?;
     let package = Package::load(&config.models.dir.join(&options.model))?;
     let device = resolve_device(config.models.devices.first().copied().unwrap_or(Device::Auto))?;
     let network = match options.untrained {

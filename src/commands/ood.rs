@@ -7,12 +7,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde_json::json;
 use sidelight::config::{Config, PrecisionChoice};
-use sidelight::domain::{Precision, Refusal};
+use sidelight::domain::{Precision, Purpose, Refusal};
 use sidelight::infer::{self, Engine, EngineOptions, InferError, KnownFrame, OodMethod, Package};
 use sidelight::pixels::{Frames, Workers};
 use tokio::sync::Semaphore;
 
 use super::analyse::find_files;
+use super::evidence::may_audit;
 use super::{print, print_json, progress, table};
 
 /// What is fitted, and to what.
@@ -31,6 +32,9 @@ pub async fn fit(config: &Config, options: OodFitOptions) -> anyhow::Result<Exit
     let OodFitOptions { name, paths, method, percentile, json } = options;
     let _lock = infer::lock(&config.models.dir)?;
     let package = super::models::load(config, &name)?;
+    if package.purpose == Purpose::Race {
+        may_audit(config)?;
+    }
     anyhow::ensure!(package.elsewhere.is_none(), "{name} is not run here: its card cannot have such a score");
     let files = find_files(&paths)?;
     anyhow::ensure!(!files.is_empty(), "no DICOM file found: name files, or folders that hold some");
@@ -127,7 +131,8 @@ async fn read(
     let mut frames = Vec::new();
     for input in normalised.inputs {
         let outputs = engine.score(&package.key(), input).await?;
-        frames.push(KnownFrame { patient: patient.clone(), study: header.study.clone(), outputs });
+        let (study, image) = (header.study.clone(), header.sop_instance.clone());
+        frames.push(KnownFrame { patient: patient.clone(), study, image, outputs });
     }
     Ok(Ok(frames))
 }

@@ -1,9 +1,10 @@
 //! Fitting an out-of-distribution score: the threshold, and what it is measured from, of images that a model knows.
 //!
-//! The score of a study is that of its farthest image, so the threshold is a percentile of studies. Mahalanobis' mean and
-//! covariance (of one class, shrunk as Ledoit and Wolf 2004) come from one half of the patients and the threshold from the
-//! other, since images lie nearer to a mean of which they are a part. Neighbours: `ood` (the score itself), the command
-//! `model ood-fit` (reads the images). Left out: classes, which images of a site have not; whether the images are normal.
+//! The score of a study is that of its farthest image, and of an image the mean over its frames, so the threshold is a
+//! percentile of studies. Mahalanobis' mean and covariance (of one class, shrunk as Ledoit and Wolf 2004) come from one
+//! half of the patients and the threshold from the other, since images lie nearer to a mean of which they are a part.
+//! Neighbours: `ood` (the score itself), the command `model ood-fit` (reads the images). Left out: classes, which images
+//! of a site have not; whether the images are normal.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,6 +32,7 @@ pub struct KnownFrame {
     /// Nobody is in both halves.
     pub patient: String,
     pub study: Uid,
+    pub image: Uid,
     /// What the package of [`collecting`] answered.
     pub outputs: Vec<f64>,
 }
@@ -103,18 +105,9 @@ pub fn fit_ood(
         return Err(OodFitError::Percentile(percentile));
     }
     let behind = |frame: &KnownFrame| frame.outputs.get(package.column_of.len()..).unwrap_or(&[]).to_vec();
-    let of_studies = |scores: Vec<(&Uid, f64)>| {
-        let mut studies: BTreeMap<&Uid, f64> = BTreeMap::new();
-        for (study, score) in scores {
-            studies.entry(study).and_modify(|s| *s = s.max(score)).or_insert(score);
-        }
-        let mut scores: Vec<f64> = studies.into_values().collect();
-        scores.sort_by(f64::total_cmp);
-        scores
-    };
     match method {
         OodMethod::Energy => {
-            let energies = frames.iter().filter_map(|f| Some((&f.study, *behind(f).first()?))).collect();
+            let energies = frames.iter().filter_map(|f| Some((f, *behind(f).first()?))).collect();
             let scores = of_studies(energies);
             let threshold = threshold(&scores, percentile)?;
             let card = OodCard::Energy { temperature: 1.0, threshold };
@@ -137,7 +130,7 @@ pub fn fit_ood(
             let mut distances = Vec::with_capacity(aside.len());
             for frame in aside {
                 let distance = gaussians.distance(&behind(frame)).map_err(|e| OodFitError::Method(e.to_string()))?;
-                distances.push((&frame.study, distance));
+                distances.push((frame, distance));
             }
             let scores = of_studies(distances);
             let threshold = threshold(&scores, percentile)?;
@@ -171,6 +164,23 @@ fn halves(frames: &[KnownFrame]) -> BTreeMap<&str, bool> {
     patients.sort_by_cached_key(|patient| Digest::of(patient.as_bytes()).as_str().to_owned());
     patients.dedup();
     patients.into_iter().enumerate().map(|(i, patient)| (patient, i % 2 == 0)).collect()
+}
+
+/// The scores of studies, sorted: each that of its farthest image, whose score is the mean over its frames as everything
+/// else is that a node keeps of it.
+fn of_studies(scores: Vec<(&KnownFrame, f64)>) -> Vec<f64> {
+    let mut images: BTreeMap<(&Uid, &Uid), Vec<f64>> = BTreeMap::new();
+    for (frame, score) in scores {
+        images.entry((&frame.study, &frame.image)).or_default().push(score);
+    }
+    let mut studies: BTreeMap<&Uid, f64> = BTreeMap::new();
+    for ((study, _), frames) in images {
+        let score = frames.iter().sum::<f64>() / frames.len() as f64;
+        studies.entry(study).and_modify(|s| *s = s.max(score)).or_insert(score);
+    }
+    let mut scores: Vec<f64> = studies.into_values().collect();
+    scores.sort_by(f64::total_cmp);
+    scores
 }
 
 /// The smallest of these sorted scores that `percentile` of them do not exceed.

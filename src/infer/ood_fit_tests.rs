@@ -5,9 +5,10 @@ use crate::infer::card::Activation;
 use crate::infer::manifest::fixtures::clinical_package;
 use crate::infer::reference;
 
-fn frame(patient: usize, outputs: Vec<f64>) -> KnownFrame {
-    let study = Uid::parse(&format!("1.2.{}", patient + 1)).unwrap();
-    KnownFrame { patient: format!("P{patient}"), study, outputs }
+fn frame(patient: usize, image: u32, outputs: Vec<f64>) -> KnownFrame {
+    let study = format!("1.2.{}", patient + 1);
+    let image = Uid::parse(&format!("{study}.{image}")).unwrap();
+    KnownFrame { patient: format!("P{patient}"), study: Uid::parse(&study).unwrap(), image, outputs }
 }
 
 #[test]
@@ -34,9 +35,9 @@ fn the_threshold_is_a_percentile_of_studies_by_their_farthest_image() {
     package.activation = Activation::LogitsSigmoid;
     let outputs = package.column_of.len();
     let energy = |value: f64| [vec![0.5; outputs], vec![value]].concat();
-    // Each study has two frames, the second one farther.
-    let mut frames: Vec<KnownFrame> = (0..100).map(|i| frame(i, energy(-1000.0))).collect();
-    frames.extend((0..100).map(|i| frame(i, energy(i as f64))));
+    // Each study has two images, the second one farther by the mean of its two frames, as a node computes it.
+    let mut frames: Vec<KnownFrame> = (0..100).map(|i| frame(i, 1, energy(-1000.0))).collect();
+    frames.extend((0..100).flat_map(|i| [-50.0, 50.0].map(|off| frame(i, 2, energy(i as f64 + off)))));
     let fit = fit_ood(&package, OodMethod::Energy, &frames, 95.0).unwrap();
     assert_eq!((fit.studies, fit.threshold, fit.median), (100, 94.0, 50.0));
     assert_eq!(fit.card, OodCard::Energy { temperature: 1.0, threshold: 94.0 });
@@ -58,7 +59,7 @@ fn a_fit_is_written_into_the_card_and_another_takes_its_place() {
         let wave = |k: usize| ((i * (7 + 4 * k)) as f64 * 0.37).sin();
         [vec![0.5; outputs], vec![wave(0), 2.0 * wave(1), 5.0 + wave(2)]].concat()
     };
-    let frames: Vec<KnownFrame> = (0..200).map(|i| frame(i, features(i))).collect();
+    let frames: Vec<KnownFrame> = (0..200).map(|i| frame(i, 1, features(i))).collect();
     let fit = fit_ood(&package, OodMethod::Mahalanobis, &frames, 99.0).unwrap();
     assert_eq!((fit.studies, fit.frames), (100, 100));
     assert!((1.0..6.0).contains(&fit.median) && fit.threshold > fit.median, "{fit:?}");

@@ -225,8 +225,15 @@ fn where_race_is_not_inferred_nothing_of_it_is_computed_kept_or_told_and_the_spr
     assert!(audit(&[]).contains("risk.dataset_audit does not permit"), "{}", audit(&[]));
     let granted = audit(&["--set", "risk.dataset_audit=true"]);
     assert!(granted.contains("there are no answers to changed images"), "{granted}");
-    let output = run(sidelight(&["profile", "prior", "--out", "x.json", "--config"]).arg(&path));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("risk.dataset_audit does not permit"));
+    for command in [
+        &["profile", "prior", "--out", "x.json"][..],
+        &["model", "ood-fit", "demo-race", "--method", "energy", "."],
+        &["evidence", "features", "x.csv", "--model", "demo-clinical", "--out", "y.csv"],
+    ] {
+        let output = run(sidelight(command).arg("--config").arg(&path));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("risk.dataset_audit does not permit"), "{command:?}: {said}");
+    }
     assert!(node.stop().success());
     assert_eq!(asked(&data, "SELECT count(*) FROM scores WHERE purpose = 'race'"), 0);
     assert_eq!(asked(&data, "SELECT count(*) FROM responses"), 0);
