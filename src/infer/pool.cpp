@@ -8,11 +8,9 @@
 #include <malloc.h>
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <list>
-#include <map>
 #include <mutex>
 #include <new>
 #include <unordered_map>
@@ -23,7 +21,7 @@
 
 namespace {
 
-constexpr size_t LARGE = size_t{1} << 20;
+// A smaller block would not fill one.
 constexpr size_t HUGE_PAGE = size_t{2} << 20;
 // A block may be so much larger than what is asked for, as a part of it.
 constexpr size_t SLACK = 8;
@@ -33,7 +31,7 @@ class Pool final : public c10::Allocator {
   explicit Pool(size_t kept_max) : kept_max_(kept_max) {}
 
   c10::DataPtr allocate(size_t bytes) override {
-    void* data = bytes < LARGE ? c10::alloc_cpu(bytes) : take(bytes);
+    void* data = bytes < HUGE_PAGE ? c10::alloc_cpu(bytes) : take(bytes);
     return {data, data, &Pool::give, c10::Device(c10::DeviceType::CPU)};
   }
 
@@ -63,22 +61,27 @@ class Pool final : public c10::Allocator {
     void* data;
     size_t bytes;
   };
-  using Waiting = std::list<Block>;
+  using Blocks = std::list<Block>;
 
   void* take(size_t bytes) {
     const size_t rounded = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      const auto found = by_size_.lower_bound(rounded);
-      if (found != by_size_.end() && found->first <= rounded + rounded / SLACK) {
-        const Block block = *found->second;
-        waiting_.erase(found->second);
-        by_size_.erase(found);
-        kept_ -= block.bytes;
-        in_use_.emplace(block.data, block.bytes);
-        return block.data;
+      auto best = waiting_.end();
+      for (auto block = waiting_.begin(); block != waiting_.end(); ++block) {
+        const bool fits = block->bytes >= rounded && block->bytes <= rounded + rounded / SLACK;
+        if (fits && (best == waiting_.end() || block->bytes < best->bytes)) {
+          best = block;
+        }
+      }
+      if (best != waiting_.end()) {
+        kept_ -= best->bytes;
+        in_use_.splice(in_use_.end(), waiting_, best);
+        return best->data;
       }
     }
+    // What may throw comes before there is a block.
+    Blocks block(1);
     void* data = nullptr;
     if (posix_memalign(&data, HUGE_PAGE, rounded) != 0) {
       // What waits may be in the way.
@@ -87,29 +90,36 @@ class Pool final : public c10::Allocator {
       return c10::alloc_cpu(bytes);
     }
     madvise(data, rounded, MADV_HUGEPAGE);
+    block.front() = {data, rounded};
     const std::lock_guard<std::mutex> lock(mutex_);
-    in_use_.emplace(data, rounded);
+    try {
+      places_.emplace(data, block.begin());
+    } catch (...) {
+      std::free(data);
+      throw;
+    }
+    in_use_.splice(in_use_.end(), block);
     return data;
   }
 
   static void give(void* data) {
-    if (data == nullptr || !installed->keep(data)) {
+    // The pool's blocks begin with a huge page; few others do.
+    if (reinterpret_cast<uintptr_t>(data) % HUGE_PAGE != 0 || !installed->keep(data)) {
       c10::free_cpu(data);
     }
   }
 
-  // False for a block that is not of the pool.
+  // False for a block that is not of the pool. Takes no memory: who gives some back cannot be told that there is none.
   bool keep(void* data) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = in_use_.find(data);
-    if (found == in_use_.end()) {
+    const auto found = places_.find(data);
+    if (found == places_.end()) {
       return false;
     }
-    const Block block{data, found->second};
-    in_use_.erase(found);
-    waiting_.push_back(block);
-    by_size_.emplace(block.bytes, std::prev(waiting_.end()));
-    kept_ += block.bytes;
+    const auto block = found->second;
+    kept_ += block->bytes;
+    // One that has no room even alone is the first to go.
+    waiting_.splice(block->bytes > kept_max_ ? waiting_.begin() : waiting_.end(), in_use_, block);
     shrink(kept_max_);
     return true;
   }
@@ -117,8 +127,7 @@ class Pool final : public c10::Allocator {
   void shrink(size_t to) {
     while (kept_ > to) {
       const Block block = waiting_.front();
-      const auto [from, until] = by_size_.equal_range(block.bytes);
-      by_size_.erase(std::find_if(from, until, [&](const auto& entry) { return entry.second == waiting_.begin(); }));
+      places_.erase(block.data);
       waiting_.pop_front();
       kept_ -= block.bytes;
       std::free(block.data);
@@ -127,10 +136,11 @@ class Pool final : public c10::Allocator {
 
   const size_t kept_max_;
   std::mutex mutex_;
-  // Longest first.
-  Waiting waiting_;
-  std::multimap<size_t, Waiting::iterator> by_size_;
-  std::unordered_map<void*, size_t> in_use_;
+  // Longest first; no more than some hundreds.
+  Blocks waiting_;
+  Blocks in_use_;
+  // Of all blocks.
+  std::unordered_map<void*, Blocks::iterator> places_;
   size_t kept_ = 0;
 };
 
