@@ -125,10 +125,11 @@ pub fn golden(config: &Config, name: &str, from: Option<&Path>) -> anyhow::Resul
     let engine = start(config, &package, true)?;
     let device = engine.device().to_owned();
     if let Some(file) = from {
-        let outcome = Golden::supplied(file, &package)?.compare(&package, &engine)?;
+        let (supplied, bytes) = Golden::supplied(file, &package)?;
+        let outcome = supplied.compare(&package, &engine)?;
         let (key, file_name) = (package.key(), file.display());
         anyhow::ensure!(outcome.is_within(), "{key} does not answer as {file_name} says: {}", told(&outcome));
-        infer::keep_supplied(&package.dir, file)?;
+        infer::keep_supplied(&package.dir, &bytes)?;
         print(&format!("golden values of {key} are those of {file_name}: {}", told(&outcome)))?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -177,8 +177,9 @@ impl Golden {
         Ok(Some(Self { cases, tolerance: card.tolerance.clone() }))
     }
 
-    /// What a supplier says that its model answers, of a file that lies anywhere.
-    pub fn supplied(file: &Path, package: &Package) -> Result<Self, GoldenError> {
+    /// What a supplier says that its model answers, of a file that lies anywhere; and the file's bytes as they were read,
+    /// for [`keep_supplied`].
+    pub fn supplied(file: &Path, package: &Package) -> Result<(Self, Vec<u8>), GoldenError> {
         let unusable = |problem: String| GoldenError::Supplied { file: file.display().to_string(), problem };
         let bytes = files::read(file, SUPPLIED_BYTES_MAX).map_err(|e| unusable(e.to_string()))?;
         let cases = supplied::cases(&bytes, package).map_err(unusable)?;
@@ -186,7 +187,7 @@ impl Golden {
             return Err(GoldenError::Constant);
         }
         let tolerance = package.golden.as_ref().map(|card| card.tolerance.clone()).unwrap_or_default();
-        Ok(Self { cases, tolerance })
+        Ok((Self { cases, tolerance }, bytes))
     }
 
     /// Asks each device of the engine for the golden images, one by one and in a batch of its size, and compares. Blocks.
@@ -267,9 +268,10 @@ pub fn write_golden(dir: &Path, package: &Package, engine: &Engine) -> Result<()
     pin(dir, &serde_json::to_vec_pretty(&values).map_err(std::io::Error::other)?, ".json")
 }
 
-/// Makes a supplier's file, which was compared, the golden values of the package in `dir`.
-pub fn keep_supplied(dir: &Path, file: &Path) -> Result<(), GoldenError> {
-    pin(dir, &files::read(file, SUPPLIED_BYTES_MAX)?, SUPPLIED)
+/// Makes a supplier's values, which were compared, those of the package in `dir`: the bytes of [`Golden::supplied`], since
+/// the file may be another one by now.
+pub fn keep_supplied(dir: &Path, bytes: &[u8]) -> Result<(), GoldenError> {
+    pin(dir, bytes, SUPPLIED)
 }
 
 /// Puts golden values beside the card and names them there. Named by their content: the card points at the old file until

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
 use super::*;
 use crate::domain::{ModelIdentity, Probability};
 use crate::infer::EngineOptions;
@@ -110,6 +113,22 @@ fn golden_values_that_cannot_be_the_packages_are_said_to_be() {
     let digest = package.contract.digest();
     let empty = format!(r#"{{"format": 1, "model": "m", "contract": "{digest}", "device": "cpu-fp32", "cases": []}}"#);
     broken(empty.as_bytes(), "or empty");
+}
+
+#[test]
+fn what_is_pinned_of_a_suppliers_file_is_what_was_compared_whatever_the_file_is_by_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let (package, folder) = package(dir.path(), &one_layer(1.0));
+    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let (images, outputs) = (bytes(&[0.25; 128]), bytes(&[0.2, 0.8, 0.9, 0.1]));
+    let tensor = |shape: &[usize], data| TensorView::new(Dtype::F32, shape.to_vec(), data).unwrap();
+    let tensors = [("images", tensor(&[2, 1, 8, 8], &images)), ("outputs", tensor(&[2, 2], &outputs))];
+    let file = dir.path().join("golden.safetensors");
+    std::fs::write(&file, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let (supplied, read) = Golden::supplied(&file, &package).unwrap();
+    std::fs::write(&file, b"another file").unwrap();
+    keep_supplied(&folder, &read).unwrap();
+    assert_eq!(Golden::of(&Package::load(&folder).unwrap()).unwrap().unwrap().cases, supplied.cases);
 }
 
 #[test]
