@@ -66,13 +66,11 @@ struct Seen {
 impl GradCam {
     /// From a TorchScript file; computes in fp32.
     pub(super) fn load(script: &[u8], device: Device) -> Result<Self, ExplainError> {
-        let script::Exposed { bytes, convolutions } = script::expose(script).map_err(ExplainError::of_network)?;
+        let (module, convolutions) = exposed(script, device)?;
         if convolutions.is_empty() {
             let why = "its network has no convolution outside branches and loops";
             return Err(ExplainError::Unavailable(why.to_owned()));
         }
-        let mut module = CModule::load_data_on_device(&mut &bytes[..], device).map_err(failed)?;
-        module.f_set_eval().map_err(failed)?;
         Ok(Self { module, convolutions, device })
     }
 
@@ -189,6 +187,15 @@ fn map(features: &Tensor, gradient: &Tensor, size: [i64; 2]) -> Result<Option<Ve
     }
     let full = full.f_div_scalar(largest)?.f_to_device(Device::Cpu)?.f_flatten(0, -1)?;
     Vec::<f32>::try_from(full).map(Some)
+}
+
+/// The network of a TorchScript file made to tell what it computes on its way, and of each tensor that it tells, whether a
+/// convolution gives it.
+pub(super) fn exposed(script: &[u8], device: Device) -> Result<(CModule, Vec<bool>), ExplainError> {
+    let script::Exposed { bytes, convolutions } = script::expose(script).map_err(ExplainError::of_network)?;
+    let mut module = CModule::load_data_on_device(&mut &bytes[..], device).map_err(failed)?;
+    module.f_set_eval().map_err(failed)?;
+    Ok((module, convolutions))
 }
 
 /// What a rewritten network says: its outputs, and the tensors on its way that it tells besides.

@@ -10,13 +10,13 @@ use tch::{CModule, Device, Kind, TchError, Tensor};
 
 use super::card::Activation;
 use super::error::{InferError, torch_error};
-use super::explain::{ExplainError, told};
+use super::explain::{ExplainError, exposed, told};
 use super::export::{bytes_of, trace};
 use super::layers::sequence;
 use super::manifest::{Package, Weights};
+use super::nets;
 use super::planes::spread;
 use super::torch::{read_weights, script_of};
-use super::{nets, script};
 use crate::domain::{Contract, Purpose};
 use crate::perturb::Plane;
 
@@ -40,9 +40,6 @@ pub struct WhiteBox {
     device: Device,
 }
 
-/// Copies of planes that pass the network at a time.
-const IMAGES_AT_ONCE: usize = 64;
-
 /// Outputs, and features where there are any.
 struct Seen {
     outputs: Tensor,
@@ -63,9 +60,7 @@ impl WhiteBox {
     fn of_script(package: &Package, script: &[u8], device: Device) -> Result<Self, ExplainError> {
         // The first runs would be profiled and recompiled.
         tch::jit::set_graph_executor_optimize(false);
-        let exposed = script::expose(script).map_err(ExplainError::of_network)?;
-        let mut module = CModule::load_data_on_device(&mut &exposed.bytes[..], device).map_err(failed)?;
-        module.f_set_eval().map_err(failed)?;
+        let (module, _) = exposed(script, device)?;
         Ok(Self {
             contract: package.contract.clone(),
             purpose: package.purpose,
@@ -128,44 +123,27 @@ impl WhiteBox {
         readouts.iter().map(|readout| numbers(&self.readout(&seen, *readout)?)).collect()
     }
 
-    /// The gradient of each readout, its mean over the planes: SmoothGrad where these are noisy copies of one. Readouts
-    /// share passes, each with copies of the planes of its own.
+    /// The gradient of each readout, its mean over the planes: SmoothGrad where these are noisy copies of one. All
+    /// readouts share one pass, and the memory is that of a pass of so many planes.
     pub fn gradients(&self, planes: &[Plane], readouts: &[Readout<'_>]) -> Result<Vec<Plane>, ExplainError> {
-        let mut gradients = Vec::with_capacity(readouts.len());
-        for some in readouts.chunks((IMAGES_AT_ONCE / planes.len().max(1)).max(1)) {
-            gradients.extend(tch::with_grad(|| self.gradients_of(planes, some))?);
-        }
-        Ok(gradients)
+        tch::with_grad(|| {
+            let input = self.input(planes)?.f_set_requires_grad(true).map_err(failed)?;
+            let seen = self.seen(&input)?;
+            readouts.iter().map(|readout| self.gradient(&input, &seen, *readout)).collect()
+        })
     }
 
-    fn gradients_of(&self, planes: &[Plane], readouts: &[Readout<'_>]) -> Result<Vec<Plane>, ExplainError> {
-        let (copies, count) = (planes.len() as i64, readouts.len() as i64);
-        let input = self.input(planes)?.f_repeat([count, 1, 1, 1]).and_then(|i| i.f_set_requires_grad(true));
-        let input = input.map_err(failed)?;
-        let seen = self.seen(&input)?;
-        let own = |(place, readout): (i64, &Readout<'_>)| {
-            let rows = |tensor: &Tensor| tensor.f_narrow(0, place * copies, copies).map_err(failed);
-            let features = seen.features.as_ref().map(rows).transpose()?;
-            let own = Seen { outputs: rows(&seen.outputs)?, features };
-            self.readout(&own, *readout)?.f_sum(Kind::Float).map_err(failed)
-        };
-        let sums = (0i64..).zip(readouts).map(own).collect::<Result<Vec<Tensor>, ExplainError>>()?;
-        let sum = Tensor::f_stack(&sums, 0).and_then(|sums| sums.f_sum(Kind::Float)).map_err(failed)?;
+    fn gradient(&self, input: &Tensor, seen: &Seen, readout: Readout<'_>) -> Result<Plane, ExplainError> {
         let independent = || unavailable("what it says does not depend on its input by gradients");
-        if sums.iter().any(|sum| !sum.requires_grad()) {
+        let mean = self.readout(seen, readout)?.f_mean(Kind::Float).map_err(failed)?;
+        if !mean.requires_grad() {
             return Err(independent());
         }
-        let gradient = Tensor::f_run_backward(&[&sum], &[&input], false, false).map_err(failed)?;
+        let gradient = Tensor::f_run_backward(&[&mean], &[input], true, false).map_err(failed)?;
         let gradient = gradient.first().filter(|g| g.defined()).ok_or_else(independent)?;
-        let side = self.contract.size as usize;
-        let means = gradient.f_view([count, copies, (side * side) as i64]);
-        let means = means.and_then(|g| g.f_mean_dim(&[1i64][..], false, Kind::Float)).map_err(failed)?;
-        let plane = |values: &[f64]| {
-            let values = values.iter().map(|v| *v as f32).collect();
-            let broken = || ExplainError::Failed(InferError::BadOutput("its gradient is not finite".to_owned()));
-            Plane::new(side, values).ok_or_else(broken)
-        };
-        numbers(&means)?.chunks(side * side).map(plane).collect()
+        let values = numbers(&gradient.f_sum_dim_intlist(&[0i64, 1][..], false, Kind::Float).map_err(failed)?)?;
+        let broken = || ExplainError::Failed(InferError::BadOutput("its gradient is not finite".to_owned()));
+        Plane::new(self.contract.size as usize, values.into_iter().map(|v| v as f32).collect()).ok_or_else(broken)
     }
 
     /// Planes from 0 to 1, as [n, 1, side, side].

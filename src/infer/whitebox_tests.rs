@@ -64,6 +64,18 @@ fn the_gradient_of_several_planes_is_their_mean() {
     }
 }
 
+/// A network that draws its own noise tells passes apart.
+#[test]
+fn readouts_share_one_pass() {
+    let body = "        noisy = images * torch.rand_like(images)\n\
+        \x20       return torch.nn.functional.conv2d(noisy, torch.ones(2, 1, 8, 8) / 64.0).flatten(1)";
+    let folder = tempfile::tempdir().unwrap();
+    let network = WhiteBox::load(&package(folder.path(), false, body, |card| card), Device::Cpu).unwrap();
+    let gradients = network.gradients(&[plane(), plane()], &[Readout::Output(0); 3]).unwrap();
+    assert!(gradients.iter().all(|gradient| *gradient == gradients[0]));
+    assert_ne!(network.gradients(&[plane(), plane()], &[Readout::Output(0)]).unwrap(), gradients[..1]);
+}
+
 /// A group's logit is against all others, whatever the network's outputs are.
 #[test]
 fn logits_are_the_same_for_every_kind_of_output() {
