@@ -98,7 +98,9 @@ impl Node {
                         named.push((object, header.study.clone()));
                         kept.push((file, header));
                     }
-                    Err(_) => drop(secretive.0.insert(object)),
+                    Err(_) => {
+                        secretive.0.insert(object);
+                    }
                 }
             }
             let files: Vec<PathBuf> = kept.iter().map(|(file, _)| file.clone()).collect();
