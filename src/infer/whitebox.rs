@@ -14,9 +14,9 @@ use super::explain::{ExplainError, exposed, told};
 use super::export::{bytes_of, trace};
 use super::layers::sequence;
 use super::manifest::{Package, Weights};
-use super::nets;
 use super::planes::spread;
 use super::torch::{read_weights, script_of};
+use super::{nets, script};
 use crate::domain::{Contract, Purpose};
 use crate::perturb::Plane;
 
