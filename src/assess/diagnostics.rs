@@ -1,8 +1,8 @@
 //! What people look at before they believe a fit: calibration by group, as a table, in words and as pictures.
 //!
 //! Rates are of bins of at least 30 patients in which no outcome has 1 to 10, so that no small cell can be read off; a
-//! group that cannot be cut so has no bins. The isotonic fit needs no bins and no curve. The same cohort and profile give the same bytes. Neighbours: `fit` makes the profile,
-//! `picture` draws. Left out: writing files.
+//! group that cannot be cut so has no bins. The isotonic fit needs no bins and no curve. The same cohort and profile give
+//! the same bytes. Neighbours: `fit` makes the profile, `picture` draws. Left out: writing files.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -421,7 +421,7 @@ fn every_way_of_being_stale_is_told() {
     };
     let own = key("clinical", Purpose::Clinical);
     check(&profile, &fitting, SETTINGS, &[]);
-    check(&profile, &fitting, aged, &["was fitted 40 days ago"]);
+    check(&profile, &fitting, aged, &["knows of nothing after 2023-11-14, 40 days ago"]);
     check(&profile, &of(&[("pneumothorax", "other@1#0", 0.5)]), SETTINGS, &["other@1#0 is deployed"]);
     check(
         &profile,
