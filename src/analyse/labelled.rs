@@ -141,13 +141,14 @@ mod tests {
     #[test]
     fn a_study_says_whose_it_is_and_what_its_models_do_not_know() {
         let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("demo-clinical");
+        std::fs::create_dir(&dir).unwrap();
         for file in std::fs::read_dir("models/demo-clinical").unwrap().map(Result::unwrap) {
-            std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+            std::fs::copy(file.path(), dir.join(file.file_name())).unwrap();
         }
-        let card = std::fs::read_to_string(folder.path().join("model.toml")).unwrap();
-        let ood = "\n[ood]\nmethod = \"energy\"\nthreshold = 5.0\n";
-        std::fs::write(folder.path().join("model.toml"), card + ood).unwrap();
-        let packages = [Package::load(folder.path()).unwrap()];
+        let card = std::fs::read_to_string(dir.join("model.toml")).unwrap();
+        std::fs::write(dir.join("model.toml"), card + "\n[ood]\nmethod = \"energy\"\nthreshold = 5.0\n").unwrap();
+        let packages = [Package::load(&dir).unwrap()];
         let said = |far: f64| scores_of(&packages, None, &study(far, &packages));
         assert_eq!(said(6.0)["ood"][packages[0].key()]["beyond"], true);
         assert_eq!((&said(4.0)["ood"], said(4.0)["findings"].as_array().unwrap().len()), (&json!({}), 2));

@@ -39,40 +39,16 @@ impl Store {
         let mut imported = LabelsImported::default();
         let mut tx = if dry { self.index().snapshot().await? } else { self.index().write().await? };
         let here = studies(&mut tx, "SELECT study FROM studies").await?;
-        let earlier = stored(&mut tx).await?;
-        let by_earlier = |what: String| format!("{what} by an earlier import; --replace takes the new one");
-        let forgotten = || "its study was forgotten meanwhile".to_owned();
-        let fault_of_group = |group: &str, line: &LabelLine| {
-            let old = |study| earlier.get(study).and_then(|old| old.group.as_deref());
-            let differs = line.patient.iter().any(|study| old(study).is_some_and(|old| old != group));
-            match line.patient.iter().all(|study| here.contains(study)) {
-                true if differs && !replace => Some(by_earlier("its patient has another self-reported group".into())),
-                true => None,
-                false => Some(forgotten()),
-            }
-        };
-        let old_outcome =
-            |study: &Uid, finding: &str| earlier.get(study).and_then(|old| old.outcomes.get(finding)).copied();
-        let fault_of_outcomes = |line: &LabelLine| {
-            let differs = |(study, finding, value): &(&Uid, &str, bool)| {
-                old_outcome(study, finding).is_some_and(|old| old != *value)
-            };
-            match line.said().find(differs) {
-                _ if line.study.as_ref().is_some_and(|study| !here.contains(study)) => Some(forgotten()),
-                Some((_, finding, _)) if !replace => {
-                    Some(by_earlier(format!("its study has another outcome of {finding}")))
-                }
-                _ => None,
-            }
-        };
+        let known = Known { here, earlier: stored(&mut tx).await?, replace };
         let mut new: BTreeMap<&Uid, StudyLabels> = BTreeMap::new();
         // A group is judged once, and taken once, by the first study of its patient, however many lines say it.
         let mut judged: BTreeMap<(&Uid, &str), Option<String>> = BTreeMap::new();
         let mut taken: BTreeSet<&Uid> = BTreeSet::new();
         for line in lines {
             let group = line.patient.first().zip(line.group.as_deref());
-            let fault = group.and_then(|key| judged.entry(key).or_insert_with(|| fault_of_group(key.1, line)).clone());
-            if let Some(reason) = fault.or_else(|| fault_of_outcomes(line)) {
+            let fault =
+                group.and_then(|key| judged.entry(key).or_insert_with(|| known.fault_of_group(key.1, line)).clone());
+            if let Some(reason) = fault.or_else(|| known.fault_of_outcomes(line)) {
                 imported.faults.push(RowFault { line: line.line, reason });
                 continue;
             }
@@ -86,9 +62,8 @@ impl Store {
         }
         // What was known before keeps the time of its import.
         for (study, new) in new {
-            let outcomes = new.outcomes.iter().filter(|(f, v)| old_outcome(study, f.as_str()) != Some(**v));
-            let old_group = earlier.get(study).and_then(|old| old.group.as_ref());
-            let group = new.group.as_ref().filter(|group| old_group != Some(*group));
+            let outcomes = new.outcomes.iter().filter(|(finding, v)| known.outcome(study, finding) != Some(**v));
+            let group = new.group.as_ref().filter(|group| known.group(study) != Some(group.as_str()));
             imported.known += (new.outcomes.len() + usize::from(new.group.is_some())) as u64;
             for (finding, outcome) in outcomes {
                 (imported.outcomes, imported.known) = (imported.outcomes + 1, imported.known - 1);
@@ -132,6 +107,47 @@ impl Store {
                    (SELECT imported_at FROM outcomes UNION ALL SELECT imported_at FROM self_reports)";
         sqlx::query(sql).fetch_one(self.index().read()).await?.opt_time("newest")
     }
+}
+
+/// What lines are held against.
+struct Known {
+    here: BTreeSet<Uid>,
+    earlier: BTreeMap<Uid, StudyLabels>,
+    replace: bool,
+}
+
+impl Known {
+    fn group(&self, study: &Uid) -> Option<&str> {
+        self.earlier.get(study)?.group.as_deref()
+    }
+
+    fn outcome(&self, study: &Uid, finding: &str) -> Option<bool> {
+        self.earlier.get(study)?.outcomes.get(finding).copied()
+    }
+
+    fn fault_of_group(&self, group: &str, line: &LabelLine) -> Option<String> {
+        if !line.patient.iter().all(|study| self.here.contains(study)) {
+            return Some(FORGOTTEN.to_owned());
+        }
+        let differs = |study| self.group(study).is_some_and(|old| old != group);
+        let contradicts = !self.replace && line.patient.iter().any(differs);
+        contradicts.then(|| by_earlier("its patient has another self-reported group"))
+    }
+
+    fn fault_of_outcomes(&self, line: &LabelLine) -> Option<String> {
+        if line.study.as_ref().is_some_and(|study| !self.here.contains(study)) {
+            return Some(FORGOTTEN.to_owned());
+        }
+        let differs = |study, finding, value| self.outcome(study, finding).is_some_and(|old| old != value);
+        let (_, finding, _) = line.said().find(|&(study, f, value)| !self.replace && differs(study, f, value))?;
+        Some(by_earlier(&format!("its study has another outcome of {finding}")))
+    }
+}
+
+const FORGOTTEN: &str = "its study was forgotten meanwhile";
+
+fn by_earlier(what: &str) -> String {
+    format!("{what} by an earlier import; --replace takes the new one")
 }
 
 async fn studies(tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>, sql: &'static str) -> Result<BTreeSet<Uid>, StoreError> {

@@ -45,7 +45,7 @@ async fn labels_are_kept_once_and_contradictions_are_told() {
     // Nothing is for a fit that has no report yet, and what goes takes its labels with it.
     assert!(store.labels().await.unwrap().is_empty());
     store.purge(&uid("1.1"), true).await.unwrap();
-    drop(store);
+    store.close().await;
     let store = open(dir.path()).await;
     let rows: Vec<String> = sqlx::query_scalar("SELECT study FROM outcomes UNION ALL SELECT study FROM self_reports")
         .fetch_all(store.index().read())
