@@ -53,8 +53,7 @@ pub enum FitError {
     Refused(String),
 }
 
-/// Patients with and without the finding that a group needs for a curve, and for a slope of its own. Between the
-/// two a group's curve runs parallel to the common one, and its band does not cover a slope that truly differs.
+/// Patients with and without the finding that a group needs for a curve, and that all together need for a spline.
 pub const ADMITTED_MIN: usize = 100;
 pub const SLOPE_MIN: usize = 200;
 /// Half width, in logits, of the neighbourhood in which reference patients are counted.
@@ -181,7 +180,7 @@ fn begin_finding(
         curves: None,
         groups: evidence(&cohort.groups, &counts),
     };
-    let admitted: Vec<usize> = (0..counts.len()).filter(|&g| counts[g].reach(ADMITTED_MIN)).collect();
+    let admitted: Vec<usize> = (0..counts.len()).filter(|&g| counts[g].is_admitted()).collect();
     if admitted.len() < 2 {
         profile.withheld = Some(IndReason::Cells);
         return Ok(Begun { profile, observations, work: None });
@@ -296,8 +295,8 @@ impl Counts {
         }
     }
 
-    fn reach(&self, least: usize) -> bool {
-        self.events >= least && self.non_events >= least
+    fn is_admitted(&self) -> bool {
+        self.events >= ADMITTED_MIN && self.non_events >= ADMITTED_MIN
     }
 }
 
@@ -306,7 +305,7 @@ fn evidence(names: &[String], counts: &[Counts]) -> Vec<GroupEvidence> {
     let patients = shown(&counts.iter().map(|c| c.patients).collect::<Vec<_>>());
     let one = |((name, c), patients): ((&String, &Counts), Option<usize>)| {
         let parts = shown(&[c.events, c.non_events]);
-        let admitted = c.reach(ADMITTED_MIN);
+        let admitted = c.is_admitted();
         GroupEvidence {
             group: name.clone(),
             patients,
