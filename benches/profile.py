@@ -22,7 +22,7 @@ if len(sys.argv) > 7 and sys.argv[7] != "1":
 
 import numpy as np
 from scipy.special import expit, log_softmax
-from scipy.stats import chi2, norm, rankdata
+from scipy.stats import norm, rankdata
 
 SD_MIN, SD_MAX, TRACE, FAINT, DELTA, GRID, FOLDS = 0.5, 2.0, 1e-6, 1e-2, 0.05, 201, 5
 GROUPS = 3
@@ -87,7 +87,7 @@ def between(beta, covariance, own):
 class Finding:
     """What is known of one finding before the bootstrap."""
 
-    def __init__(self, z, outcome, group, posteriors, draws, rng):
+    def __init__(self, z, outcome, group, posteriors, signs, rng):
         self.z, self.outcome, self.group = z, outcome, group
         self.center, self.scale = z.mean(), z.std(ddof=1)
         x = (z - self.center) / self.scale
@@ -109,7 +109,7 @@ class Finding:
             middle[6 * k + 4 + k] = 1
         self.trust = (prior, middle)
         self.quality(posteriors)
-        self.gate(spline, x, 2 * draws, rng)
+        self.gate(spline, x, signs, rng)
         wide = np.r_[np.full(4, TRACE), np.full(6, SD_MAX**-2)]
         beta, information = logistic(self.curve, outcome, ones, wide, np.zeros(10))
         covariance = np.linalg.inv(information)
@@ -157,7 +157,7 @@ class Finding:
         distance = np.min([np.einsum("ij,jk,ik->i", self.ratios - c, precision, self.ratios - c) for c in centers], axis=0)
         self.reach = (centers, precision, np.quantile(distance, 0.995), distance)
 
-    def gate(self, spline, x, draws, rng):
+    def gate(self, spline, x, signs, rng):
         n = len(x)
         own = self.hot[:, 1:]
         full = np.column_stack([spline] + [c for g in range(2) for c in (own[:, g], own[:, g] * x)])
@@ -171,12 +171,14 @@ class Finding:
         projection = information[4:, :4] @ np.linalg.inv(information[:4, :4])
         root = np.linalg.cholesky(information[4:, 4:] - projection @ information[:4, 4:])
         scores = np.linalg.solve(root, ((self.outcome - p)[:, None] * (full[:, 4:] - full[:, :4] @ projection.T)).T).T
-        larger = 0
-        for done in range(0, draws, 250):
-            signs = rng.integers(0, 2, (min(250, draws - done), n), dtype=np.int8).astype(float) * 2 - 1
-            larger += np.sum(np.sum((signs @ scores) ** 2, axis=1) >= self.statistic)
-        self.p = (1 + larger) / (1 + draws)
-        self.p_chi_square = chi2.sf(self.statistic, 4)
+        for draws in signs:
+            larger = 0
+            for done in range(0, draws, 250):
+                drawn = rng.integers(0, 2, (min(250, draws - done), n), dtype=np.int8).astype(float) * 2 - 1
+                larger += np.sum(np.sum((drawn @ scores) ** 2, axis=1) >= self.statistic)
+            self.p = (1 + larger) / (1 + draws)
+            if self.p > 0.05:
+                break
 
     def at(self, z, parameters):
         """Everything at scores `z` (rows) under parameter vectors (columns): event logits, mix."""
@@ -262,7 +264,8 @@ def draws_of(job):
 def fit(z, outcome, group, posteriors, draws, processes):
     global FITTED
     rng = np.random.default_rng(1)
-    FITTED = [Finding(z[f], outcome[f], group, posteriors, draws, rng) for f in range(len(z))]
+    signs = [2 * draws, max(2 * draws, 800 * len(z))]
+    FITTED = [Finding(z[f], outcome[f], group, posteriors, signs, rng) for f in range(len(z))]
     jobs = [(seed, len(part)) for seed, part in enumerate(np.array_split(np.arange(draws), 4 * processes))]
     if processes > 1:
         with get_context("fork").Pool(processes) as pool:

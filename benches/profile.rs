@@ -101,7 +101,7 @@ fn main() {
         json!({
             "statistic": f.gate.map(|g| g.statistic), "p": f.gate.map(|g| g.p),
             "calibration_error": f.race.as_ref().map(|r| r.calibration_error),
-            "elevated": f.elevated.iter().map(|e| e.patients).collect::<Vec<_>>(),
+            "elevated": f.elevated.iter().map(|e| e.patients.unwrap_or(0)).collect::<Vec<_>>(),
             "critical": [curves.critical.error, curves.critical.spread, curves.critical.excess, curves.critical.expected],
             "z": [curves.z_low, curves.z_high], "knots": curves.scale.knots,
             "center": curves.scale.center, "scale": curves.scale.scale,

@@ -22,7 +22,9 @@ pub use evidence::read_evidence;
 pub use explain::Explained;
 pub use gradients::{GradientOptions, LabelledImage, Pair};
 pub use labelled::labelled;
-pub use profiles::{candidate_path, read_profile, read_trusted, signature_path, write_whole};
+pub use profiles::{
+    candidate_path, previous_path, read_profile, read_trusted, read_whole, replace_profile, signature_path, write_whole,
+};
 pub use race_prior::{RacePrior, STUDIES_MIN};
 pub use scored::posterior;
 

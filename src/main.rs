@@ -190,8 +190,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime(0)?.block_on(cohort::fit(&config, &options, &fit))
         }
         Command::Profile(Profile::Show { profile, table }) => cohort::show(&profile, table.json),
-        Command::Profile(Profile::Approve { id, key }) => {
-            profiles::approve(&load(&settings, false)?, id.as_deref(), key.as_deref())
+        Command::Profile(Profile::Approve { id, key, anyway }) => {
+            profiles::approve(&load(&settings, false)?, id.as_deref(), key.as_deref(), anyway)
         }
         Command::Profile(Profile::Check { profile, table }) => {
             profiles::check(&load(&settings, false)?, profile.as_deref(), table.json)

@@ -11,7 +11,7 @@ use super::scored::{Scored, scored};
 use super::study::{is_purpose, patient_mismatch, race_of, results, whole};
 use crate::assess::Labelled;
 use crate::config::{Config, PrecisionChoice};
-use crate::domain::{Digest, Given, InstanceHeader, ModelOutputs, Precision, Purpose, ReadyStudy, StudyScore};
+use crate::domain::{Digest, Given, ModelOutputs, Precision, Purpose, ReadyStudy, StudyScore};
 use crate::infer::{self, Package};
 use crate::store::Store;
 
@@ -43,11 +43,13 @@ pub async fn labelled(config: &Config, store: &Store) -> anyhow::Result<(Value, 
 /// Patient, views and date of a study, by its images.
 fn described(study: &ReadyStudy) -> Labelled {
     let headers = || study.instances.iter().filter(|i| i.refusal.is_none()).map(|i| &i.header);
+    let named = headers().find_map(|h| Some((h.patient_id()?, h.issuer_of_patient_id().unwrap_or_default())));
     // Without a Patient ID a study stands for itself.
-    let patient = headers().find_map(InstanceHeader::patient_id).unwrap_or_else(|| study.study.to_string());
+    let (patient, issuer) = named.unwrap_or_else(|| (study.study.to_string(), String::new()));
     Labelled {
         study: study.study.to_string(),
         patient,
+        issuer,
         views: headers().filter_map(|h| h.view).map(|v| v.as_str().to_owned()).collect(),
         date: headers().find_map(|h| NaiveDate::parse_from_str(&h.study_date()?, "%Y%m%d").ok()),
         ..Labelled::default()
@@ -84,8 +86,7 @@ fn scores_of(packages: &[Package], prior: Option<&RacePrior>, study: &ReadyStudy
     let Scored { scores, unknown } = scored(&all, study, prior);
     let scores = whole(scores, &all, study);
     let race_model = packages.iter().find(|p| p.purpose == Purpose::Race);
-    let race = race_of(race_model, study, &scores).ok().filter(|score| !unknown.contains(&score.model.key()));
-    let race = race.and_then(|score| match &score.outputs {
+    let race = race_of(race_model, study, &scores).ok().and_then(|score| match &score.outputs {
         ModelOutputs::Groups(groups) => {
             Some(groups.iter().zip(&score.values).map(|(g, v)| (g.key.clone(), json!(v))).collect::<Value>())
         }
@@ -107,5 +108,51 @@ fn scores_of(packages: &[Package], prior: Option<&RacePrior>, study: &ReadyStudy
             findings.push(json!({"key": finding.key, "model": result.model.key(), "score": score}));
         }
     }
-    json!({"study": uid, "state": "reported", "race": race, "findings": findings})
+    let ood: Value = unknown.into_iter().map(|model| (model, json!({"beyond": true}))).collect();
+    json!({"study": uid, "state": "reported", "race": race, "findings": findings, "ood": ood})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{ImageScore, ScoredInstance, Uid};
+
+    /// A study of one image with this score of how far it is from what the clinical model knows, which ends at 5.
+    fn study(far: f64, packages: &[Package]) -> ReadyStudy {
+        let header = json!({
+            "study": "1.2", "series": "1.2.1", "sop_instance": "1.2.3", "sop_class": "1.2.840.10008.5.1.4.1.1.1.1",
+            "transfer_syntax": "1.2.840.10008.1.2.1", "modality": "DX", "body_part": "CHEST", "view": "PA",
+            "manufacturer": "", "model_name": "", "rows": 512, "columns": 512, "frames": 1, "bits_allocated": 16,
+            "bits_stored": 12, "photometric": "MONOCHROME2", "has_pixels": true, "copied": {
+                "1048608": {"vr": "LO", "value": {"bytes": b"p1"}}, "1048609": {"vr": "LO", "value": {"bytes": b"site"}}
+            }
+        });
+        let score = ImageScore {
+            instance: Uid::parse("1.2.3").unwrap(),
+            model: packages[0].key(),
+            contract: packages[0].contract.digest(),
+            outputs: vec![0.2, 0.3, far],
+        };
+        let header = serde_json::from_value(header).unwrap();
+        let instance = ScoredInstance { header, pixel_digest: None, scores: vec![score], refusal: None };
+        ReadyStudy { study: Uid::parse("1.2").unwrap(), instances: vec![instance], results: Vec::new() }
+    }
+
+    #[test]
+    fn a_study_says_whose_it_is_and_what_its_models_do_not_know() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("demo-clinical");
+        std::fs::create_dir(&dir).unwrap();
+        for file in std::fs::read_dir("models/demo-clinical").unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), dir.join(file.file_name())).unwrap();
+        }
+        let card = std::fs::read_to_string(dir.join("model.toml")).unwrap();
+        std::fs::write(dir.join("model.toml"), card + "\n[ood]\nmethod = \"energy\"\nthreshold = 5.0\n").unwrap();
+        let packages = [Package::load(&dir).unwrap()];
+        let said = |far: f64| scores_of(&packages, None, &study(far, &packages));
+        assert_eq!(said(6.0)["ood"][packages[0].key()]["beyond"], true);
+        assert_eq!((&said(4.0)["ood"], said(4.0)["findings"].as_array().unwrap().len()), (&json!({}), 2));
+        let whose = described(&study(4.0, &packages));
+        assert_eq!((whose.patient.as_str(), whose.issuer.as_str()), ("p1", "site"));
+    }
 }

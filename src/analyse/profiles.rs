@@ -3,7 +3,7 @@
 //! Neighbours: `assess` knows what a profile and a signature are. Left out: fitting, signing.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
@@ -12,7 +12,7 @@ use anyhow::Context;
 use super::{Analyser, cards};
 use crate::assess::{Profile, ProfileSignature};
 use crate::config::Risk;
-use crate::domain::PublicKey;
+use crate::domain::{Digest, PublicKey};
 
 impl Analyser {
     /// The profile in force.
@@ -39,39 +39,76 @@ pub fn read_profile(path: &Path) -> anyhow::Result<Profile> {
 
 /// Reads and checks a profile file; where there are `keys`, one of them has to have signed it, in [`signature_path`].
 pub fn read_trusted(path: &Path, keys: &[PublicKey]) -> anyhow::Result<Profile> {
-    let bytes = fs::read(path)
-        .with_context(|| format!("profile {} cannot be read: fit one with `sidelight profile fit`", path.display()))?;
+    Ok(read_whole(path, keys)?.0)
+}
+
+/// As [`read_trusted`], with the bytes that were read.
+pub fn read_whole(path: &Path, keys: &[PublicKey]) -> anyhow::Result<(Profile, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).and_then(|f| f.take(Profile::BYTES_MAX as u64 + 1).read_to_end(&mut bytes));
+    file.with_context(|| format!("profile {} cannot be read: fit one with `sidelight profile fit`", path.display()))?;
     if !keys.is_empty() {
         check_signature(path, &bytes, keys)?;
     }
-    Profile::parse(&bytes).with_context(|| format!("profile {} is not valid", path.display()))
+    let profile = Profile::parse(&bytes).with_context(|| format!("profile {} is not valid", path.display()))?;
+    Ok((profile, bytes))
+}
+
+/// Puts a profile in the place of another. Whenever the machine stops, the one that is there has its signature: the new
+/// one's waits under the digest of its bytes until they are in place.
+pub fn replace_profile(path: &Path, bytes: &[u8], signature: Option<&ProfileSignature>) -> anyhow::Result<()> {
+    let (place, early) = (signature_path(path), early_signature_path(path, bytes));
+    signature.map_or(Ok(()), |signature| write_whole(&early, &signature.to_json()))?;
+    write_whole(path, bytes)?;
+    let done = match signature {
+        Some(_) => fs::rename(&early, &place),
+        None if place.exists() => fs::remove_file(&place),
+        None => Ok(()),
+    };
+    done.and_then(|()| sync_folder(path)).with_context(|| format!("{} cannot be written", place.display()))
+}
+
+fn early_signature_path(profile: &Path, bytes: &[u8]) -> PathBuf {
+    beside(profile, &format!(".sig.{}", &Digest::of(bytes).as_str()[..16]))
 }
 
 /// Where the signature of a profile is: the profile's own name and `.sig`.
 pub fn signature_path(profile: &Path) -> PathBuf {
-    let mut name = profile.as_os_str().to_owned();
-    name.push(".sig");
-    name.into()
+    beside(profile, ".sig")
 }
 
 /// Where a candidate for the profile's place waits for a person: the profile's own name and `.candidate`.
 pub fn candidate_path(profile: &Path) -> PathBuf {
-    let mut name = profile.as_os_str().to_owned();
-    name.push(".candidate");
+    beside(profile, ".candidate")
+}
+
+/// Where the profile that was replaced is kept.
+pub fn previous_path(profile: &Path) -> PathBuf {
+    beside(profile, ".previous")
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
     name.into()
 }
 
-/// Writes a file so that whoever reads sees the old one or the new one.
+/// Writes a file so that whoever reads sees the old one or the new one, after a power cut too.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let aside = PathBuf::from(aside);
+    let aside = beside(path, ".new");
     let written = fs::File::create(&aside).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.and_then(|()| fs::rename(&aside, path)).with_context(|| format!("{} cannot be written", path.display()))
+    let in_place = written.and_then(|()| fs::rename(&aside, path)).and_then(|()| sync_folder(path));
+    in_place.with_context(|| format!("{} cannot be written", path.display()))
+}
+
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(folder)?.sync_all()
 }
 
 fn check_signature(path: &Path, bytes: &[u8], keys: &[PublicKey]) -> anyhow::Result<()> {
-    let place = signature_path(path);
+    let early = early_signature_path(path, bytes);
+    let place = if early.exists() { early } else { signature_path(path) };
     let signature = match fs::read(&place) {
         Ok(signature) => signature,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => anyhow::bail!(
@@ -120,5 +157,33 @@ mod tests {
         assert!(read_trusted(&path, &[]).is_ok() && fault(&keys).contains("changed after it was signed"));
         fs::write(&place, b"{}").unwrap();
         assert!(fault(&keys).contains("is no signature of a profile"));
+    }
+
+    #[test]
+    fn a_profile_has_its_signature_at_every_moment_of_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, at) = (folder.path().join("profile.json"), |name: &str| folder.path().join(name));
+        let pkcs8 = ring::signature::Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+        let key = SigningKey::parse(&SigningKey::to_pem(pkcs8.as_ref())).unwrap();
+        let old = fs::read("models/demo-profile.json").unwrap();
+        let new = [old.as_slice(), b"\n"].concat();
+        let signed = |bytes: &[u8]| key.sign("demo", bytes);
+        let is_trusted = || read_trusted(&path, &[key.public()]).is_ok();
+        replace_profile(&path, &old, Some(&signed(&old))).unwrap();
+        assert!(is_trusted());
+        // Stopped before the change, and right after it.
+        let early = early_signature_path(&path, &new);
+        fs::write(&early, signed(&new).to_json()).unwrap();
+        assert!(is_trusted());
+        fs::write(&path, &new).unwrap();
+        assert!(is_trusted());
+        replace_profile(&path, &new, Some(&signed(&new))).unwrap();
+        assert!(is_trusted() && !early.exists());
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        replace_profile(&path, &old, None).unwrap();
+        assert!(!is_trusted() && !at("profile.json.sig").exists() && read_profile(&path).is_ok());
+        fs::write(&path, vec![b' '; Profile::BYTES_MAX + 9]).unwrap();
+        assert!(format!("{:#}", read_profile(&path).unwrap_err()).contains("has 33554433 bytes"), "no more is read");
     }
 }

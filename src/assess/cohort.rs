@@ -15,6 +15,7 @@ use crate::domain::Digest;
 /// One finding of one study.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
+    /// One person, by any name.
     pub patient: String,
     pub study: String,
     /// Key of the finding.
@@ -78,16 +79,25 @@ pub enum CohortError {
     NothingJoined,
 }
 
-/// What the node's index knows to be true of one study.
+/// What labels, of a file or of the node's index, say of one study.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Labelled {
     pub study: String,
+    /// Patient ID, and who issued it where that is known: another issuer's patient is another person.
     pub patient: String,
-    /// Key of the self-reported group; empty where there is none.
+    pub issuer: String,
+    /// Key of the self-reported group; empty where nothing is said of it.
     pub group: String,
     pub views: BTreeSet<String>,
     pub date: Option<NaiveDate>,
     pub outcomes: BTreeMap<String, bool>,
+}
+
+impl Labelled {
+    /// Who the patient is. No issuer and no Patient ID has a backslash (PS3.5 6.2, LO).
+    fn person(&self) -> String {
+        if self.issuer.is_empty() { self.patient.clone() } else { format!("{}\\{}", self.issuer, self.patient) }
+    }
 }
 
 /// Joins the bytes of `result.json` and `labels.csv`.
@@ -111,6 +121,7 @@ pub fn join(result_json: &[u8], labels_csv: Option<&[u8]>, indexed: Vec<Labelled
         .collect();
     let mut labels = labels_csv.map(|csv| labels(csv, &findings)).transpose()?.unwrap_or_default();
     let contradicted = add_indexed(&mut labels, indexed);
+    let mixed = share_groups(&mut labels);
     let groups = match &results.models.race {
         Some(race) => race.groups.clone(),
         None => labels
@@ -127,7 +138,6 @@ pub fn join(result_json: &[u8], labels_csv: Option<&[u8]>, indexed: Vec<Labelled
     let (race_model, race_prior) = results.models.race.map(|r| (r.key, r.prior)).unzip();
     let race_prior = race_prior.flatten();
     let mut cohort = Cohort { race_model, race_prior, cards, groups, findings, ..Cohort::default() };
-    let mixed = patients_of_two_groups(&labels);
     let mut joined = false;
     for study in &results.studies {
         joined |= labels.contains_key(&study.study);
@@ -191,6 +201,14 @@ struct ResultStudy {
     race: Option<BTreeMap<String, f64>>,
     #[serde(default)]
     findings: Vec<ResultFinding>,
+    /// By key of a model that can tell, how far the study is from what it knows.
+    #[serde(default)]
+    ood: BTreeMap<String, ResultOod>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ResultOod {
+    beyond: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -201,17 +219,7 @@ struct ResultFinding {
     score: Option<f64>,
 }
 
-/// What the labels say of one study.
-#[derive(Debug, Default)]
-struct StudyLabel {
-    patient: String,
-    group: String,
-    views: BTreeSet<String>,
-    date: Option<NaiveDate>,
-    outcomes: BTreeMap<String, bool>,
-}
-
-fn labels(bytes: &[u8], findings: &[FindingModel]) -> Result<BTreeMap<String, StudyLabel>, CohortError> {
+fn labels(bytes: &[u8], findings: &[FindingModel]) -> Result<BTreeMap<String, Labelled>, CohortError> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
     let headers = reader.headers()?.clone();
     let position = |name: &str| headers.iter().position(|h| h == name);
@@ -220,7 +228,7 @@ fn labels(bytes: &[u8], findings: &[FindingModel]) -> Result<BTreeMap<String, St
     let (view, date) = (position("view"), position("date"));
     let outcomes =
         findings.iter().map(|f| Ok((&f.finding, needed(&f.finding)?))).collect::<Result<Vec<_>, CohortError>>()?;
-    let mut labels: BTreeMap<String, StudyLabel> = BTreeMap::new();
+    let mut labels: BTreeMap<String, Labelled> = BTreeMap::new();
     for record in reader.records() {
         let record = record?;
         let cell = |column: usize| record.get(column).unwrap_or("");
@@ -235,15 +243,17 @@ fn labels(bytes: &[u8], findings: &[FindingModel]) -> Result<BTreeMap<String, St
                 return Err(fault(column, "is empty, every line needs one"));
             }
         }
-        let label = labels.entry(cell(study).to_owned()).or_insert_with(|| StudyLabel {
+        let label = labels.entry(cell(study).to_owned()).or_insert_with(|| Labelled {
+            study: cell(study).to_owned(),
             patient: cell(patient).to_owned(),
-            group: cell(group).to_owned(),
-            ..StudyLabel::default()
+            ..Labelled::default()
         });
         if label.patient != cell(patient) {
             return Err(fault(patient, "differs from another line of the same study"));
         }
-        if label.group != cell(group) {
+        if label.group.is_empty() {
+            label.group = cell(group).to_owned();
+        } else if !cell(group).is_empty() && label.group != cell(group) {
             return Err(fault(group, "differs from another line of the same study"));
         }
         if let Some(text) = view.map(cell).filter(|t| !t.is_empty()) {
@@ -266,20 +276,20 @@ fn labels(bytes: &[u8], findings: &[FindingModel]) -> Result<BTreeMap<String, St
 }
 
 /// Adds what the index knows; the studies of which it says something else than the file.
-fn add_indexed(labels: &mut BTreeMap<String, StudyLabel>, indexed: Vec<Labelled>) -> BTreeSet<String> {
+fn add_indexed(labels: &mut BTreeMap<String, Labelled>, indexed: Vec<Labelled>) -> BTreeSet<String> {
     let mut contradicted = BTreeSet::new();
-    for Labelled { study, patient, group, views, date, outcomes } in indexed {
-        let new = StudyLabel { patient, group, views, date, outcomes };
-        let Some(own) = labels.get_mut(&study) else {
-            labels.insert(study, new);
+    for new in indexed {
+        let Some(own) = labels.get_mut(&new.study) else {
+            labels.insert(new.study.clone(), new);
             continue;
         };
         let differ = |(finding, value): (&String, &bool)| new.outcomes.get(finding).is_some_and(|v| v != value);
         let two_groups = !own.group.is_empty() && !new.group.is_empty() && own.group != new.group;
         if own.patient != new.patient || two_groups || own.outcomes.iter().any(differ) {
-            contradicted.insert(study);
+            contradicted.insert(new.study);
             continue;
         }
+        own.issuer = new.issuer;
         if own.group.is_empty() {
             own.group = new.group;
         }
@@ -294,28 +304,30 @@ fn parse_date(text: &str) -> Option<NaiveDate> {
     ["%Y-%m-%d", "%Y%m%d"].iter().find_map(|format| NaiveDate::parse_from_str(text, format).ok())
 }
 
-fn patients_of_two_groups(labels: &BTreeMap<String, StudyLabel>) -> BTreeSet<&str> {
-    let mut groups: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut mixed = BTreeSet::new();
-    for label in labels.values() {
-        if *groups.entry(&label.patient).or_insert(&label.group) != label.group {
-            mixed.insert(label.patient.as_str());
-        }
+/// Self-report is a person's: studies of which the labels do not say the group have that of the patient's others. The
+/// patients who have two.
+fn share_groups(labels: &mut BTreeMap<String, Labelled>) -> BTreeSet<String> {
+    let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for label in labels.values().filter(|l| !l.group.is_empty()) {
+        groups.entry(label.person()).or_default().insert(label.group.clone());
     }
-    mixed
+    for label in labels.values_mut().filter(|l| l.group.is_empty()) {
+        label.group = groups.get(&label.person()).and_then(BTreeSet::first).cloned().unwrap_or_default();
+    }
+    groups.into_iter().filter(|(_, groups)| groups.len() > 1).map(|(person, _)| person).collect()
 }
 
 fn usable<'a>(
     study: &ResultStudy,
-    labels: &'a BTreeMap<String, StudyLabel>,
-    mixed: &BTreeSet<&str>,
+    labels: &'a BTreeMap<String, Labelled>,
+    mixed: &BTreeSet<String>,
     groups: &[String],
-) -> Result<&'a StudyLabel, &'static str> {
+) -> Result<&'a Labelled, &'static str> {
     if study.state != "reported" {
         return Err("study was not reported");
     }
     let label = labels.get(&study.study).ok_or("study has no label")?;
-    if mixed.contains(label.patient.as_str()) {
+    if mixed.contains(&label.person()) {
         return Err("patient has two self-reported groups");
     }
     if label.group.is_empty() {
@@ -328,10 +340,11 @@ fn usable<'a>(
 }
 
 /// Appends one row for every finding that is scored and labelled.
-fn add(cohort: &mut Cohort, study: &ResultStudy, label: &StudyLabel) -> Result<(), CohortError> {
+fn add(cohort: &mut Cohort, study: &ResultStudy, label: &Labelled) -> Result<(), CohortError> {
     let fault = |fault: String| CohortError::Study { study: study.study.chars().take(64).collect(), fault };
+    let is_beyond = |model: &String| study.ood.get(model).is_some_and(|ood| ood.beyond);
     let posteriors = match (&study.race, &cohort.race_model) {
-        (Some(race), Some(_)) => {
+        (Some(race), Some(model)) if !is_beyond(model) => {
             let values: Option<Vec<f64>> = cohort.groups.iter().map(|g| race.get(g).copied()).collect();
             Some(values.ok_or_else(|| fault("race has no value for one of models.race.groups".into()))?)
         }
@@ -349,6 +362,10 @@ fn add(cohort: &mut Cohort, study: &ResultStudy, label: &StudyLabel) -> Result<(
             *cohort.left_out.entry("finding has no score").or_default() += 1;
             continue;
         };
+        if is_beyond(&deployed.model) {
+            *cohort.left_out.entry("study lies outside what the clinical model knows").or_default() += 1;
+            continue;
+        }
         if !(0.0..=1.0).contains(&score) {
             return Err(fault(format!("the score of finding {} is not between 0 and 1", scored.key)));
         }
@@ -357,7 +374,7 @@ fn add(cohort: &mut Cohort, study: &ResultStudy, label: &StudyLabel) -> Result<(
             continue;
         };
         cohort.rows.push(Row {
-            patient: label.patient.clone(),
+            patient: label.person(),
             study: study.study.clone(),
             finding: deployed.finding.clone(),
             score,
@@ -372,111 +389,5 @@ fn add(cohort: &mut Cohort, study: &ResultStudy, label: &StudyLabel) -> Result<(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const RESULT: &str = r#"{"format":1,"tool":"ignored","models":{"race":{"key":"race@1#a","groups":["A","B"]},
-        "clinical":[{"key":"clin@1#b","findings":[{"key":"pneumothorax","threshold":0.5}]}]},"studies":[
-        {"study":"1.1","state":"reported","race":{"B":0.3,"A":0.7},
-         "findings":[{"key":"pneumothorax","model":"clin@1#b","score":0.25,"level":"indeterminate"}]},
-        {"study":"1.2","state":"refused"},
-        {"study":"1.3","state":"reported","race":null,"findings":[{"key":"pneumothorax","model":"clin@1#b","score":1.0}]},
-        {"study":"1.4","state":"reported","findings":[]},
-        {"study":"1.5","state":"reported","findings":[]}]}"#;
-    const LABELS: &str = "patient,study,instance,group,view,date,pneumothorax\n\
-        p1,1.1,9.1,A,PA,2024-02-01,0\np1,1.1,9.2,A,LATERAL,20240201,1\np2,1.2,9.3,B,PA,,0\n\
-        p3,1.3,9.4,B,PA,,\np4,1.4,9.5,C,PA,,1\np4,1.6,9.6,C,PA,,1\n";
-
-    #[test]
-    fn a_study_takes_the_largest_outcome_of_its_images() {
-        let cohort = read(RESULT.as_bytes(), LABELS.as_bytes()).unwrap();
-        assert_eq!(cohort.rows.len(), 1);
-        let row = &cohort.rows[0];
-        assert_eq!((row.patient.as_str(), row.outcome, row.score), ("p1", true, 0.25));
-        assert_eq!(row.posteriors, Some(vec![0.7, 0.3]));
-        assert_eq!((row.view.as_str(), row.date), ("LATERAL+PA", NaiveDate::from_ymd_opt(2024, 2, 1)));
-        assert_eq!(cohort.findings[0].threshold, 0.5);
-    }
-
-    #[test]
-    fn what_cannot_be_used_is_counted_by_reason() {
-        let cohort = read(RESULT.as_bytes(), LABELS.as_bytes()).unwrap();
-        let expected = [
-            ("finding has no label", 1),
-            ("self-reported group is none of the race model's", 1),
-            ("study has no label", 1),
-            ("study was not reported", 1),
-        ];
-        assert_eq!(cohort.left_out, BTreeMap::from(expected));
-        let two = LABELS.replace("p3,", "p1,");
-        let cohort = read(RESULT.as_bytes(), two.as_bytes()).unwrap();
-        assert_eq!((cohort.rows.len(), cohort.left_out["patient has two self-reported groups"]), (0, 2));
-    }
-
-    #[test]
-    fn a_study_whose_result_did_not_come_takes_no_other_with_it() {
-        let missing = r#"{"study":"1.2","state":"reported","findings":[{"key":"pneumothorax","model":"clin@1#b","score":null,
-            "reasons":["IND-FAILED"]}]}"#;
-        let result = RESULT.replace(r#"{"study":"1.2","state":"refused"}"#, missing);
-        let cohort = read(result.as_bytes(), LABELS.as_bytes()).unwrap();
-        assert_eq!((cohort.rows.len(), cohort.left_out["finding has no score"]), (1, 1));
-    }
-
-    #[test]
-    fn without_a_race_model_the_groups_are_those_of_the_labels() {
-        let result = RESULT.replace(r#""race":{"key":"race@1#a","groups":["A","B"]},"#, r#""race":null,"#);
-        let cohort = read(result.as_bytes(), LABELS.as_bytes()).unwrap();
-        assert_eq!(cohort.groups, ["A", "B", "C"]);
-        assert_eq!((cohort.race_model, &cohort.rows[0].posteriors), (None, &None));
-    }
-
-    #[test]
-    fn the_index_adds_what_a_file_lacks_and_contradictions_are_left_out() {
-        let labelled = |study: &str, patient: &str, group: &str, outcome: Option<bool>| Labelled {
-            study: study.into(),
-            patient: patient.into(),
-            group: group.into(),
-            outcomes: outcome.map(|v| ("pneumothorax".to_owned(), v)).into_iter().collect(),
-            ..Labelled::default()
-        };
-        let result = RESULT.replace(
-            r#"{"study":"1.4","state":"reported","findings":[]}"#,
-            r#"{"study":"1.4","state":"reported","findings":[{"key":"pneumothorax","model":"clin@1#b","score":0.5}]}"#,
-        );
-        let alone = join(result.as_bytes(), None, vec![labelled("1.3", "p3", "B", Some(true))]).unwrap();
-        assert_eq!((alone.rows.len(), alone.rows[0].group.as_str(), alone.rows[0].outcome), (1, "B", true));
-        // The file knows group and patient of 1.3 and no outcome; of 1.1 it says something else.
-        let both = |indexed| join(result.as_bytes(), Some(LABELS.as_bytes()), indexed).unwrap();
-        let cohort = both(vec![labelled("1.3", "p3", "", Some(true)), labelled("1.1", "p1", "A", Some(false))]);
-        assert_eq!(cohort.rows.iter().map(|r| r.study.as_str()).collect::<Vec<_>>(), ["1.3"]);
-        assert_eq!(cohort.left_out["labels of the index and of the file contradict each other"], 1);
-        for other in [labelled("1.1", "p9", "A", None), labelled("1.1", "p1", "B", None)] {
-            assert!(both(vec![other]).rows.is_empty());
-        }
-        assert_eq!(both(vec![labelled("1.1", "p1", "A", Some(true))]).rows.len(), 1);
-    }
-
-    #[test]
-    fn faults_name_their_place() {
-        let check = |result: &str, labels: &str, message: &str| {
-            let error = read(result.as_bytes(), labels.as_bytes()).unwrap_err().to_string();
-            assert!(error.contains(message), "{error}");
-        };
-        check(RESULT, &LABELS.replace("2024-02-01,0", "2024-02-01,x"), "neither 0 nor 1");
-        check(RESULT, &LABELS.replace("20240201,1", "20240201,-1"), r#"line 3, column "pneumothorax": "-1""#);
-        check(RESULT, &LABELS.replace("2024-02-01", "yesterday"), r#"line 2, column "date""#);
-        check(RESULT, &LABELS.replace("p1,1.1,9.2", ",1.1,9.2"), r#"line 3, column "patient": "" is empty"#);
-        check(RESULT, &LABELS.replace("9.2,A", "9.2,B"), "differs from another line");
-        check(RESULT, &LABELS.replace("group", "race"), r#"no column "group""#);
-        check(
-            RESULT,
-            &LABELS.replace("1.1", "7.1").replace("1.2", "7.2").replace("1.3", "7.3").replace("1.4", "7.4"),
-            "same cohort",
-        );
-        check(&RESULT.replace("\"format\":1", "\"format\":2"), LABELS, "format 2");
-        check(&RESULT.replace("0.25", "1.25"), LABELS, "study 1.1: the score of finding pneumothorax");
-        check(&RESULT.replace("\"B\":0.3,", ""), LABELS, "models.race.groups");
-        check(&RESULT.replacen("\"model\":\"clin@1#b\"", "\"model\":\"other\"", 1), LABELS, "another model");
-        check("[1", LABELS, "not a result");
-    }
-}
+#[path = "cohort_tests.rs"]
+mod tests;

@@ -1,12 +1,13 @@
 //! What people look at before they believe a fit: calibration by group, as a table, in words and as pictures.
 //!
-//! Rates are of bins of at least 30 rows in which no outcome has 1 to 10 cases, so that no small cell can be read off;
-//! a group that cannot be cut so has no bins. The isotonic fit needs no bins and no curve: where it leaves the band, the
-//! curve has the wrong shape. The same cohort and profile give the same bytes. Neighbours: `fit` makes the profile,
-//! `picture` draws. Left out: writing files.
+//! Rates are of bins of at least 30 patients in which no outcome has 1 to 10, so that no small cell can be read off; a
+//! group that cannot be cut so has no bins. The isotonic fit needs no bins and no curve. The same cohort and profile give
+//! the same bytes. Neighbours: `fit` makes the profile, `picture` draws. Left out: writing files.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use super::cells::{CELL_MIN, is_small, told};
 use super::cohort::{Cohort, Row};
 use super::picture;
 use super::profile::{FindingProfile, Profile};
@@ -35,6 +36,13 @@ pub(super) struct Bin {
     pub(super) curve: Option<Interval>,
 }
 
+impl Bin {
+    /// Its dot lies outside the curve's band.
+    fn leaves_the_band(&self) -> bool {
+        self.curve.is_some_and(|c| !(c.lower..=c.upper).contains(&self.observed.estimate))
+    }
+}
+
 /// One group of one finding.
 pub(super) struct GroupPlot<'a> {
     pub(super) group: &'a str,
@@ -46,9 +54,7 @@ pub(super) struct GroupPlot<'a> {
 }
 
 const BINS: usize = 10;
-const BIN_ROWS_MIN: usize = 30;
-/// Cells with fewer cases than this, but some, are not shown.
-const CELL_MIN: usize = 11;
+const BIN_PATIENTS_MIN: usize = 30;
 const CURVE_POINTS: usize = 61;
 
 /// A table, a text that shows the pictures, and a picture for each finding. `cohort` is the one that was fitted.
@@ -111,25 +117,46 @@ fn bins(rows: &[&Row], curve_at: &dyn Fn(f64) -> Option<Interval>) -> Vec<Bin> {
     cuts(rows).windows(2).filter_map(|cut| bin(&rows[cut[0]..cut[1]])).collect()
 }
 
+/// The patients of some rows.
+#[derive(Default)]
+struct Cell<'a> {
+    with: BTreeSet<&'a str>,
+    without: BTreeSet<&'a str>,
+}
+
+impl<'a> Cell<'a> {
+    fn of(rows: &[&'a Row]) -> Self {
+        let mut cell = Self::default();
+        rows.iter().for_each(|row| cell.add(row));
+        cell
+    }
+
+    fn add(&mut self, row: &'a Row) {
+        let side = if row.outcome { &mut self.with } else { &mut self.without };
+        side.insert(&row.patient);
+    }
+
+    fn is_shown(&self) -> bool {
+        let is_enough = self.with.union(&self.without).take(BIN_PATIENTS_MIN).count() == BIN_PATIENTS_MIN;
+        is_enough && !is_small(self.with.len()) && !is_small(self.without.len())
+    }
+}
+
 /// Where bins begin and the last one ends; none where no cut avoids small cells.
 fn cuts(rows: &[&Row]) -> Vec<usize> {
-    let shown = |from: usize, to: usize| {
-        let events = rows[from..to].iter().filter(|r| r.outcome).count();
-        let is_shown = |cases: usize| cases == 0 || cases >= CELL_MIN;
-        to - from >= BIN_ROWS_MIN && is_shown(events) && is_shown(to - from - events)
-    };
     let target = rows.len().div_ceil(BINS);
-    let mut cuts = vec![0];
-    for to in 1..=rows.len() {
-        let from = cuts[cuts.len() - 1];
-        if to - from >= target && shown(from, to) {
-            cuts.push(to);
+    let (mut cuts, mut cell) = (vec![0], Cell::default());
+    for (i, row) in rows.iter().enumerate() {
+        cell.add(row);
+        if i + 1 - cuts[cuts.len() - 1] >= target && cell.is_shown() {
+            cuts.push(i + 1);
+            cell = Cell::default();
         }
     }
     // What is left over joins the last bin, and that one the one before, until no cell is small.
     while cuts.len() > 1 && cuts[cuts.len() - 1] != rows.len() {
         cuts.pop();
-        if shown(cuts[cuts.len() - 1], rows.len()) {
+        if Cell::of(&rows[cuts[cuts.len() - 1]..]).is_shown() {
             cuts.push(rows.len());
         }
     }
@@ -140,8 +167,8 @@ fn intercept_slope(rows: &[&Row]) -> Option<(f64, f64)> {
     let mut design = Design::new(2);
     rows.iter().for_each(|r| design.push(&[1.0, logit(r.score)]));
     let outcomes: Vec<f64> = rows.iter().map(|r| f64::from(u8::from(r.outcome))).collect();
-    let events = rows.iter().filter(|r| r.outcome).count();
-    if events < CELL_MIN || rows.len() - events < CELL_MIN {
+    let cell = Cell::of(rows);
+    if cell.with.len() < CELL_MIN || cell.without.len() < CELL_MIN {
         return None;
     }
     let fitted = logistic(&design, &outcomes, &vec![1.0; rows.len()], &Ridge::uniform(2, 0.0), None).ok()?;
@@ -204,8 +231,6 @@ fn write_text(out: &mut String, finding: &FindingProfile, plots: &[GroupPlot<'_>
             || ("too few".to_owned(), "too few".to_owned()),
             |(a, b)| (format!("{a:.2}"), format!("{b:.2}")),
         );
-        let outside =
-            plot.bins.iter().filter(|b| b.curve.is_some_and(|c| b.isotonic < c.lower || b.isotonic > c.upper));
         let curve = match (group.admitted, group.slope) {
             (true, true) => "own slope",
             (true, false) => "parallel",
@@ -215,10 +240,10 @@ fn write_text(out: &mut String, finding: &FindingProfile, plots: &[GroupPlot<'_>
             out,
             "| {} | {} | {} | {} | {curve} | {intercept} | {slope} | {} of {} |",
             group.group,
-            group.patients,
-            group.events,
-            group.non_events,
-            outside.count(),
+            told(group.patients),
+            told(group.events),
+            told(group.non_events),
+            plot.bins.iter().filter(|bin| bin.leaves_the_band()).count(),
             plot.bins.len()
         )?;
     }
@@ -264,6 +289,21 @@ mod tests {
         check(&every(29, 2), 0);
         check(&[vec![false; 300], every(300, 2)].concat(), 10);
         check(&[], 0);
+        // The same patient again is nobody else.
+        let mut all = rows(&every(600, 2));
+        all.iter_mut().for_each(|row| row.patient = (row.patient.parse::<usize>().unwrap() % 20).to_string());
+        assert!(bins(&all.iter().collect::<Vec<_>>(), &|_| None).is_empty());
+    }
+
+    #[test]
+    fn a_dot_outside_the_band_is_what_the_picture_draws() {
+        let at = |estimate| Interval { estimate, lower: 0.1, upper: 0.9 };
+        let bin = |observed, isotonic, curve| {
+            let (rows, lowest, highest, score) = (30, 0.4, 0.6, 0.5);
+            Bin { rows, lowest, highest, score, observed: at(observed), isotonic, curve }.leaves_the_band()
+        };
+        let curve = Some(Interval { estimate: 0.5, lower: 0.45, upper: 0.55 });
+        assert!(bin(0.6, 0.5, curve) && !bin(0.5, 0.6, curve) && !bin(0.6, 0.5, None));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::bands::GRID;
+use super::cells::told;
 use super::profile::{FindingProfile, Profile};
 use super::risk::{self, Individual};
 use super::show::{direction_name, percent};
@@ -38,8 +39,8 @@ pub struct Side {
     pub race_prior: Option<String>,
     pub patients: usize,
     pub studies: usize,
-    /// Patients by self-reported group.
-    pub groups: Vec<(String, usize)>,
+    /// Patients by self-reported group; absent where the profile does not tell.
+    pub groups: Vec<(String, Option<usize>)>,
 }
 
 /// One finding in both.
@@ -63,7 +64,7 @@ pub struct State {
     pub threshold: f64,
     pub studies: usize,
     /// Group, patients, with, without, and whether it has a curve.
-    pub groups: Vec<(String, usize, usize, usize, bool)>,
+    pub groups: Vec<(String, [Option<usize>; 3], bool)>,
     pub withheld: Option<IndReason>,
     /// p after Holm, and whether flags are enabled.
     pub gate: Option<(f64, bool)>,
@@ -72,7 +73,7 @@ pub struct State {
     /// The scores between which it speaks.
     pub scores: Option<[f64; 2]>,
     /// Patients of the cohort at level 2, by direction.
-    pub elevated: Vec<(Direction, usize)>,
+    pub elevated: Vec<(Direction, Option<usize>)>,
 }
 
 /// Where the error curve of a group moved most.
@@ -182,7 +183,7 @@ fn state(f: &FindingProfile) -> State {
         model: f.model.clone(),
         threshold: f.threshold,
         studies: f.studies,
-        groups: f.groups.iter().map(|g| (g.group.clone(), g.patients, g.events, g.non_events, g.admitted)).collect(),
+        groups: f.groups.iter().map(|g| (g.group.clone(), [g.patients, g.events, g.non_events], g.admitted)).collect(),
         withheld: f.withheld,
         gate: f.gate.map(|g| (g.p_holm, g.enabled)),
         race: f.race.as_ref().map(|r| (lowest(r), r.calibration_error)),
@@ -263,7 +264,7 @@ fn write_sides(out: &mut String, old: &Side, new: &Side) -> std::fmt::Result {
     for group in groups {
         let count = |s: &Side| {
             let found = s.groups.iter().find(|(g, _)| g == group);
-            found.map_or_else(|| "not a group".to_owned(), |(_, n)| n.to_string())
+            found.map_or_else(|| "not a group".to_owned(), |(_, n)| told(*n))
         };
         row(&format!("self-reported {group}"), count(old), count(new))?;
     }
@@ -287,8 +288,9 @@ fn write_finding(out: &mut String, f: &FindingDiff) -> std::fmt::Result {
     for group in old.groups.iter().chain(new.groups.iter().filter(|g| old.groups.iter().all(|o| o.0 != g.0))) {
         let shown = |s: &State| match s.groups.iter().find(|g| g.0 == group.0) {
             None => "not a group".to_owned(),
-            Some((_, patients, with, without, admitted)) => {
+            Some((_, counts, admitted)) => {
                 let curve = if *admitted { "a curve" } else { "no curve" };
+                let [patients, with, without] = counts.map(told);
                 format!("{patients} patients, {with} with, {without} without, {curve}")
             }
         };
@@ -307,8 +309,7 @@ fn write_finding(out: &mut String, f: &FindingDiff) -> std::fmt::Result {
     let scores = |s: &State| s.scores.map_or_else(|| "none".to_owned(), |[a, b]| format!("{a:.3}–{b:.3}"));
     row("speaks of scores", scores(old), scores(new))?;
     for direction in [Direction::Miss, Direction::FalseAlarm] {
-        let count = |s: &State| s.elevated.iter().find(|e| e.0 == direction).map_or(0, |e| e.1);
-        let shown = |s| if count(s) <= 10 { "at most 10".to_owned() } else { count(s).to_string() };
+        let shown = |s: &State| told(s.elevated.iter().find(|e| e.0 == direction).map_or(Some(0), |e| e.1));
         row(&format!("cohort patients at level 2, {}", direction_name(direction)), shown(old), shown(new))?;
     }
     write_moved(out, f)

@@ -9,13 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use super::bands::{self, Critical};
+use super::cells::{is_small, shown};
 use super::cohort::{Cohort, FindingModel, Row};
 use super::curves::{Layout, ScoreScale};
 use super::ensemble::Ensemble;
 use super::estimate::{Estimator, Memory, Observation, Point, score_rows, score_scale};
 use super::gate::{self, Gate};
 use super::profile::{
-    CohortDescription, Curves, DRAWS, FindingProfile, GroupEvidence, Profile, Series, StratumEvidence, significant,
+    CohortDescription, Curves, FindingProfile, GroupEvidence, Profile, Series, StratumEvidence, are_draws, significant,
 };
 use super::quality::{self, Auc, RaceQuality};
 use super::risk;
@@ -44,16 +45,15 @@ pub enum FitError {
     Empty,
     #[error("study {study}: {fault}")]
     Row { study: String, fault: &'static str },
-    #[error("every study has the same score for {finding}: is the right output named?")]
-    ConstantScore { finding: String },
     #[error("{finding}: {source}")]
     Numerics { finding: String, source: NumericsError },
     #[error("{finding}: only {converged} of {draws} bootstrap draws converged, the cohort is too thin")]
     Draws { finding: String, converged: usize, draws: usize },
+    #[error("no node would take the profile: {0}")]
+    Refused(String),
 }
 
-/// Patients with and without the finding that a group needs for a curve, and for a slope of its own. Between the
-/// two a group's curve runs parallel to the common one, and its band does not cover a slope that truly differs.
+/// Patients with and without the finding that a group needs for a curve, and that all together need for a spline.
 pub const ADMITTED_MIN: usize = 100;
 pub const SLOPE_MIN: usize = 200;
 /// Half width, in logits, of the neighbourhood in which reference patients are counted.
@@ -95,11 +95,12 @@ pub fn fit(cohort: &Cohort, options: &FitOptions) -> Result<Profile, FitError> {
         cohort: describe(&rows, &cohort.groups),
         findings: fitted.into_iter().map(|(finding, _)| finding).collect(),
     };
-    Ok(profile.sealed())
+    let profile = profile.sealed();
+    profile.refusal().map_or(Ok(profile), |reason| Err(FitError::Refused(reason)))
 }
 
 fn check(cohort: &Cohort, options: &FitOptions) -> Result<(), FitError> {
-    if !DRAWS.contains(&options.bootstrap) {
+    if !are_draws(options.bootstrap) {
         return Err(FitError::Options("bootstrap must be 50 to 10000 draws"));
     }
     if !(options.delta > 0.0 && options.delta < 1.0) {
@@ -165,12 +166,8 @@ fn begin_finding(
     options: &FitOptions,
 ) -> Result<Begun, FitError> {
     let numerics = |source| FitError::Numerics { finding: model.finding.clone(), source };
-    let groups: Vec<GroupEvidence> = cohort
-        .groups
-        .iter()
-        .enumerate()
-        .map(|(g, name)| evidence(name, observations.iter().filter(|o| o.group == g)))
-        .collect();
+    let counts: Vec<Counts> =
+        (0..cohort.groups.len()).map(|g| Counts::of(observations.iter().filter(|o| o.group == g))).collect();
     let mut profile = FindingProfile {
         finding: model.finding.clone(),
         model: model.model.clone(),
@@ -181,21 +178,20 @@ fn begin_finding(
         race: None,
         elevated: Vec::new(),
         curves: None,
-        groups,
+        groups: evidence(&cohort.groups, &counts),
     };
-    let admitted: Vec<usize> = (0..profile.groups.len()).filter(|&g| profile.groups[g].admitted).collect();
+    let admitted: Vec<usize> = (0..counts.len()).filter(|&g| counts[g].is_admitted()).collect();
     if admitted.len() < 2 {
         profile.withheld = Some(IndReason::Cells);
         return Ok(Begun { profile, observations, work: None });
     }
-    let Some((z_low, z_high)) = common_range(&profile.groups) else {
+    let total = |count: fn(&Counts) -> usize| admitted.iter().map(|&g| count(&counts[g])).sum::<usize>();
+    let spline = total(|c| c.events) >= SLOPE_MIN && total(|c| c.non_events) >= SLOPE_MIN;
+    let scale = score_scale(&observations, spline);
+    let Some(((z_low, z_high), scale)) = common_range(&profile.groups).zip(scale) else {
         profile.withheld = Some(IndReason::Range);
         return Ok(Begun { profile, observations, work: None });
     };
-    let total = |count: fn(&GroupEvidence) -> usize| admitted.iter().map(|&g| count(&profile.groups[g])).sum::<usize>();
-    let spline = total(|g| g.events) >= SLOPE_MIN && total(|g| g.non_events) >= SLOPE_MIN;
-    let scale =
-        score_scale(&observations, spline).ok_or_else(|| FitError::ConstantScore { finding: model.finding.clone() })?;
     let sloped = (0..admitted.len()).filter(|&p| profile.groups[admitted[p]].slope).collect();
     let race = cohort.race_model.is_some();
     let mut layout = Layout { groups: profile.groups.len(), admitted, sloped, terms: scale.terms(), race };
@@ -215,9 +211,8 @@ fn begin_finding(
     let rows = score_rows(&scale, &observations);
     let cases: Vec<gate::Case<'_>> =
         observations.iter().zip(&rows).filter_map(|(o, at)| case(&layout, o, at)).collect();
-    let tested =
-        gate::test(&cases, layout.admitted.len(), bootstrap, 2 * options.bootstrap as u64).map_err(numerics)?;
-    profile.gate = Some(tested);
+    let draws = gate::draws(options.bootstrap, cohort.findings.len());
+    profile.gate = Some(gate::test(&cases, layout.admitted.len(), bootstrap, draws).map_err(numerics)?);
     let work = Work { layout, scale, z_low, z_high, estimator, point };
     Ok(Begun { profile, observations, work: Some(work) })
 }
@@ -274,35 +269,55 @@ fn case<'a>(layout: &Layout, o: &Observation, at: &'a super::curves::ScoreRow) -
     Some(gate::Case { at, group, outcome: f64::from(u8::from(o.outcome)), patient: o.patient })
 }
 
-/// Counts patients, not studies: repeats of a patient are no further evidence.
-fn evidence<'a>(name: &str, own: impl Iterator<Item = &'a Observation>) -> GroupEvidence {
-    let (mut all, mut with, mut without) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let mut z = Vec::new();
-    for o in own {
-        all.insert(o.patient);
-        if o.outcome {
-            with.insert(o.patient)
-        } else {
-            without.insert(o.patient)
-        };
-        z.push(o.z);
+/// One group of one finding. Patients are counted, not studies: repeats of a patient are no further evidence.
+struct Counts {
+    patients: usize,
+    events: usize,
+    non_events: usize,
+    z_range: Option<[f64; 2]>,
+}
+
+impl Counts {
+    fn of<'a>(own: impl Iterator<Item = &'a Observation>) -> Self {
+        let (mut with, mut without, mut z) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        for o in own {
+            let side = if o.outcome { &mut with } else { &mut without };
+            side.insert(o.patient);
+            z.push(o.z);
+        }
+        z.sort_by(f64::total_cmp);
+        let range = quantile(&z, 0.01).zip(quantile(&z, 0.99));
+        Self {
+            patients: with.union(&without).count(),
+            events: with.len(),
+            non_events: without.len(),
+            z_range: range.map(|(low, high)| [significant(low), significant(high)]),
+        }
     }
-    z.sort_by(f64::total_cmp);
-    let range = quantile(&z, 0.01).zip(quantile(&z, 0.99)).map(|(low, high)| [significant(low), significant(high)]);
-    let (events, non_events) = (with.len(), without.len());
-    let admitted = events >= ADMITTED_MIN && non_events >= ADMITTED_MIN;
-    let reason =
-        format!("{events} patients with and {non_events} without the finding, {ADMITTED_MIN} of each are needed");
-    GroupEvidence {
-        group: name.to_owned(),
-        patients: all.len(),
-        events,
-        non_events,
-        admitted,
-        reason: (!admitted).then_some(reason),
-        slope: events >= ADMITTED_MIN && non_events >= ADMITTED_MIN,
-        z_range: range,
+
+    fn is_admitted(&self) -> bool {
+        self.events >= ADMITTED_MIN && self.non_events >= ADMITTED_MIN
     }
+}
+
+/// What may be told of all groups of a finding.
+fn evidence(names: &[String], counts: &[Counts]) -> Vec<GroupEvidence> {
+    let patients = shown(&counts.iter().map(|c| c.patients).collect::<Vec<_>>());
+    let one = |((name, c), patients): ((&String, &Counts), Option<usize>)| {
+        let parts = shown(&[c.events, c.non_events]);
+        let admitted = c.is_admitted();
+        GroupEvidence {
+            group: name.clone(),
+            patients,
+            // Together they tell how many patients there are.
+            events: patients.and(parts[0]),
+            non_events: patients.and(parts[1]),
+            admitted,
+            slope: admitted,
+            z_range: c.z_range.filter(|_| admitted),
+        }
+    };
+    names.iter().zip(counts).zip(patients).map(one).collect()
 }
 
 /// The scores that lie within the 1–99 % range of every admitted group.
@@ -323,7 +338,7 @@ fn nearby(observations: &[Observation], group: usize, z_low: f64, z_high: f64) -
             let from = own.partition_point(|o| o.0 < z - NEIGHBOURHOOD);
             let to = own.partition_point(|o| o.0 <= z + NEIGHBOURHOOD);
             let count = own[from..to].iter().map(|o| o.1).collect::<BTreeSet<_>>().len();
-            if count <= 10 { 0.0 } else { count as f64 }
+            if is_small(count) { 0.0 } else { count as f64 }
         })
         .collect();
     Series::of(&counts)
@@ -336,7 +351,6 @@ fn adjust_gates(fitted: &mut [(FindingProfile, Vec<Observation>)]) {
     for (gate, p_holm) in gates.iter_mut().zip(adjusted) {
         gate.enabled = p_holm <= gate::ALPHA;
         gate.statistic = significant(gate.statistic);
-        gate.p_chi_square = significant(gate.p_chi_square);
         gate.p = significant(gate.p);
         gate.p_holm = significant(p_holm);
     }
@@ -351,47 +365,39 @@ fn rounded_quality(quality: RaceQuality) -> RaceQuality {
     }
 }
 
-/// Applies the finished profile to its own cohort: which patients would be at level 2, and of which groups.
+/// Applies the finished profile to its own cohort: how many patients would be at level 2.
 fn elevated(finding: &FindingProfile, observations: &[Observation], delta: f64) -> Vec<StratumEvidence> {
-    let flagged: Vec<(Direction, usize, usize)> = observations
+    let flagged: BTreeSet<(bool, usize)> = observations
         .par_iter()
         .filter_map(|o| {
             let positive = o.score >= finding.threshold;
             let is_elevated = risk::is_elevated(finding, o.score, positive, o.posteriors.as_deref()?, delta);
-            let direction = if positive { Direction::FalseAlarm } else { Direction::Miss };
-            is_elevated.then_some((direction, o.group, o.patient))
+            is_elevated.then_some((positive, o.patient))
         })
         .collect();
-    [Direction::Miss, Direction::FalseAlarm]
-        .into_iter()
-        .map(|direction| {
-            let mut groups: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-            for &(d, group, patient) in &flagged {
-                if d == direction {
-                    groups.entry(group).or_default().insert(patient);
-                }
-            }
-            let patients: usize = groups.values().map(BTreeSet::len).sum();
-            let largest = groups.values().map(BTreeSet::len).max().unwrap_or(0);
-            let largest_share = significant(largest as f64 / patients.max(1) as f64);
-            StratumEvidence { direction, patients, largest_share }
-        })
-        .collect()
+    let count = |positive| flagged.iter().filter(|(p, _)| *p == positive).count();
+    let of = |(direction, positive)| StratumEvidence {
+        direction,
+        patients: Some(count(positive)).filter(|count| !is_small(*count)),
+    };
+    [(Direction::Miss, false), (Direction::FalseAlarm, true)].map(of).to_vec()
 }
 
 fn describe(rows: &[&Row], groups: &[String]) -> CohortDescription {
     let studies: BTreeMap<&str, &Row> = rows.iter().map(|r| (r.study.as_str(), *r)).collect();
     let patients: BTreeMap<&str, &str> = rows.iter().map(|r| (r.patient.as_str(), r.group.as_str())).collect();
-    let mut views: BTreeMap<String, usize> = BTreeMap::new();
+    let mut views: BTreeMap<&str, usize> = BTreeMap::new();
     for row in studies.values() {
-        *views.entry(if row.view.is_empty() { "unknown".into() } else { row.view.clone() }).or_default() += 1;
+        *views.entry(if row.view.is_empty() { "unknown" } else { &row.view }).or_default() += 1;
     }
+    let of_group = |g: &String| patients.values().filter(|p| *p == g).count();
+    let of_views = shown(&views.values().copied().collect::<Vec<_>>());
     CohortDescription {
         patients: patients.len(),
         studies: studies.len(),
-        group_patients: groups.iter().map(|g| patients.values().filter(|p| *p == g).count()).collect(),
+        group_patients: shown(&groups.iter().map(of_group).collect::<Vec<_>>()),
         first_date: rows.iter().filter_map(|r| r.date).min(),
         last_date: rows.iter().filter_map(|r| r.date).max(),
-        views,
+        views: views.into_keys().map(str::to_owned).zip(of_views).collect(),
     }
 }

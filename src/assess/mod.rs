@@ -2,13 +2,14 @@
 //!
 //! A site fits a [`Profile`] once from a labelled [`Cohort`] ([`fit`]); the node then compares every study with it
 //! ([`assess`]). The road: `cohort` → `fit` (`estimate`, `gate`, `quality` with `reach`, `bands`) → `profile` → `risk`;
-//! `curves` says what the parameters mean, `show` prints a profile, `diagnostics` (with `picture`) a fit, `diff` compares two, `stale` holds one against what is
-//! deployed, `signature` says who let it in. Pure: no clock, files or sockets; seeds and `now`
-//! are arguments. Left out: detectors of unsuitable images and drift, whose reasons arrive from outside.
+//! `curves` says what the parameters mean, `cells` which counts may be told, `show` prints a profile, `diagnostics` (with
+//! `picture`) a fit, `diff` compares two, `stale` holds one against what is deployed, `signature` says who let it in.
+//! Pure: no clock, files or sockets; seeds and `now` are arguments. Left out: detectors of unsuitable images and drift, whose reasons arrive from outside.
 //!
 //! R and D measure calibration by group. They are no gaps of false negative rates, which base rates alone can cause.
 
 mod bands;
+mod cells;
 mod cohort;
 mod curves;
 mod diagnostics;
@@ -86,7 +87,7 @@ pub struct RiskSettings {
     pub delta: f64,
     /// Whether race posteriors may be used for individual studies.
     pub per_study_inference: bool,
-    /// A profile that was fitted longer ago is stale; `None`: never by age.
+    /// A profile whose last study, or fit, is longer ago is stale; `None`: never by age.
     pub profile_age_max: Option<Duration>,
 }
 
@@ -216,15 +217,16 @@ impl Scored<'_> {
         if input.unknown.contains(&self.model.key()) {
             outside.push(IndReason::Ood);
         }
-        outside.extend(profile.and_then(|p| aged(p, settings, now)));
+        if profile.is_some_and(|profile| stale::aged(profile, settings, now)) {
+            outside.push(IndReason::Stale);
+        }
         self.answer(positive, decision, outside, race.map(|part| part.groups).unwrap_or_default())
     }
 
     /// The profile's entry for this finding, or why there is none that holds for this model.
     fn find<'p>(&self, profile: &'p Profile) -> Result<&'p FindingProfile, IndReason> {
         let entry = profile.findings.iter().find(|f| f.finding == self.finding.key).ok_or(IndReason::NoCal)?;
-        let same_threshold = (entry.threshold - self.finding.threshold.get()).abs() < 1e-6;
-        if entry.model == self.model.key() && same_threshold { Ok(entry) } else { Err(IndReason::Stale) }
+        if entry.fits(&self.model.key(), self.finding.threshold.get()) { Ok(entry) } else { Err(IndReason::Stale) }
     }
 
     fn answer(
@@ -261,11 +263,6 @@ fn sorted(mut reasons: Vec<IndReason>) -> Vec<IndReason> {
     reasons.sort();
     reasons.dedup();
     reasons
-}
-
-fn aged(profile: &Profile, settings: &RiskSettings, now: Timestamp) -> Option<IndReason> {
-    let limit = chrono::TimeDelta::from_std(settings.profile_age_max?).ok()?;
-    (now - profile.fitted_at > limit).then_some(IndReason::Stale)
 }
 
 /// What the race model said of this study, in the order of the profile's groups.

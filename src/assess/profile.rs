@@ -22,7 +22,7 @@ use crate::stats::NaturalSpline;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// Version of this file's layout: 1.
+    /// Version of this file's layout: 2.
     pub format: u32,
     /// `profile-` and the first 16 digits of the SHA-256 of everything else.
     pub id: String,
@@ -55,12 +55,13 @@ pub struct Profile {
 pub struct CohortDescription {
     pub patients: usize,
     pub studies: usize,
-    /// Patients per group, in the order of [`Profile::groups`].
-    pub group_patients: Vec<usize>,
+    /// Patients per group, in the order of [`Profile::groups`]. Here and below a count is absent if it is from 1 to 10,
+    /// or would give such a one away.
+    pub group_patients: Vec<Option<usize>>,
     pub first_date: Option<NaiveDate>,
     pub last_date: Option<NaiveDate>,
     /// Studies per combination of views.
-    pub views: BTreeMap<String, usize>,
+    pub views: BTreeMap<String, Option<usize>>,
 }
 
 /// One finding of one deployed model.
@@ -89,16 +90,15 @@ pub struct FindingProfile {
 #[serde(deny_unknown_fields)]
 pub struct GroupEvidence {
     pub group: String,
-    pub patients: usize,
+    pub patients: Option<usize>,
     /// Patients with at least one study with, and with at least one study without the finding.
-    pub events: usize,
-    pub non_events: usize,
+    pub events: Option<usize>,
+    pub non_events: Option<usize>,
+    /// Has a curve.
     pub admitted: bool,
-    /// Why it is not admitted.
-    pub reason: Option<String>,
     /// Has a slope of its own.
     pub slope: bool,
-    /// 1 and 99 % quantiles of z = logit s; none without rows.
+    /// 1 and 99 % quantiles of z = logit s; none without a curve.
     pub z_range: Option<[f64; 2]>,
 }
 
@@ -107,9 +107,7 @@ pub struct GroupEvidence {
 #[serde(deny_unknown_fields)]
 pub struct StratumEvidence {
     pub direction: Direction,
-    pub patients: usize,
-    /// Share of the most frequent self-reported group among them; 0 without patients.
-    pub largest_share: f64,
+    pub patients: Option<usize>,
 }
 
 /// The fitted models of one finding and their uncertainty.
@@ -153,7 +151,7 @@ pub struct Series(Vec<f64>);
 /// Why a file is no profile.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
-    #[error("the profile has {0} bytes, more than the {BYTES_MAX} allowed")]
+    #[error("the profile has {0} bytes, more than the {max} allowed", max = Profile::BYTES_MAX)]
     TooLarge(usize),
     #[error("the profile is not valid JSON of the expected layout: {0}")]
     Json(#[from] serde_json::Error),
@@ -165,23 +163,30 @@ pub enum ProfileError {
     Edited(String),
 }
 
-const FORMAT: u32 = 1;
-const BYTES_MAX: usize = 32 << 20;
+const FORMAT: u32 = 2;
 const GROUPS_MAX: usize = 16;
 const FINDINGS_MAX: usize = 64;
-/// Fewest and most bootstrap draws.
-pub(super) const DRAWS: std::ops::RangeInclusive<usize> = 50..=10_000;
+/// Bytes of a name.
+const NAME_MAX: usize = 1000;
 
 impl Profile {
+    /// A larger file is none.
+    pub const BYTES_MAX: usize = 32 << 20;
+
     /// Reads and checks a profile file.
     pub fn parse(bytes: &[u8]) -> Result<Self, ProfileError> {
-        if bytes.len() > BYTES_MAX {
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+        }
+        if bytes.len() > Self::BYTES_MAX {
             return Err(ProfileError::TooLarge(bytes.len()));
         }
-        let profile: Profile = serde_json::from_slice(bytes)?;
-        if profile.format != FORMAT {
-            return Err(ProfileError::Format(profile.format));
+        let Head { format } = serde_json::from_slice(bytes)?;
+        if format != FORMAT {
+            return Err(ProfileError::Format(format));
         }
+        let profile: Profile = serde_json::from_slice(bytes)?;
         profile.fault().map_or(Ok(()), |fault| Err(ProfileError::Inconsistent(fault)))?;
         if profile.id != profile.content_id() {
             return Err(ProfileError::Edited(profile.id.chars().take(40).collect()));
@@ -192,12 +197,16 @@ impl Profile {
     /// The profile as it holds for models with these cards: what was fitted with another card was fitted for another
     /// model, and is stale.
     pub fn for_cards(mut self, cards: &BTreeMap<String, Digest>) -> Self {
-        let fitted = std::mem::take(&mut self.cards);
-        let altered = |model: &str| fitted.get(model).zip(cards.get(model)).is_some_and(|(then, now)| then != now);
         let keys = self.findings.iter_mut().map(|f| &mut f.model).chain(self.race_model.iter_mut());
-        keys.filter(|key| altered(key)).for_each(|key| key.push_str(" with another card"));
-        self.cards = fitted;
+        keys.filter(|key| is_altered(key, &self.cards, cards)).for_each(|key| key.push_str(" with another card"));
         self
+    }
+
+    /// The day up to which it knows what is true: that of the last study, where the cohort has dates. Old studies that
+    /// are fitted again are no younger by that.
+    pub fn dated(&self) -> Timestamp {
+        let last = self.cohort.last_date.map(|date| date.and_time(chrono::NaiveTime::MIN).and_utc());
+        last.map_or(self.fitted_at, |last| last.min(self.fitted_at))
     }
 
     /// The file's bytes; [`Profile::parse`] gives the same profile again.
@@ -212,6 +221,13 @@ impl Profile {
         self.format = FORMAT;
         self.id = self.content_id();
         self
+    }
+
+    /// Why no node would take it.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let bytes = self.to_json().len();
+        let large = || format!("it has {bytes} bytes, more than the {} allowed: take fewer draws", Self::BYTES_MAX);
+        self.fault().or_else(|| (bytes > Self::BYTES_MAX).then(large))
     }
 
     fn content_id(&self) -> String {
@@ -231,8 +247,11 @@ impl Profile {
         if self.cohort.group_patients.len() != self.groups.len() {
             return fail("cohort.group_patients has another length than groups");
         }
-        if !DRAWS.contains(&self.bootstrap) || !(0.0..=1.0).contains(&self.delta) {
+        if !are_draws(self.bootstrap) || !(0.0..=1.0).contains(&self.delta) {
             return fail("bootstrap is outside 50..=10000 or delta outside 0..1");
+        }
+        if !self.names().all(|name| is_plain(name)) {
+            return fail("the name of a site, model, group, finding or view is too long, or hides characters");
         }
         self.findings.iter().find_map(|f| {
             f.fault(&self.groups, self.bootstrap)
@@ -241,7 +260,21 @@ impl Profile {
     }
 }
 
+impl Profile {
+    /// Every text in it that is printed.
+    fn names(&self) -> impl Iterator<Item = &String> {
+        let of_models = self.race_model.iter().chain(self.cards.keys());
+        let of_findings = self.findings.iter().flat_map(|f| [&f.finding, &f.model]);
+        of_models.chain(of_findings).chain(&self.groups).chain(self.cohort.views.keys()).chain([&self.site])
+    }
+}
+
 impl FindingProfile {
+    /// Whether it is of this model as it decides now.
+    pub(super) fn fits(&self, model: &str, threshold: f64) -> bool {
+        self.model == model && (self.threshold - threshold).abs() < 1e-6
+    }
+
     pub(super) fn layout(&self, curves: &Curves) -> Layout {
         let admitted: Vec<usize> = (0..self.groups.len()).filter(|&g| self.groups[g].admitted).collect();
         let sloped = (0..admitted.len()).filter(|&p| self.groups[admitted[p]].slope).collect();
@@ -346,6 +379,21 @@ pub(super) fn significant(value: f64) -> f64 {
         return 0.0;
     }
     format!("{value:.5e}").parse().unwrap_or(value)
+}
+
+/// Whether a model's card is another than that of the fit, as far as both are known.
+pub(super) fn is_altered(model: &str, then: &BTreeMap<String, Digest>, now: &BTreeMap<String, Digest>) -> bool {
+    then.get(model).zip(now.get(model)).is_some_and(|(then, now)| then != now)
+}
+
+pub(super) fn are_draws(bootstrap: usize) -> bool {
+    i64::try_from(bootstrap).is_ok_and(|draws| crate::config::DRAWS.contains(&draws))
+}
+
+/// Whether a person who reads it on a screen reads what is there: nothing in it moves a cursor or turns text around.
+fn is_plain(name: &str) -> bool {
+    let hides = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    name.len() <= NAME_MAX && !name.contains(hides)
 }
 
 fn has_repeats<'a>(names: impl IntoIterator<Item = &'a String>) -> bool {

@@ -7,6 +7,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::cells::told;
+use super::fit::ADMITTED_MIN;
 use super::profile::{CohortDescription, FindingProfile, GroupEvidence, Profile, StratumEvidence};
 use super::risk::{self, Individual};
 use super::{Gate, RaceQuality};
@@ -137,44 +139,37 @@ fn write_head(out: &mut String, s: &ProfileSummary) -> std::fmt::Result {
         _ => String::new(),
     };
     writeln!(out, "cohort {} patients, {} studies{dates}", s.cohort.patients, s.cohort.studies)?;
-    let counts = s.groups.iter().zip(&s.cohort.group_patients).map(|(g, n)| format!("{g} {n}"));
+    let counts = s.groups.iter().zip(&s.cohort.group_patients).map(|(g, n)| format!("{g} {}", told(*n)));
     writeln!(out, "  patients by self-reported group: {}", counts.collect::<Vec<_>>().join(", "))?;
-    let views = s.cohort.views.iter().map(|(view, n)| format!("{view} {n}"));
-    writeln!(out, "  studies by views: {}", views.collect::<Vec<_>>().join(", "))
+    let views = s.cohort.views.iter().map(|(view, n)| format!("{view} {}", told(*n)));
+    writeln!(out, "  studies by views: {}", views.collect::<Vec<_>>().join(", "))?;
+    writeln!(out, "  –: from 1 to 10, or what would tell such a number")
 }
 
 fn write_finding(out: &mut String, f: &FindingSummary, delta: f64) -> std::fmt::Result {
     writeln!(out, "\n{}  {}  threshold {:.4}, {} studies", f.finding, f.model, f.threshold, f.studies)?;
     for g in &f.groups {
-        let state = g.reason.as_ref().map_or_else(
-            || format!("admitted{}", if g.slope { ", own slope" } else { ", no slope of its own" }),
-            |reason| format!("not admitted: {reason}"),
-        );
-        writeln!(
-            out,
-            "  {:<12} {:>6} patients, {:>5} with, {:>5} without  {state}",
-            g.group, g.patients, g.events, g.non_events
-        )?;
+        let state = match (g.admitted, g.slope) {
+            (true, true) => "admitted, own slope".to_owned(),
+            (true, false) => "admitted, no slope of its own".to_owned(),
+            (false, _) => format!("not admitted: {ADMITTED_MIN} patients with and without the finding are needed"),
+        };
+        let [patients, events, non_events] = [g.patients, g.events, g.non_events].map(told);
+        writeln!(out, "  {:<12} {patients:>6} patients, {events:>5} with, {non_events:>5} without  {state}", g.group)?;
     }
     if let Some(reason) = f.withheld {
         writeln!(out, "  no curves: {} ({})", reason.code().1, reason.code().0)?;
     }
     if let Some(gate) = f.gate {
         let state = if gate.enabled { "flags enabled" } else { "flags disabled" };
-        let p = format!("p {:.4}, after Holm {:.4} (chi-square {:.4})", gate.p, gate.p_holm, gate.p_chi_square);
+        let p = format!("p {:.4}, after Holm {:.4}", gate.p, gate.p_holm);
         writeln!(out, "  calibration by group: LR {:.2} on {} df, {p}: {state}", gate.statistic, gate.df)?;
     }
     if let Some(race) = &f.race {
         write_race(out, race, &f.groups)?;
     }
-    for e in f.elevated.iter().filter(|e| e.patients > 10) {
-        let direction = direction_name(e.direction);
-        writeln!(
-            out,
-            "  level 2, {direction}: {} patients, largest group {:.0} %",
-            e.patients,
-            100.0 * e.largest_share
-        )?;
+    for e in &f.elevated {
+        writeln!(out, "  level 2, {}: {} patients", direction_name(e.direction), told(e.patients))?;
     }
     if !f.table.is_empty() {
         write_table(out, f, delta)?;

@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use chrono::TimeDelta;
+
 use super::RiskSettings;
-use super::profile::Profile;
+use super::profile::{Profile, is_altered};
 use crate::domain::{Digest, IndReason, Timestamp};
 
 /// What is deployed.
@@ -38,16 +40,15 @@ pub fn misfits(profile: &Profile, deployed: &Deployed, settings: &RiskSettings, 
     let mut add = |finding: Option<&str>, reason, text: String| {
         found.push(Misfit { finding: finding.map(str::to_owned), reason, text });
     };
-    let age = (now - profile.fitted_at).to_std().unwrap_or_default();
-    if settings.profile_age_max.is_some_and(|limit| age > limit) {
-        let days = age.as_secs() / 86_400;
-        let text = format!("was fitted {days} days ago, risk.profile_age_max is less: fit it again");
+    if aged(profile, settings, now) {
+        let (date, days) = (profile.dated().date_naive(), (now - profile.dated()).num_days());
+        let text = match days {
+            ..0 => format!("is of {date}, which is still to come: set the clock, or fit it again"),
+            _ => format!("knows of nothing after {date}, {days} days ago, risk.profile_age_max is less: fit it again"),
+        };
         add(None, IndReason::Stale, text);
     }
-    let altered = |model: &String| {
-        let cards = profile.cards.get(model).zip(deployed.cards.get(model));
-        cards.is_some_and(|(then, now)| then != now)
-    };
+    let altered = |model: &String| is_altered(model, &profile.cards, &deployed.cards);
     for entry in &profile.findings {
         let key = entry.finding.as_str();
         let text = match deployed.findings.iter().find(|(finding, ..)| *finding == entry.finding) {
@@ -58,7 +59,7 @@ pub fn misfits(profile: &Profile, deployed: &Deployed, settings: &RiskSettings, 
             Some((_, model, _)) if *model != entry.model => {
                 format!("{key} was fitted for {}, {model} is deployed: fit it again", entry.model)
             }
-            Some((.., threshold)) if (threshold - entry.threshold).abs() >= 1e-6 => {
+            Some((_, model, threshold)) if !entry.fits(model, *threshold) => {
                 let then = entry.threshold;
                 format!("was fitted for {key} with threshold {then}, the model's is another, {threshold}: fit it again")
             }
@@ -77,6 +78,14 @@ pub fn misfits(profile: &Profile, deployed: &Deployed, settings: &RiskSettings, 
     }
     individual(profile, deployed, settings, &altered).into_iter().for_each(|(reason, text)| add(None, reason, text));
     found
+}
+
+/// Whether it is too old, or of a time to come, so that nobody knows how old it is.
+pub(super) fn aged(profile: &Profile, settings: &RiskSettings, now: Timestamp) -> bool {
+    let age = now - profile.dated();
+    let limit = settings.profile_age_max.and_then(|limit| TimeDelta::from_std(limit).ok());
+    // Studies and clocks are not all of one time zone.
+    limit.is_some_and(|limit| age > limit || age < -TimeDelta::days(1))
 }
 
 /// What keeps the node from saying anything of individuals.

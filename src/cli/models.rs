@@ -106,6 +106,9 @@ pub enum Profile {
         /// Private key to sign it with, where risk.profile_keys asks for a signature
         #[arg(long, value_name = "FILE", requires = "id")]
         key: Option<PathBuf>,
+        /// Let it in although the node would abstain by it, wholly or for a finding
+        #[arg(long, requires = "id")]
+        anyway: bool,
     },
     /// Tell whether a profile fits what is configured: signature, models, thresholds, prior, age; exit code 1 if not
     Check {
@@ -169,7 +172,7 @@ pub struct ProfileFit {
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,
     /// Number of bootstrap replicates
-    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(crate::config::DRAWS))]
     pub bootstrap: Option<u32>,
     #[command(flatten)]
     pub table: Table,

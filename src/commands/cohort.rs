@@ -14,11 +14,16 @@ use sidelight::cli::ProfileFit;
 use sidelight::config::Config;
 use sidelight::phantom::{self, PhantomOptions, World};
 
+use super::evidence::may_audit;
 use super::{labels, print, print_json, progress};
 
 /// Joins scores and labels, fits the profile and writes it.
 pub async fn fit(config: &Config, input: &ProfileFit, options: &FitOptions) -> anyhow::Result<ExitCode> {
     let mut documents = input.results.iter().map(|path| document(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    // What was written where it was permitted may be used only where it is.
+    if documents.iter().any(|(_, result)| !result["models"]["race"].is_null()) {
+        may_audit(config)?;
+    }
     let mut labelled = Vec::new();
     if input.index {
         let (own, labels) = labels::indexed(config).await?;

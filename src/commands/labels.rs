@@ -35,7 +35,7 @@ pub async fn import(config: &Config, options: &LabelsImport) -> anyhow::Result<E
     let known = store.known_studies().await?;
     let labels = read_labels(&bytes, &findings, &groups, &known)
         .map_err(|reason| anyhow::anyhow!("{}: {reason}", options.file.display()))?;
-    let imported = store.import_labels(&labels.studies, options.replace, options.dry_run, Utc::now()).await?;
+    let imported = store.import_labels(&labels.lines, options.replace, options.dry_run, Utc::now()).await?;
     store.close().await;
     let mut faults = [labels.faults, imported.faults.clone()].concat();
     faults.sort_by_key(|fault| fault.line);

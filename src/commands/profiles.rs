@@ -11,7 +11,10 @@ use chrono::Utc;
 use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
 use serde_json::json;
-use sidelight::analyse::{RacePrior, candidate_path, cards, read_profile, read_trusted, signature_path, write_whole};
+use sidelight::analyse::{
+    RacePrior, candidate_path, cards, previous_path, read_profile, read_trusted, read_whole, replace_profile,
+    signature_path,
+};
 use sidelight::assess::{self, Deployed, Misfit, Profile, RiskSettings, SigningKey};
 use sidelight::config::{Config, PrecisionChoice};
 use sidelight::domain::{Precision, Purpose};
@@ -36,8 +39,7 @@ pub fn key(out: &Path) -> anyhow::Result<ExitCode> {
 
 /// Signs a profile that is intact; the signature goes beside it.
 pub fn sign(profile: &Path, key: &Path) -> anyhow::Result<ExitCode> {
-    let id = read_profile(profile)?.id;
-    let file = fs::read(profile).with_context(|| format!("{} cannot be read", profile.display()))?;
+    let (Profile { id, .. }, file) = read_whole(profile, &[])?;
     let key = signing_key(key)?;
     let place = signature_path(profile);
     fs::write(&place, key.sign(&id, &file).to_json())
@@ -70,17 +72,22 @@ pub fn check(config: &Config, profile: Option<&Path>, json: bool) -> anyhow::Res
     if let Err(fault) = trusted {
         print(&fault)?;
     }
-    if !misfits.is_empty() {
-        let row = |m: &Misfit| {
-            let what = m.finding.clone().unwrap_or_else(|| "all findings".into());
-            vec![what, m.reason.code().0.to_owned(), m.text.clone()]
-        };
-        print(&table(&["what", "reason", "the profile"], misfits.iter().map(row)))?;
-    }
+    print_misfits(&misfits)?;
     if fits {
         print(&format!("{} fits what is configured", profile.id))?;
     }
     Ok(code)
+}
+
+fn print_misfits(misfits: &[Misfit]) -> anyhow::Result<()> {
+    if misfits.is_empty() {
+        return Ok(());
+    }
+    let row = |m: &Misfit| {
+        let what = m.finding.clone().unwrap_or_else(|| "all findings".into());
+        vec![what, m.reason.code().0.to_owned(), m.text.clone()]
+    };
+    print(&table(&["what", "reason", "the profile"], misfits.iter().map(row)))
 }
 
 /// Prints what a new profile changes.
@@ -94,24 +101,29 @@ pub fn diff(old: &Path, new: &Path, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows what the candidate beside the profile changes; with its identifier, the candidate takes the profile's place. The
-/// profile that was stays beside it.
-pub fn approve(config: &Config, id: Option<&str>, key: Option<&Path>) -> anyhow::Result<ExitCode> {
+/// Shows what the candidate beside the profile changes, and how it does not fit what is deployed; with its identifier, the
+/// candidate takes the profile's place, one that does not fit only `anyway`. The profile that was stays beside it.
+pub fn approve(config: &Config, id: Option<&str>, key: Option<&Path>, anyway: bool) -> anyhow::Result<ExitCode> {
     let path = config.risk.profile.as_deref().context("risk.profile names no profile")?;
     let place = candidate_path(path);
     anyhow::ensure!(place.exists(), "{} is not there: no candidate waits (risk.refit makes them)", place.display());
-    let candidate = read_profile(&place)?;
-    let old = path.exists().then(|| read_profile(path)).transpose()?;
+    let (candidate, bytes) = read_whole(&place, &[])?;
+    let misfits = misfits(config, &candidate)?;
     let Some(id) = id else {
-        match &old {
-            Some(old) => print(&assess::render_diff(&assess::diff(old, &candidate)))?,
-            None => print(&assess::render(&candidate))?,
+        match read_profile(path) {
+            Ok(old) => print(&assess::render_diff(&assess::diff(&old, &candidate)))?,
+            Err(error) => {
+                print(&format!("{}\nthere is nothing to compare it with: {error:#}", assess::render(&candidate)))?
+            }
         }
-        print(&format!("to let it in: sidelight profile approve {}", candidate.id))?;
+        print_misfits(&misfits)?;
+        let flag = if misfits.is_empty() { "" } else { "--anyway " };
+        print(&format!("to let it in: sidelight profile approve {flag}{}", candidate.id))?;
         return Ok(ExitCode::SUCCESS);
     };
     anyhow::ensure!(id == candidate.id, "the candidate is {} by now; look at it first", candidate.id);
-    let bytes = candidate.to_json();
+    print_misfits(&misfits)?;
+    anyhow::ensure!(misfits.is_empty() || anyway, "the node would abstain by it; --anyway lets it in all the same");
     let keys = &config.risk.profile_keys;
     let signature = match key {
         Some(key) => Some(signing_key(key)?).map(|key| key.sign(&candidate.id, &bytes)),
@@ -121,24 +133,17 @@ pub fn approve(config: &Config, id: Option<&str>, key: Option<&Path>) -> anyhow:
     if let Some(signature) = signature.as_ref().filter(|_| !keys.is_empty()) {
         signature.verify(&bytes, keys)?;
     }
-    let (sig, named) = (signature_path(path), |name: &Path, end: &str| {
-        let mut name = name.as_os_str().to_owned();
-        name.push(end);
-        std::path::PathBuf::from(name)
-    });
-    for file in [path, sig.as_path()].into_iter().filter(|file| file.exists()) {
-        let kept = named(file, ".previous");
-        fs::copy(file, &kept).with_context(|| format!("{} cannot be written", kept.display()))?;
-    }
-    write_whole(path, &bytes)?;
-    match signature {
-        Some(signature) => write_whole(&sig, &signature.to_json())?,
-        None if sig.exists() => {
-            fs::remove_file(&sig).with_context(|| format!("{} cannot be removed", sig.display()))?
+    let previous = previous_path(path);
+    for (file, kept) in [(path.to_owned(), previous.clone()), (signature_path(path), signature_path(&previous))] {
+        if file.exists() {
+            fs::copy(&file, &kept).with_context(|| format!("{} cannot be written", kept.display()))?;
         }
-        None => {}
     }
-    fs::remove_file(&place).with_context(|| format!("{} cannot be removed", place.display()))?;
+    replace_profile(path, &bytes, signature.as_ref())?;
+    // A newer candidate, which nobody has seen, stays.
+    if fs::read(&place).is_ok_and(|now| now == bytes) {
+        fs::remove_file(&place).with_context(|| format!("{} cannot be removed", place.display()))?;
+    }
     print(&format!("{} is the profile now; a running node takes it with a reload (SIGHUP)", candidate.id))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -40,7 +40,7 @@ pub use fault::{ConfigError, FAULTS_MAX, Fault};
 pub use fingerprint::Fingerprint;
 pub use load::{environment, load, load_to_serve};
 pub(crate) use parse::{host_fault, span};
-pub use refit::Refit;
+pub use refit::{DRAWS, Refit};
 pub use secret::{SecretFault, open_to_others, read_secret, read_secret_text};
 pub use walk::FILE_BYTES_MAX;
 

@@ -8,6 +8,7 @@
 //! out: what a study's scores are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::table::{RowFault, text_of};
 use crate::domain::Uid;
@@ -22,8 +23,27 @@ pub struct StudyLabels {
     pub group: Option<String>,
     /// By key of a finding, whether it is truly there.
     pub outcomes: BTreeMap<String, bool>,
-    /// The first line that says it.
+}
+
+/// What one line says. It holds as a whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelLine {
     pub line: u64,
+    /// All studies of its patient that are here: its group holds for them.
+    pub patient: Arc<[Uid]>,
+    pub group: Option<String>,
+    /// The study of its outcomes; none where it names a patient alone.
+    pub study: Option<Uid>,
+    /// By key of a finding, as all lines of the study together say it.
+    pub outcomes: BTreeMap<String, bool>,
+}
+
+impl LabelLine {
+    /// Study, finding and outcome.
+    pub fn said(&self) -> impl Iterator<Item = (&Uid, &str, bool)> {
+        let of = |study| self.outcomes.iter().map(move |(finding, value)| (study, finding.as_str(), *value));
+        self.study.iter().flat_map(of)
+    }
 }
 
 /// A study that is here.
@@ -38,19 +58,11 @@ pub struct KnownStudy {
 /// What a file comes to.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Labels {
-    pub studies: BTreeMap<Uid, StudyLabels>,
+    pub lines: Vec<LabelLine>,
     /// Lines that are not used, and why.
     pub faults: Vec<RowFault>,
     /// Columns that are none of the known ones.
     pub unused: Vec<String>,
-}
-
-/// One line.
-struct Row {
-    line: u64,
-    studies: Vec<Uid>,
-    group: Option<String>,
-    outcomes: Vec<(String, bool)>,
 }
 
 /// Reads a table of labels for these findings, groups (keys; none: any) and studies. An error where the file as a whole is none.
@@ -78,10 +90,10 @@ pub fn read_labels(
     }
     let places = Places::of(known);
     let mut labels = Labels { unused: columns.unused(), ..Labels::default() };
-    let mut rows = Vec::new();
+    let mut lines = Vec::new();
     for record in reader.records() {
         let read = match &record {
-            Ok(record) => columns.row(record, &places),
+            Ok(record) => columns.line(record, &places),
             Err(_) => Err("it is not text in UTF-8".to_owned()),
         };
         let line = match &record {
@@ -89,11 +101,11 @@ pub fn read_labels(
             Err(error) => error.position().map_or(0, csv::Position::line),
         };
         match read {
-            Ok(row) => rows.push(Row { line, ..row }),
+            Ok(said) => lines.push(LabelLine { line, ..said }),
             Err(reason) => labels.faults.push(RowFault { line, reason }),
         }
     }
-    combine(rows, columns.place("instance").is_some(), &places, &mut labels);
+    combine(&lines, columns.place("instance").is_some(), &mut labels);
     labels.faults.sort_by_key(|fault| fault.line);
     Ok(labels)
 }
@@ -115,7 +127,7 @@ impl Columns<'_> {
         unused.map(|t| t.chars().take(40).collect()).collect()
     }
 
-    fn row(&self, record: &csv::StringRecord, places: &Places<'_>) -> Result<Row, String> {
+    fn line(&self, record: &csv::StringRecord, places: &Places<'_>) -> Result<LabelLine, String> {
         if record.len() > self.titles.len() {
             return Err(format!("it has {} fields, not {}", record.len(), self.titles.len()));
         }
@@ -138,14 +150,14 @@ impl Columns<'_> {
             (None, None) => None,
         };
         if let (Some(study), Some(patient)) = (&study, &patient)
-            && places.patients.get(study).is_some_and(|(found, _)| *found != Some(patient.as_str()))
+            && places.patients.get(study).is_some_and(|((found, _), _)| *found != Some(patient.as_str()))
         {
             return Err("its study is of another patient".into());
         }
         if group.as_ref().is_some_and(|g| !self.groups.is_empty() && !self.groups.contains(g)) {
             return Err(format!("its group is none of those of the race model: {}", self.groups.join(", ")));
         }
-        let mut outcomes = Vec::new();
+        let mut outcomes = BTreeMap::new();
         for finding in self.findings {
             let value = match field(finding) {
                 None => continue,
@@ -153,109 +165,92 @@ impl Columns<'_> {
                 Some("1") => true,
                 Some(_) => return Err(format!("{finding} is neither 0 nor 1 nor empty")),
             };
-            outcomes.push((finding.clone(), value));
+            outcomes.insert(finding.clone(), value);
         }
         if study.is_none() && !outcomes.is_empty() {
             return Err("it has outcomes and names no study".into());
         }
-        let studies = match (study, &patient) {
-            (Some(study), _) => vec![study],
+        let whole = match (&study, &patient) {
+            (Some(study), _) => places.patients.get(study).map(|(_, whole)| whole).ok_or("its study is not here")?,
             (None, Some(patient)) => places.of_patient(patient)?,
             (None, None) => return Err("it names neither study nor patient".into()),
         };
         if group.is_none() && outcomes.is_empty() {
             return Err("it says nothing: no group, no outcome".into());
         }
-        Ok(Row { line: 0, studies, group, outcomes })
+        Ok(LabelLine { line: 0, patient: whole.clone(), group, study, outcomes })
     }
 }
 
 /// Who and what is here.
 struct Places<'a> {
     by_number: BTreeMap<&'a str, Vec<&'a Uid>>,
-    /// Patient and issuer of each study.
-    patients: BTreeMap<Uid, Identity<'a>>,
-    by_patient: BTreeMap<Identity<'a>, Vec<&'a Uid>>,
+    /// Patient and issuer of each study, and all studies of that patient.
+    patients: BTreeMap<Uid, (Identity<'a>, Arc<[Uid]>)>,
+    by_patient: BTreeMap<Identity<'a>, Arc<[Uid]>>,
 }
 
 type Identity<'a> = (Option<&'a str>, Option<&'a str>);
 
 impl<'a> Places<'a> {
     fn of(known: &'a [KnownStudy]) -> Self {
-        let mut places = Self { by_number: BTreeMap::new(), patients: BTreeMap::new(), by_patient: BTreeMap::new() };
+        let mut by_number: BTreeMap<&str, Vec<&Uid>> = BTreeMap::new();
+        let mut by_patient: BTreeMap<Identity<'_>, Vec<Uid>> = BTreeMap::new();
+        let identity = |one: &'a KnownStudy| (one.patient.as_deref(), one.issuer.as_deref());
         for one in known {
-            let identity = (one.patient.as_deref(), one.issuer.as_deref());
             if let Some(number) = &one.accession {
-                places.by_number.entry(number).or_default().push(&one.study);
+                by_number.entry(number).or_default().push(&one.study);
             }
-            places.patients.insert(one.study.clone(), identity);
-            places.by_patient.entry(identity).or_default().push(&one.study);
+            by_patient.entry(identity(one)).or_default().push(one.study.clone());
         }
-        places
+        let by_patient: BTreeMap<Identity<'_>, Arc<[Uid]>> =
+            by_patient.into_iter().map(|(identity, studies)| (identity, studies.into())).collect();
+        // A study that names no patient stands for itself.
+        let whole = |one: &'a KnownStudy| match one.patient {
+            Some(_) => by_patient[&identity(one)].clone(),
+            None => [one.study.clone()].into(),
+        };
+        let patients = known.iter().map(|one| (one.study.clone(), (identity(one), whole(one)))).collect();
+        Self { by_number, patients, by_patient }
     }
 
-    fn of_patient(&self, patient: &str) -> Result<Vec<Uid>, String> {
+    fn of_patient(&self, patient: &str) -> Result<&Arc<[Uid]>, String> {
         let mut identities = self.by_patient.iter().filter(|((id, _), _)| *id == Some(patient));
         match (identities.next(), identities.next()) {
-            (Some((_, studies)), None) => Ok(studies.iter().map(|s| (*s).clone()).collect()),
+            (Some((_, studies)), None) => Ok(studies),
             (Some(_), Some(_)) => Err("several issuers give its Patient ID; name the study".into()),
             (None, _) => Err("no study here is of its patient; import it later".into()),
         }
     }
-
-    /// All studies of the patient whose study this is; that one alone where it names no patient.
-    fn with(&self, study: &Uid) -> Vec<Uid> {
-        match self.patients.get(study) {
-            Some(identity) if identity.0.is_some() => {
-                self.by_patient.get(identity).into_iter().flatten().map(|s| (*s).clone()).collect()
-            }
-            _ => vec![study.clone()],
-        }
-    }
 }
 
-/// Puts lines together by study; those that contradict each other become faults.
-fn combine(rows: Vec<Row>, by_image: bool, places: &Places<'_>, labels: &mut Labels) {
-    let mut groups: BTreeMap<Uid, BTreeSet<&str>> = BTreeMap::new();
+/// Finds the lines that contradict each other, which become faults; all others agree on each study.
+fn combine(lines: &[LabelLine], by_image: bool, labels: &mut Labels) {
+    // By the first study of each patient.
+    let mut groups: BTreeMap<&Uid, BTreeSet<&str>> = BTreeMap::new();
     let mut outcomes: BTreeMap<(&Uid, &str), BTreeSet<bool>> = BTreeMap::new();
-    for row in &rows {
-        if let Some(group) = &row.group {
-            for study in row.studies.iter().flat_map(|s| places.with(s)) {
-                groups.entry(study).or_default().insert(group);
-            }
+    for line in lines {
+        if let (Some(group), Some(first)) = (&line.group, line.patient.first()) {
+            groups.entry(first).or_default().insert(group);
         }
-        for study in &row.studies {
-            for (finding, value) in &row.outcomes {
-                outcomes.entry((study, finding.as_str())).or_default().insert(*value);
-            }
+        for (study, finding, value) in line.said() {
+            outcomes.entry((study, finding)).or_default().insert(value);
         }
     }
-    let contradiction = |row: &Row| -> Option<String> {
-        if row.group.is_some() && row.studies.iter().any(|s| groups.get(s).is_some_and(|g| g.len() > 1)) {
+    let contradiction = |line: &LabelLine| -> Option<String> {
+        let several = |first| groups.get(first).is_some_and(|groups| groups.len() > 1);
+        if line.group.is_some() && line.patient.first().is_some_and(several) {
             return Some("its patient has several self-reported groups in this file".into());
         }
-        let differ = |finding: &str| {
-            !by_image && row.studies.iter().any(|s| outcomes.get(&(s, finding)).is_some_and(|v| v.len() > 1))
-        };
-        let finding = row.outcomes.iter().map(|(f, _)| f).find(|f| differ(f))?;
+        let (_, finding, _) = line.said().find(|(study, f, _)| !by_image && outcomes[&(*study, *f)].len() > 1)?;
         Some(format!("another line has another outcome of {finding} for its study"))
     };
-    let faults: Vec<Option<String>> = rows.iter().map(contradiction).collect();
-    for (row, fault) in rows.into_iter().zip(faults) {
-        if let Some(reason) = fault {
-            labels.faults.push(RowFault { line: row.line, reason });
-            continue;
-        }
-        let new = || StudyLabels { line: row.line, ..StudyLabels::default() };
-        for study in &row.studies {
-            let one = labels.studies.entry(study.clone()).or_insert_with(new);
-            for (finding, value) in &row.outcomes {
-                *one.outcomes.entry(finding.clone()).or_default() |= value;
-            }
-        }
-        if let Some(group) = &row.group {
-            for study in row.studies.iter().flat_map(|s| places.with(s)) {
-                labels.studies.entry(study).or_insert_with(new).group = Some(group.clone());
+    for line in lines {
+        match contradiction(line) {
+            Some(reason) => labels.faults.push(RowFault { line: line.line, reason }),
+            None => {
+                let whole = line.said().map(|(study, f, _)| (f.to_owned(), outcomes[&(study, f)].contains(&true)));
+                labels.lines.push(LabelLine { outcomes: whole.collect(), ..line.clone() });
             }
         }
     }
@@ -291,11 +286,21 @@ mod tests {
 
     /// Study, group and outcomes as text, such as `1.1 A ptx+ effusion-`.
     fn shown(labels: &Labels) -> Vec<String> {
-        let one = |(study, l): (&Uid, &StudyLabels)| {
+        let mut studies: BTreeMap<&Uid, StudyLabels> = BTreeMap::new();
+        for line in &labels.lines {
+            let group = |study| (study, line.group.clone());
+            for (study, group) in line.patient.iter().map(group).filter(|(_, group)| group.is_some()) {
+                studies.entry(study).or_default().group = group;
+            }
+            if let Some(study) = &line.study {
+                studies.entry(study).or_default().outcomes.extend(line.outcomes.clone());
+            }
+        }
+        let one = |(study, l): (&Uid, StudyLabels)| {
             let outcomes = l.outcomes.iter().map(|(f, v)| format!(" {f}{}", if *v { '+' } else { '-' }));
             format!("{study} {}{}", l.group.as_deref().unwrap_or("–"), outcomes.collect::<String>())
         };
-        labels.studies.iter().map(one).collect()
+        studies.into_iter().map(one).collect()
     }
 
     #[test]

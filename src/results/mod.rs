@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{ClinicalResult, Finding, Given, IndReason, Probability, Timestamp, Uid};
 
-pub use labels::{KnownStudy, Labels, StudyLabels, read_labels};
+pub use labels::{KnownStudy, LabelLine, Labels, StudyLabels, read_labels};
 pub use table::{Names, Row, RowFault, Table, read_table};
 
 /// What a later result does to an earlier one of the same product.

@@ -1,6 +1,6 @@
 //! Fits the profile again now and then, beside the one in force: a candidate that nothing uses until a person approves it.
 //!
-//! The labels of the index are what it is fitted on, so it is as new as their last import. It takes one processor, and an
+//! The labels of the index are what it is fitted on: without newer ones there is no new fit. It takes one processor, and an
 //! attempt that fails leaves everything as it is. Neighbours: `analyse` gathers the cohort, `assess` fits; `sidelight
 //! profile approve` lets the candidate in. Left out: whether the new profile is better.
 
@@ -28,7 +28,8 @@ impl Node {
         while !self.cancel.is_cancelled() {
             let (config, now) = (self.config(), Utc::now());
             if let Some((path, every)) = config.risk.profile.as_deref().zip(config.risk.refit.every)
-                && is_due(path, every, last, now)
+                && let Some(labels) = self.newest_label().await
+                && is_due(path, every, last, labels, now)
             {
                 last = Some(now);
                 match self.refit(&config, path, now).await {
@@ -42,6 +43,11 @@ impl Node {
             }
             self.pause(&tokio::sync::Notify::new(), LOOK_EVERY).await;
         }
+    }
+
+    async fn newest_label(&self) -> Option<Timestamp> {
+        let newest = self.store.labels_imported_at().await;
+        newest.inspect_err(|error| error!(%error, "nobody knows whether there are new labels to fit on")).ok().flatten()
     }
 
     /// The identifier of the candidate; `None` if the node ends first.
@@ -71,12 +77,16 @@ impl Node {
     }
 }
 
-/// Whether as long as `every` has gone by since the profile, its candidate, and the last attempt.
-fn is_due(path: &Path, every: Duration, last: Option<Timestamp>, now: Timestamp) -> bool {
-    let fitted = |path: &Path| read_profile(path).ok().map(|profile| profile.fitted_at);
-    let latest = [fitted(path), fitted(&candidate_path(path)), last].into_iter().flatten().max();
+/// Whether as long as `every` has gone by since the profile, its candidate, and the last attempt, and there are newer
+/// labels than those that the profile and its candidate were fitted on.
+fn is_due(path: &Path, every: Duration, last: Option<Timestamp>, labels: Timestamp, now: Timestamp) -> bool {
+    // One that cannot be read counts as fitted long ago.
+    let age = |path: &Path| read_profile(path).map_or(Timestamp::UNIX_EPOCH, |profile| profile.fitted_at);
+    let fitted = |path: &Path| path.exists().then(|| age(path));
     // Without any there is nothing to fit anew: the first profile is made by a person.
-    latest.zip(TimeDelta::from_std(every).ok()).is_some_and(|(latest, every)| now - latest >= every)
+    let Some(newest) = fitted(path).max(fitted(&candidate_path(path))) else { return false };
+    let since = now - last.map_or(newest, |last| last.max(newest));
+    labels > newest && TimeDelta::from_std(every).is_ok_and(|every| since >= every)
 }
 
 #[cfg(test)]
@@ -85,17 +95,24 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn a_fit_is_due_after_the_newest_of_profile_candidate_and_attempt() {
+    fn a_fit_is_due_after_the_newest_of_profile_candidate_and_attempt_where_there_are_new_labels() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("profile.json");
         let month = Duration::from_secs(30 * 86_400);
-        assert!(!is_due(&path, month, None, Utc::now()), "no profile");
+        assert!(!is_due(&path, month, None, Utc::now(), Utc::now()), "no profile");
         fs::copy("models/demo-profile.json", &path).unwrap();
         let fitted = read_profile(&path).unwrap().fitted_at;
         let after = |days: i64| fitted + TimeDelta::days(days);
-        assert!(!is_due(&path, month, None, after(29)) && is_due(&path, month, None, after(30)));
-        assert!(!is_due(&path, month, Some(after(10)), after(39)) && is_due(&path, month, Some(after(10)), after(40)));
+        let due = |last: Option<i64>, days| is_due(&path, month, last.map(after), after(5), after(days));
+        assert!(!due(None, 29) && due(None, 30));
+        assert!(!due(Some(10), 39) && due(Some(10), 40));
+        assert!(!is_due(&path, month, None, after(0), after(300)), "the labels that it was fitted on");
         fs::copy(&path, candidate_path(&path)).unwrap();
-        assert!(is_due(&path, month, None, after(30)));
+        assert!(due(None, 30));
+        // What cannot be read, such as a profile of an earlier version, is no reason to wait.
+        fs::write(&path, "{}").unwrap();
+        assert!(!due(None, 29) && due(None, 30), "the candidate is young");
+        fs::remove_file(candidate_path(&path)).unwrap();
+        assert!(due(None, 1) && !due(Some(0), 1));
     }
 }

@@ -71,9 +71,10 @@ pub fn wilson(successes: u64, trials: u64) -> Option<(f64, f64)> {
 pub fn quantile(sorted: &[f64], p: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let position = p.clamp(0.0, 1.0) * last as f64;
-    let low = position.floor() as usize;
-    let high = (low + 1).min(last);
-    Some(sorted[low] + (position - low as f64) * (sorted[high] - sorted[low]))
+    let (low, share) = (sorted[position as usize], position.fract());
+    // Without a share in it the next value plays no part: it may be infinite.
+    let next = sorted.get(position as usize + 1).filter(|_| share > 0.0);
+    Some(next.map_or(low, |next| low + share * (next - low)))
 }
 
 /// The sample standard deviation (n − 1); 0 for fewer than two values.
@@ -137,6 +138,7 @@ mod tests {
             assert_eq!(quantile(&values, p), Some(expected));
         }
         assert_eq!(quantile(&[], 0.5), None);
+        assert_eq!(quantile(&[1.0, 2.0, f64::INFINITY], 0.5), Some(2.0));
     }
 
     proptest! {

@@ -187,10 +187,7 @@ fn where_race_is_not_inferred_nothing_of_it_is_computed_kept_or_told_and_the_spr
     let config = fs::read_to_string(&node.config).expect("written");
     let path = node.config.clone();
     assert!(node.stop().success());
-    let off = format!(
-        "per_study_inference = false\nprofile_age_max = \"never\"\nevidence.file = \"{}\"\n[log]\n",
-        lines.display()
-    );
+    let off = format!("per_study_inference = false\nevidence.file = \"{}\"\n[log]\n", lines.display());
     fs::write(&path, config.replace("[log]\n", &off)).expect("writable");
     let node = Node::restart(&path);
     assert!(storescu(node.dicom_port, &["-aet", "PACS"], &files).status.success());

@@ -50,6 +50,7 @@ fn check_names_what_is_not_ready() {
         let text = format!(
             "[node]\nlisten = \"{listen}\"\n[web]\nlisten = \"\"\n[store]\ndata_dir = \"{}\"\n[models]\ndir = \"models\"\n\
              race = \"demo-race\"\nclinical = [\"demo-clinical\"]\n[risk]\nprofile = \"models/demo-profile.json\"\n\
+             profile_age_max = \"never\"\n\
              [[sources]]\nae_title = \"PACS\"\n[[destinations]]\nname = \"archive\"\nkind = \"dimse\"\n\
              ae_title = \"PACS\"\nhost = \"127.0.0.1\"\nport = {port}\naudit = true\ntimeout = \"3s\"\n",
             folder.path().join("data").display()

@@ -75,6 +75,52 @@ fn with_keys_in_the_configuration_only_a_signed_profile_is_used() {
     assert_eq!((&stale["fits"], &stale["misfits"][0]["reason"]), (&Value::from(false), &Value::from("IND-STALE")));
 }
 
+#[test]
+fn race_scores_in_files_are_used_where_an_audit_is_permitted() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let at = |name: &str| folder.path().join(name);
+    let result = r#"{"format":1,"models":{"race":{"key":"r","groups":["A","B"]},"clinical":[]},"studies":[]}"#;
+    fs::write(at("result.json"), result).expect("writable");
+    fs::write(at("labels.csv"), "patient,study,group\np1,1.1,A\n").expect("writable");
+    let fit = |more: &[&str]| {
+        let mut command = sidelight(&["profile", "fit", "--config", "conf/demo.toml", "--out"]);
+        command.arg(at("profile.json")).arg("--results").arg(at("result.json")).arg("--labels").arg(at("labels.csv"));
+        said(&run(command.args(["--set", "risk.per_study_inference=false"]).args(more)))
+    };
+    assert!(fit(&[]).contains("risk.dataset_audit does not permit"), "{}", fit(&[]));
+    let granted = fit(&["--set", "risk.dataset_audit=true"]);
+    assert!(granted.contains("no study of result.json has a line in labels.csv"), "{granted}");
+}
+
+#[test]
+fn a_candidate_that_does_not_fit_is_let_in_by_its_own_word_and_without_the_old_profile() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (profile, candidate) = (folder.path().join("profile.json"), folder.path().join("profile.json.candidate"));
+    old_profile(&candidate);
+    // A profile that this version cannot read.
+    fs::write(&profile, "{\"format\": 1}").expect("writable");
+    let own = format!("risk.profile={}", profile.display());
+    let approve = |arguments: &[&str]| {
+        let mut command = sidelight(&["profile", "approve", "--config", "conf/demo.toml", "--set", &own]);
+        run(command.args(["--set", "risk.profile_age_max=30d"]).args(arguments))
+    };
+    let shown = said(&approve(&[]));
+    for words in
+        ["format 1, this version reads", "knows of nothing after 2020-01-01", "patients by self-reported group"]
+    {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    assert!(shown.contains("approve --anyway profile-"), "{shown}");
+    let stdout = String::from_utf8_lossy(&approve(&[]).stdout).into_owned();
+    let id = stdout.trim().rsplit(' ').next().expect("an identifier").to_owned();
+    let refused = approve(&[&id]);
+    assert!(!refused.status.success() && said(&refused).contains("--anyway lets it in"), "{}", said(&refused));
+    assert!(candidate.exists());
+    let approved = approve(&[&id, "--anyway"]);
+    assert!(approved.status.success() && !candidate.exists(), "{}", said(&approved));
+    assert!(fs::read_to_string(&profile).expect("the profile").contains(&id));
+}
+
 /// The lines of a table with these columns, in any order.
 fn columns(table: &Path, wanted: &[&str]) -> Vec<Vec<String>> {
     let mut reader = csv::Reader::from_path(table).expect("a table");

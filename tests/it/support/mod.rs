@@ -349,6 +349,7 @@ clinical = ["demo-clinical"]
 device = "cpu"
 [risk]
 profile = "{models}/demo-profile.json"
+profile_age_max = "never"
 [log]
 json = true
 "#,
