@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn critical_values_grow_with_the_family_and_are_never_below_the_pointwise_one() {
-        let layout = Layout { groups: 3, admitted: vec![0, 1, 2], sloped: vec![0, 1, 2], terms: 2, race: false };
+        let layout = Layout { groups: 3, admitted: vec![0, 1, 2], terms: 2, race: false };
         let scale = ScoreScale { center: 0.0, scale: 1.0, knots: None };
         let point = vec![0.0; layout.total()];
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(4);

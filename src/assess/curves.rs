@@ -32,8 +32,6 @@ pub(super) struct Layout {
     pub(super) groups: usize,
     /// Indices of the groups that have a curve.
     pub(super) admitted: Vec<usize>,
-    /// Positions in `admitted` of the groups that have a slope b_g of their own.
-    pub(super) sloped: Vec<usize>,
     /// Intercept and functions of x: 4 with a spline, 2 with a straight line.
     pub(super) terms: usize,
     /// Whether there is a race part.
@@ -86,7 +84,7 @@ impl ScoreRow {
 
 impl Layout {
     pub(super) fn curve_len(&self) -> usize {
-        self.terms + self.admitted.len() + self.sloped.len()
+        self.terms + 2 * self.admitted.len()
     }
 
     pub(super) fn mix_len(&self) -> usize {
@@ -109,8 +107,8 @@ impl Layout {
     /// The row of the curve design for the admitted group at position `position`.
     pub(super) fn curve_row(&self, at: &ScoreRow, position: usize) -> Vec<f64> {
         let mut row = at.0.clone();
-        row.extend((0..self.admitted.len()).map(|p| f64::from(u8::from(p == position))));
-        row.extend(self.sloped.iter().map(|&p| if p == position { at.x() } else { 0.0 }));
+        let of = |value: f64| (0..self.admitted.len()).map(move |p| if p == position { value } else { 0.0 });
+        row.extend(of(1.0).chain(of(at.x())));
         row
     }
 
@@ -124,10 +122,7 @@ impl Layout {
         let (spline, group) = curve.split_at(self.terms);
         let (shift, slope) = group.split_at(self.admitted.len());
         let common = at.dot(spline);
-        let mut event_logit: Vec<f64> = shift.iter().map(|a| common + a).collect();
-        for (&position, b) in self.sloped.iter().zip(slope) {
-            event_logit[position] += b * at.x();
-        }
+        let event_logit: Vec<f64> = shift.iter().zip(slope).map(|(a, b)| common + a + b * at.x()).collect();
         let event: Vec<f64> = event_logit.iter().map(|&l| expit(l)).collect();
         let mut mix = vec![0.0; self.groups];
         for (value, beta) in mix[1..].iter_mut().zip(rest.chunks_exact(self.terms)) {
@@ -189,15 +184,15 @@ mod tests {
     use super::*;
 
     fn layout() -> Layout {
-        Layout { groups: 3, admitted: vec![0, 2], sloped: vec![1], terms: 2, race: true }
+        Layout { groups: 3, admitted: vec![0, 2], terms: 2, race: true }
     }
 
     #[test]
     fn parameters_mean_what_their_names_say() {
         let at = ScoreScale { center: 1.0, scale: 2.0, knots: None }.row(2.0);
-        // α, f | a_0, a_2 | b_2 | mix of groups 1, 2 | race of groups 1, 2: intercept, x, two log-ratios each
+        // α, f | a_0, a_2 | b_0, b_2 | mix of groups 1, 2 | race of groups 1, 2: intercept, x, two log-ratios each
         let parameters = [
-            vec![0.1, 1.0, -0.3, 0.3, 0.4],
+            vec![0.1, 1.0, -0.3, 0.3, -0.2, 0.4],
             vec![0.0, 0.0, 2.0_f64.ln(), 0.0],
             vec![0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0],
         ]
@@ -205,7 +200,7 @@ mod tests {
         assert_eq!(parameters.len(), layout().total());
         let q = layout().quantities(&parameters, &at);
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
-        close(q.event_logit[0], 0.1 + 0.5 - 0.3);
+        close(q.event_logit[0], 0.1 + 0.5 - 0.3 - 0.2 * 0.5);
         close(q.event_logit[1], 0.1 + 0.5 + 0.3 + 0.4 * 0.5);
         close(q.mix[2], 0.5);
         close(q.expected, (0.25 * q.event[0] + 0.5 * q.event[1]) / 0.75);

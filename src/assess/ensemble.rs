@@ -99,9 +99,7 @@ impl pulp::WithSimd for AtScore<'_> {
         let mut event_logit = vec![common; layout.admitted.len()];
         for (position, logit) in event_logit.iter_mut().enumerate() {
             add_scaled(logit, 1.0, ensemble.parameter(layout.terms + position));
-            if let Some(slope) = layout.sloped.iter().position(|&p| p == position) {
-                add_scaled(logit, at.x(), ensemble.parameter(shifts + slope));
-            }
+            add_scaled(logit, at.x(), ensemble.parameter(shifts + position));
         }
         let mut event = event_logit.clone();
         event.iter_mut().for_each(|own| own.iter_mut().for_each(|value| *value = expit(*value)));
@@ -148,7 +146,7 @@ mod tests {
     #[test]
     fn every_draw_says_what_its_parameters_say_alone() {
         let scale = ScoreScale { center: 0.2, scale: 1.3, knots: Some([-1.0, -0.3, 0.4, 1.2]) };
-        let layout = Layout { groups: 3, admitted: vec![0, 2], sloped: vec![1], terms: scale.terms(), race: true };
+        let layout = Layout { groups: 3, admitted: vec![0, 2], terms: scale.terms(), race: true };
         let draw = |d: usize| (0..layout.total()).map(|i| ((i + 7 * d) as f64 * 0.7).sin() * 2.0).collect::<Vec<_>>();
         let draws: Vec<Vec<f64>> = (0..13).map(draw).collect();
         let ensemble = Ensemble::new(draws.iter().map(Vec::as_slice), layout.total());

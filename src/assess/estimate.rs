@@ -216,11 +216,10 @@ impl Estimator {
     /// Moment estimates of the spread of a_g and of b_g between groups beyond their sampling errors.
     fn empirical_bayes(&self, wide: &Fitted) -> Result<Shrinkage, NumericsError> {
         let covariance = wide.information.clone().try_inverse().ok_or(NumericsError::Singular)?;
-        let (terms, shifts, slopes) = (self.layout.terms, self.layout.admitted.len(), self.layout.sloped.len());
-        let sd = |from: usize, len: usize, floor: f64| {
-            between_sd(&wide.coefficients, &covariance, from, len).clamp(floor, SD_MAX)
-        };
-        Ok(Shrinkage { shift_sd: sd(terms, shifts, SHIFT_SD_MIN), slope_sd: sd(terms + shifts, slopes, SLOPE_SD_MIN) })
+        let (terms, groups) = (self.layout.terms, self.layout.admitted.len());
+        let sd =
+            |from: usize, floor: f64| between_sd(&wide.coefficients, &covariance, from, groups).clamp(floor, SD_MAX);
+        Ok(Shrinkage { shift_sd: sd(terms, SHIFT_SD_MIN), slope_sd: sd(terms + groups, SLOPE_SD_MIN) })
     }
 }
 
@@ -289,9 +288,9 @@ fn between_sd(coefficients: &[f64], covariance: &DMatrix<f64>, from: usize, len:
     ((spread - noise) / (len as f64 - 1.0)).max(0.0).sqrt()
 }
 
-/// Mean and standard deviation of z, and knots where a spline is allowed and the scores carry one.
+/// Mean and standard deviation of z, and knots where the scores carry a spline.
 /// `None` where all scores are the same.
-pub(super) fn score_scale(observations: &[Observation], spline: bool) -> Option<ScoreScale> {
+pub(super) fn score_scale(observations: &[Observation]) -> Option<ScoreScale> {
     let z: Vec<f64> = observations.iter().map(|o| o.z).collect();
     let center = z.iter().sum::<f64>() / z.len().max(1) as f64;
     let scale = crate::stats::standard_deviation(&z);
@@ -302,7 +301,7 @@ pub(super) fn score_scale(observations: &[Observation], spline: bool) -> Option<
     let mut x: Vec<f64> = z.iter().map(|z| (z - center) / scale).collect();
     x.sort_by(f64::total_cmp);
     let round = |knots: [f64; 4]| knots.map(super::profile::significant);
-    let knots = crate::stats::NaturalSpline::on_quantiles(&x).filter(|_| spline).map(|s| round(s.knots()));
+    let knots = crate::stats::NaturalSpline::on_quantiles(&x).map(|s| round(s.knots()));
     Some(ScoreScale { center, scale, knots })
 }
 
@@ -326,9 +325,8 @@ mod tests {
                     Observation { patient: i, group, z, score: 0.5, outcome, posteriors: None }
                 })
                 .collect();
-            let scale = score_scale(&observations, false).unwrap();
-            let layout =
-                Layout { groups: 3, admitted: vec![0, 1, 2], sloped: vec![0, 1, 2], terms: scale.terms(), race: false };
+            let scale = ScoreScale { knots: None, ..score_scale(&observations).unwrap() };
+            let layout = Layout { groups: 3, admitted: vec![0, 1, 2], terms: scale.terms(), race: false };
             let Point { parameters, shrinkage, .. } = Estimator::new(layout, &scale, &observations).fit(3000).unwrap();
             assert!(expected.contains(&shrinkage.shift_sd), "{shrinkage:?}");
             assert!(parameters[2..5].iter().sum::<f64>().abs() < 1e-6, "penalised shifts sum to zero: {parameters:?}");
@@ -340,8 +338,8 @@ mod tests {
     #[test]
     fn scores_without_spread_have_no_scale() {
         let same = |z| Observation { patient: 0, group: 0, z, score: 0.5, outcome: true, posteriors: None };
-        assert_eq!(score_scale(&[same(0.3), same(0.3)], true), None);
+        assert_eq!(score_scale(&[same(0.3), same(0.3)]), None);
         let few: Vec<Observation> = (0..40).map(|i| same(f64::from(i % 2))).collect();
-        assert_eq!(score_scale(&few, true).unwrap().knots, None);
+        assert_eq!(score_scale(&few).unwrap().knots, None);
     }
 }

@@ -53,9 +53,8 @@ pub enum FitError {
     Refused(String),
 }
 
-/// Patients with and without the finding that a group needs for a curve, and that all together need for a spline.
+/// Patients with and without the finding that a group needs for a curve.
 pub const ADMITTED_MIN: usize = 100;
-pub const SLOPE_MIN: usize = 200;
 /// Half width, in logits, of the neighbourhood in which reference patients are counted.
 pub const NEIGHBOURHOOD: f64 = 0.5;
 
@@ -185,16 +184,13 @@ fn begin_finding(
         profile.withheld = Some(IndReason::Cells);
         return Ok(Begun { profile, observations, work: None });
     }
-    let total = |count: fn(&Counts) -> usize| admitted.iter().map(|&g| count(&counts[g])).sum::<usize>();
-    let spline = total(|c| c.events) >= SLOPE_MIN && total(|c| c.non_events) >= SLOPE_MIN;
-    let scale = score_scale(&observations, spline);
+    let scale = score_scale(&observations);
     let Some(((z_low, z_high), scale)) = common_range(&profile.groups).zip(scale) else {
         profile.withheld = Some(IndReason::Range);
         return Ok(Begun { profile, observations, work: None });
     };
-    let sloped = (0..admitted.len()).filter(|&p| profile.groups[admitted[p]].slope).collect();
     let race = cohort.race_model.is_some();
-    let mut layout = Layout { groups: profile.groups.len(), admitted, sloped, terms: scale.terms(), race };
+    let mut layout = Layout { groups: profile.groups.len(), admitted, terms: scale.terms(), race };
     let mut estimator = Estimator::new(layout.clone(), &scale, &observations);
     let mut point = estimator.fit(bootstrap.clusters).map_err(numerics)?;
     if race {
@@ -313,7 +309,6 @@ fn evidence(names: &[String], counts: &[Counts]) -> Vec<GroupEvidence> {
             events: patients.and(parts[0]),
             non_events: patients.and(parts[1]),
             admitted,
-            slope: admitted,
             z_range: c.z_range.filter(|_| admitted),
         }
     };

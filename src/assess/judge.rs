@@ -16,16 +16,16 @@ pub struct GroupContrast {
     pub group: usize,
     /// a_g where z is `Curves::scale.center`, logit.
     pub shift: Interval,
-    /// b_g, logit per logit; none without a slope of its own.
-    pub slope: Option<Interval>,
+    /// b_g, logit per logit.
+    pub slope: Interval,
 }
 
 /// The contrasts of every admitted group; empty without curves.
 pub fn contrasts(finding: &FindingProfile) -> Vec<GroupContrast> {
     let Some(curves) = &finding.curves else { return Vec::new() };
     let layout = finding.layout(curves);
-    let slopes_from = layout.terms + layout.admitted.len();
-    let contrast = |from: usize, len: usize, position: usize, unit: f64| {
+    let len = layout.admitted.len();
+    let contrast = |from: usize, position: usize, unit: f64| {
         let value = |parameters: &[f64]| {
             let own = &parameters[from..from + len];
             (own[position] - own.iter().sum::<f64>() / len as f64) / unit
@@ -36,9 +36,8 @@ pub fn contrasts(finding: &FindingProfile) -> Vec<GroupContrast> {
     };
     let of = |(position, &group): (usize, &usize)| GroupContrast {
         group,
-        shift: contrast(layout.terms, layout.admitted.len(), position, 1.0),
-        slope: (layout.sloped.iter().position(|&p| p == position))
-            .map(|slope| contrast(slopes_from, layout.sloped.len(), slope, curves.scale.scale)),
+        shift: contrast(layout.terms, position, 1.0),
+        slope: contrast(layout.terms + len, position, curves.scale.scale),
     };
     layout.admitted.iter().enumerate().map(of).collect()
 }

@@ -96,8 +96,6 @@ pub struct GroupEvidence {
     pub non_events: Option<usize>,
     /// Has a curve.
     pub admitted: bool,
-    /// Has a slope of its own.
-    pub slope: bool,
     /// 1 and 99 % quantiles of z = logit s; none without a curve.
     pub z_range: Option<[f64; 2]>,
 }
@@ -277,9 +275,8 @@ impl FindingProfile {
 
     pub(super) fn layout(&self, curves: &Curves) -> Layout {
         let admitted: Vec<usize> = (0..self.groups.len()).filter(|&g| self.groups[g].admitted).collect();
-        let sloped = (0..admitted.len()).filter(|&p| self.groups[admitted[p]].slope).collect();
         let (groups, terms, race) = (self.groups.len(), curves.scale.terms(), self.race.is_some());
-        Layout { groups, admitted, sloped, terms, race }
+        Layout { groups, admitted, terms, race }
     }
 
     fn fault(&self, groups: &[String], bootstrap: usize) -> Option<&'static str> {

@@ -131,12 +131,11 @@ impl pulp::WithSimd for CurvePass<'_> {
         for rows in segments {
             let Some(position) = layout.admitted.iter().position(|g| *g == rows.group) else { continue };
             let shift = layout.terms + position;
-            let slope = layout.sloped.iter().position(|&p| p == position);
-            let slope = slope.map(|at| layout.terms + layout.admitted.len() + at);
+            let slope = shift + layout.admitted.len();
             let mut factors = [0.0; NaturalSpline::DEGREES];
             factors[..terms].copy_from_slice(&beta[1..layout.terms]);
             // The first function of the score is x itself.
-            factors[0] += slope.map_or(0.0, |at| beta[at]);
+            factors[0] += beta[slope];
             let all: [&[[f64; LANES]]; NaturalSpline::DEGREES] =
                 std::array::from_fn(|j| if j < terms { chunks(&rows.columns[j]) } else { &[] });
             let (outcome, weight) = (chunks(&rows.outcome), chunks(&rows.weight));
@@ -156,8 +155,8 @@ impl pulp::WithSimd for CurvePass<'_> {
                 for (j, column) in columns[..terms].iter().enumerate() {
                     let along = dot(residual, column.as_flattened());
                     out[1 + j] += along;
-                    if let Some(at) = slope.filter(|_| j == 0) {
-                        out[at] += along;
+                    if j == 0 {
+                        out[slope] += along;
                     }
                 }
             }

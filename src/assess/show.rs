@@ -149,10 +149,9 @@ fn write_head(out: &mut String, s: &ProfileSummary) -> std::fmt::Result {
 fn write_finding(out: &mut String, f: &FindingSummary, delta: f64) -> std::fmt::Result {
     writeln!(out, "\n{}  {}  threshold {:.4}, {} studies", f.finding, f.model, f.threshold, f.studies)?;
     for g in &f.groups {
-        let state = match (g.admitted, g.slope) {
-            (true, true) => "admitted, own slope".to_owned(),
-            (true, false) => "admitted, no slope of its own".to_owned(),
-            (false, _) => format!("not admitted: {ADMITTED_MIN} patients with and without the finding are needed"),
+        let state = match g.admitted {
+            true => "admitted".to_owned(),
+            false => format!("not admitted: {ADMITTED_MIN} patients with and without the finding are needed"),
         };
         let [patients, events, non_events] = [g.patients, g.events, g.non_events].map(told);
         writeln!(out, "  {:<12} {patients:>6} patients, {events:>5} with, {non_events:>5} without  {state}", g.group)?;
