@@ -93,15 +93,11 @@ fn grid(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 }
 
 fn csv(table: &Table) -> String {
-    let quoted = |cell: &str| {
-        if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
-    };
-    let line = |cells: &mut dyn Iterator<Item = &str>| cells.map(quoted).collect::<Vec<_>>().join(",") + "\n";
-    let mut out = line(&mut table.columns.iter().copied());
-    for row in &table.rows {
-        out.push_str(&line(&mut row.iter().map(String::as_str)));
-    }
-    out
+    let mut writer = ::csv::Writer::from_writer(Vec::new());
+    // Writing to memory cannot fail.
+    let _ = writer.write_record(&table.columns);
+    table.rows.iter().for_each(|row| drop(writer.write_record(row)));
+    String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -265,7 +265,7 @@ fn a_summary_shows_what_the_profile_says() {
     let profile = BIASED.profile(20, 60);
     let text = render(&profile);
     for part in
-        ["pneumothorax", "flags enabled", "own slope", "race model here: AUC A 0.9", "RDER-ELEV", "false alarm", "miss"]
+        ["pneumothorax", "flags enabled", "  admitted", "race model here: AUC A 0.9", "RDER-ELEV", "false alarm", "miss"]
     {
         assert!(text.contains(part), "{part}\n{text}");
     }
