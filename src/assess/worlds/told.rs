@@ -264,9 +264,15 @@ fn no_small_number_of_patients_is_in_a_profile() {
 fn a_summary_shows_what_the_profile_says() {
     let profile = BIASED.profile(20, 60);
     let text = render(&profile);
-    for part in
-        ["pneumothorax", "flags enabled", "  admitted", "race model here: AUC A 0.9", "RDER-ELEV", "false alarm", "miss"]
-    {
+    for part in [
+        "pneumothorax",
+        "flags enabled",
+        "  admitted",
+        "race model here: AUC A 0.9",
+        "RDER-ELEV",
+        "false alarm",
+        "miss",
+    ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
     let json = serde_json::to_value(summary(&profile)).unwrap();
