@@ -28,7 +28,7 @@ fn validate_writes_the_same_report_twice_and_says_by_its_exit_code_what_does_not
     let worlds = folder.path().join("worlds.toml");
     fs::write(&worlds, built_in.replace(planted, "")).expect("writable");
     let (code, _, text) = report("missed", &["--worlds", worlds.to_str().expect("UTF-8")]);
-    assert!(code == Some(1) && text.contains("**miss**"), "{text}");
+    assert!(code == Some(1) && text.contains("| MISS |"), "{text}");
     fs::write(&worlds, "[[world]]\nname = 3\n").expect("writable");
     let output = run(sidelight(&["validate", "--out"]).arg(folder.path().join("none")).arg("--worlds").arg(&worlds));
     assert!(output.status.code() == Some(1) && String::from_utf8_lossy(&output.stderr).contains("worlds.toml"));
