@@ -1,5 +1,5 @@
 // What libtorch can do with TorchScript and torch-sys does not bind: looking at what a file would do, freezing, constants
-// of another type or layout, and what a network computes on its way.
+// of another type, layout or order, and what a network computes on its way.
 //
 // Bytes of a file come in, bytes of a file go out, so that nothing of C++ lives on outside this file. No function
 // throws. Neighbour: script.rs, which declares these functions and copies what they return.
@@ -30,25 +30,44 @@
 
 namespace {
 
-// Floating-point constants to `kind`, weights of convolutions to channels last, which convolutions then compute in.
-void convert(torch::jit::Block* block, at::ScalarType kind) {
+// Every floating-point constant, also within branches and loops, in exchange for what `change` makes of it.
+template <typename Change>
+void each_constant(torch::jit::Block* block, const Change& change) {
   for (torch::jit::Node* node : block->nodes()) {
     for (torch::jit::Block* inner : node->blocks()) {
-      convert(inner, kind);
+      each_constant(inner, change);
     }
     const auto value = c10::attr::value;
     if (node->kind() != c10::prim::Constant || !node->hasAttribute(value) ||
-        node->kindOf(value) != torch::jit::AttributeKind::t) {
+        node->kindOf(value) != torch::jit::AttributeKind::t || !node->t(value).is_floating_point()) {
       continue;
     }
-    at::Tensor tensor = node->t(value);
-    if (!tensor.is_floating_point()) {
-      continue;
-    }
-    const auto layout = tensor.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-    node->t_(value, tensor.detach().to(kind).contiguous(layout));
+    node->t_(value, change(node->t(value).detach()));
     node->output()->inferTypeFrom(node->t(value));
   }
+}
+
+// Floating-point constants to `kind`, weights of convolutions to channels last, which convolutions then compute in.
+void convert(torch::jit::Block* block, at::ScalarType kind) {
+  each_constant(block, [kind](const at::Tensor& tensor) {
+    const auto layout = tensor.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+    return tensor.to(kind).contiguous(layout);
+  });
+}
+
+// Puts the values of each weight (a constant of two or more dimensions) in another order, by libtorch's own generator.
+// Returns how many weights there are.
+size_t forget(torch::jit::Block* block) {
+  size_t weights = 0;
+  each_constant(block, [&weights](const at::Tensor& tensor) {
+    if (tensor.dim() < 2 || tensor.numel() < 2) {
+      return tensor;
+    }
+    ++weights;
+    const at::Tensor order = at::randperm(tensor.numel(), at::TensorOptions(at::kLong).device(tensor.device()));
+    return tensor.reshape({-1}).index_select(0, order).view(tensor.sizes());
+  });
+  return weights;
 }
 
 // Operators that only compute are of these namespaces, but for a few: files, what is printed, other processes.
@@ -272,6 +291,29 @@ char* sidelight_script_expose(const char* data, size_t length, size_t* out_lengt
     char* bytes = saved(frozen, out_length);
     *kinds = copied(letters.data(), letters.size());
     if (bytes == nullptr || *kinds == nullptr) {
+      *error = copied("no memory for the result");
+    }
+    return bytes;
+  } catch (const std::exception& e) {
+    *error = copied(e.what());
+  } catch (...) {
+    *error = copied("an exception without a text");
+  }
+  return nullptr;
+}
+
+// A frozen network that forgot what it learned: each weight has its values in another order. Memory and errors as
+// `sidelight_script_prepare`.
+char* sidelight_script_forget(const char* data, size_t length, size_t* out_length, char** error) {
+  *out_length = 0;
+  *error = nullptr;
+  try {
+    torch::jit::Module frozen = frozen_from(data, length);
+    if (forget(frozen.get_method("forward").graph()->block()) == 0) {
+      throw std::runtime_error("it has no weights");
+    }
+    char* bytes = saved(frozen, out_length);
+    if (bytes == nullptr) {
       *error = copied("no memory for the result");
     }
     return bytes;

@@ -77,6 +77,17 @@ pub(super) fn expose(bytes: &[u8]) -> Result<Exposed, String> {
     }
 }
 
+/// The bytes of a TorchScript file whose weights have their values in another order, by libtorch's generator.
+#[allow(unsafe_code)]
+pub(super) fn forgotten(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let (mut length, mut error) = (0, std::ptr::null_mut());
+    // SAFETY: as in `call`.
+    unsafe {
+        let out = sidelight_script_forget(bytes.as_ptr().cast(), bytes.len(), &raw mut length, &raw mut error);
+        taken(out, length, error)
+    }
+}
+
 #[allow(unsafe_code)]
 fn call(bytes: &[u8], kind: i8) -> Result<Vec<u8>, String> {
     let (mut length, mut error) = (0, std::ptr::null_mut());
@@ -185,6 +196,12 @@ unsafe extern "C" {
         kinds: *mut *mut c_char,
         error: *mut *mut c_char,
     ) -> *mut c_char;
+    fn sidelight_script_forget(
+        data: *const c_char,
+        length: usize,
+        out_length: *mut usize,
+        error: *mut *mut c_char,
+    ) -> *mut c_char;
     fn sidelight_script_free(memory: *mut c_char);
     fn sidelight_inference_begin() -> *mut c_void;
     fn sidelight_inference_end(mode: *mut c_void);
@@ -253,6 +270,26 @@ mod tests {
         check(&prepare(&given, Precision::Bf16).unwrap(), Kind::BFloat16, 0.05);
         check(&prepare(&frozen, Precision::Bf16).unwrap(), Kind::BFloat16, 0.05);
         check(&prepare(&frozen, Precision::Fp16).unwrap(), Kind::Half, 0.01);
+    }
+
+    #[test]
+    fn a_network_forgets_what_it_learned_whether_it_was_traced_or_frozen() {
+        let dir = tempfile::tempdir().unwrap();
+        let given = file(&dir.path().join("network.pt"));
+        let xs = Tensor::rand([5, 1, 8, 8], (Kind::Float, Device::Cpu));
+        let said = |bytes: &[u8]| load(bytes).forward_ts(&[&xs]).unwrap();
+        let apart = |a: &Tensor, b: &Tensor| f64::try_from((a - b).abs().max()).unwrap();
+        for bytes in [prepare(&given, Precision::Fp32).unwrap(), given] {
+            let by = |seed| {
+                tch::manual_seed(seed);
+                said(&forgotten(&bytes).unwrap())
+            };
+            let (one, again, other) = (by(3), by(3), by(4));
+            assert!(apart(&one, &again) == 0.0 && apart(&one, &other) > 1e-3 && apart(&one, &said(&bytes)) > 1e-3);
+            assert_eq!(one.size(), [5, 2]);
+        }
+        let idle = crate::infer::reference::scripted("        return images.flatten(1)[:, :2]");
+        assert_eq!(forgotten(&idle).unwrap_err(), "it has no weights");
     }
 
     /// Traced by PyTorch 2.11: modules within modules, whose methods freezing removes. nested.csv has the file and what

@@ -73,31 +73,28 @@ impl WhiteBox {
     }
 
     /// A network of the package's shape that knows nothing, from a seed: the control of what was learned. A native network
-    /// gets starting values, a TorchScript file keeps its values and forgets where each belonged (Adebayo 2018). Seeds
+    /// gets starting values, in a TorchScript file the values of each weight change places (Adebayo 2018). Seeds
     /// libtorch's generator of this process.
     ///
     /// # Errors
-    /// Not run here, or TorchScript without parameters, such as a frozen file.
+    /// Not run here, or TorchScript without weights.
     pub fn untrained(package: &Package, device: Device, seed: u32) -> Result<Self, ExplainError> {
         tch::manual_seed(i64::from(seed));
-        let module = match package.weights {
+        let script = match package.weights {
             Weights::Safetensors(architecture) => {
                 let mut store = VarStore::new(Device::Cpu);
                 let parts = nets::parts(&store.root(), architecture, package.width()).map_err(failed)?;
                 store.freeze();
                 let forward = sequence(vec![parts.features, parts.head]);
-                trace(&forward, &package.contract).map_err(|e| unavailable(&e.to_string()))?
+                let module = trace(&forward, &package.contract).map_err(|e| unavailable(&e.to_string()))?;
+                bytes_of(&module).map_err(ExplainError::of_network)?
             }
-            Weights::TorchScript => {
+            _ => {
                 let bytes = read_weights(package).map_err(|reason| ExplainError::Failed(InferError::Torch(reason)))?;
-                script::check(&bytes).map_err(ExplainError::of_network)?;
-                let module = CModule::load_data(&mut &bytes[..]).map_err(failed)?;
-                shuffle(&module)?;
-                module
+                let script = script_of(package, bytes).map_err(ExplainError::of_network)?;
+                script::forgotten(&script).map_err(ExplainError::of_network)?
             }
-            Weights::Elsewhere => return Err(unavailable("it is not run in this process")),
         };
-        let script = bytes_of(&module).map_err(ExplainError::of_network)?;
         Self::of_script(package, &script, device)
     }
 
@@ -248,22 +245,6 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>, ExplainError> {
 
 fn no_features() -> ExplainError {
     unavailable("its network shows no features: no row of numbers an image, wider than its outputs")
-}
-
-/// Puts the values of each parameter in another order.
-fn shuffle(module: &CModule) -> Result<(), ExplainError> {
-    let _guard = tch::no_grad_guard();
-    let parameters = module.named_parameters().map_err(failed)?;
-    if parameters.is_empty() {
-        return Err(unavailable("it has no parameters that could be put in another order: it was frozen"));
-    }
-    for (_, mut parameter) in parameters {
-        let flat = parameter.f_reshape([-1]).map_err(failed)?;
-        let order = Tensor::f_randperm(flat.size()[0], (Kind::Int64, flat.device())).map_err(failed)?;
-        let other = flat.f_index_select(0, &order).and_then(|flat| flat.f_view_as(&parameter)).map_err(failed)?;
-        parameter.f_copy_(&other).map_err(failed)?;
-    }
-    Ok(())
 }
 
 fn unavailable(why: &str) -> ExplainError {
