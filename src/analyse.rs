@@ -27,6 +27,7 @@ pub use profiles::{
 };
 pub use race_prior::{RacePrior, STUDIES_MIN};
 pub use scored::posterior;
+pub use scorers::Scorers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,12 +1,14 @@
 //! The command line: what `sidelight` understands, and the help that teaches it.
 //!
-//! Types only; `models` has those of packages and profiles, `labels` those of labels, `evidence` those of its own, `worlds`
-//! those of phantoms, single arguments are parsed in `values`, `main` dispatches, and [`Settings`] become the topmost layer
+//! Types only; `models` has those of packages and profiles, `labels` those of labels, `studies` those of what the node has, `evidence` those of its own, `probe` those of
+//! experiments, `worlds` those of phantoms, single arguments are parsed in `values`, `main` dispatches, and [`Settings`] become the topmost layer
 //! of the configuration. clap ends wrong use with exit code 2. Left out: doing anything.
 
 mod evidence;
 mod labels;
 mod models;
+mod probe;
+mod studies;
 mod values;
 mod worlds;
 
@@ -14,13 +16,15 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::domain::{AeTitle, StudyState, Uid};
+use crate::domain::AeTitle;
 
 pub use evidence::{CoMovement, Evidence, EvidenceOut, FeaturesOf, Gradients, Leakage};
 pub use labels::{Labels, LabelsImport};
 pub use models::{Model, ModelAdd, OodFit, Profile, ProfileFit};
+pub use probe::{Probe, ProbeMerge, ProbeMode, ProbeReport, ProbeRun};
+pub use studies::{Results, ResultsImport, Studies};
+use values::key_value;
 pub use values::{ImageSize, PeerAddress};
-use values::{key_value, study_states};
 pub use worlds::{Phantom, Validate};
 
 const AFTER_HELP: &str = "\
@@ -167,6 +171,21 @@ Examples:
     )]
     Model(Model),
 
+    /// Run the paper's experiments on a site's own labelled images
+    ///
+    /// What of race do the images show, where, and does the clinical model live on the same? Rows of Gichoya et al. 2022
+    /// with the node's own decoding, normalisation and inference; figures with intervals beside the published ones.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight probe list
+  sidelight probe run detection filters patches --cohort cohort.csv --out run/ --config site.toml
+  sidelight probe run detection --predictions posteriors.csv --out run/
+  sidelight probe report run/"
+    )]
+    Probe(Probe),
+
     /// Write synthetic chest radiographs with a known, planted disparity
     ///
     /// DIR receives DICOM files and labels.csv (patient, study, self-reported group, findings, …). The same world,
@@ -300,97 +319,6 @@ pub struct Analyse {
     /// Write the maps as DICOM objects too, to which the report refers
     #[arg(long, requires = "explain")]
     pub dicom: bool,
-    #[command(flatten)]
-    pub table: Table,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Studies {
-    /// List studies, the latest first
-    List {
-        /// Only studies in this state
-        #[arg(long, value_name = "STATE", value_parser = study_states())]
-        state: Option<StudyState>,
-        /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-        limit: u32,
-        #[command(flatten)]
-        table: Table,
-    },
-    /// Show one study: its images, scores, report and deliveries
-    Show {
-        /// Study Instance UID
-        #[arg(value_name = "UID")]
-        study: Uid,
-        #[command(flatten)]
-        table: Table,
-    },
-    /// Deliver current reports again: of one study, to one destination, or all that were given up
-    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true)
-        .args(["study", "destination", "failed"]))]
-    Resend {
-        /// Study Instance UID; without one, every study
-        #[arg(value_name = "UID")]
-        study: Option<Uid>,
-        /// Only to this destination
-        #[arg(long, value_name = "NAME")]
-        destination: Option<String>,
-        /// Only what was given up
-        #[arg(long)]
-        failed: bool,
-    },
-    /// Close an open study now, with the images that are there
-    Close {
-        /// Study Instance UID
-        #[arg(value_name = "UID")]
-        study: Uid,
-        /// It counts as complete, whatever study.required says
-        #[arg(long)]
-        complete: bool,
-        /// It counts as incomplete
-        #[arg(long, conflicts_with = "complete")]
-        incomplete: bool,
-    },
-    /// Delete a study with its objects, scores and reports
-    Purge {
-        /// Study Instance UID
-        #[arg(value_name = "UID")]
-        study: Uid,
-        /// Also one that is open, being delivered, or committed to be kept
-        #[arg(long)]
-        force: bool,
-    },
-    /// Show which destinations are up or down, and how many reports wait for each
-    Destinations(Table),
-    /// Analyse a study again from its stored images
-    Requeue {
-        /// Study Instance UID
-        #[arg(value_name = "UID")]
-        study: Uid,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Results {
-    /// Import a table (CSV) of results, while the node runs or not; rows that were imported before change nothing
-    ///
-    /// Columns: study or accession, instance (optional), finding, score or label, time and version (optional). Rows
-    /// that cannot be used are listed with the reason, and exit code 1 says that there are some; all others are
-    /// imported.
-    Import(ResultsImport),
-}
-
-#[derive(Debug, Args)]
-pub struct ResultsImport {
-    /// The table
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-    /// The package of format result-csv that it is of
-    #[arg(long, value_name = "NAME")]
-    pub model: String,
-    /// Say what would be imported, and import nothing
-    #[arg(long)]
-    pub dry_run: bool,
     #[command(flatten)]
     pub table: Table,
 }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
 use sidelight::cli::{
-    Cli, Command, Evidence, Labels, Model, ModelAdd, OodFit, Profile, Results, Settings, Studies, Train,
+    Cli, Command, Evidence, Labels, Model, ModelAdd, OodFit, Probe, Profile, Results, Settings, Studies, Train,
 };
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
@@ -26,7 +26,7 @@ use tracing_subscriber::EnvFilter;
 
 use commands::ood::OodFitOptions;
 use commands::{
-    analyse, check, cohort, evidence, folder, gradients, labels, models, ood, prior, profiles, results, studies, tools,
+    analyse, check, cohort, evidence, folder, gradients, labels, models, ood, prior, probe, profiles, results, studies, tools,
     validate,
 };
 
@@ -120,6 +120,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = load(&settings, false)?;
             runtime(0)?.block_on(labels::import(&config, &options))
         }
+        Command::Probe(command) => match command {
+            Probe::List(table) => probe::list(table.json),
+            Probe::Report(options) => probe::report(&options),
+            Probe::Merge(options) => probe::merge(&options.dirs, &options.out),
+            Probe::Run(options) => {
+                let config = load(&settings, true)?;
+                runtime(0)?.block_on(probe::run(&config, &options))
+            }
+        },
         Command::Backup(options) => {
             let config = load(&settings, false)?;
             let files = if options.copy { Files::Copied } else { Files::Linked };

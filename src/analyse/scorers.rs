@@ -41,8 +41,9 @@ pub(super) enum Unscored {
     },
 }
 
+/// What scores images; clones share it.
 #[derive(Clone)]
-pub(super) struct Scorers {
+pub struct Scorers {
     engine: Engine,
     servers: Servers,
     /// By the addresses of servers, where several models may be.
@@ -72,7 +73,7 @@ impl Aside {
 impl Scorers {
     /// Loads what runs here, warms it up, and asks the servers whether they have what their cards say. Blocks; to be
     /// called on a thread of a runtime that may block.
-    pub(super) fn start(packages: &[Package], models: &config::Models) -> anyhow::Result<Self> {
+    pub fn start(packages: &[Package], models: &config::Models) -> anyhow::Result<Self> {
         let here = packages.iter().filter(|p| p.elsewhere.is_none()).cloned().collect();
         let engine = Engine::start(here, EngineOptions::from(models))?;
         if !packages.iter().any(is_server) {
@@ -98,7 +99,7 @@ impl Scorers {
     }
 
     /// What the model computes in; `None` where it is not run here. One precision on all devices.
-    pub(super) fn precision(&self, package: &Package) -> Option<Precision> {
+    pub fn precision(&self, package: &Package) -> Option<Precision> {
         self.engine.placements().iter().find(|p| p.model == package.identity.name).map(|p| p.precision)
     }
 
@@ -197,7 +198,7 @@ impl Scorers {
     }
 
     /// Grad-CAM of one input, as [`Engine::grad_cam`].
-    pub(super) async fn grad_cam(
+    pub async fn grad_cam(
         &self,
         package: &Package,
         input: ModelInput,
@@ -219,7 +220,7 @@ impl Scorers {
 
     /// The scores of inputs that explain another one, in their order. They are made as others are scored, some at a time; of
     /// a model server, for which somebody may wait, one. The first that fails is the last.
-    pub(super) async fn score_all_covered(
+    pub async fn score_all_covered(
         &self,
         package: &Package,
         inputs: impl ExactSizeIterator<Item = ModelInput>,

@@ -14,6 +14,7 @@ pub mod maps;
 pub mod models;
 pub mod ood;
 pub mod prior;
+pub mod probe;
 pub mod profiles;
 pub mod results;
 pub mod studies;

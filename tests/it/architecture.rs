@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["remote"],
     &["analyse"],
     &["web", "train", "validate"],
-    &["serve"],
+    &["serve", "probe"],
     &["cli"],
     &["commands", "main"],
 ];
@@ -41,6 +41,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("seccompiler::", &["pixels"]),
     ("libc::", &["pixels", "infer"]),
     ("rustfft::", &["perturb", "phantom"]),
+    ("parquet::", &["probe"]),
     ("dicom_object::", &["dicom", "receive", "deliver", "pixels", "report", "phantom"]),
 ];
 

@@ -22,6 +22,7 @@ mod offline;
 mod orthanc;
 mod perturb;
 mod pixels;
+mod probe;
 mod profiles;
 mod query;
 mod receive;

@@ -1,0 +1,130 @@
+//! `probe …`: the catalogue, runs with their progress, reports.
+//!
+//! Neighbours: the library's `probe` does the work. Left out: figures.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Context;
+use indicatif::ProgressBar;
+use sidelight::cli::{ProbeMode, ProbeReport, ProbeRun};
+use sidelight::config::Config;
+use sidelight::perturb::Form;
+use sidelight::probe::{self, Event, Options, ROWS, Shard};
+use sidelight::train;
+
+use super::evidence::may_audit;
+use super::{print, print_json, progress, table};
+
+pub fn list(json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        print_json(&ROWS)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let published = |row: &probe::Row| {
+        let figure = |p: &probe::Published| format!("{} {}", p.of, p.value);
+        row.published.iter().take(3).map(figure).collect::<Vec<_>>().join("; ")
+    };
+    let rows = ROWS.iter().map(|row| {
+        vec![row.number.to_string(), row.name.to_owned(), row.title.to_owned(), row.definition.to_owned(), published(row)]
+    });
+    print(&table(&["row", "name", "what", "how", "published"], rows))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs rows; with all parts there, makes the report too.
+pub async fn run(config: &Config, options: &ProbeRun) -> anyhow::Result<ExitCode> {
+    let rows = probe::rows(&options.names)?;
+    let group_names = options.group.iter().cloned().collect();
+    if let Some(predictions) = &options.predictions {
+        probe::of_posteriors(&rows, predictions, &group_names, &options.out, options.seed)?;
+        return report(&ProbeReport { dir: options.out.clone(), table: Default::default() });
+    }
+    may_audit(config)?;
+    let (index, count) = options.shard.unwrap_or((1, 1));
+    let wanted = Options {
+        rows,
+        cohort: options.cohort.clone().context("give --cohort, or --predictions")?,
+        out: options.out.clone(),
+        form: if options.mode == ProbeMode::AsPublished { Form::AsPublished } else { Form::Corrected },
+        recipe: options.recipe.clone(),
+        resume: options.resume,
+        shard: Shard { index: index - 1, count },
+        race: options.race.clone(),
+        clinical: options.clinical.clone(),
+        group_names,
+        seed: options.seed,
+    };
+    let bars = Bars::default();
+    let ran = probe::run(config, &wanted, &|event| bars.hear(event)).await;
+    bars.clear();
+    ran?;
+    if count > 1 {
+        print(&format!("shard {index} of {count} is done: `sidelight probe merge` when all are"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    report(&ProbeReport { dir: options.out.clone(), table: Default::default() })
+}
+
+pub fn report(options: &ProbeReport) -> anyhow::Result<ExitCode> {
+    let report = probe::report(&options.dir)?;
+    for (name, bytes) in &report.files {
+        write(&options.dir.join(name), bytes)?;
+    }
+    if options.table.json {
+        print_json(&report.figures)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = report.figures.iter().map(|f| {
+        let value = f.estimate.map_or("too few".to_owned(), |e| format!("{:.3} ({:.3} to {:.3})", e.value, e.lower, e.upper));
+        let part = [f.stratum.as_str(), f.variant.as_str()].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>();
+        vec![f.row.clone(), f.model.clone(), f.quantity.as_str().to_owned(), f.of.clone(), part.join(", "), f.patients.to_string(), value]
+    });
+    print(&table(&["row", "model", "quantity", "of", "part or change", "patients", "estimate (95 %)"], rows))?;
+    print(&format!("{} has plots, tables and predictions", options.dir.join("report.html").display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn merge(folders: &[PathBuf], out: &Path) -> anyhow::Result<ExitCode> {
+    probe::merge(folders, out)?;
+    report(&ProbeReport { dir: out.to_owned(), table: Default::default() })
+}
+
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let context = || format!("{} cannot be written", path.display());
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new(""))).with_context(context)?;
+    std::fs::write(path, bytes).with_context(context)
+}
+
+/// A bar for each set of images, and those of trainings.
+#[derive(Default)]
+struct Bars {
+    images: Mutex<HashMap<String, ProgressBar>>,
+}
+
+impl Bars {
+    fn hear(&self, event: Event) {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Images { of, done, total } => {
+                let bar = images.entry(of).or_insert_with(|| progress(total, "images"));
+                bar.set_position(done);
+                if done >= total {
+                    bar.finish_and_clear();
+                }
+            }
+            Event::Training { of, event: train::Event::Epoch(epoch) } => {
+                tracing::info!(training = of, ?epoch, "an epoch of training has ended");
+            }
+            Event::Training { .. } => {}
+            Event::Row(row) => tracing::info!(row, "a row has begun"),
+        }
+    }
+
+    fn clear(&self) {
+        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.values().for_each(ProgressBar::finish_and_clear);
+    }
+}

@@ -1,0 +1,360 @@
+//! Cohorts: which images there are, whose they are, and what else is known of them.
+//!
+//! One row is one image; paths are relative to the table's folder. Groups are keys of the race model, and what a table
+//! calls them is told apart by no more than case. Neighbours: `tables` reads files, `scoring` the images. Left out:
+//! outcomes and groups of the node's index (`store`).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
+use serde::{Deserialize, Serialize};
+
+use super::tables::Table;
+use crate::domain::Digest;
+
+/// Columns with a meaning of their own; every other one is a covariate, or the truth of a finding.
+pub(super) const COLUMNS: [&str; 6] = ["file", "patient", "study", "group", "split", "mask"];
+/// Covariates that rows of the catalogue ask for by name; others may be there.
+pub(super) const COVARIATES: [&str; 7] = ["age", "sex", "bmi", "density", "view", "device", "site"];
+
+/// Images of known patients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cohort {
+    pub images: Vec<Image>,
+    /// Names of the columns besides those of [`Image`], in the table's order.
+    pub columns: Vec<String>,
+    /// Rows that are not used.
+    pub rejected: Vec<Reject>,
+    /// Of the table and of the sizes of its files.
+    pub digest: Digest,
+}
+
+/// An image, and what the table says of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Image {
+    pub file: PathBuf,
+    /// The file as the table has it.
+    pub name: String,
+    pub patient: String,
+    /// Images of a patient with the same value are one study.
+    pub study: String,
+    /// Place of the self-reported group among those of the race model.
+    pub group: usize,
+    pub part: Part,
+    /// Of the lungs, in the geometry of the image.
+    pub mask: Option<PathBuf>,
+    /// In the order of [`Cohort::columns`]; empty where nothing is known.
+    pub values: Vec<String>,
+}
+
+/// What an image is for. Without a column `split` all are for tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    Train,
+    Validation,
+    Test,
+}
+
+/// A row that is not used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reject {
+    /// The header is line 1.
+    pub line: usize,
+    pub file: String,
+    pub reason: String,
+}
+
+impl Part {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "train" | "training" => Some(Self::Train),
+            "validation" | "validate" | "valid" | "val" => Some(Self::Validation),
+            "test" | "" => Some(Self::Test),
+            _ => None,
+        }
+    }
+}
+
+impl Cohort {
+    /// Reads a table. `groups` are the race model's keys, `names` translates the table's.
+    ///
+    /// # Errors
+    /// A column is missing, a patient is in two parts, a file is listed twice, or no row can be used.
+    pub fn read(path: &Path, groups: &[String], names: &BTreeMap<String, String>) -> anyhow::Result<Self> {
+        let table = Table::read(path)?;
+        let place = |column: &str| table.place(column);
+        for needed in ["file", "patient", "group"] {
+            ensure!(place(needed).is_some(), "{} has no column {needed}", path.display());
+        }
+        let columns: Vec<(usize, &String)> =
+            table.columns.iter().enumerate().filter(|(_, name)| !COLUMNS.contains(&name.as_str())).collect();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let reader = Reader { table: &table, folder, groups, names, columns: &columns };
+        let several = reader.patients_with_several_groups();
+        let (mut images, mut rejected, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut parts: HashMap<String, (Part, usize)> = HashMap::new();
+        for (row, line) in table.rows.iter().zip(2..) {
+            match reader.image(row, &several) {
+                Ok(image) => {
+                    ensure!(seen.insert(image.file.clone()), "line {line}: {} is listed twice", image.name);
+                    let (part, first) = *parts.entry(image.patient.clone()).or_insert((image.part, line));
+                    ensure!(part == image.part, "lines {first} and {line} are of one patient, but in different parts");
+                    images.push(image);
+                }
+                Err(reason) => {
+                    let file = place("file").and_then(|at| row.get(at)).cloned().unwrap_or_default();
+                    rejected.push(Reject { line, file, reason });
+                }
+            }
+        }
+        if images.is_empty() {
+            let first = rejected.first().map_or(String::new(), |r| format!("; line {}: {}", r.line, r.reason));
+            anyhow::bail!("no row of {} can be used{first}", path.display());
+        }
+        let columns = columns.iter().map(|(_, name)| (*name).clone()).collect();
+        let digest = digest(&table, &images);
+        Ok(Self { images, columns, rejected, digest })
+    }
+
+    /// Values of a column, image by image.
+    pub fn column(&self, name: &str) -> Option<Vec<&str>> {
+        let place = self.columns.iter().position(|column| column == name)?;
+        Some(self.images.iter().map(|image| image.values[place].as_str()).collect())
+    }
+
+    /// Columns that say whether there is a disease: none of a covariate's name, and nothing in them but −1, 0, 1.
+    pub fn labels(&self) -> Vec<&str> {
+        let is_label = |(place, name): &(usize, &String)| {
+            let value = |image: &Image| label(&image.values[*place]);
+            let known: Vec<f64> = self.images.iter().filter_map(|image| value(image).ok().flatten()).collect();
+            let all = self.images.iter().all(|image| value(image).is_ok());
+            all && !known.is_empty() && !COVARIATES.contains(&name.as_str())
+        };
+        self.columns.iter().enumerate().filter(is_label).map(|(_, name)| name.as_str()).collect()
+    }
+
+    /// The images at these places, in a cohort of the same columns.
+    pub fn subset(&self, places: &[usize]) -> Self {
+        let images = places.iter().map(|place| self.images[*place].clone()).collect();
+        Self { images, columns: self.columns.clone(), rejected: Vec::new(), digest: self.digest.clone() }
+    }
+
+    /// Places of the images of a part.
+    pub fn of_part(&self, part: Part) -> Vec<usize> {
+        (0..self.images.len()).filter(|i| self.images[*i].part == part).collect()
+    }
+
+    /// A number for each patient, image by image.
+    pub fn patients(&self) -> Vec<usize> {
+        numbered(self.images.iter().map(|image| image.patient.clone()))
+    }
+
+    /// A number for each study, image by image.
+    pub fn studies(&self) -> Vec<usize> {
+        numbered(self.images.iter().map(|image| (image.patient.clone(), image.study.clone())))
+    }
+}
+
+/// −1, 0 or 1 as such, nothing as `None`.
+pub(super) fn label(text: &str) -> Result<Option<f64>, ()> {
+    match text {
+        "" | "nan" | "NaN" => Ok(None),
+        "1" | "1.0" => Ok(Some(1.0)),
+        "0" | "0.0" => Ok(Some(0.0)),
+        "-1" | "-1.0" => Ok(Some(-1.0)),
+        _ => Err(()),
+    }
+}
+
+/// Numbers from 0 in the order of the first that has each.
+pub(super) fn numbered<T: std::hash::Hash + Eq>(values: impl Iterator<Item = T>) -> Vec<usize> {
+    let mut known = HashMap::new();
+    values
+        .map(|value| {
+            let next = known.len();
+            *known.entry(value).or_insert(next)
+        })
+        .collect()
+}
+
+/// The group among these that a table means; case does not count.
+pub(super) fn group_of(said: &str, groups: &[String], names: &BTreeMap<String, String>) -> Option<usize> {
+    let meant = names.get(said).map_or(said, String::as_str);
+    groups.iter().position(|group| group.eq_ignore_ascii_case(meant))
+}
+
+struct Reader<'a> {
+    table: &'a Table,
+    folder: &'a Path,
+    groups: &'a [String],
+    names: &'a BTreeMap<String, String>,
+    columns: &'a [(usize, &'a String)],
+}
+
+impl Reader<'_> {
+    fn value<'b>(&self, row: &'b [String], column: &str) -> &'b str {
+        self.table.place(column).and_then(|at| row.get(at)).map_or("", String::as_str)
+    }
+
+    fn group(&self, row: &[String]) -> Option<usize> {
+        group_of(self.value(row, "group"), self.groups, self.names)
+    }
+
+    fn patients_with_several_groups(&self) -> BTreeSet<String> {
+        let mut first: HashMap<&str, (Option<usize>, &str)> = HashMap::new();
+        let mut several = BTreeSet::new();
+        for row in &self.table.rows {
+            let (patient, said) = (self.value(row, "patient"), self.value(row, "group"));
+            let group = self.group(row);
+            let group = (group, if group.is_some() { "" } else { said });
+            if !said.is_empty() && *first.entry(patient).or_insert(group) != group {
+                several.insert(patient.to_owned());
+            }
+        }
+        several
+    }
+
+    fn image(&self, row: &[String], several: &BTreeSet<String>) -> Result<Image, String> {
+        let (name, patient) = (self.value(row, "file"), self.value(row, "patient"));
+        if name.is_empty() {
+            return Err("it names no file".to_owned());
+        }
+        if patient.is_empty() {
+            return Err("no patient".to_owned());
+        }
+        if several.contains(patient) {
+            return Err("the patient has more than one group".to_owned());
+        }
+        let group = match (self.value(row, "group"), self.group(row)) {
+            ("", _) => return Err("no group".to_owned()),
+            (said, None) => return Err(format!("the race model has no group {said:?}")),
+            (_, Some(group)) => group,
+        };
+        let said = self.value(row, "split");
+        let part = Part::parse(said).ok_or_else(|| format!("split is {said:?}: train, validation or test"))?;
+        let study = match self.value(row, "study") {
+            "" => name,
+            study => study,
+        };
+        Ok(Image {
+            file: self.folder.join(name),
+            name: name.to_owned(),
+            patient: patient.to_owned(),
+            study: study.to_owned(),
+            group,
+            part,
+            mask: Some(self.value(row, "mask")).filter(|mask| !mask.is_empty()).map(|mask| self.folder.join(mask)),
+            values: self.columns.iter().map(|(at, _)| row.get(*at).cloned().unwrap_or_default()).collect(),
+        })
+    }
+}
+
+/// Of the table, and of the sizes of the files that it names: whoever changes an image seldom keeps its size.
+fn digest(table: &Table, images: &[Image]) -> Digest {
+    let mut text = table.digest.to_string();
+    for image in images {
+        let size = std::fs::metadata(&image.file).map_or(0, |m| m.len());
+        text.push_str(&format!("\n{size}"));
+    }
+    Digest::of(text.as_bytes())
+}
+
+#[cfg(test)]
+pub(super) mod fixtures {
+    use super::*;
+
+    /// So many images, each of a patient of its own, groups 0 and 1 in turn.
+    pub(in crate::probe) fn cohort(images: usize) -> Cohort {
+        let image = |i: usize| Image {
+            file: PathBuf::from(format!("{i}.png")),
+            name: format!("{i}.png"),
+            patient: format!("p{i}"),
+            study: format!("{i}.png"),
+            group: i % 2,
+            part: Part::Test,
+            mask: None,
+            values: Vec::new(),
+        };
+        let images = (0..images).map(image).collect();
+        Cohort { images, columns: Vec::new(), rejected: Vec::new(), digest: Digest::of(b"") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups() -> Vec<String> {
+        ["Asian", "Black", "White"].map(str::to_owned).into()
+    }
+
+    fn read(text: &str) -> anyhow::Result<Cohort> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cohort.csv");
+        std::fs::write(&path, text).unwrap();
+        Cohort::read(&path, &groups(), &BTreeMap::from([("B".to_owned(), "Black".to_owned())]))
+    }
+
+    #[test]
+    fn a_cohort_has_what_its_table_says() {
+        let cohort = read(
+            "file,patient,study,group,split,mask,age,mass,odd\n\
+             a.png,1,x,WHITE,train,,50,1,7\nb.png,1,x,white,train,m.png,,-1,\nc.png,2,,B,train,,61,,2\n",
+        )
+        .unwrap();
+        let of = |i: usize| &cohort.images[i];
+        assert_eq!((of(0).group, of(2).group, of(0).part), (2, 1, Part::Train));
+        assert_eq!((of(1).mask.is_some(), of(2).study.as_str()), (true, "c.png"));
+        assert_eq!(cohort.labels(), ["mass"]);
+        assert_eq!(cohort.column("age").unwrap(), ["50", "", "61"]);
+        assert_eq!((cohort.patients(), cohort.studies()), (vec![0, 0, 1], vec![0, 0, 1]));
+    }
+
+    #[test]
+    fn rows_that_cannot_be_used_say_why() {
+        let cohort = read(
+            "file,patient,group,split\na.png,1,White,\n,2,White,\nb.png,,White,\nc.png,3,,\nd.png,4,Green,\n\
+             e.png,5,Black,maybe\nf.png,6,Black,\ng.png,6,White,\n",
+        )
+        .unwrap();
+        let reasons: Vec<(usize, &str)> = cohort.rejected.iter().map(|r| (r.line, r.reason.as_str())).collect();
+        assert_eq!(cohort.images.len(), 1);
+        assert_eq!(
+            reasons,
+            [
+                (3, "it names no file"),
+                (4, "no patient"),
+                (5, "no group"),
+                (6, "the race model has no group \"Green\""),
+                (7, "split is \"maybe\": train, validation or test"),
+                (8, "the patient has more than one group"),
+                (9, "the patient has more than one group"),
+            ]
+        );
+    }
+
+    #[test]
+    fn tables_that_make_no_sense_are_refused() {
+        let refused = |text: &str, says: &str| {
+            let error = format!("{:#}", read(text).unwrap_err());
+            assert!(error.contains(says), "{error}");
+        };
+        refused("file,group\na.png,White\n", "has no column patient");
+        refused("file,patient,group,group\na.png,1,White,White\n", "two columns \"group\"");
+        refused("file,patient,group\na.png,1,White\na.png,1,White\n", "line 3: a.png is listed twice");
+        refused("file,patient,group\na.png,1,Green\n", "line 2: the race model has no group");
+        refused("file,patient,group,split\na.png,1,White,train\nb.png,1,White,test\n", "lines 2 and 3");
+        refused("", "has no columns");
+        refused("PAR1 is not what this is", "cannot be read");
+    }
+}

@@ -1,0 +1,168 @@
+//! What a run is: its cohort, models, rows, form and seed. Kept beside its predictions, so that a report needs nothing else
+//! and nobody goes on with another run by mistake.
+//!
+//! Left out: times and the machine, so that shards of one run have the same manifest.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::catalogue::Row;
+use super::cohort::{Cohort, Image, Reject};
+use super::parts::Asked;
+use super::variants::{self, Variant};
+use crate::domain::{Digest, Purpose};
+use crate::infer::Package;
+use crate::perturb::Form;
+
+/// Of `manifest.json`.
+pub const FORMAT: u32 = 1;
+pub(super) const FILE: &str = "manifest.json";
+const COHORT: &str = "cohort.json";
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub format: u32,
+    /// Version of the program.
+    pub sidelight: String,
+    /// Name of the table of images, or of posteriors.
+    pub cohort: String,
+    pub cohort_digest: Digest,
+    /// Keys of the race models' groups.
+    pub groups: Vec<String>,
+    pub models: Vec<Model>,
+    /// Names of rows.
+    pub rows: Vec<String>,
+    pub form: Form,
+    /// Digest of the recipe that networks are trained by, if any are.
+    pub recipe: Option<Digest>,
+    pub seed: u64,
+    pub asked: Asked,
+}
+
+/// A model that was asked, and what is needed to judge its answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Name, version and digest.
+    pub key: String,
+    pub name: String,
+    pub purpose: Purpose,
+    /// Keys of groups or findings.
+    pub outputs: Vec<String>,
+    /// Decision thresholds of findings.
+    pub thresholds: Vec<f64>,
+    pub precision: Option<String>,
+}
+
+/// The cohort as it was read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Kept {
+    columns: Vec<String>,
+    images: Vec<Image>,
+    rejected: Vec<Reject>,
+    digest: Digest,
+}
+
+impl Model {
+    pub(super) fn of(package: &Package, precision: Option<String>) -> Self {
+        let groups = package.groups().iter().map(|g| g.key.clone());
+        Self {
+            key: package.key(),
+            name: package.identity.name.clone(),
+            purpose: package.purpose,
+            outputs: groups.chain(package.findings().iter().map(|f| f.key.clone())).collect(),
+            thresholds: package.findings().iter().map(|f| f.threshold.get()).collect(),
+            precision,
+        }
+    }
+}
+
+impl Manifest {
+    pub fn rows(&self) -> anyhow::Result<Vec<&'static Row>> {
+        let row = |name: &String| Row::named(name).with_context(|| format!("there is no row {name:?}"));
+        self.rows.iter().map(row).collect()
+    }
+
+    /// The variants of the run's rows, in the order in which they were asked.
+    pub fn variants(&self) -> anyhow::Result<Vec<Variant>> {
+        let variants = variants::of_rows(&self.rows()?, self.form);
+        let names: Vec<&str> = variants.iter().map(|v| v.name.as_str()).collect();
+        ensure!(self.asked.variants == names, "the run is of another version of sidelight: its changes are others");
+        Ok(variants)
+    }
+
+    /// Places of the models of a purpose.
+    pub fn of_purpose(&self, purpose: Purpose) -> impl Iterator<Item = (usize, &Model)> {
+        self.models.iter().enumerate().filter(move |(_, model)| model.purpose == purpose)
+    }
+
+    /// Begins a run in the folder, or goes on with the same one.
+    ///
+    /// # Errors
+    /// There is a run and `resume` is not given, or it is another one.
+    pub(super) fn begin(&self, folder: &Path, cohort: &Cohort, resume: bool) -> anyhow::Result<()> {
+        std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+        if folder.join(FILE).exists() {
+            let found = Self::read(folder)?;
+            ensure!(resume, "{} holds a run: go on with --resume, or give another folder", folder.display());
+            if let Some(what) = found.difference(self) {
+                anyhow::bail!("{} holds another run ({what}): give another folder", folder.display());
+            }
+            return Ok(());
+        }
+        let kept = Kept {
+            columns: cohort.columns.clone(),
+            images: cohort.images.clone(),
+            rejected: cohort.rejected.clone(),
+            digest: cohort.digest.clone(),
+        };
+        write(&folder.join(COHORT), &serde_json::to_vec(&kept)?)?;
+        write(&folder.join(FILE), &serde_json::to_vec_pretty(self)?)
+    }
+
+    pub fn read(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join(FILE);
+        let context = || format!("{} is not of a run of probes", path.display());
+        let manifest: Self = serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context)?;
+        ensure!(manifest.format == FORMAT, "{} is of format {}, this is {FORMAT}", path.display(), manifest.format);
+        Ok(manifest)
+    }
+
+    /// The cohort that the run began with.
+    pub fn read_cohort(&self, folder: &Path) -> anyhow::Result<Cohort> {
+        let path = folder.join(COHORT);
+        let context = || format!("{} cannot be read", path.display());
+        let kept: Kept = serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context)?;
+        let Kept { columns, images, rejected, digest } = kept;
+        ensure!(digest == self.cohort_digest, "{} is not the cohort of the run", path.display());
+        let whole = images.iter().all(|i| i.values.len() == columns.len() && i.group < self.groups.len());
+        ensure!(whole, "{} is damaged", path.display());
+        Ok(Cohort { images, columns, rejected, digest })
+    }
+
+    /// In what another run differs, if in anything.
+    pub(super) fn difference(&self, other: &Self) -> Option<&'static str> {
+        let fields = [
+            (self.sidelight == other.sidelight, "another version of sidelight"),
+            (self.cohort_digest == other.cohort_digest, "another cohort, or its images have changed"),
+            (self.models == other.models && self.groups == other.groups, "other models"),
+            (self.rows == other.rows && self.asked == other.asked, "other rows"),
+            (self.form == other.form, "another mode"),
+            (self.recipe == other.recipe, "another recipe"),
+            (self.seed == other.seed, "another seed"),
+        ];
+        fields.iter().find(|(same, _)| !same).map(|(_, what)| *what)
+    }
+}
+
+/// Writes aside, syncs and renames.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let context = || format!("{} cannot be written", path.display());
+    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&aside, bytes).with_context(context)?;
+    std::fs::File::open(&aside).and_then(|file| file.sync_all()).with_context(context)?;
+    std::fs::rename(&aside, path).with_context(context)
+}

@@ -1,0 +1,32 @@
+//! The paper's experiments (Gichoya et al. 2022) on a site's own images and models, as named rows.
+//!
+//! [`run`] asks race and clinical models of every image of a cohort and of every change that the rows ask for, with the
+//! node's own decoding, normalisation and inference, and keeps what they said; [`report`] makes figures, plots and a page of
+//! that. Reading order: `catalogue`, `cohort` (with `tables`, `posteriors`), `variants`, `saliency`, `scoring`, `parts`,
+//! `manifest`, `run` (with `retrain`, `confounders`), `metrics`, `rows`, `pictures`, `page`. Neighbours: `perturb` changes planes,
+//! `train` trains, `tabular` has models on tables. Left out: the index of the node, and what a site does about what it finds.
+
+mod catalogue;
+mod cohort;
+mod confounders;
+mod manifest;
+mod metrics;
+mod page;
+mod parts;
+mod pictures;
+mod posteriors;
+pub mod resample;
+mod retrain;
+mod rows;
+mod run;
+mod saliency;
+mod scoring;
+mod tables;
+pub mod tabular;
+mod variants;
+
+pub use catalogue::{Published, ROWS, Row};
+pub use metrics::{Estimate, Level};
+pub use page::{Report, report};
+pub use rows::{Figure, Quantity};
+pub use run::{Event, Options, Progress, Shard, merge, of_posteriors, rows, run};

@@ -1,0 +1,519 @@
+//! The report of a run: every row with the paper's figures beside the run's own, plots, and tables for programs.
+//!
+//! Neighbours: `rows` measures, `plot` draws and writes the page. Left out: computing anything that the run did not keep.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::catalogue::{Changed, Kind, Published, ROWS, Row};
+use super::cohort::Part;
+use super::manifest::Manifest;
+use super::metrics::{Estimate, Level, PATIENTS_MIN};
+use super::parts::{Predictions, Whose};
+use super::pictures::{self, Sample};
+use super::rows::{Data, Figure, Quantity};
+use super::run::{self, Answer};
+use super::variants::{self, ORIGINAL, Variant};
+use crate::domain::Purpose;
+use crate::perturb::Form;
+use crate::plot::{
+    Block, Cell, Cells, Column, Forest, ForestGroup, ForestRow, Grid, Lines, Page, Panel, Point, Scale, Section, Series,
+    Shape, Svg,
+};
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Report {
+    pub figures: Vec<Figure>,
+    /// By file name: the page, figures as JSON and CSV, plots as SVG and PNG.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// Makes the report of a finished run; writes `predictions.parquet` into its folder, everything else is given back.
+///
+/// # Errors
+/// Parts of the run are missing or damaged.
+pub fn report(folder: &Path) -> anyhow::Result<Report> {
+    let manifest = Manifest::read(folder)?;
+    let cohort = manifest.read_cohort(folder)?;
+    let tested = cohort.subset(&cohort.of_part(Part::Test));
+    let rows = manifest.rows()?;
+    let with_predictions = rows.iter().any(|row| run::is_of_predictions(row));
+    let predictions = match with_predictions {
+        true => Predictions::read(folder, &manifest.asked, tested.images.len())?,
+        false => Predictions::empty(&manifest.asked, tested.images.len()),
+    };
+    if with_predictions {
+        let whose = Whose { cohort: &tested, groups: &manifest.groups };
+        predictions.write(&folder.join("predictions.parquet"), &whose)?;
+    }
+    let data = Data { manifest: &manifest, cohort: &tested, predictions: &predictions };
+    let answers = run::answers(folder)?;
+    let sample = pictures::read(folder)?;
+    let mut report = Report { figures: Vec::new(), files: Vec::new() };
+    let mut sections = vec![of_run(&data, cohort.images.len(), cohort.rejected.len())];
+    for row in &rows {
+        let own: Vec<&Answer> = answers.values().filter(|answer| answer.row == row.name).collect();
+        let section = report.row(row, &data, &own, sample.as_ref())?;
+        sections.push(section);
+    }
+    if let Some(section) = report.joint(&data)? {
+        sections.push(section);
+    }
+    let others: Vec<&Row> = ROWS.iter().filter(|row| !rows.contains(row)).collect();
+    if !others.is_empty() {
+        sections.push(not_run(&others));
+    }
+    let page = Page {
+        title: "What of race the images show, and what the models make of it".to_owned(),
+        lead: vec![
+            "Experiments of Gichoya et al. (Lancet Digit Health 2022; 4: e406–14) on this cohort, beside the figures that \
+             were published. Intervals are of 95 %. A figure says what a network can tell from images of people who \
+             reported their race; it says nothing of any one person, and it is no reason to infer anybody's race."
+                .to_owned(),
+        ],
+        sections,
+    };
+    report.files.push(("report.html".to_owned(), page.html()?.into_bytes()));
+    let json = serde_json::json!({"manifest": manifest, "figures": report.figures});
+    report.files.push(("metrics.json".to_owned(), serde_json::to_vec_pretty(&json)?));
+    report.files.push(("metrics.csv".to_owned(), csv_of(&report.figures)?));
+    Ok(report)
+}
+
+impl Report {
+    fn row(
+        &mut self,
+        row: &Row,
+        data: &Data<'_>,
+        answers: &[&Answer],
+        sample: Option<&Sample>,
+    ) -> anyhow::Result<Section> {
+        let mut figures = data.figures(row);
+        figures.extend(answers.iter().flat_map(|answer| answer.figures.clone()));
+        let mut blocks = vec![Block::Text(format!("{}.", capital(row.definition)))];
+        if !row.published.is_empty() {
+            blocks.push(Block::Text(format!("Published: {}.", row.published.iter().map(published).collect::<Vec<_>>().join("; "))));
+        }
+        let notes: Vec<String> = answers.iter().flat_map(|answer| answer.notes.clone()).collect();
+        if !notes.is_empty() {
+            blocks.push(Block::List(notes));
+        }
+        if figures.is_empty() && row.kind != Kind::Saliency {
+            blocks.push(Block::Note(match row.kind {
+                Kind::EqualDisease => "Not run: it trains a network, give --retrain with --recipe.".to_owned(),
+                _ => "No figures: the cohort has no column for this row, or no image that could be read.".to_owned(),
+            }));
+        }
+        for (number, (caption, svg)) in drawings(row, data, &figures).into_iter().enumerate() {
+            self.draw(&mut blocks, &format!("{:02}-{}-{}", row.number, row.name, number + 1), caption, svg)?;
+        }
+        if row.kind == Kind::Saliency
+            && let Some(gallery) = pictures::saliency(data)?
+        {
+            let caption = "Mean Grad-CAM maps (by occlusion where a network cannot be looked into), 16 × 16 means of each; \
+                           they are of no group's score, but of how sure the model is."
+                .to_owned();
+            self.draw(&mut blocks, &format!("{:02}-{}-maps", row.number, row.name), caption, gallery.svg())?;
+        }
+        if let Some(gallery) = sample.map(|sample| sample.gallery(row, data.manifest)).transpose()?.flatten() {
+            let caption = "The first test image of the cohort. \"Stretched\": from its least to its largest value.".to_owned();
+            self.draw(&mut blocks, &format!("{:02}-{}-images", row.number, row.name), caption, gallery.svg())?;
+        }
+        if !figures.is_empty() {
+            blocks.push(table(&figures));
+        }
+        self.figures.extend(figures);
+        Ok(Section { title: format!("{}. {}", row.number, row.title), blocks })
+    }
+
+    /// Race and clinical figures of every change above one another: does the clinical model live on what shows race?
+    fn joint(&mut self, data: &Data<'_>) -> anyhow::Result<Option<Section>> {
+        let clinical: Vec<&Figure> = self.figures.iter().filter(|f| f.quantity == Quantity::FindingAuc).collect();
+        if clinical.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<String> = data.manifest.asked.variants.clone();
+        let mut blocks = vec![Block::Text(
+            "Each change of the image, the race model's mean AUC, the clinical model's AUC and the gap of its miss rates \
+             between groups, all on the same images. Where a change takes race away and leaves the finding, the finding does \
+             not need what shows race; where both fall together, they hang on the same part of the image, which is no proof \
+             that the clinical model uses race."
+                .to_owned(),
+        )];
+        let kinds = [
+            (Quantity::MacroAuc, "race, mean AUC", Some((0.4, 1.0))),
+            (Quantity::FindingAuc, "finding, AUC", Some((0.4, 1.0))),
+            (Quantity::MissGap, "gap of miss rates", Some((0.0, 1.0))),
+        ];
+        let mut panels = Vec::new();
+        for (quantity, y, range) in kinds {
+            let own = self.figures.iter().filter(|f| {
+                let is_pair = quantity == Quantity::MacroAuc && f.quantity == Quantity::RaceAuc && data.manifest.groups.len() == 2;
+                (f.quantity == quantity || is_pair) && f.level == Level::Image && f.stratum.is_empty()
+            });
+            let own: Vec<&Figure> = own.filter(|f| data.manifest.models.iter().any(|m| m.name == f.model)).collect();
+            let mut labels: Vec<String> = own.iter().map(|f| format!("{}: {}", f.model, f.of)).collect();
+            labels.sort();
+            labels.dedup();
+            let series = labels.iter().map(|label| {
+                let of = |name: &String| {
+                    own.iter().find(|f| f.variant == *name && format!("{}: {}", f.model, f.of) == *label).and_then(|f| f.estimate)
+                };
+                let points = names.iter().zip(0u32..).filter_map(|(name, x)| Some(point(f64::from(x), of(name)?)));
+                Series::dots(label.clone(), points.collect())
+            });
+            let rules = if quantity == Quantity::MissGap { Vec::new() } else { vec![0.5.into()] };
+            panels.push(Panel { y: y.to_owned(), range, series: series.collect(), rules, ..Panel::default() });
+        }
+        let lines = Lines {
+            title: "Race, finding and gap under every change".to_owned(),
+            x: String::new(),
+            scale: Scale::Names(names),
+            shape: Shape::Wide,
+            panels,
+            ..Lines::default()
+        };
+        self.draw(&mut blocks, "joint", "All changes of this run; bars are 95 % intervals.".to_owned(), lines.svg())?;
+        Ok(Some(Section { title: "Race and finding together".to_owned(), blocks }))
+    }
+
+    fn draw(&mut self, blocks: &mut Vec<Block>, name: &str, caption: String, svg: Svg) -> anyhow::Result<()> {
+        self.files.push((format!("plots/{name}.svg"), svg.as_str().as_bytes().to_vec()));
+        self.files.push((format!("plots/{name}.png"), svg.png(2.0).with_context(|| name.to_owned())?));
+        blocks.push(Block::Figure { caption, svg });
+        Ok(())
+    }
+}
+
+/// What was run, on what.
+fn of_run(data: &Data<'_>, images: usize, rejected: usize) -> Section {
+    let manifest = data.manifest;
+    let mode = if manifest.form == Form::AsPublished { "as published" } else { "corrected" };
+    let patients = data.cohort.patients().iter().max().map_or(0, |m| m + 1);
+    let mut rows = vec![
+        vec!["cohort".to_owned(), format!("{}, {}", manifest.cohort, manifest.cohort_digest)],
+        vec!["images".to_owned(), format!("{images}, of which {} for tests, of {patients} patients", data.cohort.images.len())],
+        vec!["rows of the table that were not used".to_owned(), rejected.to_string()],
+        vec!["test images that could not be read".to_owned(), data.predictions.refused.len().to_string()],
+        vec!["mode".to_owned(), mode.to_owned()],
+        vec!["seed".to_owned(), manifest.seed.to_string()],
+        vec!["sidelight".to_owned(), manifest.sidelight.clone()],
+    ];
+    for model in &manifest.models {
+        let kind = if model.purpose == Purpose::Race { "race model" } else { "clinical model" };
+        let precision = model.precision.as_deref().map_or(String::new(), |p| format!(", computed in {p}"));
+        rows.push(vec![kind.to_owned(), format!("{}{precision}", model.key)]);
+    }
+    if let Some(recipe) = &manifest.recipe {
+        rows.push(vec!["recipe of trained networks".to_owned(), recipe.to_string()]);
+    }
+    let mut counts = Vec::new();
+    for (g, group) in manifest.groups.iter().enumerate() {
+        let own: Vec<usize> = (0..data.cohort.images.len()).filter(|i| data.cohort.images[*i].group == g).collect();
+        let numbers = data.cohort.patients();
+        let patients: std::collections::BTreeSet<usize> = own.iter().map(|i| numbers[*i]).collect();
+        counts.push(vec![group.clone(), small(own.len()), small(patients.len())]);
+    }
+    let head = vec![Column::text("what"), Column::text("value")];
+    let groups = vec![Column::text("self-reported group"), Column::number("test images"), Column::number("patients")];
+    Section {
+        title: "The run".to_owned(),
+        blocks: vec![
+            Block::Table { caption: "What was run".to_owned(), head, rows },
+            Block::Table { caption: "Who is in it".to_owned(), head: groups, rows: counts },
+        ],
+    }
+}
+
+fn not_run(rows: &[&Row]) -> Section {
+    let rows = rows.iter().map(|row| {
+        let told: Vec<String> = row.published.iter().map(published).collect();
+        vec![row.number.to_string(), row.name.to_owned(), row.title.to_owned(), told.join("; ")]
+    });
+    let head = vec![Column::text("row"), Column::text("name"), Column::text("what"), Column::text("published")];
+    let table = Block::Table { caption: "Rows of the catalogue that this run does not have".to_owned(), head, rows: rows.collect() };
+    Section { title: "Not run".to_owned(), blocks: vec![table] }
+}
+
+/// Plots of a row, each with its caption.
+fn drawings(row: &Row, data: &Data<'_>, figures: &[Figure]) -> Vec<(String, Svg)> {
+    match row.kind {
+        Kind::Changed(Changed::Acquisition) => vec![shifts(row, figures)],
+        Kind::Changed(changed) => {
+            let mut all = curves(row, data, figures);
+            if changed == Changed::Patches {
+                all.extend(grids(row, data, figures));
+            }
+            all
+        }
+        Kind::Saliency => Vec::new(),
+        _ if figures.is_empty() => Vec::new(),
+        _ => vec![forest(row, figures)],
+    }
+}
+
+fn forest(row: &Row, figures: &[Figure]) -> (String, Svg) {
+    let mut groups: Vec<ForestGroup> = Vec::new();
+    for figure in figures {
+        let level = if figure.level == Level::Study { "studies" } else { "images" };
+        let heading = [figure.model.as_str(), &figure.stratum, level].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>();
+        let heading = heading.join(", ");
+        let reference = row.published.iter().filter(|p| p.group == Some(figure.of.as_str())).map(|p| p.value);
+        let reference: Vec<f64> = reference.collect();
+        let row = ForestRow {
+            label: figure.of.clone(),
+            estimate: figure.estimate.map(|e| e.value),
+            interval: figure.estimate.map(|e| (e.lower, e.upper)),
+            n: Some(figure.patients as u64),
+            // Several data sets have no one figure.
+            reference: (reference.len() == 1).then(|| reference[0]),
+        };
+        match groups.iter_mut().find(|group| group.heading == heading) {
+            Some(group) => group.rows.push(row),
+            None => groups.push(ForestGroup { heading, rows: vec![row] }),
+        }
+    }
+    let has_reference = groups.iter().flat_map(|g| &g.rows).any(|r| r.reference.is_some());
+    let forest = Forest {
+        title: row.title.to_owned(),
+        description: String::new(),
+        value: "AUC, one group against all others".to_owned(),
+        reference: if has_reference { "published".to_owned() } else { String::new() },
+        range: Some((0.4, 1.0)),
+        rule: Some(0.5),
+        decimals: 3,
+        groups,
+    };
+    ("AUCs with 95 % intervals; n is patients.".to_owned(), forest.svg())
+}
+
+/// Mean race AUC along each family of changes: over its parameter where it has one, else by name.
+fn curves(row: &Row, data: &Data<'_>, figures: &[Figure]) -> Vec<(String, Svg)> {
+    let variants = variants::of_row(row, data.manifest.form);
+    let mut families: Vec<(String, Vec<&Variant>)> = Vec::new();
+    for variant in &variants {
+        let family = variant.place().0;
+        match families.iter_mut().find(|(name, _)| *name == family) {
+            Some((_, own)) => own.push(variant),
+            None => families.push((family, vec![variant])),
+        }
+    }
+    let by_name = families.iter().all(|(_, own)| own.len() == 1);
+    if by_name {
+        families = vec![(row.title.to_owned(), variants.iter().collect())];
+    }
+    families.iter().map(|(family, own)| curve(row, data, figures, family, own)).collect()
+}
+
+fn curve(row: &Row, data: &Data<'_>, figures: &[Figure], family: &str, variants: &[&Variant]) -> (String, Svg) {
+    let numbers: Option<Vec<f64>> = variants.iter().map(|v| v.place().1).collect();
+    let mut places: Vec<(String, f64)> = vec![];
+    if numbers.is_none() {
+        places.push((ORIGINAL.to_owned(), 0.0));
+    }
+    for (i, variant) in variants.iter().enumerate() {
+        let x = numbers.as_ref().map_or((i + 1) as f64, |numbers| numbers[i]);
+        places.push((variant.name.clone(), x));
+    }
+    let is_race = |f: &&Figure| f.quantity == Quantity::RaceAuc;
+    let mut labels: Vec<(String, String)> = figures.iter().filter(is_race).map(|f| (f.model.clone(), f.of.clone())).collect();
+    labels.sort();
+    labels.dedup();
+    let series = |(model, of): &(String, String)| {
+        let found = |name: &str| {
+            let own = |f: &&Figure| f.variant == name && f.model == *model && f.of == *of && f.level == Level::Image;
+            figures.iter().filter(is_race).find(own).and_then(|f| f.estimate)
+        };
+        let points = places.iter().filter_map(|(name, x)| Some(point(*x, found(name)?))).collect();
+        let label = format!("{model}: {of}");
+        if numbers.is_some() { Series::joined(label, points) } else { Series::dots(label, points) }
+    };
+    let whole = figures.iter().filter(|f| f.variant == ORIGINAL && f.quantity == Quantity::MacroAuc).find_map(|f| f.estimate);
+    let mut rules = vec![0.5.into()];
+    rules.extend(whole.filter(|_| numbers.is_some()).map(|e| crate::plot::Rule { at: e.value, label: "whole image".to_owned() }));
+    let lines = Lines {
+        title: format!("{}: {family}", row.title),
+        x: x_of(family, data.manifest.form).to_owned(),
+        scale: match &numbers {
+            Some(_) if ["window", "field of view"].contains(&family) => Scale::Linear,
+            Some(_) => Scale::Log,
+            None => Scale::Names(places.iter().map(|(name, _)| name.clone()).collect()),
+        },
+        panels: vec![Panel {
+            y: "AUC".to_owned(),
+            range: Some((0.4, 1.0)),
+            series: labels.iter().map(series).collect(),
+            rules,
+            ..Panel::default()
+        }],
+        ..Lines::default()
+    };
+    (format!("AUC of each group against all others, {family}."), lines.svg())
+}
+
+fn x_of(family: &str, form: Form) -> &'static str {
+    match family {
+        "low-pass" | "high-pass" if form == Form::AsPublished => "\"diameter\" of the paper's code, a radius, cycles per side of 224 pixels",
+        "low-pass" | "high-pass" => "diameter, cycles per side",
+        "resolution" => "pixels a side",
+        _ => "",
+    }
+}
+
+/// Mean race AUCs in 3 × 3 grids, a panel for each family and model.
+fn grids(row: &Row, data: &Data<'_>, figures: &[Figure]) -> Option<(String, Svg)> {
+    let mut panels: Vec<Cells> = Vec::new();
+    let quantity = if data.manifest.groups.len() > 2 { Quantity::MacroAuc } else { Quantity::RaceAuc };
+    for variant in variants::of_row(row, data.manifest.form) {
+        let Some(cell) = variant.cell().filter(|cell| *cell < 9) else { continue };
+        let family = variant.place().0;
+        for figure in figures.iter().filter(|f| f.variant == variant.name && f.quantity == quantity) {
+            let heading = format!("{family}, {}", figure.model);
+            let at = panels.iter().position(|p| p.heading == heading).unwrap_or_else(|| {
+                panels.push(Cells { heading, cells: vec![Cell::default(); 9] });
+                panels.len() - 1
+            });
+            if let Some(e) = figure.estimate {
+                panels[at].cells[cell] = Cell { value: Some(e.value), note: format!("{:.2}–{:.2}", e.lower, e.upper) };
+            }
+        }
+    }
+    let grid = Grid {
+        title: "Where in the image".to_owned(),
+        description: String::new(),
+        value: "mean AUC".to_owned(),
+        columns: ["left", "middle", "right"].map(str::to_owned).into(),
+        rows: ["top", "middle", "bottom"].map(str::to_owned).into(),
+        range: Some((0.5, 1.0)),
+        decimals: 3,
+        panels,
+    };
+    (!grid.panels.is_empty()).then(|| ("Mean AUC by cell of a 3 × 3 grid, with 95 % limits; left of the picture.".to_owned(), grid.svg()))
+}
+
+fn shifts(row: &Row, figures: &[Figure]) -> (String, Svg) {
+    let mut groups: Vec<ForestGroup> = Vec::new();
+    for figure in figures {
+        let heading = format!("{}, {}", figure.model, figure.variant);
+        let row = ForestRow {
+            label: figure.of.clone(),
+            estimate: figure.estimate.map(|e| e.value),
+            interval: figure.estimate.map(|e| (e.lower, e.upper)),
+            n: Some(figure.patients as u64),
+            reference: None,
+        };
+        match groups.iter_mut().find(|group| group.heading == heading) {
+            Some(group) => group.rows.push(row),
+            None => groups.push(ForestGroup { heading, rows: vec![row] }),
+        }
+    }
+    let forest = Forest {
+        title: row.title.to_owned(),
+        description: String::new(),
+        value: "shift of the mean score".to_owned(),
+        reference: String::new(),
+        range: None,
+        rule: Some(0.0),
+        decimals: 4,
+        groups,
+    };
+    ("Mean score with the change less that without, by the patients' own group.".to_owned(), forest.svg())
+}
+
+fn table(figures: &[Figure]) -> Block {
+    let head = vec![
+        Column::text("of"),
+        Column::text("model"),
+        Column::text("quantity"),
+        Column::text("part or change"),
+        Column::text("level"),
+        Column::number("n"),
+        Column::number("patients"),
+        Column::number("estimate"),
+        Column::number("95 % interval"),
+    ];
+    let rows = figures.iter().map(|f| {
+        let what = [f.stratum.as_str(), f.variant.as_str()].into_iter().filter(|t| !t.is_empty() && *t != ORIGINAL);
+        let what = what.collect::<Vec<_>>().join(", ");
+        let level = if f.level == Level::Study { "study" } else { "image" };
+        let (value, limits) = told(f.estimate);
+        vec![
+            f.of.clone(),
+            f.model.clone(),
+            f.quantity.as_str().to_owned(),
+            if what.is_empty() { "whole image".to_owned() } else { what },
+            level.to_owned(),
+            small(f.count),
+            small(f.patients),
+            value,
+            limits,
+        ]
+    });
+    let caption = format!("All figures of this row. None where fewer than {PATIENTS_MIN} patients are on either side");
+    Block::Table { caption, head, rows: rows.collect() }
+}
+
+/// Counts below the least that is told are not told either.
+fn small(count: usize) -> String {
+    if (1..PATIENTS_MIN).contains(&count) { format!("< {PATIENTS_MIN}") } else { count.to_string() }
+}
+
+fn told(estimate: Option<Estimate>) -> (String, String) {
+    match estimate {
+        Some(e) => (format!("{:.4}", e.value), format!("{:.4} to {:.4}", e.lower, e.upper)),
+        None => ("too few".to_owned(), String::new()),
+    }
+}
+
+fn published(p: &Published) -> String {
+    let limits = p.limits.map_or(String::new(), |(lower, upper)| format!(" ({lower} to {upper})"));
+    format!("{} {}{limits}", p.of, p.value)
+}
+
+fn point(x: f64, e: Estimate) -> Point {
+    Point { x, y: e.value, limits: Some((e.lower, e.upper)) }
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+}
+
+fn csv_of(figures: &[Figure]) -> anyhow::Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record([
+        "row", "model", "quantity", "of", "level", "stratum", "variant", "count", "patients", "estimate", "lower", "upper",
+    ])?;
+    for f in figures {
+        let number = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.6}"));
+        let level = if f.level == Level::Study { "study" } else { "image" };
+        writer.write_record([
+            f.row.as_str(),
+            &f.model,
+            f.quantity.as_str(),
+            &f.of,
+            level,
+            &f.stratum,
+            &f.variant,
+            &f.count.to_string(),
+            &f.patients.to_string(),
+            &number(f.estimate.map(|e| e.value)),
+            &number(f.estimate.map(|e| e.lower)),
+            &number(f.estimate.map(|e| e.upper)),
+        ])?;
+    }
+    Ok(writer.into_inner()?)
+}
+
+/// The catalogue as text for people, a line for each row.
+pub fn catalogue() -> String {
+    let mut out = String::new();
+    for row in &ROWS {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{:>2}  {:<16} {}", row.number, row.name, row.title);
+    }
+    out
+}
