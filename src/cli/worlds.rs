@@ -11,7 +11,8 @@ use crate::validate::CLAIMS;
 
 #[derive(Debug, Args)]
 pub struct Phantom {
-    /// What is planted: nothing, a finding that is fainter in one group, a shortcut, a confounded view, a drift
+    /// What is planted: nothing, a finding that is fainter in one group, a shortcut, a confounded view, a drift, or what
+    /// tells groups apart in one place alone
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(World::NAMES))]
     #[arg(required_unless_present = "world_file")]
     pub world: Option<String>,

@@ -36,7 +36,19 @@ impl Perturbation {
 
     /// The plane changed.
     pub fn apply(&self, lab: &mut Lab, plane: &Plane) -> Plane {
-        self.chain.iter().fold(plane.clone(), |plane, transform| lab.apply(*transform, &plane))
+        self.apply_at(0, lab, plane)
+    }
+
+    /// The same at a place in a batch: noise is this place's own.
+    pub fn apply_at(&self, place: usize, lab: &mut Lab, plane: &Plane) -> Plane {
+        let Some((first, rest)) = self.chain.split_first() else { return plane.clone() };
+        let changed = lab.apply_at(place, *first, plane);
+        rest.iter().fold(changed, |plane, transform| lab.apply_at(place, *transform, &plane))
+    }
+
+    /// What cannot be meant, if anything.
+    pub fn fault(&self) -> Option<String> {
+        self.chain.iter().find_map(Transform::fault)
     }
 }
 

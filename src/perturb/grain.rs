@@ -1,6 +1,7 @@
 //! Noise and blur.
 //!
-//! Noise comes from a counter (SplitMix64, then Box and Muller): a few lines in any language give the same field, which
+//! Noise comes from a counter (SplitMix64, then Box and Muller): a fe    let sum = 2.0 * weights.iter().sum::<f64>() - weights[0];
+    weights.iter().enumerate().map(|(x, w)| if x == 0 { w / sum / 2.0 } else { w / sum }).collect() lines in any language give the same field, which
 //! the reference in numpy does. Blur is scipy's `gaussian_filter`: a kernel of ⌊4σ + ½⌋ pixels to either side, edges
 //! mirrored with the last pixel repeated.
 
@@ -30,53 +31,60 @@ fn mixed(counter: u64) -> u64 {
 
 pub(super) fn blurred(plane: &Plane, sigma: f64) -> Vec<f32> {
     let (side, kernel) = (plane.side, kernel(sigma));
-    let mut values: Vec<f64> = plane.values.iter().map(|v| f64::from(*v)).collect();
-    let mut line = vec![0.0; side];
-    for row in values.chunks_mut(side) {
-        smooth(&kernel, side, |at| row[at], &mut line);
-        row.copy_from_slice(&line);
+    let reach = kernel.len() - 1;
+    // A row with what the mirrors at its ends show.
+    let places: Vec<usize> = (0..side + 2 * reach).map(|at| mirrored(at as isize - reach as isize, side)).collect();
+    let mut wide = vec![0.0; places.len()];
+    let mut rows = vec![0.0; side * side];
+    for (row, sums) in plane.values.chunks(side).zip(rows.chunks_mut(side)) {
+        wide.iter_mut().zip(&places).for_each(|(to, place)| *to = row[*place]);
+        for (distance, weight) in kernel.iter().enumerate() {
+            add(sums, *weight, &wide[reach - distance..], &wide[reach + distance..]);
+        }
     }
-    for column in 0..side {
-        smooth(&kernel, side, |at| values[at * side + column], &mut line);
-        line.iter().enumerate().for_each(|(at, v)| values[at * side + column] = *v);
+    let mut values = vec![0.0; side * side];
+    for (at, sums) in values.chunks_mut(side).enumerate() {
+        for (distance, weight) in kernel.iter().enumerate() {
+            let row = |place: usize| &rows[places[place] * side..];
+            add(sums, *weight, row(reach + at - distance), row(reach + at + distance));
+        }
     }
-    values.iter().map(|v| *v as f32).collect()
+    values
 }
 
 /// The same from plane to plane, pixel by pixel; planes of several sides are left as they are.
 pub(super) fn blur_across(planes: &mut [Plane], sigma: f64) {
-    let count = planes.len();
     let Some(side) = planes.first().map(|plane| plane.side) else { return };
     if planes.iter().any(|plane| plane.side != side) {
         return;
     }
-    let (kernel, mut line) = (kernel(sigma), vec![0.0; count]);
-    for at in 0..side * side {
-        smooth(&kernel, count, |place| f64::from(planes[place].values[at]), &mut line);
-        planes.iter_mut().zip(&line).for_each(|(plane, v)| plane.values[at] = *v as f32);
-    }
-}
-
-/// Weights from the centre outwards; with both sides they sum to 1.
-fn kernel(sigma: f64) -> Vec<f64> {
-    let reach = (4.0 * sigma + 0.5) as usize;
-    let weights: Vec<f64> = (0..=reach).map(|x| (-0.5 * (x as f64 / sigma).powi(2)).exp()).collect();
-    let sum = 2.0 * weights.iter().sum::<f64>() - weights[0];
-    weights.iter().map(|w| w / sum).collect()
-}
-
-fn smooth(kernel: &[f64], length: usize, value: impl Fn(usize) -> f64, out: &mut [f64]) {
-    for (at, out) in out.iter_mut().enumerate() {
-        let (at, mut sum) = (at as isize, 0.0);
-        for (distance, weight) in kernel.iter().enumerate() {
-            let distance = distance as isize;
-            sum += weight * value(mirrored(at + distance, length));
-            if distance > 0 {
-                sum += weight * value(mirrored(at - distance, length));
-            }
+    let kernel = kernel(sigma);
+    let blurred = |at: usize| {
+        let mut sums = vec![0.0; side * side];
+        for (distance, weight) in (0isize..).zip(&kernel) {
+            let plane = |at: isize| planes[mirrored(at, planes.len())].values.as_slice();
+            add(&mut sums, *weight, plane(at as isize - distance), plane(at as isize + distance));
         }
-        *out = sum;
+        sums
+    };
+    let all: Vec<Vec<f32>> = (0..planes.len()).map(blurred).collect();
+    planes.iter_mut().zip(all).for_each(|(plane, values)| plane.values = values);
+}
+
+/// Adds what lies at the same distance on both sides, as far as there are sums.
+fn add(sums: &mut [f32], weight: f32, before: &[f32], after: &[f32]) {
+    for ((sum, a), b) in sums.iter_mut().zip(before).zip(after) {
+        *sum += weight * (a + b);
     }
+}
+
+/// Weights from the centre outwards, each for two pixels, the centre's for itself twice; all of them sum to 1.
+fn kernel(sigma: f64) -> Vec<f32> {
+    let reach = (4.0 * sigma + 0.5) as usize;
+    let mut weights: Vec<f64> = (0..=reach).map(|x| (-0.5 * (x as f64 / sigma).powi(2)).exp()).collect();
+    weights[0] /= 2.0;
+    let sum = 2.0 * weights.iter().sum::<f64>();
+    weights.iter().map(|w| (w / sum) as f32).collect()
 }
 
 /// The place within 0..length that a mirror at both ends shows: … c b a | a b c | c b a …

@@ -4,13 +4,14 @@
 //! [`Transform`] changes it, a [`Battery`] is a list of such changes with names. The paper's experiments (Gichoya 2022)
 //! are among them as its code does them ([`Form::AsPublished`]) and, where that departs from what its text says, as the
 //! text says ([`Form::Corrected`]). Pure: seeds are arguments, the same arguments give the same values everywhere.
-//! `fourier` filters, `resample` zooms, `grain` adds noise and blurs, `jpeg` recompresses. Neighbours: `analyse` scores
-//! what comes out. Left out: models, and what a change of a score means (`assess`).
+//! `fourier` filters, `resample` zooms, `grain` adds noise and blurs, `jpeg` recompresses; `paper` lists the paper's
+//! changes row by row. Neighbours: `analyse` scores what comes out, `train` learns from it. Left out: models, and what a change of a score means (`assess`).
 
 mod battery;
 mod fourier;
 mod grain;
 mod jpeg;
+pub mod paper;
 mod resample;
 
 use serde::{Deserialize, Serialize};
@@ -50,7 +51,7 @@ pub enum Kept {
 
 /// What is done to a plane. Frequencies are in cycles per image side, so that they mean the same on planes of any side.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "kind")]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
 pub enum Transform {
     /// Keeps frequencies below a "diameter", which the paper's code takes for a radius.
     LowPass { diameter: f64, form: Form },
@@ -75,6 +76,20 @@ pub enum Transform {
     Patch { cell: u8, kept: Kept, form: Form },
     /// Recompression in 8 bits, quality 1 to 100 as of libjpeg.
     Jpeg { quality: u8 },
+    /// What is brighter becomes this, in parts of the range.
+    Ceiling { level: f64 },
+    /// Rows `top` to below `bottom` and columns `left` to below `right` become 0, as far as the plane has them.
+    Box { top: u32, left: u32, bottom: u32, right: u32 },
+}
+
+/// Which part of a plane stays beside a mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Region {
+    /// What the mask covers.
+    Inside,
+    /// All else.
+    Outside,
 }
 
 /// What applies transforms; keeps plans, buffers and the last plane's spectrum, so that a battery of filters on one plane
@@ -122,6 +137,14 @@ impl Plane {
         &self.values
     }
 
+    /// The plane with 0 where it is not kept. A mask covers what is ½ or more in it; `None` for one of another side.
+    pub fn masked(&self, mask: &Plane, kept: Region) -> Option<Self> {
+        let stays = |covering: &f32| (*covering >= 0.5) == (kept == Region::Inside);
+        let pairs = self.values.iter().zip(&mask.values);
+        let values = pairs.map(|(value, covering)| if stays(covering) { *value } else { 0.0 }).collect();
+        (mask.side == self.side).then_some(Self { side: self.side, values })
+    }
+
     /// How this plane differs from `original`, of the same side.
     pub fn quality(&self, original: &Plane) -> Quality {
         let square = |a: f32, b: f32| f64::from(a - b).powi(2);
@@ -165,6 +188,11 @@ impl Transform {
             Self::Jpeg { quality } => {
                 (!(1..=100).contains(&quality)).then(|| format!("quality {quality} is not within 1 and 100"))
             }
+            Self::Ceiling { level } => {
+                (!level.is_finite()).then(|| format!("a level is {level}, it must be a number"))
+            }
+            Self::Box { top, left, bottom, right } => (top >= bottom || left >= right)
+                .then(|| format!("a box of rows {top} to {bottom} and columns {left} to {right} holds nothing")),
         }
     }
 
@@ -185,6 +213,8 @@ impl Transform {
             Self::Patch { cell, kept: Kept::Cell, form: f } => format!("cell {cell}{}", form(f)),
             Self::Patch { cell, kept: Kept::Rest, form: f } => format!("without cell {cell}{}", form(f)),
             Self::Jpeg { quality } => format!("jpeg {quality}"),
+            Self::Ceiling { level } => format!("ceiling {level}"),
+            Self::Box { top, left, bottom, right } => format!("without box {top},{left} to {bottom},{right}"),
         }
     }
 }
@@ -192,7 +222,16 @@ impl Transform {
 impl Lab {
     /// The plane changed; as it is by a transform with a [`Transform::fault`].
     pub fn apply(&mut self, transform: Transform, plane: &Plane) -> Plane {
-        self.apply_all(transform, std::slice::from_ref(plane)).pop().unwrap_or_else(|| plane.clone())
+        self.apply_at(0, transform, plane)
+    }
+
+    /// The same at a place in a batch whose other planes are not there: noise is this place's own.
+    pub fn apply_at(&mut self, place: usize, transform: Transform, plane: &Plane) -> Plane {
+        if transform.fault().is_some() {
+            return plane.clone();
+        }
+        // A published blur of one plane runs over that alone, which leaves it as it is.
+        self.one(transform, place, plane)
     }
 
     /// A batch of planes changed. What is done to one depends on the others only where the paper's code had it so:
@@ -233,6 +272,11 @@ impl Lab {
             Transform::Resolution { side: to } => resample::coarse(plane, to as usize),
             Transform::Patch { cell, kept, form } => resample::patch(plane, cell, kept, form),
             Transform::Jpeg { quality } => jpeg::recompressed(plane, quality),
+            Transform::Ceiling { level } => values.iter().map(|v| v.min(level as f32)).collect(),
+            Transform::Box { top, left, bottom, right } => {
+                let [top, left, bottom, right] = [top, left, bottom, right].map(|edge| (edge as usize).min(side));
+                resample::without(plane, (top, bottom), (left, right))
+            }
         };
         Plane { side, values }
     }

@@ -7,22 +7,32 @@ use super::{Form, Kept, Plane};
 /// The part of the plane that begins at `start` and has these lengths, in pixels by rows and columns, brought to the
 /// plane's size. Nothing outside `bounds` (from, to) is seen.
 pub(super) fn zoomed(plane: &Plane, start: [f64; 2], length: [f64; 2], bounds: [(usize, usize); 2]) -> Vec<f32> {
-    let rows = taps(plane.side, start[0], length[0], bounds[0]);
-    let columns = taps(plane.side, start[1], length[1], bounds[1]);
-    let at = |row: usize, column: usize| f64::from(plane.values[row * plane.side + column]);
-    let mut values = Vec::with_capacity(plane.values.len());
-    for &(top, bottom, down) in &rows {
-        for &(left, right, along) in &columns {
-            let upper = at(top, left) * (1.0 - along) + at(top, right) * along;
-            let lower = at(bottom, left) * (1.0 - along) + at(bottom, right) * along;
-            values.push((upper * (1.0 - down) + lower * down) as f32);
-        }
-    }
-    values
+    let side = plane.side;
+    let rows = taps(side, start[0], length[0], bounds[0]);
+    let columns = taps(side, start[1], length[1], bounds[1]);
+    enlarged(&plane.values, side, &rows, &columns)
 }
 
-/// For each of `count` pixels the two that it lies between, and how far from the first.
-fn taps(count: usize, start: f64, length: f64, (from, to): (usize, usize)) -> Vec<(usize, usize, f64)> {
+/// Bilinear between the pixels of rows of this length that the taps name.
+fn enlarged<T: Copy + Into<f64>>(values: &[T], length: usize, rows: &[Tap], columns: &[Tap]) -> Vec<f32> {
+    let mut line = vec![0.0; length];
+    let mut enlarged = Vec::with_capacity(rows.len() * columns.len());
+    for &(top, bottom, down) in rows {
+        let row = |at: usize| values[at * length..(at + 1) * length].iter();
+        for ((mixed, upper), lower) in line.iter_mut().zip(row(top)).zip(row(bottom)) {
+            *mixed = (*upper).into() * (1.0 - down) + (*lower).into() * down;
+        }
+        let at = |&(left, right, along): &Tap| (line[left] * (1.0 - along) + line[right] * along) as f32;
+        enlarged.extend(columns.iter().map(at));
+    }
+    enlarged
+}
+
+/// The two pixels that one lies between, and how far from the first.
+type Tap = (usize, usize, f64);
+
+/// The taps of `count` pixels.
+fn taps(count: usize, start: f64, length: f64, (from, to): (usize, usize)) -> Vec<Tap> {
     let last = to.saturating_sub(1).max(from);
     let tap = |index: usize| {
         let place = start + (index as f64 + 0.5) * length / count as f64 - 0.5;
@@ -51,14 +61,7 @@ pub(super) fn coarse(plane: &Plane, side: usize) -> Vec<f32> {
     let mean = |row: &[f64], weights: &[(usize, f64)]| weights.iter().map(|(at, w)| w * row[*at]).sum::<f64>();
     let small: Vec<f64> = rows.chunks(from).flat_map(|row| down.iter().map(move |w| mean(row, w))).collect();
     let up = taps(from, 0.0, side as f64, (0, side));
-    let mut values = Vec::with_capacity(from * from);
-    for &(top, bottom, low) in &up {
-        for &(left, right, along) in &up {
-            let at = |row: usize| small[row * side + left] * (1.0 - along) + small[row * side + right] * along;
-            values.push((at(top) * (1.0 - low) + at(bottom) * low) as f32);
-        }
-    }
-    values
+    enlarged(&small, side, &up, &up)
 }
 
 /// For each of `to` areas the pixels of `from` that it covers, with their share of it.
@@ -89,12 +92,15 @@ pub(super) fn patch(plane: &Plane, cell: u8, kept: Kept, form: Form) -> Vec<f32>
             let start = [rows.0 as f64, columns.0 as f64];
             zoomed(plane, start, [length(rows), length(columns)], [rows, columns])
         }
-        Kept::Rest => {
-            let mut values = plane.values.clone();
-            for row in values.chunks_mut(side).take(rows.1).skip(rows.0) {
-                row[columns.0..columns.1].fill(0.0);
-            }
-            values
-        }
+        Kept::Rest => without(plane, rows, columns),
     }
+}
+
+/// The plane with 0 in these rows and columns (from, to), which it has.
+pub(super) fn without(plane: &Plane, rows: (usize, usize), columns: (usize, usize)) -> Vec<f32> {
+    let mut values = plane.values.clone();
+    for row in values.chunks_mut(plane.side).take(rows.1).skip(rows.0) {
+        row[columns.0..columns.1].fill(0.0);
+    }
+    values
 }

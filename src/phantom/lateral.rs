@@ -12,6 +12,10 @@ use super::patient::{Build, Patient};
 use super::texture::{Field, Textures};
 use super::world::{Spectrum, World};
 
+/// What 1 kg/m² more adds to the front of the body, mm, and to the grey of its tissue.
+const GIRTH_MM: f32 = 2.0;
+const FAT: f32 = 0.006;
+
 /// Draws the lateral image.
 pub fn draw(patient: &Patient, world: &World, textures: &Textures, mut canvas: Canvas, rng: &mut ChaCha8Rng) -> Canvas {
     let chest = Chest::new(patient, rng);
@@ -25,6 +29,7 @@ pub fn draw(patient: &Patient, world: &World, textures: &Textures, mut canvas: C
         &vessels,
         [&parenchyma, &body],
         (world.texture_rms * patient.texture_strength) as f32,
+        patient.excess(),
     );
     draw_bones(&chest, &mut canvas);
 
@@ -104,7 +109,15 @@ fn floor(dome: f32, x: f32) -> f32 {
     dome + 34.0 * t * t * if t > 0.0 { 1.0 } else { 0.35 }
 }
 
-fn draw_soft_tissue(chest: &Chest, canvas: &mut Canvas, vessels: &Canvas, fields: [&Field; 2], rms: f32) {
+/// `excess` is of the body mass index beyond the average, kg/m².
+fn draw_soft_tissue(
+    chest: &Chest,
+    canvas: &mut Canvas,
+    vessels: &Canvas,
+    fields: [&Field; 2],
+    rms: f32,
+    excess: f32,
+) {
     let cols = canvas.cols;
     let (mut lung_noise, mut body_noise) = (vec![0f32; cols], vec![0f32; cols]);
     for row in 0..canvas.rows {
@@ -112,6 +125,7 @@ fn draw_soft_tissue(chest: &Chest, canvas: &mut Canvas, vessels: &Canvas, fields
         fields[1].row(row, &mut body_noise);
         let y = chest.y(canvas.y(row));
         let (front, back) = outline(y);
+        let (front, back) = (front - GIRTH_MM * excess, back + 0.3 * GIRTH_MM * excess);
         let lung = lung_bounds(y);
         let arms = 0.10 * smooth(92.0 - y, 60.0);
         for col in 0..cols {
@@ -121,7 +135,7 @@ fn draw_soft_tissue(chest: &Chest, canvas: &mut Canvas, vessels: &Canvas, fields
                 continue;
             }
             let solid = (edge / 60.0).min(1.0);
-            let mut grey = 0.05 + 0.66 * (solid * (2.0 - solid)).sqrt() + arms;
+            let mut grey = 0.05 + (0.66 + FAT * excess) * (solid * (2.0 - solid)).sqrt() + arms;
             let air = air_at(chest, lung, x, y);
             if air > 0.0 {
                 grey -= air * (0.44 - vessels.values[row * cols + col] - 0.014 * lung_noise[col]);

@@ -3,7 +3,7 @@
 //! [`generate`] draws patients from a [`World`] and writes `studies/…/*.dcm`, `labels.csv` (one row per image, with
 //! the self-reported group, which is in no DICOM header) and `world.json`. The same options give the same bytes.
 //! Reading order: `world` (what is planted), `patient`, `device`, `pa` and `lateral` (the drawing, on `canvas` with
-//! `texture`), `header` (DICOM). [`scores`] stands beside: cohorts of scores without pictures, for validation.
+//! `texture`), `signal` (what tells groups apart in one place), `header` (DICOM). [`scores`] stands beside: cohorts of scores without pictures, for validation.
 //! Neighbours: `train`, `profile` and the demo use the files. Left out: real anatomy; these pictures test and
 //! demonstrate, no model that saw only them is fit for people.
 
@@ -14,6 +14,7 @@ mod lateral;
 mod pa;
 mod patient;
 pub mod scores;
+mod signal;
 mod texture;
 mod world;
 
@@ -28,7 +29,8 @@ use header::{Identity, Image};
 use patient::{Patient, Stream};
 use texture::Textures;
 
-pub use world::{Drift, FINDINGS, FindingWorld, GroupWorld, Shortcut, Spectrum, World};
+pub use signal::Signal;
+pub use world::{Bmi, Drift, FINDINGS, FindingWorld, GroupWorld, Shortcut, Spectrum, World};
 
 /// What to generate.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -90,6 +92,9 @@ pub struct Label {
     pub date: String,
     pub pneumothorax: u8,
     pub pleural_effusion: u8,
+    /// Body mass index, kg/m², in worlds that have one; else there is no such column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmi: Option<f64>,
 }
 
 /// The projections that phantoms come in.
@@ -118,6 +123,9 @@ impl PhantomOptions {
         }
         if !(64..=4096).contains(&self.size.0) || !(64..=4096).contains(&self.size.1) {
             return fault(format!("size {}x{}: rows and columns lie between 64 and 4096", self.size.0, self.size.1));
+        }
+        if let Some(signal) = self.world.signal.filter(|signal| !signal.fits(self.size)) {
+            return fault(format!("size {}x{} is too small to show {signal:?}", self.size.0, self.size.1));
         }
         if self.patients == 0 || self.patients > 1_000_000 {
             return fault(format!("patients {}: 1 to 1000000 are possible", self.patients));
@@ -216,11 +224,15 @@ fn generate_study(
 /// Draws one view of a patient, grey values 0..1.
 fn picture(patient: &Patient, projection: Projection, options: &PhantomOptions, textures: &Textures) -> Canvas {
     let blank = Canvas::new(options.size.0 as usize, options.size.1 as usize);
-    let rng = |stream| patient::stream(options.seed, patient.number, stream);
-    match projection {
-        Projection::Pa => pa::draw(patient, &options.world, textures, blank, &mut rng(Stream::Pa)),
-        Projection::Lateral => lateral::draw(patient, &options.world, textures, blank, &mut rng(Stream::Lateral)),
+    let (world, rng) = (&options.world, |stream| patient::stream(options.seed, patient.number, stream));
+    let mut canvas = match projection {
+        Projection::Pa => pa::draw(patient, world, textures, blank, &mut rng(Stream::Pa)),
+        Projection::Lateral => lateral::draw(patient, world, textures, blank, &mut rng(Stream::Lateral)),
+    };
+    if let Some(signal) = &world.signal {
+        signal.plant(&mut canvas, patient.device, patient.group, world.groups.len());
     }
+    canvas
 }
 
 fn label(patient: &Patient, projection: Projection, world: &World, identity: &Identity, folder: &str) -> Label {
@@ -237,6 +249,8 @@ fn label(patient: &Patient, projection: Projection, world: &World, identity: &Id
         date: patient.imaged.to_string(),
         pneumothorax: u8::from(patient.pneumothorax.is_some()),
         pleural_effusion: u8::from(patient.pleural_effusion.is_some()),
+        // To a tenth, as scales and rulers give it.
+        bmi: patient.bmi.map(|bmi| (bmi * 10.0).round() / 10.0),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Lengths are mm in the patient's chest frame ([`Frame`]), in which the average adult is described; `u` is the
 //! distance from the midline towards a side. Neighbours: `patient` gives build and findings, `canvas` and `texture`
-//! the tools, `lateral` is its sibling. Left out: group labels; only texture and contrast reach this file.
+//! the tools, `lateral` is its sibling. Left out: group labels; only texture, contrast and habitus reach this file.
 
 use std::f32::consts::{PI, TAU};
 
@@ -17,6 +17,9 @@ use super::world::{Spectrum, World};
 /// Grey of soft tissue at the thickest part, and how much of it air in a lung takes away.
 const TISSUE: f32 = 0.70;
 const LUNG_DEPTH: f32 = 0.50;
+/// What 1 kg/m² more adds to the width of the body, in parts of it, and to the grey of its tissue.
+const GIRTH: f32 = 0.010;
+const FAT: f32 = 0.006;
 
 /// Draws the PA image.
 pub fn draw(patient: &Patient, world: &World, textures: &Textures, mut canvas: Canvas, rng: &mut ChaCha8Rng) -> Canvas {
@@ -33,7 +36,7 @@ pub fn draw(patient: &Patient, world: &World, textures: &Textures, mut canvas: C
         &frame,
         &lungs,
         &mut canvas,
-        &Layers { vessels, parenchyma, body, rms: world.texture_rms * patient.texture_strength },
+        &Layers { vessels, parenchyma, body, rms: world.texture_rms * patient.texture_strength, excess: patient.excess() },
     );
     draw_bones(build, &frame, &lungs, &mut canvas);
 
@@ -192,6 +195,8 @@ struct Layers {
     parenchyma: Field,
     body: Field,
     rms: f64,
+    /// Body mass index beyond the average, kg/m².
+    excess: f32,
 }
 
 fn draw_soft_tissue(build: &Build, frame: &Frame, lungs: &[Lung; 2], canvas: &mut Canvas, layers: &Layers) {
@@ -203,7 +208,7 @@ fn draw_soft_tissue(build: &Build, frame: &Frame, lungs: &[Lung; 2], canvas: &mu
         layers.body.row(row, &mut body_noise);
         let on_detector = canvas.y(row);
         let (y, midline) = (frame.y(on_detector), frame.midline(on_detector));
-        let half_body = body_half_width(y);
+        let half_body = body_half_width(y) * (1.0 + GIRTH * layers.excess);
         let mediastinum = mediastinum_half_widths(y, build);
         let middle = Middle::at(y, build);
         let (per_scale, per_half) = (1.0 / frame.scale, 1.0 / half_body);
@@ -214,7 +219,7 @@ fn draw_soft_tissue(build: &Build, frame: &Frame, lungs: &[Lung; 2], canvas: &mu
             if off_edge <= 0.0 {
                 continue;
             }
-            let mut grey = 0.04 + (TISSUE - 0.04) * off_edge.sqrt().sqrt();
+            let mut grey = 0.04 + (TISSUE + FAT * layers.excess - 0.04) * off_edge.sqrt().sqrt();
             let lung = &lungs[usize::from(x > 0.0)];
             let u = x.abs();
             grey += abdomen(lung, u, y, build) + middle.airways(x);

@@ -71,7 +71,7 @@ pub struct Build {
 pub struct Patient {
     /// From 1.
     pub number: u32,
-    /// Index into [`World::groups`]. Nothing but texture and contrast may depend on it.
+    /// Index into [`World::groups`]. Nothing but texture, contrast, body mass index and a world's signal may depend on it.
     pub group: usize,
     pub age: u32,
     pub sex: Sex,
@@ -87,7 +87,12 @@ pub struct Patient {
     pub texture: Spectrum,
     pub texture_strength: f64,
     pub build: Build,
+    /// Body mass index, kg/m², where the world has one.
+    pub bmi: Option<f64>,
 }
+
+/// The body mass index that pictures without one are of.
+const BMI: f64 = 25.0;
 
 /// What a stream of random numbers is for; streams do not influence one another.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +104,7 @@ pub enum Stream {
     Texture = 5,
     Pa = 6,
     Lateral = 7,
+    Habitus = 8,
 }
 
 /// The random numbers of one patient for one purpose.
@@ -136,6 +142,8 @@ impl Patient {
         let rng = &mut stream(seed, number, Stream::Texture);
         let (texture, texture_strength) = draw_texture(world, group, pneumothorax.is_some(), rng);
         let build = Build::draw(sex, age, &mut stream(seed, number, Stream::Build));
+        let chance = normal(&mut stream(seed, number, Stream::Habitus));
+        let bmi = of.bmi.map(|bmi| (bmi.mean + bmi.sd * chance).clamp(14.0, 60.0));
         Self {
             number,
             group,
@@ -151,7 +159,13 @@ impl Patient {
             texture,
             texture_strength,
             build,
+            bmi,
         }
+    }
+
+    /// Body mass index beyond the average, kg/m²; 0 where the world has none.
+    pub fn excess(&self) -> f32 {
+        self.bmi.map_or(0.0, |bmi| (bmi - BMI) as f32)
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! A world is plain data, written to `world.json` beside the labels, so that whoever analyses a set can compare
 //! what was found with what is true. Some worlds have names: `null` plants nothing, `biased` a weaker pneumothorax in
-//! one group and a group texture, the others one visual mechanism each beside the textures. More are made by changing
-//! the fields of a file. Neighbours: `patient` draws from a world, `pa` and `lateral` draw the pictures, `scores` has
+//! one group and a group texture, the others one visual mechanism each beside the textures, or one place in which
+//! alone groups differ. More are made by changing the fields of a file. Neighbours: `signal` plants the latter, `patient` draws from a world, `pa` and `lateral` draw the pictures, `scores` has
 //! worlds without pictures. Left out: everything that is the same in all worlds.
 
 use serde::{Deserialize, Serialize};
+
+use super::signal::Signal;
 
 /// The findings that phantoms have, as in the columns of `labels.csv`.
 pub const FINDINGS: [&str; 2] = ["pneumothorax", "pleural_effusion"];
@@ -32,6 +34,9 @@ pub struct World {
     /// A change at one moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
+    /// What tells the groups apart in one place of the picture or of its spectrum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<Signal>,
 }
 
 /// A shortcut to learn: who has the finding looks more often like one group.
@@ -73,6 +78,17 @@ pub struct GroupWorld {
     /// are confounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lateral_share: Option<f64>,
+    /// Body mass index, which the pictures show; for all groups of a world or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmi: Option<Bmi>,
+}
+
+/// Body mass index of a group's patients, kg/m².
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bmi {
+    pub mean: f64,
+    pub sd: f64,
 }
 
 // What is 1 is left out of the file, so that sets of older worlds keep their identity.
@@ -109,7 +125,18 @@ pub struct Spectrum {
 
 impl World {
     /// The names that [`World::named`] knows.
-    pub const NAMES: [&'static str; 5] = ["null", "biased", "shortcut", "view", "drift"];
+    pub const NAMES: [&'static str; 10] = [
+        "null",
+        "biased",
+        "shortcut",
+        "view",
+        "drift",
+        "low-frequency",
+        "high-frequency",
+        "one-patch",
+        "bone-bright",
+        "habitus",
+    ];
 
     /// The world of that name, if there is one.
     pub fn named(name: &str) -> Option<Self> {
@@ -119,6 +146,24 @@ impl World {
             "shortcut" => Some(Self::shortcut()),
             "view" => Some(Self::view()),
             "drift" => Some(Self::drift()),
+            "low-frequency" => {
+                let signal = Signal::Everywhere { cycles: 7.0, amplitude: 0.03 };
+                Some(Self::signalled(name, "groups differ below 10 cycles per image side", signal))
+            }
+            "high-frequency" => {
+                let signal = Signal::Everywhere { cycles: 90.0, amplitude: 0.015 };
+                Some(Self::signalled(name, "groups differ above 60 cycles per image side", signal))
+            }
+            "one-patch" => {
+                let signal = Signal::Cell { cell: 4, cycles: 24.0, amplitude: 0.06 };
+                Some(Self::signalled(name, "groups differ in the middle cell of a 3 x 3 grid", signal))
+            }
+            "bone-bright" => {
+                // More than 60 %, since devices do not use all of their range.
+                let signal = Signal::Bright { above: 0.65, cycles: 12.0, amplitude: 0.08 };
+                Some(Self::signalled(name, "groups differ where pictures are brighter than 65 % of the range", signal))
+            }
+            "habitus" => Some(Self::habitus()),
             _ => None,
         }
     }
@@ -134,6 +179,7 @@ impl World {
             texture: common,
             texture_strength: 1.0,
             lateral_share: None,
+            bmi: None,
         };
         Self {
             name: "null".into(),
@@ -144,7 +190,28 @@ impl World {
             texture_mismatch: 0.0,
             shortcut: None,
             drift: None,
+            signal: None,
         }
+    }
+
+    /// Groups differ by a signal in one place, and in nothing else.
+    fn signalled(name: &str, planted: &str, signal: Signal) -> Self {
+        Self { name: name.into(), planted: planted.into(), signal: Some(signal), ..Self::null() }
+    }
+
+    /// Groups differ in body mass index, which shows, and beyond that in nothing.
+    fn habitus() -> Self {
+        let planted = "groups differ in body mass index, and pictures in nothing else";
+        let mut world = Self { name: "habitus".into(), planted: planted.into(), ..Self::null() };
+        for group in &mut world.groups {
+            let mean = match group.group.as_str() {
+                "Asian" => 21.5,
+                "Black" => 31.5,
+                _ => 26.5,
+            };
+            group.bmi = Some(Bmi { mean, sd: 2.5 });
+        }
+        world
     }
 
     /// Pneumothorax shows at less than half its contrast in group Black, and each group has a texture of its own.
@@ -249,6 +316,14 @@ impl World {
         if self.drift.as_ref().is_some_and(|d| !known(&d.group) || !(0.0..=5.0).contains(&d.contrast)) {
             return Some("drift: group is one of the world's, contrast lies between 0 and 5".into());
         }
+        if let Some(fault) = self.signal.as_ref().and_then(Signal::fault) {
+            return Some(fault);
+        }
+        let known = self.groups.iter().filter_map(|g| g.bmi);
+        let likely = known.clone().all(|bmi| (15.0..=50.0).contains(&bmi.mean) && (0.0..=10.0).contains(&bmi.sd));
+        if !likely || !(known.count() % self.groups.len() == 0) {
+            return Some("bmi: for all groups or none, mean between 15 and 50, sd between 0 and 10".into());
+        }
         let of = |g: &GroupWorld| {
             (0.0..=10.0).contains(&g.texture_strength) && g.lateral_share.is_none_or(|s| (0.0..=1.0).contains(&s))
         };
@@ -295,6 +370,12 @@ mod tests {
         check(&|w| w.drift = Some(Drift { group: "Black".into(), month: 3, contrast: f64::NAN }), "drift");
         check(&|w| w.groups[0].texture_strength = -1.0, "texture_strength");
         check(&|w| w.groups[0].lateral_share = Some(2.0), "lateral_share");
+        check(&|w| w.groups[1].bmi = Some(Bmi { mean: 25.0, sd: 3.0 }), "bmi: for all groups or none");
+        check(&|w| w.groups.iter_mut().for_each(|g| g.bmi = Some(Bmi { mean: f64::NAN, sd: 3.0 })), "bmi: ");
+        check(&|w| w.signal = Some(Signal::Everywhere { cycles: 0.0, amplitude: 0.1 }), "signal: cycles");
+        check(&|w| w.signal = Some(Signal::Cell { cell: 9, cycles: 9.0, amplitude: 0.1 }), "cell is 0 to 8");
+        let above = f64::INFINITY;
+        check(&|w| w.signal = Some(Signal::Bright { above, cycles: 9.0, amplitude: 0.1 }), "above lies");
     }
 
     #[test]
@@ -303,10 +384,11 @@ mod tests {
             let world = World::named(name).unwrap();
             let text = toml::to_string(&world).unwrap();
             assert_eq!(World::parse(&text).unwrap(), world, "{text}");
-            let newer = ["texture_strength", "lateral_share", "shortcut", "drift"];
+            let newer = ["texture_strength", "lateral_share", "shortcut", "drift", "signal"];
             let mentions =
                 newer.iter().filter(|key| serde_json::to_string(&world).unwrap().contains(&format!("\"{key}\":")));
-            assert_eq!(mentions.count(), usize::from(!["null", "biased"].contains(&name)), "{text}");
+            assert_eq!(mentions.count(), usize::from(!["null", "biased", "habitus"].contains(&name)), "{text}");
+            assert_eq!(text.contains("bmi"), name == "habitus", "{text}");
         }
         assert!(World::parse("name = 1").unwrap_err().contains("name"));
         let text = toml::to_string(&World::null()).unwrap().replace("share = 1.0", "share = -1.0");

@@ -2,7 +2,7 @@
 //! said of each.
 //!
 //! Pixels go through the same decoding and normalisation as in the node, in this process: phantoms and curated
-//! training sets are trusted files. Each is decoded once. Neighbours: `manifest` says which files, `images` keeps what
+//! training sets are trusted files. Each is decoded once, and changed once where the recipe says so. Neighbours: `manifest` says which files, `images` keeps what
 //! was decoded, `phantom` writes such folders, `loader` makes batches.
 
 use std::collections::HashMap;
@@ -14,8 +14,9 @@ use rayon::prelude::*;
 use sha2::Digest as _;
 use tch::{Kind, Tensor};
 
-use crate::domain::{Contract, Digest, Purpose};
+use crate::domain::{Contract, Digest, ModelInput, Purpose};
 use crate::infer;
+use crate::perturb::{Lab, Perturbation, Plane};
 use crate::phantom::{self, PhantomOptions};
 use crate::pixels::{self, Frames, Limits, Normalised};
 
@@ -94,6 +95,12 @@ fn digest_of(values: &[f32]) -> Digest {
     Digest::of(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
 }
 
+/// The image, an input of this contract, as the recipe changes it.
+fn changed(input: &ModelInput, change: &Perturbation, contract: &Contract, lab: &mut Lab, place: usize) -> ModelInput {
+    let plane = Plane::of_input(input, contract).expect("an input of the contract that it was made by");
+    change.apply_at(place, lab, &plane).to_input(contract)
+}
+
 /// Images with equal pixels: under two patients, one person could be in two parts.
 #[derive(Default)]
 struct Twins<'a> {
@@ -164,10 +171,16 @@ impl Dataset {
         progress: &(dyn Fn(Event) + Sync),
     ) -> anyhow::Result<Self> {
         let (done, total) = (AtomicU64::new(0), manifest.rows.len() as u64);
-        let limits = Limits::default();
-        let decode = |row: &Row| {
+        let (limits, change) = (Limits::default(), recipe.data.changes());
+        let decode = |lab: &mut Lab, place: usize, row: &Row| {
             let contracts = std::slice::from_ref(contract);
-            let found = pixels::normalise_any_file(&row.file, contracts, Frames::default(), &limits).map(|image| {
+            let found = pixels::normalise_any_file(&row.file, contracts, Frames::default(), &limits).map(|mut image| {
+                if !change.chain.is_empty() {
+                    for (frame, input) in image.inputs.iter_mut().enumerate() {
+                        // Every image has noise of its own.
+                        *input = changed(input, &change, contract, lab, place + frame * total as usize);
+                    }
+                }
                 // Of what the network sees: the same stored pixels look other with another window.
                 let seen: Vec<Digest> = image.inputs.iter().map(|input| digest_of(&input.plane)).collect();
                 (image, seen)
@@ -179,8 +192,10 @@ impl Dataset {
         let (mut samples, mut unreadable) = (Vec::new(), Vec::new());
         let mut twins = Twins::default();
         let mut hash = sha2::Sha256::new();
-        for rows in manifest.rows.chunks(DECODED_AT_ONCE) {
-            let decoded: Vec<Result<(Normalised, Vec<Digest>), _>> = rows.par_iter().map(decode).collect();
+        for (first, rows) in (0..).step_by(DECODED_AT_ONCE).zip(manifest.rows.chunks(DECODED_AT_ONCE)) {
+            let places = rows.par_iter().enumerate();
+            let decoded: Vec<Result<(Normalised, Vec<Digest>), _>> =
+                places.map_init(Lab::default, |lab, (at, row)| decode(lab, first + at, row)).collect();
             for (row, decoded) in rows.iter().zip(decoded) {
                 let file = || row.file.display().to_string();
                 match decoded {
@@ -337,6 +352,51 @@ mod tests {
         assert_eq!(pairs[1..], ["a.png,P1,c.png,P3", "b.png,P2,d.png,P4"]);
         assert_eq!(load(["P1", "P2", "P1", "P2", "P2"]).unwrap().len(), 5);
         assert!(!folder.path().join(TWINS_FILE).exists(), "none is refused any more");
+    }
+
+    #[test]
+    fn a_network_sees_planes_as_the_recipe_changes_them() {
+        const GROUPS: &str = "name = \"toy\"\nversion = \"1\"\nmanufacturer = \"Example Imaging\"\npurpose = \"race\"\n\
+                              seed = 1\n[[output.groups]]\nkey = \"Black\"\ncode = \"2054-5\"\n[[output.groups]]\n\
+                              key = \"White\"\ncode = \"2106-3\"\n[data]\nmanifest = \"table.csv\"\n";
+        let folder = tempfile::tempdir().unwrap();
+        for (name, step) in [("a", 7u8), ("b", 7), ("c", 11)] {
+            let file = std::fs::File::create(folder.path().join(format!("{name}.png"))).unwrap();
+            let mut encoder = png::Encoder::new(file, 16, 16);
+            encoder.set_color(png::ColorType::Grayscale);
+            let pixels: Vec<u8> = (0..=255u8).map(|i| i.wrapping_mul(step)).collect();
+            encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        }
+        let table = "file,patient,group\na.png,P1,Black\nb.png,P1,Black\nc.png,P2,White\n";
+        std::fs::write(folder.path().join("table.csv"), table).unwrap();
+        let load = |change: &str| {
+            let text = [GROUPS, change, fixtures::TOY, fixtures::CARD].concat();
+            let recipe = fixtures::recipe_in(folder.path(), &text).unwrap();
+            let contract = recipe.contract().unwrap();
+            let mut manifest = manifest(&recipe, folder.path(), &|_| ()).unwrap();
+            let keeping = Keeping { memory_bytes_max: 1 << 20, spill_dir: folder.path() };
+            let set = Dataset::load(&mut manifest, &recipe, &contract, keeping, &|_| ()).unwrap();
+            let planes: Vec<Vec<f32>> = (0..3)
+                .map(|at| {
+                    let mut values = Vec::new();
+                    set.images.read(at, &mut values).unwrap();
+                    values
+                })
+                .collect();
+            (set.digest, recipe.fit_digest(), planes)
+        };
+        let plain = load("");
+        let low = load("change = [{ kind = \"low-pass\", diameter = 8, form = \"corrected\" }]\n");
+        let filter = crate::perturb::Transform::LowPass { diameter: 8.0, form: crate::perturb::Form::Corrected };
+        for (seen, image) in low.2.iter().zip(&plain.2) {
+            let expected = Lab::default().apply(filter, &Plane::new(16, image.clone()).unwrap());
+            assert!(seen.iter().zip(expected.values()).all(|(a, b)| (a - b).abs() < 1e-6));
+            assert_ne!(seen, image);
+        }
+        assert!(low.0 != plain.0 && low.1 != plain.1, "other images, and another training");
+        let noisy = load("change = [{ kind = \"noise\", sigma = 0.1, seed = 5, form = \"corrected\" }]\n");
+        assert_eq!(plain.2[0], plain.2[1]);
+        assert_ne!(noisy.2[0], noisy.2[1], "each image has noise of its own");
     }
 
     #[test]

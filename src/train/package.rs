@@ -108,6 +108,8 @@ pub fn fault(recipe: &Recipe) -> Option<String> {
 fn card(recipe: &Recipe, evaluation: &Evaluation, origin: &Origin) -> Card {
     let [train, validation, test] = origin.images;
     let identity = format!("{}@{}", recipe.name, recipe.version);
+    let changes = recipe.data.changes().name;
+    let changed = if changes.is_empty() { changes } else { format!("; all of them changed: {changes}") };
     let findings = recipe
         .output
         .findings
@@ -150,7 +152,7 @@ fn card(recipe: &Recipe, evaluation: &Evaluation, origin: &Origin) -> Card {
         result: None,
         provenance: Provenance {
             training_data: format!(
-                "{} (images: {train} trained on, {validation} for validation, {test} for the figures)",
+                "{} (images: {train} trained on, {validation} for validation, {test} for the figures{changed})",
                 recipe.card.training_data
             ),
             intended_use: recipe.card.intended_use.clone(),

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::domain::{Code, Contract, Digest, Probability, Purpose, View};
 use crate::infer::{AggregationCard, Architecture, GroupCard, InputCard, ScopeCard, contract_of};
+use crate::perturb::{Perturbation, Transform};
 use crate::phantom::{PhantomOptions, World};
 
 use super::fit::FitOptions;
@@ -20,6 +21,8 @@ use super::settings::{Augment, Balance, Training};
 /// Keys of a recipe that no weight depends on.
 const AFTER_THE_FIT: [&str; 7] =
     ["version", "manufacturer", "phantoms_only", "scope", "aggregation", "calibration", "card"];
+/// Changes that are made of an image, one after the other.
+const CHANGES_MAX: usize = 16;
 
 /// A training recipe.
 #[derive(Debug, Clone, Deserialize)]
@@ -73,6 +76,9 @@ pub struct DataRecipe {
     pub views: Vec<View>,
     #[serde(default)]
     pub split: SplitRecipe,
+    /// What is done to every image, one after the other, when it has been normalised and before it is augmented.
+    #[serde(default)]
+    pub change: Vec<Transform>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -164,6 +170,13 @@ pub struct CardTexts {
 pub struct RecipeError {
     pub path: PathBuf,
     pub reason: String,
+}
+
+impl DataRecipe {
+    /// What is done to every image; nothing, where the chain is empty.
+    pub fn changes(&self) -> Perturbation {
+        Perturbation::chain(self.change.clone())
+    }
 }
 
 impl PhantomRecipe {
@@ -304,11 +317,13 @@ impl Recipe {
                 "network.start_weights: compact has none; use one of torchvision's architectures",
             ),
         ];
+        rules.push((data.change.len() <= CHANGES_MAX, "data.change: at most 16 changes, one after the other"));
         rules.extend(self.training.rules());
         rules.extend(self.augment.rules());
         let broken = rules.iter().find(|(kept, _)| !kept).map(|(_, rule)| (*rule).to_owned());
         broken
             .or_else(|| self.data.phantom.as_ref()?.options().err())
+            .or_else(|| self.data.changes().fault().map(|fault| format!("data.change: {fault}")))
             .or_else(|| super::package::fault(self))
             .or_else(|| super::evaluate::name_clash(self, &BTreeSet::new()))
     }

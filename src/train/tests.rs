@@ -397,6 +397,8 @@ fn faults_of_a_recipe_are_named() {
     check("early_stop = 4", "early_stop = 4\nmomentum = 1", "unknown field `momentum`");
     check("\"biased\"", "\"unfair\"", "\"unfair\" is none of null, biased");
     check("test = 0.25", "test = 0.35", "data.split");
+    check("test = 0.25 }", "test = 0.25 }\nchange = [{ kind = \"resolution\", side = 0 }]", "data.change: a side of 0");
+    check("test = 0.25 }", "test = 0.25 }\nchange = [{ kind = \"resolution\", size = 9 }]", "unknown field `size`");
     check("phantom = ", "folder = \".\"\nphantom = ", "give either phantom or folder or manifest");
     check("\"compact\"", "\"vgg\"", "unknown variant `vgg`");
     check("width = 4", "width = 4\ndrop_connect = 0.4", "network.drop_connect: for efficientnet only");

@@ -2,7 +2,8 @@
 
 FOLDER/cases.json lists cases: `side`, and `transforms` as Rust writes them; FOLDER/SIDE.bin holds planes (float32, one
 after the other). Writes FOLDER/out-CASE.bin for each case: each transform applied to the planes as one batch, in float64.
-Also FOLDER/libjpeg-CASE.bin for the case's JPEG transforms, by Pillow.
+Also FOLDER/libjpeg-CASE.bin for the case's JPEG transforms, by Pillow, and FOLDER/bins-CASE.json: how many frequencies
+each filter keeps.
 """
 
 import io
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 FOLDER = pathlib.Path(sys.argv[1])
+FILTERS = ("low-pass", "high-pass", "band-pass", "notch")
 
 
 def mask(transform, side):
@@ -141,7 +143,7 @@ def cell(transform, side):
 
 def apply(transform, planes):
     kind, side = transform["kind"], planes.shape[1]
-    if kind in ("low-pass", "high-pass", "band-pass", "notch"):
+    if kind in FILTERS:
         return np.stack([filtered(plane, transform) for plane in planes])
     if kind == "window":
         return np.clip((planes - transform["level"]) / transform["width"] + 0.5, 0, 1)
@@ -172,6 +174,12 @@ def apply(transform, planes):
         part = planes[:, rows, columns]
         across, down = interpolation(part.shape[2], side), interpolation(part.shape[1], side)
         return np.stack([down @ one @ across.T for one in part])
+    if kind == "ceiling":
+        return np.minimum(planes, transform["level"])
+    if kind == "box":
+        planes = planes.copy()
+        planes[:, transform["top"] : transform["bottom"], transform["left"] : transform["right"]] = 0
+        return planes
     if kind == "jpeg":
         return np.stack([jpeg(plane, transform["quality"]) for plane in planes])
     raise ValueError(kind)
@@ -182,6 +190,8 @@ for number, case in enumerate(json.loads((FOLDER / "cases.json").read_text())):
     planes = np.fromfile(FOLDER / f"{side}.bin", "<f4").astype(float).reshape(-1, side, side)
     transforms = case["transforms"]
     np.stack([apply(t, planes) for t in transforms]).astype("<f8").tofile(FOLDER / f"out-{number}.bin")
+    bins = [int(mask(t, side).sum()) for t in transforms if t["kind"] in FILTERS]
+    (FOLDER / f"bins-{number}.json").write_text(json.dumps(bins))
     files = [libjpeg(plane, t["quality"]) for t in transforms if t["kind"] == "jpeg" for plane in planes]
     if files:
         np.stack(files).astype("<f8").tofile(FOLDER / f"libjpeg-{number}.bin")
