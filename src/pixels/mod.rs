@@ -8,8 +8,9 @@
 //!
 //! [`Workers`] runs all of it in sandboxed processes of the same binary, entered by [`worker_main`]; the caller's
 //! process never parses a data set. [`read_header_file`] and [`normalise_file`] do the same in process, for trusted
-//! files such as phantoms, [`normalise_any_file`] for PNG and JPEG too. `normalise` is pure. Neighbours: `domain` and `config` below, `analyse` above. Left out:
-//! which models want an image (their packages' scope) and what is done with a refusal.
+//! files such as phantoms, [`normalise_any_file`] for PNG and JPEG too, and [`mask_file`] brings a mask of such an image
+//! to where the image lies. `normalise` is pure. Neighbours: `domain` and `config` below, `analyse` above. Left out: which
+//! models want an image (their packages' scope) and what is done with a refusal.
 
 mod ahead;
 mod child;
@@ -31,6 +32,7 @@ mod jpegxl;
 mod layout;
 mod limits;
 mod lut;
+mod mask;
 mod normalise;
 mod part;
 mod picture;
@@ -41,6 +43,7 @@ mod result;
 mod rle;
 mod samples;
 mod sandbox;
+mod segmentation;
 mod shutter;
 mod slices;
 mod system_calls;
@@ -60,6 +63,7 @@ pub use ahead::Parts;
 pub use decode::DECODABLE_TRANSFER_SYNTAXES;
 pub use export::{grey_picture, write_npy, write_png};
 pub use limits::Limits;
+pub use mask::mask_file;
 pub use part::{Part, SeenFrame, pixel_digest};
 pub use process::worker_main;
 pub use samples::Samples;

@@ -20,6 +20,25 @@ const BYTES_MAX: u64 = 1 << 30;
 
 /// The picture in a file; `None` if it begins as neither PNG nor JPEG does.
 pub fn read(path: &Path, limits: &Limits) -> Result<Option<Grey>, Refusal> {
+    let Some(bytes) = bytes_of(path)? else { return Ok(None) };
+    let picture = if bytes.starts_with(PNG) { read_png(bytes, limits) } else { read_jpeg(&bytes, limits) };
+    picture.map(Some)
+}
+
+/// Rows and columns of the picture in a file, without decoding it; `None` as for [`read`].
+pub fn size(path: &Path, limits: &Limits) -> Result<Option<(usize, usize)>, Refusal> {
+    let Some(bytes) = bytes_of(path)? else { return Ok(None) };
+    if bytes.starts_with(PNG) {
+        let reader = open_png(bytes, limits)?;
+        return Ok(Some((reader.info().height as usize, reader.info().width as usize)));
+    }
+    let (rows, columns) = jpeg::Picture::open(&bytes)?.size();
+    check_size(rows, columns, limits)?;
+    Ok(Some((rows, columns)))
+}
+
+/// The bytes of a file that begins as a picture does.
+fn bytes_of(path: &Path) -> Result<Option<Vec<u8>>, Refusal> {
     let fail = |e: std::io::Error| failed(&format!("the file cannot be read: {e}"));
     let mut file = super::open_file(path)?;
     let mut bytes = vec![0; PNG.len()];
@@ -30,8 +49,7 @@ pub fn read(path: &Path, limits: &Limits) -> Result<Option<Grey>, Refusal> {
     if bytes.len() as u64 > BYTES_MAX {
         return Err(Refusal::new(RefusalCode::TooLarge, format!("a picture file of more than {BYTES_MAX} bytes")));
     }
-    let picture = if bytes.starts_with(PNG) { read_png(bytes, limits) } else { read_jpeg(&bytes, limits) };
-    picture.map(Some)
+    Ok(Some(bytes))
 }
 
 /// Over size and grey values.
@@ -45,19 +63,24 @@ pub fn digest(grey: &Grey) -> Digest {
     Digest::from_hash(hash.finalize().as_bytes())
 }
 
-fn read_png(bytes: Vec<u8>, limits: &Limits) -> Result<Grey, Refusal> {
-    let png = |e: png::DecodingError| failed(&format!("PNG: {e}"));
+/// A picture whose header was read and whose size is within the limits.
+fn open_png(bytes: Vec<u8>, limits: &Limits) -> Result<png::Reader<Cursor<Vec<u8>>>, Refusal> {
     let bytes_max = usize::try_from(limits.samples_max).unwrap_or(usize::MAX);
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: bytes_max });
     // Palettes to colours, fewer than eight bits to eight.
     decoder.set_transformations(png::Transformations::EXPAND);
-    let mut reader = decoder.read_info().map_err(png)?;
+    let reader = decoder.read_info().map_err(png_failed)?;
+    check_size(reader.info().height as usize, reader.info().width as usize, limits)?;
+    Ok(reader)
+}
+
+fn read_png(bytes: Vec<u8>, limits: &Limits) -> Result<Grey, Refusal> {
+    let mut reader = open_png(bytes, limits)?;
     let (columns, rows) = (reader.info().width as usize, reader.info().height as usize);
-    check_size(rows, columns, limits)?;
     let (colour, depth) = reader.output_color_type();
     let length = reader.output_buffer_size().ok_or_else(|| failed("PNG: too large"))?;
     let mut raw = vec![0; length];
-    reader.next_frame(&mut raw).map_err(png)?;
+    reader.next_frame(&mut raw).map_err(png_failed)?;
     let samples = match depth {
         png::BitDepth::Sixteen => Samples::U16(raw.as_chunks::<2>().0.iter().map(|b| u16::from_be_bytes(*b)).collect()),
         _ => Samples::U8(raw),
@@ -108,6 +131,10 @@ fn grey(rows: usize, columns: usize, stored: Samples, max: i32) -> Grey {
         geometry: Geometry::default(),
         shapes: Ok(Vec::new()),
     }
+}
+
+fn png_failed(e: png::DecodingError) -> Refusal {
+    failed(&format!("PNG: {e}"))
 }
 
 fn failed(detail: &str) -> Refusal {

@@ -49,6 +49,11 @@ pub fn scan_report(source: Box<dyn Source>, limits: &Limits) -> Result<Scan, Ref
     scan_keeping(source, limits, Keep::Report)
 }
 
+/// The same, with what a Segmentation is made of.
+pub fn scan_segmentation(source: Box<dyn Source>, limits: &Limits) -> Result<Scan, Refusal> {
+    scan_keeping(source, limits, Keep::Segmentation)
+}
+
 fn scan_keeping(source: Box<dyn Source>, limits: &Limits, keep: Keep) -> Result<Scan, Refusal> {
     let mut walker = Walker::new(source)?;
     let start = walker.find_start()?;

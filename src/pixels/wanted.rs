@@ -13,6 +13,8 @@ pub enum Keep {
     Root,
     /// The data set of a Structured Report whose content is read.
     Report,
+    /// The data set of a Segmentation.
+    Segmentation,
     /// Everything but private elements: look-up tables, codes, functional group macros.
     All,
     /// Everything that may be copied into a report.
@@ -20,6 +22,8 @@ pub enum Keep {
     /// Of functional groups, those that change pixel values or say how large pixels are, what is shut out, which side,
     /// where the plane lies.
     Groups,
+    /// Of the functional groups of a Segmentation, those that say what a frame is and of which image.
+    SegmentGroups,
     /// Nothing; the bytes are walked only.
     Nothing,
 }
@@ -35,6 +39,9 @@ impl Keep {
             Keep::Root if matches!(tag, 0x5200_9229 | 0x5200_9230) => Some(Keep::Groups),
             Keep::Root if IMAGE.binary_search(&tag).is_ok() => Some(Keep::All),
             Keep::Report if REPORT.binary_search(&tag).is_ok() => Some(Keep::All),
+            Keep::Segmentation if matches!(tag, 0x5200_9229 | 0x5200_9230) => Some(Keep::SegmentGroups),
+            Keep::Segmentation if SEGMENTATION.binary_search(&tag).is_ok() => Some(Keep::All),
+            Keep::SegmentGroups if matches!(tag, 0x0008_9124 | 0x0062_000A) => Some(Keep::All),
             Keep::Groups if MACROS.binary_search(&tag).is_ok() => Some(Keep::All),
             Keep::All => Some(Keep::All),
             Keep::Copy if !NEVER.contains(&tag) => Some(Keep::Copy),
@@ -61,6 +68,28 @@ const REPORT: [Tag; 11] = [
     0x0040_A043, // Concept Name Code Sequence
     0x0040_A360, // Predecessor Documents Sequence
     0x0040_A730, // Content Sequence
+];
+
+/// Of a Segmentation: its pixels, its segments and what it refers to; in ascending order.
+const SEGMENTATION: [Tag; 18] = [
+    0x0008_0016, // SOP Class UID
+    0x0008_1115, // Referenced Series Sequence
+    0x0028_0002, // Samples per Pixel
+    0x0028_0004, // Photometric Interpretation
+    0x0028_0006, // Planar Configuration
+    0x0028_0008, // Number of Frames
+    0x0028_0010, // Rows
+    0x0028_0011, // Columns
+    0x0028_0100, // Bits Allocated
+    0x0028_0101, // Bits Stored
+    0x0028_0102, // High Bit
+    0x0028_0103, // Pixel Representation
+    0x0062_0001, // Segmentation Type
+    0x0062_0002, // Segment Sequence
+    0x0062_000E, // Maximum Fractional Value
+    0x7FE0_0001, // Extended Offset Table
+    0x7FE0_0002, // Extended Offset Table Lengths
+    0x7FE0_0010, // Pixel Data
 ];
 
 /// Functional group macros that are kept, in ascending order.
@@ -272,7 +301,9 @@ mod tests {
 
     #[test]
     fn tables_are_sorted_so_that_they_can_be_searched() {
-        assert!(COPIED.is_sorted() && IMAGE.is_sorted() && MACROS.is_sorted() && REPORT.is_sorted());
+        for table in [&COPIED[..], &IMAGE, &MACROS, &REPORT, &SEGMENTATION] {
+            assert!(table.is_sorted());
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod hostile;
 mod liars;
 mod locked;
+mod masks;
 mod memory;
 mod mutations;
 

@@ -7,6 +7,8 @@ mod corpus;
 mod formats;
 mod invariance;
 mod jpegxl;
+mod mask;
 pub(super) mod objects;
+mod segmentation;
 mod structure;
 mod values;
