@@ -1,8 +1,9 @@
 //! Where a number lies: linear, logarithmic or by name; ticks; how numbers are written.
 
 /// How the x axis is divided.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Scale {
+    #[default]
     Linear,
     /// Values that are not above zero have no place and are left out.
     Log,

@@ -9,7 +9,7 @@ use super::canvas::{self, Anchor, BODY, Canvas, HEADING, NOTE};
 use super::palette::{self, FRAME, GRID, Look, QUIET};
 
 /// A figure with one or more panels.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Lines {
     pub title: String,
     /// What is to be seen, for who does not see it; made of the labels where it is empty.
@@ -65,6 +65,23 @@ pub struct Series {
     pub points: Vec<Point>,
     pub mark: Mark,
     pub spread: Spread,
+}
+
+impl Series {
+    /// Markers joined by a line, limits as bars.
+    pub fn joined(label: impl Into<String>, points: Vec<Point>) -> Self {
+        Self { label: label.into(), points, mark: Mark::Joined, spread: Spread::Bars }
+    }
+
+    /// Markers alone, limits as bars.
+    pub fn dots(label: impl Into<String>, points: Vec<Point>) -> Self {
+        Self { label: label.into(), points, mark: Mark::Dots, spread: Spread::Bars }
+    }
+
+    /// A line without markers, limits as a band.
+    pub fn curve(label: impl Into<String>, points: Vec<Point>) -> Self {
+        Self { label: label.into(), points, mark: Mark::Curve, spread: Spread::Band }
+    }
 }
 
 /// What stands for the values.
