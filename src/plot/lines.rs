@@ -1,4 +1,4 @@
-//! Vaposition(|l| **l == series.label)ue        let own: Vec<&&str> = labels.iter().filter(|l| panel.series.iter().any(|s| s.label == ***l)).collect();
+//! Vapoown().any(|s| s.mark != Mark::Dots && !s.points.is_empty())ition(|l| **l == series.label)ue        let own: Vec<&&str> = labels.iter().filter(|l| panel.series.iter().any(|s| s.label == ***l)).collect();
  along one axis: panels above one another share x, each has a y axis of its own.
 //!
 //! A value that is no number is left out and breaks its line; one outside a given range is an arrow head at the edge.
@@ -346,8 +346,11 @@ impl Series {
         if self.mark != Mark::Dots {
             for run in points.split(Option::is_none) {
                 let run: Vec<(f64, f64)> = run.iter().flatten().map(|p| (x.at(p.x) + aside, y.at(p.y))).collect();
-                if run.len() > 1 {
-                    canvas.polyline(&run, look);
+                match run[..] {
+                    [] => {}
+                    // A value alone has no line.
+                    [only] if self.mark == Mark::Curve => canvas.marker(only, look),
+                    _ => canvas.polyline(&run, look),
                 }
             }
         }
