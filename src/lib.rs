@@ -13,6 +13,7 @@
 //! Modules in reading order; imports go down only (ARCHITECTURE.md, checked by `tests/it/architecture.rs`).
 
 pub mod domain;
+pub mod plot;
 pub mod stats;
 
 pub mod config;

@@ -72,7 +72,7 @@ pub fn diagnostics(cohort: &Cohort, profile: &Profile) -> Vec<Diagnostic> {
         // Writing to a String cannot fail.
         let _ = write_table(&mut table, finding, &plots);
         let _ = write_text(&mut text, finding, &plots, &name);
-        pictures.push(Diagnostic { name, bytes: picture::calibration(finding, &plots).into_bytes() });
+        pictures.push(Diagnostic { name, bytes: String::from(picture::calibration(finding, &plots)).into_bytes() });
     }
     let file = |name: &str, text: String| Diagnostic { name: name.into(), bytes: text.into_bytes() };
     [vec![file("calibration.csv", table), file("diagnostics.md", text)], pictures].concat()
@@ -80,7 +80,7 @@ pub fn diagnostics(cohort: &Cohort, profile: &Profile) -> Vec<Diagnostic> {
 
 const HEAD: &str = "Each picture: scores across, share of studies with the finding upwards. Lines with a shade are the \
 profile's curves and their simultaneous 95 % bands; dots with bars are bins of studies with Wilson's 95 % intervals, \
-which take every study for a patient of its own; the broken line is where a score is the probability; the grey upright \
+which take every study for a patient of its own; the broken line is where a score is the probability; the broken upright \
 is the threshold. A band that its dots leave has the wrong shape there.";
 
 fn plot<'a>(cohort: &Cohort, finding: &FindingProfile, group: usize, name: &'a str) -> GroupPlot<'a> {

@@ -3,20 +3,13 @@
 //! Both lie beside the checkpoint; a browser that shows `losses.html`, which loads the picture anew, follows the training. Neighbours: `mod` writes them
 //! when an epoch has ended; `package` keeps the table. Left out: figures on the test patients.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
 
 use super::fit::EpochReport;
-
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 360.0;
-const LEFT: f64 = 64.0;
-const RIGHT: f64 = 150.0;
-const TOP: f64 = 24.0;
-const BOTTOM: f64 = 44.0;
+use crate::plot::{Lines, Panel, Point, Rule, Series, Svg};
 
 /// Shows the curve, and loads it anew every half minute.
 const PAGE: &str = "<!doctype html>\n<meta charset=\"utf-8\">\n<meta http-equiv=\"refresh\" content=\"30\">\n\
@@ -25,7 +18,7 @@ const PAGE: &str = "<!doctype html>\n<meta charset=\"utf-8\">\n<meta http-equiv=
 /// Writes the files into `folder`; `keys` are the names of the outputs.
 pub fn write(folder: &Path, keys: &[&str], epochs: &[EpochReport]) -> anyhow::Result<()> {
     write_table(&folder.join("losses.csv"), keys, epochs)?;
-    replace(&folder.join("losses.svg"), svg(epochs).as_bytes())?;
+    replace(&folder.join("losses.svg"), svg(epochs).as_str().as_bytes())?;
     replace(&folder.join("losses.html"), PAGE.as_bytes())
 }
 
@@ -57,59 +50,34 @@ fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// The curve of both losses, with the best epoch and each change of the learning rate marked.
-fn svg(epochs: &[EpochReport]) -> String {
-    let last = epochs.last().map_or(1, |e| e.epoch).max(2) as f64;
-    let losses = || epochs.iter().flat_map(|e| [e.train_loss, e.validation_loss]).filter(|v| v.is_finite());
-    let highest = losses().fold(0.0, f64::max).max(1e-9);
-    let x = |epoch: f64| LEFT + (epoch - 1.0) / (last - 1.0) * (WIDTH - LEFT - RIGHT);
-    let y = |loss: f64| HEIGHT - BOTTOM - (loss / highest).clamp(0.0, 1.0) * (HEIGHT - TOP - BOTTOM);
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
-         font-size=\"12\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n"
-    );
-    let mut add = |line: String| {
-        let _ = writeln!(out, "{line}");
-    };
-    for tick in 0..=4 {
-        let loss = highest * f64::from(tick) / 4.0;
-        let (at, right, end) = (y(loss), WIDTH - RIGHT, LEFT - 8.0);
-        add(format!("<path d=\"M{LEFT} {at:.1}H{right}\" stroke=\"#ddd\"/>"));
-        add(format!("<text x=\"{end}\" y=\"{:.1}\" text-anchor=\"end\">{loss:.3}</text>", at + 4.0));
-    }
-    let step = (last / 10.0).ceil().max(1.0) as usize;
-    for epoch in (1..=last as usize).step_by(step) {
-        let at = HEIGHT - BOTTOM + 18.0;
-        add(format!("<text x=\"{:.1}\" y=\"{at}\" text-anchor=\"middle\">{epoch}</text>", x(epoch as f64)));
-    }
-    for pair in epochs.windows(2).filter(|pair| pair[0].learning_rate != pair[1].learning_rate) {
-        let (at, foot, rate) = (x(pair[1].epoch as f64), HEIGHT - BOTTOM, pair[1].learning_rate);
-        add(format!("<path d=\"M{at:.1} {TOP}V{foot}\" stroke=\"#999\" stroke-dasharray=\"3 3\"/>"));
-        add(format!("<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#666\">{rate:.0e}</text>", TOP - 6.0));
-    }
+fn svg(epochs: &[EpochReport]) -> Svg {
+    let losses = epochs.iter().flat_map(|e| [e.train_loss, e.validation_loss]).filter(|v| v.is_finite());
+    let highest = losses.fold(0.0, f64::max).max(1e-9);
     type Value = fn(&EpochReport) -> f64;
-    let curves: [(&str, &str, Value); 2] =
-        [("training", "#1f77b4", |e| e.train_loss), ("validation", "#d62728", |e| e.validation_loss)];
-    for (name, colour, value) in curves {
-        let points: Vec<String> = epochs
-            .iter()
-            .filter(|e| value(e).is_finite())
-            .map(|e| format!("{:.1},{:.1}", x(e.epoch as f64), y(value(e))))
-            .collect();
-        add(format!(
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
-            points.join(" ")
-        ));
-        if let Some(end) = epochs.iter().rfind(|e| value(e).is_finite()) {
-            let (at, level) = (x(end.epoch as f64) + 8.0, y(value(end)) + 4.0);
-            add(format!("<text x=\"{at:.1}\" y=\"{level:.1}\" fill=\"{colour}\">{name} {:.3}</text>", value(end)));
-        }
+    let curve = |(name, value): (&str, Value)| {
+        let point = |e: &EpochReport| Point { x: e.epoch as f64, y: value(e), limits: None };
+        let last = epochs.iter().map(value).rfind(|v| v.is_finite());
+        let label = last.map_or_else(|| name.to_owned(), |v| format!("{name} {v:.3}"));
+        Series::curve(label, epochs.iter().map(point).collect())
+    };
+    let curves: [(&str, Value); 2] = [("training", |e| e.train_loss), ("validation", |e| e.validation_loss)];
+    let best = epochs.iter().rfind(|e| e.best).map(|e| Point { x: e.epoch as f64, y: e.validation_loss, limits: None });
+    let changes = epochs.windows(2).filter(|pair| pair[0].learning_rate != pair[1].learning_rate);
+    let rule = |pair: &[EpochReport]| Rule { at: pair[1].epoch as f64, label: format!("{:.0e}", pair[1].learning_rate) };
+    Lines {
+        title: "Losses".into(),
+        description: "Training and validation loss by epoch. Uprights: the learning rate from there on.".into(),
+        x: "epoch".into(),
+        panels: vec![Panel {
+            y: "loss".into(),
+            range: Some((0.0, highest)),
+            series: curves.map(curve).into_iter().chain(best.map(|p| Series::dots("best epoch", vec![p]))).collect(),
+            uprights: changes.map(rule).collect(),
+            ..Panel::default()
+        }],
+        ..Lines::default()
     }
-    if let Some(best) = epochs.iter().rfind(|e| e.best) {
-        let (at, level) = (x(best.epoch as f64), y(best.validation_loss));
-        add(format!("<circle cx=\"{at:.1}\" cy=\"{level:.1}\" r=\"4\" fill=\"#d62728\"/>"));
-    }
-    out.push_str("</svg>\n");
-    out
+    .svg()
 }
 
 #[cfg(test)]
@@ -136,8 +104,11 @@ mod tests {
         );
         assert_eq!(table.lines().count(), 5);
         let svg = fs::read_to_string(folder.path().join("losses.svg")).unwrap();
-        let points = |n: usize| svg.split("points=\"").nth(n).unwrap().split('"').next().unwrap().split(' ').count();
-        assert_eq!((points(1), points(2), svg.matches("<circle").count(), svg.matches("1e-4").count()), (4, 3, 1, 1));
+        let lines: Vec<usize> =
+            svg.lines().filter(|l| l.contains("<polyline")).map(|l| l.matches(',').count()).collect();
+        // Two curves, one with a gap, and their two lines in the legend; dots: after the gap, the best epoch and its legend.
+        assert_eq!(lines, [4, 2, 2, 2], "{svg}");
+        assert_eq!((svg.matches("stroke=\"white\"").count(), svg.matches("1e-4").count()), (3, 1), "{svg}");
         write(folder.path(), &["a"], &[]).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     }

@@ -4,12 +4,12 @@
 
 use rayon::prelude::*;
 
-use super::plot::{Plot, Point, Series};
 use super::scene::{Race, Scene};
-use super::{Bench, Check, Section, Table, ValidateError, Verdict, mean_and_error, percent};
+use super::{Bench, Check, Plot, Section, Table, ValidateError, Verdict, mean_and_error, percent};
 use crate::assess::{contrasts, estimates, pointwise};
 use crate::domain::Interval;
 use crate::phantom::scores::ScoreWorld;
+use crate::plot::{Lines, Panel, Point, Scale, Series};
 use crate::stats::{Z_95, clopper_pearson, expit, student_quantile};
 
 /// What 95 % intervals must cover (issue and method.md §5).
@@ -31,7 +31,7 @@ const INDIVIDUAL: [&str; 3] = ["D(x), pointwise", "D, simultaneous", "R and D, a
 pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
     let names = ["null", "intercept", "slope", "both", "uncommon", "prevalence", "shortcut", "small"];
     let labels: Vec<&'static str> = CURVES.into_iter().chain(INDIVIDUAL).collect();
-    let series = |label: &&str| Series { label: (*label).to_owned(), points: Vec::new(), joined: false };
+    let series = |label: &&str| Series::dots(*label, Vec::new());
     let mut series: Vec<Series> = labels.iter().map(series).collect();
     let (mut rows, mut checks) = (Vec::new(), Vec::new());
     for (place, name) in names.into_iter().enumerate() {
@@ -55,8 +55,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
             }
             let (share, error) = mean_and_error(&values);
             row.push(format!("{} ± {}", percent(share), percent(error)));
-            let x = place as f64 + 1.0 + 0.09 * (q as f64 - 3.0);
-            series[q].points.push(Point { x, y: share, limits: Some((share - Z_95 * error, share + Z_95 * error)) });
+            series[q].points.push(Point { x: place as f64, y: share, limits: Some((share - Z_95 * error, share + Z_95 * error)) });
             checks.push(check(name, label, &values));
         }
         // What holds for all groups together may fail the smallest.
@@ -71,7 +70,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
     columns.extend(&labels);
     columns.extend(["e_A", "e_B", "e_C"]);
     let title = "Share of the true values that 95 % intervals cover (± standard error)";
-    let place = |(i, name): (usize, &&str)| format!("{} {name}", i + 1);
+|(i, name): (usize, &&str)| format!("{} {name}", i + 1);
     Ok(Section {
         title: "Coverage",
         text: vec![
@@ -92,12 +91,19 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
         tables: vec![Table { name: "coverage", title: title.into(), columns, rows }],
         plots: vec![Plot {
             name: "coverage",
-            title: title.into(),
-            x: format!("world: {}", names.iter().enumerate().map(place).collect::<Vec<_>>().join(", ")),
-            y: "covered".into(),
-            range: (0.8, 1.0),
-            series,
-            rules: vec![COVERED.0, COVERED.1],
+            lines: Lines {
+                title: title.into(),
+                x: "world".into(),
+                scale: Scale::Names(names.iter().map(ToString::to_string).collect()),
+                panels: vec![Panel {
+                    y: "share covered".into(),
+                    range: Some((0.8, 1.0)),
+                    series,
+                    rules: vec![COVERED.0.into(), COVERED.1.into()],
+                    ..Panel::default()
+                }],
+                ..Lines::default()
+            },
         }],
     })
 }

@@ -7,11 +7,11 @@
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
 
-use super::plot::{Plot, Point, Series};
 use super::scene::{Race, Scene};
-use super::{Bench, Check, Section, Table, ValidateError, percent};
+use super::{Bench, Check, Plot, Section, Table, ValidateError, percent};
 use crate::assess::estimates;
 use crate::phantom::scores::{ScoreDrift, ScoreWorld, ScoredStudy};
+use crate::plot::{Lines, Panel, Point, Series};
 use crate::stats::{Cusum, error_log_ratio, quantile};
 
 /// Months per false alarm that are promised, and until a stream ends.
@@ -135,12 +135,18 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
         tables: vec![table],
         plots: vec![Plot {
             name: "drift",
-            title: "Months until an alarm (median, 10–90 %)".into(),
-            x: "growth of a_B, logit".into(),
-            y: "months".into(),
-            range: (0.0, 24.0),
-            series: vec![Series { label: "fitted profile".into(), points, joined: true }],
-            rules: vec![DELAY_MEDIAN],
+            lines: Lines {
+                title: "Months until an alarm (median, 10–90 %)".into(),
+                x: "growth of a_B, logit".into(),
+                panels: vec![Panel {
+                    y: "months".into(),
+                    range: Some((0.0, 24.0)),
+                    series: vec![Series::joined("fitted profile", points)],
+                    rules: vec![DELAY_MEDIAN.into()],
+                    ..Panel::default()
+                }],
+                ..Lines::default()
+            },
         }],
     })
 }

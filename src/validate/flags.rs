@@ -6,12 +6,12 @@
 
 use rayon::prelude::*;
 
-use super::plot::{Plot, Point, Series};
 use super::scene::{DELTA, Race, Scene, Told};
-use super::{Bench, Check, Section, Table, ValidateError, Verdict, mean_and_error, percent};
+use super::{Bench, Check, Plot, Section, Table, ValidateError, Verdict, mean_and_error, percent};
 use crate::assess::estimates;
 use crate::domain::Level;
 use crate::phantom::scores::ScoreWorld;
+use crate::plot::{Lines, Panel, Point, Series};
 use crate::stats::{MatchedLift, Z_95, average_precision, matched_lift};
 
 const DRAWS: usize = 100;
@@ -263,12 +263,18 @@ fn by_strength(bench: &Bench<'_>) -> Result<(Table, Plot), ValidateError> {
     let title = "Flagged against score-matched unflagged studies, by the planted shift".to_owned();
     let plot = Plot {
         name: "lift",
-        title: title.clone(),
-        x: "planted shift a_B, logit".into(),
-        y: "ratio of realised errors".into(),
-        range: (0.0, 5.0),
-        series: vec![Series { label: "level 2".into(), points, joined: true }],
-        rules: vec![1.0, LIFT],
+        lines: Lines {
+            title: title.clone(),
+            x: "planted shift a_B, logit".into(),
+            panels: vec![Panel {
+                y: "ratio of realised errors".into(),
+                range: Some((0.0, 5.0)),
+                series: vec![Series::joined("level 2", points)],
+                rules: vec![1.0.into(), LIFT.into()],
+                ..Panel::default()
+            }],
+            ..Lines::default()
+        },
     };
     Ok((Table { name: "strength", title, columns, rows }, plot))
 }

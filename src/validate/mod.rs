@@ -12,7 +12,6 @@ mod coverage;
 mod drift;
 mod flags;
 mod null;
-mod plot;
 mod power;
 mod reliance;
 mod report;
@@ -21,7 +20,7 @@ mod scene;
 use serde::Serialize;
 
 use crate::phantom::scores::ScoreWorld;
-use plot::Plot;
+use crate::plot::Lines;
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,6 +105,14 @@ pub struct Table {
     pub title: String,
     pub columns: Vec<&'static str>,
     pub rows: Vec<Vec<String>>,
+}
+
+/// A figure of the report, and an SVG file of its own.
+#[derive(Debug, Clone, PartialEq)]
+struct Plot {
+    /// The file's name without its ending.
+    name: &'static str,
+    lines: Lines,
 }
 
 /// One kind of claim.

@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::plot::{Plot, Point, Series};
 use super::scene::{Race, Scene, Told};
-use super::{Bench, Check, Section, Table, ValidateError, Verdict, percent};
+use super::{Bench, Check, Plot, Section, Table, ValidateError, Verdict, percent};
 use crate::domain::{Interval, Level};
 use crate::phantom::scores::ScoreWorld;
+use crate::plot::{Lines, Panel, Point, Series};
 use crate::stats::wilson;
 
 const DRAWS: usize = 60;
@@ -90,16 +90,22 @@ fn power(bench: &Bench<'_>) -> Result<(Table, Plot, (u64, u64)), ValidateError> 
                 reached = (enabled, n);
             }
         }
-        series.push(Series { label: format!("a_B = {shift}"), points, joined: true });
+        series.push(Series::joined(format!("a_B = {shift}"), points));
     }
     let plot = Plot {
         name: "power",
-        title: "Power of the gate".into(),
-        x: "patients in the group".into(),
-        y: "enabled".into(),
-        range: (0.0, 1.0),
-        series,
-        rules: vec![0.05, POWER],
+        lines: Lines {
+            title: "Power of the gate".into(),
+            x: "patients in the group".into(),
+            panels: vec![Panel {
+                y: "share enabled".into(),
+                range: Some((0.0, 1.0)),
+                series,
+                rules: vec![0.05.into(), POWER.into()],
+                ..Panel::default()
+            }],
+            ..Lines::default()
+        },
     };
     Ok((table, plot, reached))
 }

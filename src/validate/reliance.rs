@@ -10,11 +10,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use rayon::prelude::*;
 
-use super::plot::{Plot, Point, Series};
-use super::{Bench, Check, Section, Table, ValidateError, mean_and_error, percent};
+use super::{Bench, Check, Plot, Section, Table, ValidateError, mean_and_error, percent};
 use crate::assess::{CoMovementOptions, Observed, co_movement};
 use crate::domain::{Answers, Change, Control, EvidenceLine, Responses};
 use crate::phantom::scores::{ScoreWorld, ScoredStudy};
+use crate::plot::{Lines, Panel, Point, Series};
 use crate::stats::{Z_95, clopper_pearson, expit};
 
 const PATIENTS: usize = 300;
@@ -63,12 +63,18 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
     let points = betas.iter().zip(&found).map(|(b, s)| Point { x: *b, y: s.slope, limits: limits(s) });
     let plot = Plot {
         name: "reliance",
-        title: "Slope found, by the planted shortcut".into(),
-        x: "planted β".into(),
-        y: "mean slope γ".into(),
-        range: (-0.2, 0.05),
-        series: vec![Series { label: "co-movement".into(), points: points.collect(), joined: true }],
-        rules: vec![0.0],
+        lines: Lines {
+            title: "Slope found, by the planted shortcut".into(),
+            x: "planted β".into(),
+            panels: vec![Panel {
+                y: "mean slope γ".into(),
+                range: Some((-0.2, 0.05)),
+                series: vec![Series::joined("co-movement", points.collect())],
+                rules: vec![0.0.into()],
+                ..Panel::default()
+            }],
+            ..Lines::default()
+        },
     };
     Ok(Section {
         title: "Reliance",

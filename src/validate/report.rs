@@ -1,6 +1,6 @@
 //! The report as files: markdown for people, JSON for programs, a CSV for each table, an SVG for each plot.
 //!
-//! Neighbours: `plot` draws; the command writes the files. Left out: times and machine, so that the same seed gives the
+//! Neighbours: `crate::plot` draws; the command writes the files. Left out: times and machine, so that the same seed gives the
 //! same bytes.
 
 use std::fmt::Write as _;
@@ -23,7 +23,7 @@ impl Report {
         let mut files = vec![("README.md".to_owned(), self.markdown()), ("validation.json".to_owned(), json)];
         for section in &self.sections {
             files.extend(section.tables.iter().map(|t| (format!("{}.csv", t.name), csv(t))));
-            files.extend(section.plots.iter().map(|p| (format!("{}.svg", p.name), p.svg())));
+            files.extend(section.plots.iter().map(|p| (format!("{}.svg", p.name), p.lines.svg().into())));
         }
         files
     }
@@ -70,7 +70,7 @@ impl Section {
             let _ = writeln!(out, "{paragraph}\n");
         }
         for plot in &self.plots {
-            let _ = writeln!(out, "![{}]({}.svg)\n", plot.title, plot.name);
+            let _ = writeln!(out, "![{}]({}.svg)\n", plot.lines.title, plot.name);
         }
         for table in &self.tables {
             let _ = writeln!(out, "{} ([{}.csv]({}.csv))\n", table.title, table.name, table.name);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground floor up. A room may use rooms of lower floors, itself, and nothing beside or above it.
 const FLOORS: &[&[&str]] = &[
-    &["domain", "stats"],
+    &["domain", "plot", "stats"],
     // phantoms draw on nothing but nouns and numerics
     &["config", "dicom", "assemble", "results", "phantom", "perturb"],
     &["store", "wire"],
@@ -40,6 +40,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("landlock::", &["pixels"]),
     ("seccompiler::", &["pixels"]),
     ("libc::", &["pixels", "infer"]),
+    ("resvg::", &["plot"]),
+    ("askama::", &["plot", "web"]),
     ("rustfft::", &["perturb", "phantom"]),
     ("parquet::", &["probe"]),
     ("dicom_object::", &["dicom", "receive", "deliver", "pixels", "report", "phantom"]),
@@ -52,6 +54,7 @@ const UNSAFE: &[&str] =
 /// Rooms and files that take no clock, file, socket or runtime.
 const PURE: &[&str] = &[
     "domain",
+    "plot",
     "stats",
     "assemble",
     "results",

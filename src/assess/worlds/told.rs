@@ -369,8 +369,9 @@ fn diagnostics_of_a_fit_are_the_same_bytes_and_show_what_was_planted() {
     assert!(near("B") > near("A").map(|v| v + 0.1), "{:?} {:?}", near("B"), near("A"));
     assert!(text(1).contains("flags enabled") && text(1).contains("![calibration by group](01-pneumothorax.svg)"));
     let svg = text(2);
-    assert_eq!((svg.matches("<polyline").count(), svg.matches("<polygon").count()), (3, 3));
-    assert_eq!(svg.matches("<circle").count(), rows.len());
+    // Lines and markers stand in the legend too.
+    assert_eq!((svg.matches("<polyline").count(), svg.matches("<polygon").count()), (6, 3));
+    assert_eq!(svg.matches("stroke=\"white\"").count(), rows.len() + 3);
     assert!(!svg.contains("href") && !text(0).contains("p00"), "nothing beside it, nobody in it");
 }
 
