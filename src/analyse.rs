@@ -50,7 +50,7 @@ use crate::pixels::{self, Frames, Workers};
 use crate::report::{self, Completion, Observer, Predecessor, Related, ReportOptions, SrClass};
 
 use scored::{Scored, scored};
-use scorers::{Asked, Scorers, Verdict, verdict, waits};
+use scorers::{Asked, Verdict, verdict, waits};
 use study::{
     admits, asked, frames_seen, in_slice_order, is_loss, is_missing, is_purpose, kept, lacks_a_score,
     nothing_to_analyse, patient_mismatch, race_of, scores_images, whole,

@@ -1,5 +1,4 @@
-//! Vapoown().any(|s| s.mark != Mark::Dots && !s.points.is_empty())ition(|l| **l == series.label)ue        let own: Vec<&&str> = labels.iter().filter(|l| panel.series.iter().any(|s| s.label == ***l)).collect();
- along one axis: panels above one another share x, each has a y axis of its own.
+//! Values along one axis: panels above one another share x, each has a y axis of its own.
 //!
 //! A value that is no number is left out and breaks its line; one outside a given range is an arrow head at the edge.
 

@@ -58,13 +58,13 @@ fn learners() -> Vec<(&'static str, Learner)> {
 /// The cohort has none of the columns.
 pub(super) fn of_table(setting: &Setting<'_>) -> anyhow::Result<Told> {
     let Setting { row, cohort, .. } = setting;
-    let has = |name: &&str| cohort.columns.iter().any(|column| column == *name);
+    let has = |name: &str| cohort.columns.iter().any(|column| column == name);
     let labels: Vec<String> = cohort.labels().into_iter().map(str::to_owned).collect();
     let logistic = || vec![("logistic regression", Learner::logistic())];
     let sets = match row.kind {
         Kind::Covariates(names) => {
-            let there: Vec<String> = names.iter().filter(has).map(|name| (*name).to_owned()).collect();
-            anyhow::ensure!(has(&names[0]), "the cohort has no column {}", names[0]);
+            let there: Vec<String> = names.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).collect();
+            anyhow::ensure!(has(names[0]), "the cohort has no column {}", names[0]);
             // The first alone, then all of them.
             let sets = (1..=there.len()).filter(|n| *n == 1 || *n == there.len());
             sets.map(|n| Asked { name: there[..n].join(" and "), columns: there[..n].into(), learners: logistic() })
@@ -73,7 +73,7 @@ pub(super) fn of_table(setting: &Setting<'_>) -> anyhow::Result<Told> {
         Kind::Labels => vec![Asked { name: "disease labels".to_owned(), columns: labels.clone(), learners: learners() }],
         _ => {
             let names = ["age", "sex", "bmi", "density"];
-            let columns = names.iter().filter(has).map(|name| (*name).to_owned()).chain(labels.clone()).collect();
+            let columns = names.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).chain(labels.clone()).collect();
             vec![Asked { name: "covariates together".to_owned(), columns, learners: learners() }]
         }
     };

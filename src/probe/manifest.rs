@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::catalogue::Row;
 use super::cohort::{Cohort, Image, Reject};
 use super::parts::Asked;
-use super::variants::{self, Variant};
+use super::variants;
 use crate::domain::{Digest, Purpose};
 use crate::infer::Package;
 use crate::perturb::Form;
@@ -86,12 +86,14 @@ impl Manifest {
         self.rows.iter().map(row).collect()
     }
 
-    /// The variants of the run's rows, in the order in which they were asked.
-    pub fn variants(&self) -> anyhow::Result<Vec<Variant>> {
+    /// # Errors
+    /// The run's changes are not what its rows ask for in this version.
+    pub(super) fn check_variants(&self) -> anyhow::Result<()> {
         let variants = variants::of_rows(&self.rows()?, self.form);
         let names: Vec<&str> = variants.iter().map(|v| v.name.as_str()).collect();
-        ensure!(self.asked.variants == names, "the run is of another version of sidelight: its changes are others");
-        Ok(variants)
+        let is_same = self.asked.variants.is_empty() || self.asked.variants == names;
+        ensure!(is_same, "the run is of another version of sidelight: its changes are others");
+        Ok(())
     }
 
     /// Places of the models of a purpose.

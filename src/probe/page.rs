@@ -2,7 +2,6 @@
 //!
 //! Neighbours: `rows` measures, `plot` draws and writes the page. Left out: computing anything that the run did not keep.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context;
@@ -40,6 +39,7 @@ pub fn report(folder: &Path) -> anyhow::Result<Report> {
     let cohort = manifest.read_cohort(folder)?;
     let tested = cohort.subset(&cohort.of_part(Part::Test));
     let rows = manifest.rows()?;
+    manifest.check_variants()?;
     let with_predictions = rows.iter().any(|row| run::is_of_predictions(row));
     let predictions = match with_predictions {
         true => Predictions::read(folder, &manifest.asked, tested.images.len())?,
@@ -506,14 +506,4 @@ fn csv_of(figures: &[Figure]) -> anyhow::Result<Vec<u8>> {
         ])?;
     }
     Ok(writer.into_inner()?)
-}
-
-/// The catalogue as text for people, a line for each row.
-pub fn catalogue() -> String {
-    let mut out = String::new();
-    for row in &ROWS {
-        // Writing to a String cannot fail.
-        let _ = writeln!(out, "{:>2}  {:<16} {}", row.number, row.name, row.title);
-    }
-    out
 }
