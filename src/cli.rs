@@ -1,8 +1,9 @@
 //! The command line: what `sidelight` understands, and the help that teaches it.
 //!
-//! Types only; `models` has those of packages and profiles, `labels` those of labels, `studies` those of what the node has, `evidence` those of its own, `probe` those of
-//! experiments, `worlds` those of phantoms, single arguments are parsed in `values`, `main` dispatches, and [`Settings`] become the topmost layer
-//! of the configuration. clap ends wrong use with exit code 2. Left out: doing anything.
+//! Types only; `models` has those of packages and profiles, `labels` those of labels, `studies` those of what the node
+//! has, `evidence` those of its own, `probe` those of experiments, `worlds` those of phantoms, single arguments are
+//! parsed in `values`, `main` dispatches, and [`Settings`] become the topmost layer of the configuration. clap ends wrong
+//! use with exit code 2. Left out: doing anything.
 
 mod evidence;
 mod labels;

@@ -26,8 +26,8 @@ use tracing_subscriber::EnvFilter;
 
 use commands::ood::OodFitOptions;
 use commands::{
-    analyse, check, cohort, evidence, folder, gradients, labels, models, ood, prior, probe, profiles, results, studies, tools,
-    validate,
+    analyse, check, cohort, evidence, folder, gradients, labels, models, ood, prior, probe, profiles, results, studies,
+    tools, validate,
 };
 
 /// Wrong use: arguments or configuration.

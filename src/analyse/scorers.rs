@@ -198,11 +198,7 @@ impl Scorers {
     }
 
     /// Grad-CAM of one input, as [`Engine::grad_cam`].
-    pub async fn grad_cam(
-        &self,
-        package: &Package,
-        input: ModelInput,
-    ) -> Result<Vec<Option<Vec<f32>>>, ExplainError> {
+    pub async fn grad_cam(&self, package: &Package, input: ModelInput) -> Result<Vec<Option<Vec<f32>>>, ExplainError> {
         if package.elsewhere.is_some() {
             let why = "the model is not run in this process; occlusion asks its server for scores only";
             return Err(ExplainError::Unavailable(why.to_owned()));

@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 use sidelight::cli::{ProbeMode, ProbeReport, ProbeRun};
 use sidelight::config::Config;
 use sidelight::perturb::Form;
-use sidelight::probe::{self, Event, Options, ROWS, Shard};
+use sidelight::probe::{self, Estimate, Event, Figure, Level, Options, Quantity, ROWS, Shard};
 use sidelight::train;
 
 use super::evidence::may_audit;
@@ -28,7 +28,13 @@ pub fn list(json: bool) -> anyhow::Result<ExitCode> {
         row.published.iter().take(3).map(figure).collect::<Vec<_>>().join("; ")
     };
     let rows = ROWS.iter().map(|row| {
-        vec![row.number.to_string(), row.name.to_owned(), row.title.to_owned(), row.definition.to_owned(), published(row)]
+        vec![
+            row.number.to_string(),
+            row.name.to_owned(),
+            row.title.to_owned(),
+            row.definition.to_owned(),
+            published(row),
+        ]
     });
     print(&table(&["row", "name", "what", "how", "published"], rows))?;
     Ok(ExitCode::SUCCESS)
@@ -77,10 +83,28 @@ pub fn report(options: &ProbeReport) -> anyhow::Result<ExitCode> {
         print_json(&report.figures)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = report.figures.iter().map(|f| {
-        let value = f.estimate.map_or("too few".to_owned(), |e| format!("{:.3} ({:.3} to {:.3})", e.value, e.lower, e.upper));
+    // Changes have many figures: their means, and no shifts.
+    let has_mean =
+        |f: &Figure| report.figures.iter().any(|other| other.quantity == Quantity::MacroAuc && other.row == f.row);
+    let is_short = |f: &&Figure| match f.quantity {
+        Quantity::RaceAuc => f.variant == "original" || !has_mean(f),
+        Quantity::MacroAuc => true,
+        Quantity::FindingAuc => f.variant == "original",
+        Quantity::MissGap | Quantity::ScoreShift => false,
+    };
+    let rows = report.figures.iter().filter(is_short).map(|f| {
+        let told = |e: Estimate| format!("{:.3} ({:.3} to {:.3})", e.value, e.lower, e.upper);
         let part = [f.stratum.as_str(), f.variant.as_str()].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>();
-        vec![f.row.clone(), f.model.clone(), f.quantity.as_str().to_owned(), f.of.clone(), part.join(", "), f.patients.to_string(), value]
+        let level = if f.level == Level::Study { ", studies" } else { "" };
+        vec![
+            f.row.clone(),
+            f.model.clone(),
+            f.quantity.as_str().to_owned(),
+            format!("{}{level}", f.of),
+            part.join(", "),
+            f.patients.to_string(),
+            f.estimate.map_or("too few".to_owned(), told),
+        ]
     });
     print(&table(&["row", "model", "quantity", "of", "part or change", "patients", "estimate (95 %)"], rows))?;
     print(&format!("{} has plots, tables and predictions", options.dir.join("report.html").display()))?;

@@ -149,7 +149,13 @@ pub const ROWS: [Row; 29] = [
         "Architectures on the same split",
         "ResNet34, DenseNet121 and EfficientNet-B0 on the same patients: one race model for each (--race, several times)",
         Kind::Detection,
-        &[p("MXR, ResNet34", 0.97), p("MXR, DenseNet121", 0.94), p("EMX, ResNet34", 0.98), p("EMX, DenseNet121", 0.97), p("EMX, EfficientNet-B0", 0.99)],
+        &[
+            p("MXR, ResNet34", 0.97),
+            p("MXR, DenseNet121", 0.94),
+            p("EMX, ResNet34", 0.98),
+            p("EMX, DenseNet121", 0.97),
+            p("EMX, EfficientNet-B0", 0.99),
+        ],
     ),
     row(
         4,

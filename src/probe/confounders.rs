@@ -70,19 +70,24 @@ pub(super) fn of_table(setting: &Setting<'_>) -> anyhow::Result<Told> {
             sets.map(|n| Asked { name: there[..n].join(" and "), columns: there[..n].into(), learners: logistic() })
                 .collect()
         }
-        Kind::Labels => vec![Asked { name: "disease labels".to_owned(), columns: labels.clone(), learners: learners() }],
+        Kind::Labels => {
+            vec![Asked { name: "disease labels".to_owned(), columns: labels.clone(), learners: learners() }]
+        }
         _ => {
             let names = ["age", "sex", "bmi", "density"];
-            let columns = names.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).chain(labels.clone()).collect();
+            let columns =
+                names.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).chain(labels.clone()).collect();
             vec![Asked { name: "covariates together".to_owned(), columns, learners: learners() }]
         }
     };
     let mut told = Told { figures: Vec::new(), notes: Vec::new() };
     for asked in sets {
         anyhow::ensure!(!asked.columns.is_empty(), "the cohort has no columns for {}", asked.name);
-        let columns = asked.columns.iter().map(|name| column(cohort, name, &labels)).collect::<anyhow::Result<Vec<_>>>()?;
+        let columns =
+            asked.columns.iter().map(|name| column(cohort, name, &labels)).collect::<anyhow::Result<Vec<_>>>()?;
         let covariates = tabular::encode(&columns)?;
-        let missing = covariates.missing.iter().map(|(name, n)| format!("{n} of {} images have no {name}", cohort.images.len()));
+        let missing =
+            covariates.missing.iter().map(|(name, n)| format!("{n} of {} images have no {name}", cohort.images.len()));
         told.notes.extend(missing);
         fit(setting, &asked, &covariates, &mut told)?;
     }
@@ -187,8 +192,14 @@ fn fit(setting: &Setting<'_>, asked: &Asked, covariates: &Covariates, told: &mut
     let (train, test) = (of_part(Part::Train), of_part(Part::Test));
     let folds = if form == Form::AsPublished { Folds::ByRow } else { Folds::ByPatient };
     let search = Search { folds, parts: 5, seed };
-    let table =
-        Table { design: &covariates.design, class: &class, classes: groups.len(), cluster: &cluster, train: &train, test: &test };
+    let table = Table {
+        design: &covariates.design,
+        class: &class,
+        classes: groups.len(),
+        cluster: &cluster,
+        train: &train,
+        test: &test,
+    };
     for (name, learner) in &asked.learners {
         let predicted = tabular::fit(&table, learner, &search).with_context(|| format!("{}, {name}", asked.name))?;
         let scored = Scored {

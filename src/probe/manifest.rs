@@ -1,5 +1,5 @@
-//! What a run is: its cohort, models, rows, form and seed. Kept beside its predictions, so that a report needs nothing else
-//! and nobody goes on with another run by mistake.
+//! What a run is: its cohort, models, rows, form and seed. Kept beside its predictions, so that a report needs nothing
+//! else and nobody goes on with another run by mistake.
 //!
 //! Left out: times and the machine, so that shards of one run have the same manifest.
 
@@ -128,7 +128,8 @@ impl Manifest {
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(FILE);
         let context = || format!("{} is not of a run of probes", path.display());
-        let manifest: Self = serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context)?;
+        let manifest: Self =
+            serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context)?;
         ensure!(manifest.format == FORMAT, "{} is of format {}, this is {FORMAT}", path.display(), manifest.format);
         Ok(manifest)
     }

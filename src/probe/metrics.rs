@@ -1,7 +1,7 @@
 //! What predictions come to: AUCs of one group against all others, of findings, and gaps of miss rates, with intervals.
 //!
-//! Intervals are DeLong's where every patient has one value, else percentiles of a bootstrap that draws patients; those of
-//! gaps and means always. Pure. Neighbours: `rows` chooses what is measured. Left out: tests of hypotheses.
+//! Intervals are DeLong's where every patient has one value, else percentiles of a bootstrap that draws patients; those
+//! of gaps and means always. Pure. Neighbours: `rows` chooses what is measured. Left out: tests of hypotheses.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};

@@ -1,14 +1,16 @@
 //! The paper's experiments (Gichoya et al. 2022) on a site's own images and models, as named rows.
 //!
 //! [`run`] asks race and clinical models of every image of a cohort and of every change that the rows ask for, with the
-//! node's own decoding, normalisation and inference, and keeps what they said; [`report`] makes figures, plots and a page of
-//! that. Reading order: `catalogue`, `cohort` (with `tables`, `posteriors`), `variants`, `saliency`, `scoring`, `parts`,
-//! `manifest`, `run` (with `retrain`, `confounders`), `metrics`, `rows`, `pictures`, `page`. Neighbours: `perturb` changes planes,
-//! `train` trains, `tabular` has models on tables. Left out: the index of the node, and what a site does about what it finds.
+//! node's own decoding, normalisation and inference, and keeps what they said; [`report`] makes figures, plots and a
+//! page of that. Reading order: `catalogue`, `cohort` (with `tables`, `posteriors`), `variants`, `saliency`, `scoring`,
+//! `parts`, `manifest`, `run` (with `retrain`, `confounders`), `metrics`, `rows`, `pictures`, `drawings`, `page`.
+//! Neighbours: `perturb` changes planes, `train` trains, `tabular` has models on tables. Left out: the index of the
+//! node, and what a site does about what it finds.
 
 mod catalogue;
 mod cohort;
 mod confounders;
+mod drawings;
 mod manifest;
 mod metrics;
 mod page;

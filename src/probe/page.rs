@@ -6,21 +6,19 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::catalogue::{Changed, Kind, Published, ROWS, Row};
+use super::catalogue::{Kind, Published, ROWS, Row};
 use super::cohort::Part;
+use super::drawings::{drawings, point};
 use super::manifest::Manifest;
 use super::metrics::{Estimate, Level, PATIENTS_MIN};
 use super::parts::{Predictions, Whose};
 use super::pictures::{self, Sample};
 use super::rows::{Data, Figure, Quantity};
 use super::run::{self, Answer};
-use super::variants::{self, ORIGINAL, Variant};
+use super::variants::ORIGINAL;
 use crate::domain::Purpose;
 use crate::perturb::Form;
-use crate::plot::{
-    Block, Cell, Cells, Column, Forest, ForestGroup, ForestRow, Grid, Lines, Page, Panel, Point, Scale, Section, Series,
-    Shape, Svg,
-};
+use crate::plot::{Block, Column, Lines, Page, Panel, Scale, Section, Series, Shape, Svg};
 
 /// What a run came to.
 #[derive(Debug)]
@@ -95,7 +93,10 @@ impl Report {
         figures.extend(answers.iter().flat_map(|answer| answer.figures.clone()));
         let mut blocks = vec![Block::Text(format!("{}.", capital(row.definition)))];
         if !row.published.is_empty() {
-            blocks.push(Block::Text(format!("Published: {}.", row.published.iter().map(published).collect::<Vec<_>>().join("; "))));
+            blocks.push(Block::Text(format!(
+                "Published: {}.",
+                row.published.iter().map(published).collect::<Vec<_>>().join("; ")
+            )));
         }
         let notes: Vec<String> = answers.iter().flat_map(|answer| answer.notes.clone()).collect();
         if !notes.is_empty() {
@@ -113,13 +114,15 @@ impl Report {
         if row.kind == Kind::Saliency
             && let Some(gallery) = pictures::saliency(data)?
         {
-            let caption = "Mean Grad-CAM maps (by occlusion where a network cannot be looked into), 16 × 16 means of each; \
+            let caption =
+                "Mean Grad-CAM maps (by occlusion where a network cannot be looked into), 16 × 16 means of each; \
                            they are of no group's score, but of how sure the model is."
-                .to_owned();
+                    .to_owned();
             self.draw(&mut blocks, &format!("{:02}-{}-maps", row.number, row.name), caption, gallery.svg())?;
         }
         if let Some(gallery) = sample.map(|sample| sample.gallery(row, data.manifest)).transpose()?.flatten() {
-            let caption = "The first test image of the cohort. \"Stretched\": from its least to its largest value.".to_owned();
+            let caption =
+                "The first test image of the cohort. \"Stretched\": from its least to its largest value.".to_owned();
             self.draw(&mut blocks, &format!("{:02}-{}-images", row.number, row.name), caption, gallery.svg())?;
         }
         if !figures.is_empty() {
@@ -151,7 +154,9 @@ impl Report {
         let mut panels = Vec::new();
         for (quantity, y, range) in kinds {
             let own = self.figures.iter().filter(|f| {
-                let is_pair = quantity == Quantity::MacroAuc && f.quantity == Quantity::RaceAuc && data.manifest.groups.len() == 2;
+                let is_pair = quantity == Quantity::MacroAuc
+                    && f.quantity == Quantity::RaceAuc
+                    && data.manifest.groups.len() == 2;
                 (f.quantity == quantity || is_pair) && f.level == Level::Image && f.stratum.is_empty()
             });
             let own: Vec<&Figure> = own.filter(|f| data.manifest.models.iter().any(|m| m.name == f.model)).collect();
@@ -160,7 +165,9 @@ impl Report {
             labels.dedup();
             let series = labels.iter().map(|label| {
                 let of = |name: &String| {
-                    own.iter().find(|f| f.variant == *name && format!("{}: {}", f.model, f.of) == *label).and_then(|f| f.estimate)
+                    own.iter()
+                        .find(|f| f.variant == *name && format!("{}: {}", f.model, f.of) == *label)
+                        .and_then(|f| f.estimate)
                 };
                 let points = names.iter().zip(0u32..).filter_map(|(name, x)| Some(point(f64::from(x), of(name)?)));
                 Series::dots(label.clone(), points.collect())
@@ -195,7 +202,10 @@ fn of_run(data: &Data<'_>, images: usize, rejected: usize) -> Section {
     let patients = data.cohort.patients().iter().max().map_or(0, |m| m + 1);
     let mut rows = vec![
         vec!["cohort".to_owned(), format!("{}, {}", manifest.cohort, manifest.cohort_digest)],
-        vec!["images".to_owned(), format!("{images}, of which {} for tests, of {patients} patients", data.cohort.images.len())],
+        vec![
+            "images".to_owned(),
+            format!("{images}, of which {} for tests, of {patients} patients", data.cohort.images.len()),
+        ],
         vec!["rows of the table that were not used".to_owned(), rejected.to_string()],
         vec!["test images that could not be read".to_owned(), data.predictions.refused.len().to_string()],
         vec!["mode".to_owned(), mode.to_owned()],
@@ -234,193 +244,12 @@ fn not_run(rows: &[&Row]) -> Section {
         vec![row.number.to_string(), row.name.to_owned(), row.title.to_owned(), told.join("; ")]
     });
     let head = vec![Column::text("row"), Column::text("name"), Column::text("what"), Column::text("published")];
-    let table = Block::Table { caption: "Rows of the catalogue that this run does not have".to_owned(), head, rows: rows.collect() };
+    let table = Block::Table {
+        caption: "Rows of the catalogue that this run does not have".to_owned(),
+        head,
+        rows: rows.collect(),
+    };
     Section { title: "Not run".to_owned(), blocks: vec![table] }
-}
-
-/// Plots of a row, each with its caption.
-fn drawings(row: &Row, data: &Data<'_>, figures: &[Figure]) -> Vec<(String, Svg)> {
-    match row.kind {
-        Kind::Changed(Changed::Acquisition) => vec![shifts(row, figures)],
-        Kind::Changed(changed) => {
-            let mut all = curves(row, data, figures);
-            if changed == Changed::Patches {
-                all.extend(grids(row, data, figures));
-            }
-            all
-        }
-        Kind::Saliency => Vec::new(),
-        _ if figures.is_empty() => Vec::new(),
-        _ => vec![forest(row, figures)],
-    }
-}
-
-fn forest(row: &Row, figures: &[Figure]) -> (String, Svg) {
-    let mut groups: Vec<ForestGroup> = Vec::new();
-    for figure in figures {
-        let level = if figure.level == Level::Study { "studies" } else { "images" };
-        let heading = [figure.model.as_str(), &figure.stratum, level].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>();
-        let heading = heading.join(", ");
-        let reference = row.published.iter().filter(|p| p.group == Some(figure.of.as_str())).map(|p| p.value);
-        let reference: Vec<f64> = reference.collect();
-        let row = ForestRow {
-            label: figure.of.clone(),
-            estimate: figure.estimate.map(|e| e.value),
-            interval: figure.estimate.map(|e| (e.lower, e.upper)),
-            n: Some(figure.patients as u64),
-            // Several data sets have no one figure.
-            reference: (reference.len() == 1).then(|| reference[0]),
-        };
-        match groups.iter_mut().find(|group| group.heading == heading) {
-            Some(group) => group.rows.push(row),
-            None => groups.push(ForestGroup { heading, rows: vec![row] }),
-        }
-    }
-    let has_reference = groups.iter().flat_map(|g| &g.rows).any(|r| r.reference.is_some());
-    let forest = Forest {
-        title: row.title.to_owned(),
-        description: String::new(),
-        value: "AUC, one group against all others".to_owned(),
-        reference: if has_reference { "published".to_owned() } else { String::new() },
-        range: Some((0.4, 1.0)),
-        rule: Some(0.5),
-        decimals: 3,
-        groups,
-    };
-    ("AUCs with 95 % intervals; n is patients.".to_owned(), forest.svg())
-}
-
-/// Mean race AUC along each family of changes: over its parameter where it has one, else by name.
-fn curves(row: &Row, data: &Data<'_>, figures: &[Figure]) -> Vec<(String, Svg)> {
-    let variants = variants::of_row(row, data.manifest.form);
-    let mut families: Vec<(String, Vec<&Variant>)> = Vec::new();
-    for variant in &variants {
-        let family = variant.place().0;
-        match families.iter_mut().find(|(name, _)| *name == family) {
-            Some((_, own)) => own.push(variant),
-            None => families.push((family, vec![variant])),
-        }
-    }
-    let by_name = families.iter().all(|(_, own)| own.len() == 1);
-    if by_name {
-        families = vec![(row.title.to_owned(), variants.iter().collect())];
-    }
-    families.iter().map(|(family, own)| curve(row, data, figures, family, own)).collect()
-}
-
-fn curve(row: &Row, data: &Data<'_>, figures: &[Figure], family: &str, variants: &[&Variant]) -> (String, Svg) {
-    let numbers: Option<Vec<f64>> = variants.iter().map(|v| v.place().1).collect();
-    let mut places: Vec<(String, f64)> = vec![];
-    if numbers.is_none() {
-        places.push((ORIGINAL.to_owned(), 0.0));
-    }
-    for (i, variant) in variants.iter().enumerate() {
-        let x = numbers.as_ref().map_or((i + 1) as f64, |numbers| numbers[i]);
-        places.push((variant.name.clone(), x));
-    }
-    let is_race = |f: &&Figure| f.quantity == Quantity::RaceAuc;
-    let mut labels: Vec<(String, String)> = figures.iter().filter(is_race).map(|f| (f.model.clone(), f.of.clone())).collect();
-    labels.sort();
-    labels.dedup();
-    let series = |(model, of): &(String, String)| {
-        let found = |name: &str| {
-            let own = |f: &&Figure| f.variant == name && f.model == *model && f.of == *of && f.level == Level::Image;
-            figures.iter().filter(is_race).find(own).and_then(|f| f.estimate)
-        };
-        let points = places.iter().filter_map(|(name, x)| Some(point(*x, found(name)?))).collect();
-        let label = format!("{model}: {of}");
-        if numbers.is_some() { Series::joined(label, points) } else { Series::dots(label, points) }
-    };
-    let whole = figures.iter().filter(|f| f.variant == ORIGINAL && f.quantity == Quantity::MacroAuc).find_map(|f| f.estimate);
-    let mut rules = vec![0.5.into()];
-    rules.extend(whole.filter(|_| numbers.is_some()).map(|e| crate::plot::Rule { at: e.value, label: "whole image".to_owned() }));
-    let lines = Lines {
-        title: format!("{}: {family}", row.title),
-        x: x_of(family, data.manifest.form).to_owned(),
-        scale: match &numbers {
-            Some(_) if ["window", "field of view"].contains(&family) => Scale::Linear,
-            Some(_) => Scale::Log,
-            None => Scale::Names(places.iter().map(|(name, _)| name.clone()).collect()),
-        },
-        panels: vec![Panel {
-            y: "AUC".to_owned(),
-            range: Some((0.4, 1.0)),
-            series: labels.iter().map(series).collect(),
-            rules,
-            ..Panel::default()
-        }],
-        ..Lines::default()
-    };
-    (format!("AUC of each group against all others, {family}."), lines.svg())
-}
-
-fn x_of(family: &str, form: Form) -> &'static str {
-    match family {
-        "low-pass" | "high-pass" if form == Form::AsPublished => "\"diameter\" of the paper's code, a radius, cycles per side of 224 pixels",
-        "low-pass" | "high-pass" => "diameter, cycles per side",
-        "resolution" => "pixels a side",
-        _ => "",
-    }
-}
-
-/// Mean race AUCs in 3 × 3 grids, a panel for each family and model.
-fn grids(row: &Row, data: &Data<'_>, figures: &[Figure]) -> Option<(String, Svg)> {
-    let mut panels: Vec<Cells> = Vec::new();
-    let quantity = if data.manifest.groups.len() > 2 { Quantity::MacroAuc } else { Quantity::RaceAuc };
-    for variant in variants::of_row(row, data.manifest.form) {
-        let Some(cell) = variant.cell().filter(|cell| *cell < 9) else { continue };
-        let family = variant.place().0;
-        for figure in figures.iter().filter(|f| f.variant == variant.name && f.quantity == quantity) {
-            let heading = format!("{family}, {}", figure.model);
-            let at = panels.iter().position(|p| p.heading == heading).unwrap_or_else(|| {
-                panels.push(Cells { heading, cells: vec![Cell::default(); 9] });
-                panels.len() - 1
-            });
-            if let Some(e) = figure.estimate {
-                panels[at].cells[cell] = Cell { value: Some(e.value), note: format!("{:.2}–{:.2}", e.lower, e.upper) };
-            }
-        }
-    }
-    let grid = Grid {
-        title: "Where in the image".to_owned(),
-        description: String::new(),
-        value: "mean AUC".to_owned(),
-        columns: ["left", "middle", "right"].map(str::to_owned).into(),
-        rows: ["top", "middle", "bottom"].map(str::to_owned).into(),
-        range: Some((0.5, 1.0)),
-        decimals: 3,
-        panels,
-    };
-    (!grid.panels.is_empty()).then(|| ("Mean AUC by cell of a 3 × 3 grid, with 95 % limits; left of the picture.".to_owned(), grid.svg()))
-}
-
-fn shifts(row: &Row, figures: &[Figure]) -> (String, Svg) {
-    let mut groups: Vec<ForestGroup> = Vec::new();
-    for figure in figures {
-        let heading = format!("{}, {}", figure.model, figure.variant);
-        let row = ForestRow {
-            label: figure.of.clone(),
-            estimate: figure.estimate.map(|e| e.value),
-            interval: figure.estimate.map(|e| (e.lower, e.upper)),
-            n: Some(figure.patients as u64),
-            reference: None,
-        };
-        match groups.iter_mut().find(|group| group.heading == heading) {
-            Some(group) => group.rows.push(row),
-            None => groups.push(ForestGroup { heading, rows: vec![row] }),
-        }
-    }
-    let forest = Forest {
-        title: row.title.to_owned(),
-        description: String::new(),
-        value: "shift of the mean score".to_owned(),
-        reference: String::new(),
-        range: None,
-        rule: Some(0.0),
-        decimals: 4,
-        groups,
-    };
-    ("Mean score with the change less that without, by the patients' own group.".to_owned(), forest.svg())
 }
 
 fn table(figures: &[Figure]) -> Block {
@@ -473,10 +302,6 @@ fn published(p: &Published) -> String {
     format!("{} {}{limits}", p.of, p.value)
 }
 
-fn point(x: f64, e: Estimate) -> Point {
-    Point { x, y: e.value, limits: Some((e.lower, e.upper)) }
-}
-
 fn capital(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
@@ -485,7 +310,8 @@ fn capital(text: &str) -> String {
 fn csv_of(figures: &[Figure]) -> anyhow::Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record([
-        "row", "model", "quantity", "of", "level", "stratum", "variant", "count", "patients", "estimate", "lower", "upper",
+        "row", "model", "quantity", "of", "level", "stratum", "variant", "count", "patients", "estimate", "lower",
+        "upper",
     ])?;
     for f in figures {
         let number = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.6}"));

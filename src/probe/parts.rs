@@ -84,13 +84,7 @@ pub(super) struct Whose<'a> {
 }
 
 /// Writes a part and gives it its place.
-pub(super) fn write(
-    folder: &Path,
-    number: usize,
-    whose: &Whose<'_>,
-    asked: &Asked,
-    said: &Said,
-) -> anyhow::Result<()> {
+pub(super) fn write(folder: &Path, number: usize, whose: &Whose<'_>, asked: &Asked, said: &Said) -> anyhow::Result<()> {
     let path = path(folder, number);
     let context = || format!("{} cannot be written", path.display());
     std::fs::create_dir_all(folder.join("parts")).with_context(context)?;
@@ -189,8 +183,13 @@ impl Predictions {
         self.refused.extend(refused);
         let place = |names: &[String]| names.iter().cloned().zip(0..).collect::<HashMap<String, usize>>();
         let variants = place(&self.asked.variants);
-        let models: HashMap<String, (usize, HashMap<String, usize>)> =
-            self.asked.models.iter().enumerate().map(|(m, (key, outputs))| (key.clone(), (m, place(outputs)))).collect();
+        let models: HashMap<String, (usize, HashMap<String, usize>)> = self
+            .asked
+            .models
+            .iter()
+            .enumerate()
+            .map(|(m, (key, outputs))| (key.clone(), (m, place(outputs))))
+            .collect();
         for row in reader.get_row_iter(None)? {
             let row = row?;
             let image = usize::try_from(row.get_int(0)?)?;
@@ -243,7 +242,13 @@ impl Predictions {
                     let values = outputs.iter().zip(values.into_iter().flatten());
                     let of = |(output, p): (&String, &f32)| (output.clone(), f64::from(*p));
                     let values = values.map(of);
-                    lines.extend(values.map(|(output, probability)| Line { image, variant, model, output, probability }));
+                    lines.extend(values.map(|(output, probability)| Line {
+                        image,
+                        variant,
+                        model,
+                        output,
+                        probability,
+                    }));
                 }
                 if !lines.is_empty() {
                     add(&mut writer, &lines, whose).with_context(context)?;
@@ -261,7 +266,8 @@ mod tests {
     use crate::probe::cohort::fixtures::cohort;
 
     fn asked() -> Asked {
-        let models = vec![("r@1#0".to_owned(), vec!["a".to_owned(), "b".to_owned()]), ("c@1#0".to_owned(), vec!["x".into()])];
+        let models =
+            vec![("r@1#0".to_owned(), vec!["a".to_owned(), "b".to_owned()]), ("c@1#0".to_owned(), vec!["x".into()])];
         Asked { models, variants: vec!["original".into(), "blur 2".into()] }
     }
 

@@ -33,7 +33,13 @@ pub(super) struct Training {
 }
 
 /// What a row has trained; nothing if it has no such meaning.
-pub(super) fn of_row(row: &Row, cohort: &Cohort, groups: usize, form: Form, seed: u64) -> anyhow::Result<Vec<Training>> {
+pub(super) fn of_row(
+    row: &Row,
+    cohort: &Cohort,
+    groups: usize,
+    form: Form,
+    seed: u64,
+) -> anyhow::Result<Vec<Training>> {
     let all = || (0..cohort.images.len()).collect::<Vec<usize>>();
     let original = || Variant { name: ORIGINAL.to_owned(), how: How::Original };
     let training = |variant: Variant, images, note: String| Training {
@@ -84,10 +90,15 @@ fn equal_disease(cohort: &Cohort, groups: usize, seed: u64) -> anyhow::Result<(V
         }
         let labelled: Vec<Labelled> = places
             .iter()
-            .map(|i| Labelled { patient: patients[*i], group: cohort.images[*i].group, pattern: pattern(&cohort.images[*i]) })
+            .map(|i| Labelled {
+                patient: patients[*i],
+                group: cohort.images[*i].group,
+                pattern: pattern(&cohort.images[*i]),
+            })
             .collect();
-        let resampled = resample::equal_findings(&labelled, groups, seed)
-            .with_context(|| format!("disease cannot be made as frequent in all groups of the {} part", part.as_str()))?;
+        let resampled = resample::equal_findings(&labelled, groups, seed).with_context(|| {
+            format!("disease cannot be made as frequent in all groups of the {} part", part.as_str())
+        })?;
         let distance = |d: Option<f64>| d.map_or("unknown".to_owned(), |d| format!("{d:.3}"));
         notes.push(format!(
             "{}: {} of {} images kept, the groups' distributions of disease differ by {} (before: {})",
@@ -188,7 +199,8 @@ pub(super) fn digest(recipe: &Path) -> anyhow::Result<Digest> {
 
 /// A name for files: letters, digits and hyphens.
 pub(super) fn slug(name: &str) -> String {
-    let letters = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' });
+    let letters =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' });
     let text: String = letters.collect();
     text.split('-').filter(|word| !word.is_empty()).collect::<Vec<_>>().join("-")
 }

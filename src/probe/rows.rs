@@ -87,7 +87,7 @@ impl Data<'_> {
                 strata.iter().flat_map(|stratum| self.race(row, ORIGINAL, stratum)).collect()
             }
             Kind::NoFinding => self.race(row, ORIGINAL, &no_finding(self.cohort)),
-            Kind::Changed(Changed::Acquisition) => self.shifts(row),
+            Kind::Changed(Changed::Acquisition) => [self.changed(row), self.shifts(row)].concat(),
             Kind::Changed(_) => self.changed(row),
             _ => Vec::new(),
         }
@@ -120,9 +120,14 @@ impl Data<'_> {
                 levels.push((Level::Study, merged));
             }
             for (level, scored) in levels {
-                figures.extend(race_figures(row, &self.manifest.groups, model, &scored, self.manifest.seed).map(|f| {
-                    Figure { level, stratum: stratum.0.clone(), variant: variant.to_owned(), ..f }
-                }));
+                figures.extend(
+                    race_figures(row, &self.manifest.groups, model, &scored, self.manifest.seed).map(|f| Figure {
+                        level,
+                        stratum: stratum.0.clone(),
+                        variant: variant.to_owned(),
+                        ..f
+                    }),
+                );
             }
         }
         figures
@@ -233,14 +238,18 @@ impl Data<'_> {
                 for image in &self.cohort.images {
                     *counts.entry(image.values[place].as_str()).or_default() += 1;
                 }
-                let mut values: Vec<(&str, usize)> = counts.into_iter().filter(|(value, _)| !value.is_empty()).collect();
+                let mut values: Vec<(&str, usize)> =
+                    counts.into_iter().filter(|(value, _)| !value.is_empty()).collect();
                 values.sort_by_key(|(value, count)| (std::cmp::Reverse(*count), *value));
                 return values
                     .into_iter()
                     .take(STRATA_MAX)
                     .map(|(value, _)| {
                         let (name, value) = (format!("{column} {value}"), value.to_owned());
-                        (name, Box::new(move |image: &Image| image.values[place] == value) as Box<dyn Fn(&Image) -> bool>)
+                        (
+                            name,
+                            Box::new(move |image: &Image| image.values[place] == value) as Box<dyn Fn(&Image) -> bool>,
+                        )
                     })
                     .collect();
             }

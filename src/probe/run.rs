@@ -17,12 +17,12 @@ use super::cohort::{Cohort, Part};
 use super::confounders::{self, Setting, Told};
 use super::manifest::{self, FORMAT, Manifest, Model};
 use super::parts::{self, IMAGES, Predictions, Whose};
+use super::pictures;
 use super::posteriors::Posteriors;
 use super::retrain::{self, Training};
 use super::rows::{Data, Figure};
 use super::scoring::{Scene, is_race};
 use super::variants;
-use super::pictures;
 use crate::analyse::Scorers;
 use crate::config::{Config, Device};
 use crate::domain::Purpose;
@@ -95,7 +95,13 @@ impl Shard {
 }
 
 /// Rows from a table of posteriors; nothing is left to do but the report.
-pub fn of_posteriors(rows: &[&'static Row], table: &Path, names: &BTreeMap<String, String>, out: &Path, seed: u64) -> anyhow::Result<()> {
+pub fn of_posteriors(
+    rows: &[&'static Row],
+    table: &Path,
+    names: &BTreeMap<String, String>,
+    out: &Path,
+    seed: u64,
+) -> anyhow::Result<()> {
     for row in rows {
         ensure!(row.is_of_posteriors(), "{} needs images: give --cohort", row.name);
     }
@@ -194,7 +200,11 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
         if options.shard.has(number) && !answer_path(&options.out, row.name).exists() {
             progress(Event::Row(row.title.to_owned()));
             let told = told(config, row, &manifest, &cohort, &packages, progress)?;
-            keep(&options.out, row.name, Answer { row: row.name.to_owned(), figures: told.figures, notes: told.notes })?;
+            keep(
+                &options.out,
+                row.name,
+                Answer { row: row.name.to_owned(), figures: told.figures, notes: told.notes },
+            )?;
         }
     }
     Ok(())
@@ -238,7 +248,10 @@ fn packages(config: &Config, options: &Options) -> anyhow::Result<Vec<Package>> 
         if !matches!(package.elsewhere, Some(Elsewhere::Product(_))) {
             packages.push(package);
         } else {
-            tracing::warn!(model = package.identity.name, "a product that scores on its own cannot be asked of changed images");
+            tracing::warn!(
+                model = package.identity.name,
+                "a product that scores on its own cannot be asked of changed images"
+            );
         }
     }
     Ok(packages)
@@ -371,7 +384,8 @@ fn features(
     for some in all.chunks(IMAGES) {
         let mut planes = Vec::new();
         for place in some {
-            let seen = pixels::normalise_any_file(&cohort.images[*place].file, contract, Frames::Middle, &Limits::default());
+            let seen =
+                pixels::normalise_any_file(&cohort.images[*place].file, contract, Frames::Middle, &Limits::default());
             let plane = seen.ok().and_then(|n| Plane::of_input(n.inputs.first()?, &package.contract));
             if let Some(plane) = plane {
                 places.push(*place);

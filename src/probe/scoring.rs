@@ -178,7 +178,8 @@ impl Scene {
         // One for each contract: it remembers the frequencies of the plane that it filtered last.
         let mut labs: Vec<Lab> = contracts.iter().map(|_| Lab::default()).collect();
         for some in numbered.chunks(AT_ONCE) {
-            let scene = Made { scene: self.clone(), seen: Arc::clone(&seen), contracts: Arc::clone(&contracts), place, region };
+            let scene =
+                Made { scene: self.clone(), seen: Arc::clone(&seen), contracts: Arc::clone(&contracts), place, region };
             let some = some.to_vec();
             let planes = move || {
                 let made: Vec<Vec<(usize, ModelInput)>> =
@@ -267,7 +268,8 @@ fn see(image: &Image, contracts: &[Contract], with_mask: bool) -> Result<Seen, S
     let planes = planes.filter(|planes| planes.len() == contracts.len()).ok_or("it has no finite grey values")?;
     let mask = |contract: &Contract| match &image.mask {
         Some(mask) if with_mask => {
-            let values = pixels::mask_file(mask, &image.file, contract, &limits).map_err(|r| format!("its mask: {r}"))?;
+            let values =
+                pixels::mask_file(mask, &image.file, contract, &limits).map_err(|r| format!("its mask: {r}"))?;
             Ok(Plane::new(contract.size as usize, values))
         }
         _ => Ok(None),

@@ -23,7 +23,9 @@ pub enum How {
     Original,
     Change(Perturbation),
     /// What lies within the lung mask alone, or all but that.
-    Lungs { within: bool },
+    Lungs {
+        within: bool,
+    },
     /// All but the bounding box of what is most salient to the race model.
     WithoutPeak,
 }
@@ -87,7 +89,10 @@ impl Variant {
     /// The cell of a 3 × 3 grid that it is about.
     pub(super) fn cell(&self) -> Option<usize> {
         let How::Change(change) = &self.how else { return None };
-        change.chain.iter().find_map(|t| if let Transform::Patch { cell, .. } = t { Some(usize::from(*cell)) } else { None })
+        change
+            .chain
+            .iter()
+            .find_map(|t| if let Transform::Patch { cell, .. } = t { Some(usize::from(*cell)) } else { None })
     }
 
     /// Whether planes of other images of the part have a say: blur as published.

@@ -82,7 +82,8 @@ fn the_authors_posteriors_give_their_figures() {
     assert!(page.contains("0.9806") && page.contains("CXP, Black 0.98 (0.977 to 0.983)"), "figures beside the paper's");
     assert!(fs::read(out.join("plots/01-detection-1.png")).expect("a plot").starts_with(b"\x89PNG"));
     // A row that needs images says so.
-    let refused = run(sidelight(&["probe", "run", "noise", "--predictions", "x.csv", "--out"]).arg(folder.path().join("x")));
+    let refused =
+        run(sidelight(&["probe", "run", "noise", "--predictions", "x.csv", "--out"]).arg(folder.path().join("x")));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("noise needs images: give --cohort"));
 }
 
@@ -95,7 +96,9 @@ fn a_run_is_the_same_whole_killed_and_gone_on_with_and_shared_out() {
     run_ok(&mut probe(&rows, &cohort, &whole, &["--mode", "as_published"]));
     let metrics = |out: &Path| fs::read_to_string(out.join("metrics.csv")).expect("metrics");
     let expected = metrics(&whole);
-    for told in ["high-pass 100", "noise 0.1", "blur 2", "FindingAuc", "gap of miss rates"].map(|t| t.replace("FindingAuc", "AUC of the finding")) {
+    for told in ["high-pass 100", "noise 0.1", "blur 2", "FindingAuc", "gap of miss rates"]
+        .map(|t| t.replace("FindingAuc", "AUC of the finding"))
+    {
         assert!(expected.contains(&told), "{told}");
     }
 
@@ -113,7 +116,10 @@ fn a_run_is_the_same_whole_killed_and_gone_on_with_and_shared_out() {
     let refused = run(&mut probe(&rows, &cohort, &killed, &["--mode", "as_published"]));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("go on with --resume"));
     let other = run(&mut probe(&rows, &cohort, &killed, &["--resume"]));
-    assert!(String::from_utf8_lossy(&other.stderr).contains("another run (other rows)"), "another mode has other changes");
+    assert!(
+        String::from_utf8_lossy(&other.stderr).contains("another run (other rows)"),
+        "another mode has other changes"
+    );
     run_ok(&mut probe(&rows, &cohort, &killed, &["--mode", "as_published", "--resume"]));
     assert_eq!(metrics(&killed), expected);
     let again = fs::metadata(killed.join("parts/000000.parquet")).and_then(|m| m.modified()).expect("a part");
