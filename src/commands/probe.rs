@@ -140,7 +140,8 @@ impl Bars {
                 }
             }
             Event::Training { of, event: train::Event::Epoch(epoch) } => {
-                tracing::info!(training = of, ?epoch, "an epoch of training has ended");
+                let (number, loss) = (epoch.epoch, epoch.train_loss);
+                tracing::info!(training = of, epoch = number, loss, "an epoch of training has ended");
             }
             Event::Training { .. } => {}
             Event::Row(row) => tracing::info!(row, "a row has begun"),

@@ -181,6 +181,10 @@ fn derive(
         let absolute = std::path::absolute(beside.join(relative))?;
         *file = absolute.to_string_lossy().into_owned().into();
     }
+    if let Some(card) = said.get_mut("card").and_then(toml::Value::as_table_mut) {
+        let images = format!("training part of a probe's cohort, {}: {}", training.variant.name, training.note);
+        card.insert("training_data".into(), images.into());
+    }
     let mut data = toml::Table::new();
     data.insert("manifest".into(), "images.csv".into());
     if let How::Change(change) = &training.variant.how {

@@ -161,6 +161,10 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
         let masks = tested.images.iter().filter(|image| image.mask.is_some()).count();
         ensure!(masks > 0, "row masks: no image of the cohort has a lung mask (column mask)");
     }
+    let trainings = match options.recipe {
+        Some(_) => trainings(options, &cohort, groups.len())?,
+        None => Vec::new(),
+    };
     let precision = |p: &Package| scorers.precision(p).map(|precision| precision.as_str().to_owned());
     let manifest = Manifest {
         format: FORMAT,
@@ -187,7 +191,6 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
     }
     let mut number = 0;
     if let Some(recipe) = &options.recipe {
-        let trainings = trainings(options, &cohort, manifest.groups.len())?;
         for training in trainings {
             number += 1;
             if options.shard.has(number) && !answer_path(&options.out, &training.name).exists() {
@@ -216,7 +219,7 @@ pub(super) fn is_of_predictions(row: &Row) -> bool {
 }
 
 /// Trainings of all rows; rows that nothing is trained for are left as they are.
-pub(super) fn trainings(options: &Options, cohort: &Cohort, groups: usize) -> anyhow::Result<Vec<Training>> {
+fn trainings(options: &Options, cohort: &Cohort, groups: usize) -> anyhow::Result<Vec<Training>> {
     let mut all = Vec::new();
     for row in &options.rows {
         all.extend(retrain::of_row(row, cohort, groups, options.form, options.seed)?);
