@@ -35,6 +35,7 @@ pub mod remote;
 
 pub mod analyse;
 pub mod phantom;
+pub mod probe;
 pub mod serve;
 pub mod train;
 pub mod validate;

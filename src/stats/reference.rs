@@ -11,11 +11,16 @@ use serde_json::Value;
 
 /// Answers to `inputs`, by name: each has `of`, the case, and `given`.
 pub(crate) fn answers(inputs: &Value) -> Value {
+    answers_of("statistics.py", inputs)
+}
+
+/// What a script of `tests/reference` answers to `inputs`.
+pub(crate) fn answers_of(script: &str, inputs: &Value) -> Value {
     let python = std::env::var_os("SIDELIGHT_PYTHON")
         .expect("SIDELIGHT_PYTHON names a Python with statsmodels and scikit-learn; scripts/test sets it up");
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("inputs.json"), inputs.to_string()).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/statistics.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(script);
     let run = Command::new(&python).arg(script).arg(folder.path()).env_remove("LD_LIBRARY_PATH").output().unwrap();
     let said = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{python:?} with statsmodels and scikit-learn, see scripts/setup: {said}");
