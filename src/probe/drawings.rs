@@ -68,7 +68,7 @@ fn forest(row: &Row, figures: &[Figure]) -> (String, Svg) {
 
 /// Mean race AUC along each family of changes: over its parameter where it has one, else by name.
 fn curves(row: &Row, data: &Data<'_>, figures: &[Figure]) -> Vec<(String, Svg)> {
-    let variants = variants::of_row(row, data.manifest.form);
+    let variants = variants::of_row(row, data.manifest.form, data.manifest.seed);
     let mut families: Vec<(String, Vec<&Variant>)> = Vec::new();
     for variant in &variants {
         let family = variant.place().0;
@@ -147,7 +147,7 @@ fn x_of(family: &str, form: Form) -> &'static str {
 fn grids(row: &Row, data: &Data<'_>, figures: &[Figure]) -> Option<(String, Svg)> {
     let mut panels: Vec<Cells> = Vec::new();
     let quantity = if data.manifest.groups.len() > 2 { Quantity::MacroAuc } else { Quantity::RaceAuc };
-    for variant in variants::of_row(row, data.manifest.form) {
+    for variant in variants::of_row(row, data.manifest.form, data.manifest.seed) {
         let Some(cell) = variant.cell().filter(|cell| *cell < 9) else { continue };
         let family = variant.place().0;
         for figure in figures.iter().filter(|f| f.variant == variant.name && f.quantity == quantity) {

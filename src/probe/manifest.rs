@@ -89,7 +89,7 @@ impl Manifest {
     /// # Errors
     /// The run's changes are not what its rows ask for in this version.
     pub(super) fn check_variants(&self) -> anyhow::Result<()> {
-        let variants = variants::of_rows(&self.rows()?, self.form);
+        let variants = variants::of_rows(&self.rows()?, self.form, self.seed);
         let names: Vec<&str> = variants.iter().map(|v| v.name.as_str()).collect();
         let is_same = self.asked.variants.is_empty() || self.asked.variants == names;
         ensure!(is_same, "the run is of another version of sidelight: its changes are others");

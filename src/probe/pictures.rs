@@ -79,7 +79,7 @@ pub(super) fn read(folder: &Path) -> anyhow::Result<Option<Sample>> {
 impl Sample {
     /// The image under the changes of a row, a line for each family; nothing for a row without changes.
     pub(super) fn gallery(&self, row: &Row, manifest: &Manifest) -> anyhow::Result<Option<Gallery>> {
-        let of_row = variants::of_row(row, manifest.form);
+        let of_row = variants::of_row(row, manifest.form, manifest.seed);
         let mut families: Vec<(String, Vec<Tile>)> =
             vec![("the image".to_owned(), self.tile(ORIGINAL)?.into_iter().collect())];
         for variant in &of_row {

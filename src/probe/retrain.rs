@@ -63,7 +63,7 @@ pub(super) fn of_row(
         }
         // Masks and salient boxes are of an image; acquisition asks how a network reacts that knows nothing of them.
         Kind::Changed(Changed::Masks | Changed::Peak | Changed::Acquisition) => Vec::new(),
-        Kind::Changed(_) => variants::of_row(row, form)
+        Kind::Changed(_) => variants::of_row(row, form, seed)
             .into_iter()
             .map(|variant| training(variant, all(), "the whole cohort, changed".to_owned()))
             .collect(),

@@ -101,7 +101,7 @@ impl Data<'_> {
     /// Race and clinical figures of the image itself and of every variant of a row.
     fn changed(&self, row: &Row) -> Vec<Figure> {
         let mut names = vec![ORIGINAL.to_owned()];
-        names.extend(variants::of_row(row, self.manifest.form).into_iter().map(|v| v.name));
+        names.extend(variants::of_row(row, self.manifest.form, self.manifest.seed).into_iter().map(|v| v.name));
         let all = everything();
         let of = |name: &String| [self.race(row, name, &all), self.clinical(row, name)].concat();
         names.iter().flat_map(of).collect()
@@ -178,7 +178,7 @@ impl Data<'_> {
             let Some(original) = self.predictions.variant(ORIGINAL) else { continue };
             let before: Vec<Option<&[f32]>> = self.predictions.of(m, original).collect();
             let patients = self.cohort.patients();
-            for variant in variants::of_row(row, self.manifest.form) {
+            for variant in variants::of_row(row, self.manifest.form, self.manifest.seed) {
                 let Some(v) = self.predictions.variant(&variant.name) else { continue };
                 let pairs: Vec<(usize, &[f32], &[f32])> = before
                     .iter()

@@ -152,10 +152,9 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
         scorers: scorers.clone(),
         packages: Arc::new(packages.clone()),
         cohort: Arc::clone(&tested),
-        variants: Arc::new(variants::of_rows(&options.rows, options.form)),
+        variants: Arc::new(variants::of_rows(&options.rows, options.form, options.seed)),
         form: options.form,
         saliency: has_saliency,
-        seed: options.seed,
     };
     if options.rows.iter().any(|row| matches!(row.kind, Kind::Changed(super::catalogue::Changed::Masks))) {
         let masks = tested.images.iter().filter(|image| image.mask.is_some()).count();
@@ -323,7 +322,6 @@ async fn trained(
         variants: Arc::new(vec![training.variant.clone()]),
         form: options.form,
         saliency: false,
-        seed: options.seed,
     };
     let folder = options.out.join("retrain").join(&training.name);
     score(&scene, manifest, &folder, Shard::default(), &training.name, progress).await?;

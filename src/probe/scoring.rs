@@ -16,9 +16,9 @@ use super::parts::{Asked, Said};
 use super::saliency::{self, Region};
 use super::variants::{How, Variant};
 use crate::analyse::Scorers;
-use crate::domain::{Contract, Digest, ModelInput, Purpose};
+use crate::domain::{Contract, ModelInput, Purpose};
 use crate::infer::Package;
-use crate::perturb::{Form, Lab, Perturbation, Plane, Transform};
+use crate::perturb::{Form, Lab, Plane};
 use crate::pixels::{self, Frames, Limits};
 
 /// Variants of an image that are made before they are scored.
@@ -34,7 +34,6 @@ pub(super) struct Scene {
     pub(super) form: Form,
     /// Whether maps of what is salient are kept too.
     pub(super) saliency: bool,
-    pub(super) seed: u64,
 }
 
 /// An image as the models see it, by contract.
@@ -206,19 +205,6 @@ impl Scene {
         }
         Ok(outputs)
     }
-
-    /// The change with noise of the image's own, unless one field serves all.
-    fn own(&self, change: &Perturbation, place: usize) -> Perturbation {
-        let name = &self.cohort.images[place].name;
-        let mut change = change.clone();
-        for transform in &mut change.chain {
-            if let Transform::Noise { seed, form: Form::Corrected, .. } = transform {
-                let digest = Digest::of(format!("{} {} {name}", self.seed, *seed).as_bytes());
-                *seed = u64::from_str_radix(&digest.as_str()[..16], 16).unwrap_or(*seed);
-            }
-        }
-        change
-    }
 }
 
 /// What variants of an image are made of.
@@ -239,7 +225,7 @@ impl Made {
             let changed = match &scene.variants[*v].how {
                 How::Original => plane.clone(),
                 How::Change(_) if seen.of_batch.contains_key(v) => seen.of_batch[v][c].clone(),
-                How::Change(change) => scene.own(change, self.place).apply(lab, plane),
+                How::Change(change) => change.apply_at(self.place, lab, plane),
                 How::Lungs { within } => saliency::masked(plane, seen.masks[c].as_ref()?, *within),
                 How::WithoutPeak => {
                     let (of, region) = self.region?;

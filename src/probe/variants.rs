@@ -36,16 +36,15 @@ pub const LUNGS: &str = "lungs";
 pub const WITHOUT_LUNGS: &str = "without lungs";
 pub const WITHOUT_PEAK: &str = "without the salient box";
 
-/// Variants of a row besides the image itself.
-pub fn of_row(row: &Row, form: Form) -> Vec<Variant> {
+/// Variants of a row besides the image itself; `seed` is of noise, and in no name.
+pub fn of_row(row: &Row, form: Form, seed: u64) -> Vec<Variant> {
     let Kind::Changed(changed) = row.kind else { return Vec::new() };
     match changed {
         Changed::Masks => [(LUNGS, true), (WITHOUT_LUNGS, false)]
             .map(|(name, within)| Variant { name: name.to_owned(), how: How::Lungs { within } })
             .into(),
         Changed::Peak => vec![Variant { name: WITHOUT_PEAK.to_owned(), how: How::WithoutPeak }],
-        // Of which seed noise is, decides `scoring`.
-        _ => paper::row(row.number, form, 0)
+        _ => paper::row(row.number, form, seed)
             .into_iter()
             .map(|change| Variant { name: change.name.clone(), how: How::Change(change) })
             .collect(),
@@ -53,10 +52,10 @@ pub fn of_row(row: &Row, form: Form) -> Vec<Variant> {
 }
 
 /// All variants of these rows, the image itself first, each once.
-pub fn of_rows(rows: &[&Row], form: Form) -> Vec<Variant> {
+pub fn of_rows(rows: &[&Row], form: Form, seed: u64) -> Vec<Variant> {
     let mut seen = BTreeSet::from([ORIGINAL.to_owned()]);
     let mut variants = vec![Variant { name: ORIGINAL.to_owned(), how: How::Original }];
-    variants.extend(rows.iter().flat_map(|row| of_row(row, form)).filter(|v| seen.insert(v.name.clone())));
+    variants.extend(rows.iter().flat_map(|row| of_row(row, form, seed)).filter(|v| seen.insert(v.name.clone())));
     variants
 }
 
@@ -111,12 +110,12 @@ mod tests {
     fn variants_of_all_rows_have_names_of_their_own() {
         for form in [Form::AsPublished, Form::Corrected] {
             let rows: Vec<&Row> = ROWS.iter().collect();
-            let all = of_rows(&rows, form);
+            let all = of_rows(&rows, form, 1);
             let names: BTreeSet<&str> = all.iter().map(|v| v.name.as_str()).collect();
             assert_eq!(names.len(), all.len());
             assert_eq!(all[0].how, How::Original);
             for row in &ROWS {
-                let own = of_row(row, form);
+                let own = of_row(row, form, 1);
                 assert_eq!(own.is_empty(), !matches!(row.kind, Kind::Changed(_)), "{}", row.name);
                 let faults = own.iter().filter_map(|v| match &v.how {
                     How::Change(change) => change.chain.iter().find_map(Transform::fault),
