@@ -1,6 +1,7 @@
 //! The report of a run: every row with the paper's figures beside the run's own, plots, and tables for programs.
 //!
-//! Neighbours: `rows` measures, `plot` draws and writes the page. Left out: computing anything that the run did not keep.
+//! Neighbours: `rows` measures, `plot` draws and writes the page. Left out: computing anything that the run did not
+//! keep.
 
 use std::path::Path;
 

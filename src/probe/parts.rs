@@ -1,8 +1,8 @@
 //! Predictions of a run, in parts that survive a kill: one Parquet file for each handful of images.
 //!
-//! A part is written aside and renamed, so that what is there is whole; whoever goes on skips it. Parts of several shards
-//! lie in one folder or are brought together by [`merge`]. Neighbours: `scoring` makes parts, `rows` read all of them.
-//! Left out: what the predictions come to.
+//! A part is written aside and renamed, so that what is there is whole; whoever goes on skips it. Parts of several
+//! shards lie in one folder or are brought together by [`merge`]. Neighbours: `scoring` makes parts, `rows` read all of
+//! them. Left out: what the predictions come to.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -32,7 +32,8 @@ pub struct Asked {
     pub variants: Vec<String>,
 }
 
-/// What models said of the images of a part; `None` of an image that could not be read, or of a variant that it has not.
+/// What models said of the images of a part; `None` of an image that could not be read, or of a variant that it has
+/// not.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Said {
     /// Image, variant, model.
@@ -46,7 +47,8 @@ pub(super) struct Said {
 pub struct Predictions {
     pub asked: Asked,
     images: usize,
-    /// By model, then variant: nothing, or an image's outputs at its place times their number, NaN where there are none.
+    /// By model, then variant: nothing, or an image's outputs at its place times their number, NaN where there are
+    /// none.
     values: Vec<Vec<Vec<f32>>>,
     /// Images that could not be used, and why.
     pub refused: BTreeMap<usize, String>,

@@ -1,8 +1,8 @@
 //! Pictures of a run: an image under every change, and mean maps of what is salient.
 //!
-//! The first test image of the cohort that can be read is kept small and in eight bits, for the page to draw. It is of a
-//! patient, as everything in the folder of a run is. Neighbours: `scoring` makes variants, `plot` draws. Left out: files of
-//! drawings (`page`).
+//! The first test image of the cohort that can be read is kept small and in eight bits, for the page to draw. It is of
+//! a patient, as everything in the folder of a run is. Neighbours: `scoring` makes variants, `plot` draws. Left out:
+//! files of drawings (`page`).
 
 use std::collections::BTreeMap;
 use std::path::Path;

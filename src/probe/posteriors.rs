@@ -1,8 +1,8 @@
 //! Rows from a table of posteriors: what can be said without images.
 //!
 //! A table has a column `<group>_pred` (or the group's key) for each group, and the self-reported group in
-//! `race_ground_truth` or `group`; `patient`, `study` and covariates where they are known. Without patients each row is one.
-//! Neighbours: `tables` reads, `rows` measures. Left out: models.
+//! `race_ground_truth` or `group`; `patient`, `study` and covariates where they are known. Without patients each row is
+//! one. Neighbours: `tables` reads, `rows` measures. Left out: models.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

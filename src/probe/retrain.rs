@@ -1,8 +1,9 @@
-//! Networks trained for a row: a recipe of the site on the cohort, with images changed as a variant has it, or on some of
-//! the patients.
+//! Networks trained for a row: a recipe of the site on the cohort, with images changed as a variant has it, or on some
+//! of the patients.
 //!
-//! What is trained on is written as a table and a recipe beside the run, so that anybody can train the same with `train`.
-//! Neighbours: `train` trains, `scoring` asks the network that comes out. Left out: recipes (`models/recipes`).
+//! What is trained on is written as a table and a recipe beside the run, so that anybody can train the same with
+//! `train`. Neighbours: `train` trains, `scoring` asks the network that comes out. Left out: recipes
+//! (`models/recipes`).
 
 use std::path::{Path, PathBuf};
 

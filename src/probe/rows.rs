@@ -1,7 +1,7 @@
 //! Rows from predictions: which figures each row of the catalogue comes to.
 //!
-//! Figures are of images and, where a study has several, of studies too. Pure. Neighbours: `metrics` measures, `tables` of
-//! covariates are `confounders`', `page` tells. Left out: what needs a network.
+//! Figures are of images and, where a study has several, of studies too. Pure. Neighbours: `metrics` measures, `tables`
+//! of covariates are `confounders`', `page` tells. Left out: what needs a network.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
 //! A run: rows of the catalogue on a cohort, in a folder that survives a kill.
 //!
-//! Order: predictions of all variants part by part, then networks trained for rows (each with predictions of its own), then
-//! rows of tables and features. Each leaves a file, which is not made again. A shard makes its share of the files; when all
-//! are there, [`super::report`] needs nothing but the folder. Neighbours: `scoring`, `retrain` and `confounders` compute.
-//! Left out: what is said of it.
+//! Order: predictions of all variants part by part, then networks trained for rows (each with predictions of its own),
+//! then rows of tables and features. Each leaves a file, which is not made again. A shard makes its share of the files;
+//! when all are there, [`super::report`] needs nothing but the folder. Neighbours: `scoring`, `retrain` and
+//! `confounders` compute. Left out: what is said of it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! What is salient to a model: maps, their means over cells, the box around a peak; and planes without a part.
 //!
-//! Neighbours: `analyse` asks for Grad-CAM, or for scores of covered images where a network cannot be looked into. Left out:
-//! pictures of maps (`plot`).
+//! Neighbours: `analyse` asks for Grad-CAM, or for scores of covered images where a network cannot be looked into. Left
+//! out: pictures of maps (`plot`).
 
 use crate::analyse::Scorers;
 use crate::domain::Fill;
@@ -20,8 +20,8 @@ pub(super) fn key(package: &Package) -> String {
     format!("{} saliency", package.key())
 }
 
-/// Grad-CAM of how sure the race model is, or the change of its answer by occlusion where it cannot be looked into; of no
-/// group. Row by row, the largest value 1; `None` where nothing speaks for its answer.
+/// Grad-CAM of how sure the race model is, or the change of its answer by occlusion where it cannot be looked into; of
+/// no group. Row by row, the largest value 1; `None` where nothing speaks for its answer.
 pub(super) async fn map(scorers: &Scorers, package: &Package, plane: &Plane) -> anyhow::Result<Option<Vec<f32>>> {
     let contract = &package.contract;
     let input = plane.to_input(contract);
@@ -64,8 +64,8 @@ pub(super) fn cells(map: &[f32]) -> Vec<f64> {
 pub(super) struct Region([f64; 4]);
 
 impl Region {
-    /// The bounding box of what is connected with the largest value and at least 60 % of it. As published it is read from a
-    /// map of 256 pixels and applied to an image of 224, which moves and enlarges it by a seventh.
+    /// The bounding box of what is connected with the largest value and at least 60 % of it. As published it is read
+    /// from a map of 256 pixels and applied to an image of 224, which moves and enlarges it by a seventh.
     pub(super) fn of_peak(map: &[f32], form: Form) -> Option<Self> {
         let side = map.len().isqrt();
         let (peak, largest) = map.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;

@@ -1,8 +1,8 @@
 //! Images through models: decoded, normalised and scored as in the node, each as it is and in every variant.
 //!
 //! A part of the cohort is decoded by all cores; of each image some variants are made at a time while others are being
-//! scored, so that memory holds a few planes for each core, whatever the number of variants. Neighbours: `analyse` scores,
-//! `pixels` decodes, `perturb` changes, `parts` keeps. Left out: which parts (`run`).
+//! scored, so that memory holds a few planes for each core, whatever the number of variants. Neighbours: `analyse`
+//! scores, `pixels` decodes, `perturb` changes, `parts` keeps. Left out: which parts (`run`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

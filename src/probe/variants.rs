@@ -1,8 +1,8 @@
 //! Variants: what is made of each image, by the rows that a run asks for.
 //!
-//! A variant is a change of the plane that a model sees, or one that depends on the image: its lung mask, or what is salient
-//! in it. Rows share variants, so that none is scored twice. Neighbours: `perturb` changes planes, `scoring` applies
-//! variants. Left out: models.
+//! A variant is a change of the plane that a model sees, or one that depends on the image: its lung mask, or what is
+//! salient in it. Rows share variants, so that none is scored twice. Neighbours: `perturb` changes planes, `scoring`
+//! applies variants. Left out: models.
 
 use std::collections::BTreeSet;
 
