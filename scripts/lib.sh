@@ -9,7 +9,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${SIDELIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sidelight}
 export SIDELIGHT_CACHE=$cache
 # The environment of the tests, benches and seeds; scripts/setup makes it.
-test_python=$cache/python-5/bin/python
+test_python=$cache/python-6/bin/python
 # A model server that the tests ask.
 test_mlserver=$cache/mlserver-1.7.1/bin/mlserver
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
