@@ -72,8 +72,8 @@ impl Frame<'_> {
         canvas::tame(text)
     }
 
-    fn is_number(&self, head: &[Column], place: usize) -> bool {
-        head.get(place).is_some_and(|c| c.is_number)
+    fn is_number(&self, head: &[Column], place: &usize) -> bool {
+        head.get(*place).is_some_and(|c| c.is_number)
     }
 }
 
