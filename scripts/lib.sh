@@ -48,7 +48,7 @@ need_sidelight() {
   need_libtorch
   stamp="$root $LIBTORCH"
   if [ -x "$sidelight" ] && [ "$(cat "$own/stamp" 2>/dev/null)" = "$stamp" ]; then
-    newer=$(cd "$root" && find src conf build.rs Cargo.toml Cargo.lock -newer "$own/stamp" -print -quit)
+    newer=$(cd "$root" && find src templates conf build.rs Cargo.toml Cargo.lock -newer "$own/stamp" -print -quit)
     [ -n "$newer" ] || return 0
   fi
   need_cargo

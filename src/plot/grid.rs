@@ -3,7 +3,7 @@
 use super::Svg;
 use super::axis;
 use super::canvas::{self, Anchor, BODY, Canvas, HEADING, NOTE, Type};
-use super::palette::{self, FRAME, INK};
+use super::palette::{self, INK};
 
 /// Grids of the same rows and columns.
 #[derive(Debug, Clone, PartialEq)]

@@ -264,7 +264,7 @@ impl Lines {
             let at = (layout.right + 18.0, top + 8.0 + ROW * i as f64);
             let look = palette::look(labels.iter().position(|l| l == label).unwrap_or(0));
             let own = || panel.series.iter().filter(|s| s.label == *label);
-            if own().any(|s| s.mark != Mark::Dots) {
+            if own().any(|s| s.mark != Mark::Dots && !s.points.is_empty()) {
                 canvas.polyline(&[(at.0 - 8.0, at.1), (at.0 + 12.0, at.1)], look);
             }
             if own().any(|s| s.mark != Mark::Curve) {
@@ -281,9 +281,8 @@ impl Lines {
     /// Series at one name stand side by side.
     fn aside(&self, panel: &Panel, series: &Series, layout: &Layout, labels: &[&str]) -> f64 {
         let Scale::Names(names) = &self.scale else { return 0.0 };
-        let mut own: Vec<&str> = panel.series.iter().map(|s| s.label.as_str()).collect();
-        own.dedup();
-        let place = own.iter().position(|l| *l == series.label).unwrap_or(0) as f64;
+        let own: Vec<&&str> = labels.iter().filter(|l| panel.series.iter().any(|s| s.label == ***l)).collect();
+        let place = own.iter().position(|l| **l == series.label).unwrap_or(0) as f64;
         let slot = (layout.right - layout.left) / names.len().max(1) as f64;
         let step = (0.7 * slot / own.len().max(1) as f64).min(12.0);
         (place - (own.len() as f64 - 1.0) / 2.0) * step
