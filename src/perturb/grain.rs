@@ -1,7 +1,6 @@
 //! Noise and blur.
 //!
-//! Noise comes from a counter (SplitMix64, then Box and Muller): a fe    let sum = 2.0 * weights.iter().sum::<f64>() - weights[0];
-    weights.iter().enumerate().map(|(x, w)| if x == 0 { w / sum / 2.0 } else { w / sum }).collect() lines in any language give the same field, which
+//! Noise comes from a counter (SplitMix64, then Box and Muller): a few lines in any language give the same field, which
 //! the reference in numpy does. Blur is scipy's `gaussian_filter`: a kernel of ⌊4σ + ½⌋ pixels to either side, edges
 //! mirrored with the last pixel repeated.
 

@@ -15,7 +15,8 @@ const TOLERANCE: f64 = 1e-5;
 /// Smooth shapes, edges and texture, not the same along both axes; at last a pixel.
 fn plane(side: usize, number: usize, count: usize) -> Plane {
     if number + 1 == count {
-        return Plane::new(side, (0..side * side).map(|at| if at == 2 * side + 5 { 1.0 } else { 0.0 }).collect()).unwrap();
+        return Plane::new(side, (0..side * side).map(|at| if at == 2 * side + 5 { 1.0 } else { 0.0 }).collect())
+            .unwrap();
     }
     let value = |at: usize| {
         let (row, column) = (at / side, at % side);
@@ -173,7 +174,8 @@ fn pictures(chest: &Plane) -> Vec<(String, Plane)> {
     }
     let kinds: HashSet<_> = chains.iter().flatten().map(std::mem::discriminant).collect();
     assert_eq!(kinds.len(), 13, "a kind of transform has no picture");
-    let disc = |at: usize| if (at / SIDE).abs_diff(45).pow(2) + (at % SIDE).abs_diff(30).pow(2) < 500 { 1.0 } else { 0.0 };
+    let disc =
+        |at: usize| if (at / SIDE).abs_diff(45).pow(2) + (at % SIDE).abs_diff(30).pow(2) < 500 { 1.0 } else { 0.0 };
     let mask = Plane::new(SIDE, (0..SIDE * SIDE).map(disc).collect()).unwrap();
     for (name, region) in [("inside a mask", Region::Inside), ("outside a mask", Region::Outside)] {
         shown.push((name.to_owned(), chest.masked(&mask, region).unwrap()));
