@@ -50,7 +50,8 @@ fn battery() -> Battery {
     let notches = neighbours.map(|(inner, outer)| Perturbation::of(Transform::Notch { inner, outer }));
     let mut perturbations = [paper::low_pass(form), paper::high_pass(form)].concat();
     perturbations.extend(bands.chain(notches).chain([paper::noise(form, 1), paper::blur(form)]));
-    perturbations.extend(paper::resolution().into_iter().filter(|p| p.chain[0] != Transform::Resolution { side: SIDE }));
+    perturbations
+        .extend(paper::resolution().into_iter().filter(|p| p.chain[0] != Transform::Resolution { side: SIDE }));
     perturbations.extend(paper::patches(form));
     Battery { perturbations }
 }

@@ -188,9 +188,7 @@ impl Transform {
             Self::Jpeg { quality } => {
                 (!(1..=100).contains(&quality)).then(|| format!("quality {quality} is not within 1 and 100"))
             }
-            Self::Ceiling { level } => {
-                (!level.is_finite()).then(|| format!("a level is {level}, it must be a number"))
-            }
+            Self::Ceiling { level } => (!level.is_finite()).then(|| format!("a level is {level}, it must be a number")),
             Self::Box { top, left, bottom, right } => (top >= bottom || left >= right)
                 .then(|| format!("a box of rows {top} to {bottom} and columns {left} to {right} holds nothing")),
         }

@@ -110,14 +110,7 @@ fn floor(dome: f32, x: f32) -> f32 {
 }
 
 /// `excess` is of the body mass index beyond the average, kg/m².
-fn draw_soft_tissue(
-    chest: &Chest,
-    canvas: &mut Canvas,
-    vessels: &Canvas,
-    fields: [&Field; 2],
-    rms: f32,
-    excess: f32,
-) {
+fn draw_soft_tissue(chest: &Chest, canvas: &mut Canvas, vessels: &Canvas, fields: [&Field; 2], rms: f32, excess: f32) {
     let cols = canvas.cols;
     let (mut lung_noise, mut body_noise) = (vec![0f32; cols], vec![0f32; cols]);
     for row in 0..canvas.rows {

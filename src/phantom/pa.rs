@@ -36,7 +36,13 @@ pub fn draw(patient: &Patient, world: &World, textures: &Textures, mut canvas: C
         &frame,
         &lungs,
         &mut canvas,
-        &Layers { vessels, parenchyma, body, rms: world.texture_rms * patient.texture_strength, excess: patient.excess() },
+        &Layers {
+            vessels,
+            parenchyma,
+            body,
+            rms: world.texture_rms * patient.texture_strength,
+            excess: patient.excess(),
+        },
     );
     draw_bones(build, &frame, &lungs, &mut canvas);
 

@@ -97,7 +97,8 @@ fn the_high_frequency_world_differs_above_sixty_cycles_alone() {
 fn the_one_patch_world_differs_in_its_cell_alone() {
     check("one-patch", |_, apart| {
         let side = SIDE as usize;
-        let within = |at: usize| [at / side, at % side].iter().all(|place| (side / 3 + 1..2 * side / 3).contains(place));
+        let within =
+            |at: usize| [at / side, at % side].iter().all(|place| (side / 3 + 1..2 * side / 3).contains(place));
         // The same but for the rounding of powers there and back.
         assert!(apart.iter().enumerate().all(|(at, v)| within(at) || v.abs() < 1e-6));
     });
@@ -169,7 +170,8 @@ fn a_linear_read_out_tells_the_groups_apart() {
         let set = Set::of(world);
         let mut weights = vec![0f64; (SIDE * SIDE) as usize];
         for number in 1001..=1005 {
-            let apart = if world == "habitus" { vec![1.0; weights.len()] } else { set.difference(number, Projection::Pa, 1).1 };
+            let apart =
+                if world == "habitus" { vec![1.0; weights.len()] } else { set.difference(number, Projection::Pa, 1).1 };
             weights.iter_mut().zip(apart).for_each(|(sum, v)| *sum += f64::from(v));
         }
         let tell = |set: &Set| {

@@ -174,17 +174,18 @@ impl Dataset {
         let (limits, change) = (Limits::default(), recipe.data.changes());
         let decode = |lab: &mut Lab, place: usize, row: &Row| {
             let contracts = std::slice::from_ref(contract);
-            let found = pixels::normalise_any_file(&row.file, contracts, Frames::default(), &limits).map(|mut image| {
-                if !change.chain.is_empty() {
-                    for (frame, input) in image.inputs.iter_mut().enumerate() {
-                        // Every image has noise of its own.
-                        *input = changed(input, &change, contract, lab, place + frame * total as usize);
+            let found =
+                pixels::normalise_any_file(&row.file, contracts, Frames::default(), &limits).map(|mut image| {
+                    if !change.chain.is_empty() {
+                        for (frame, input) in image.inputs.iter_mut().enumerate() {
+                            // Every image has noise of its own.
+                            *input = changed(input, &change, contract, lab, place + frame * total as usize);
+                        }
                     }
-                }
-                // Of what the network sees: the same stored pixels look other with another window.
-                let seen: Vec<Digest> = image.inputs.iter().map(|input| digest_of(&input.plane)).collect();
-                (image, seen)
-            });
+                    // Of what the network sees: the same stored pixels look other with another window.
+                    let seen: Vec<Digest> = image.inputs.iter().map(|input| digest_of(&input.plane)).collect();
+                    (image, seen)
+                });
             progress(Event::Loading { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
             found
         };
