@@ -74,7 +74,9 @@ pub fn lungs(scan: Scan, image: &Masked, limits: &Limits) -> Result<Vec<bool>, R
     let mut covered = vec![false; size.0 * size.1];
     for index in frames {
         let Samples::U8(values) = decoder.frame(index)?.samples else {
-            return Err(unsupported("a Segmentation with other samples than 1 or 8 unsigned bits: not supported".into()));
+            return Err(unsupported(
+                "a Segmentation with other samples than 1 or 8 unsigned bits: not supported".into(),
+            ));
         };
         covered.iter_mut().zip(values).for_each(|(covered, value)| *covered |= kind.covers(value));
     }
@@ -223,7 +225,7 @@ fn origin(group: &Item, image: &Masked) -> Origin {
     };
     let is_image = |source: &&Item| {
         // without one it is of all frames
-        let named = |frame: &String| frame.parse() == Ok(image.frame);
+        let named = |frame: &String| frame.parse::<u32>() == Ok(image.frame);
         let frames = source.texts(0x0008_1160);
         source.text(0x0008_1155).as_ref() == Some(instance) && (frames.is_empty() || frames.iter().any(named))
     };

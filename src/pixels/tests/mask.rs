@@ -30,7 +30,13 @@ pub(super) fn even(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// An image of 8 bits whose pixels within are white; `lies` are more elements, of groups 0020 and 0028.
-pub(super) fn image(rows: usize, columns: usize, within: &[bool], frames: Option<&'static str>, lies: &Object) -> Vec<u8> {
+pub(super) fn image(
+    rows: usize,
+    columns: usize,
+    within: &[bool],
+    frames: Option<&'static str>,
+    lies: &Object,
+) -> Vec<u8> {
     let (rows, columns) = (rows as u16, columns as u16);
     let image = Image { rows, columns, frames, allocated: 8, stored: 8, high: 7, ..Image::default() };
     let pixels = within.iter().map(|within| if *within { 255 } else { 0 }).collect();
@@ -106,7 +112,8 @@ proptest! {
     #[test]
     fn a_mask_goes_where_the_image_goes(case in case()) {
         let folder = tempfile::tempdir().expect("a folder");
-        let ((rows, columns), (up, picture_up)) = ((case.rows * case.factors.0, case.columns * case.factors.0), case.factors);
+        let (up, drawn_up) = case.factors;
+        let (rows, columns) = (case.rows * up, case.columns * up);
         let within = blocks(&case.within, case.columns, up);
         let text = |tag, text: &str| if text.is_empty() { new() } else { new().text(tag, "CS", text) };
         let spacing = if case.spacing.is_empty() { new() } else { new().text(0x0028_0030, "DS", case.spacing) };
@@ -115,8 +122,9 @@ proptest! {
         let shown = write(folder.path(), "image.png", &grey_png(rows, columns, &within));
         let bits = within.iter().map(|v| u8::from(*v)).collect();
         let segmentation = write(folder.path(), "mask.dcm", &Segmentation::of(rows, columns, bits).bytes());
-        let drawn = blocks(&case.within, case.columns, picture_up);
-        let drawn = write(folder.path(), "mask.png", &grey_png(case.rows * picture_up, case.columns * picture_up, &drawn));
+        let drawn = blocks(&case.within, case.columns, drawn_up);
+        let drawn = grey_png(case.rows * drawn_up, case.columns * drawn_up, &drawn);
+        let drawn = write(folder.path(), "mask.png", &drawn);
         let limits = Limits::default();
         for fit in [Fit::Stretch, Fit::CropCenter, Fit::PadSquare] {
             for orientation in [Orientation::AsStored, Orientation::LateralityLeft, Orientation::PatientOrientation] {
@@ -140,7 +148,6 @@ proptest! {
             }
         }
     }
-
 }
 
 /// Where all pixels that the triangle of a pixel reaches are within, or all without, so is the pixel.
@@ -199,10 +206,18 @@ fn pictures_are_masks_by_what_is_above_half_of_their_range() {
     let wide: Vec<u8> = (0..64u16).flat_map(|i| (32_700 + 2 * i).to_be_bytes()).collect();
     check("16 bits", &png(8, 8, Grayscale, Sixteen, &wide), Ok(&|i| 32_700 + 2 * i > 32_767));
     check("1 bit", &png(8, 8, Grayscale, One, &[0b1010_0001; 8]), Ok(&|i| [0, 2, 7].contains(&(i % 8))));
-    check("a palette", &png(8, 8, Indexed, Two, &[0b0001_0110, 0b0100_0000].repeat(8)), Ok(&|i| [1, 2, 4].contains(&(i % 8))));
+    check(
+        "a palette",
+        &png(8, 8, Indexed, Two, &[0b0001_0110, 0b0100_0000].repeat(8)),
+        Ok(&|i| [1, 2, 4].contains(&(i % 8))),
+    );
     let colours = [[255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]].concat().repeat(16);
     check("colours", &png(8, 8, Rgb, Eight, &colours), Ok(&|i| [0, 2].contains(&(i % 4))));
-    check("half of each axis", &grey_png(4, 4, &[[true, false].repeat(2), vec![false; 4]].concat().repeat(2)), Ok(&|i| i / 8 % 4 < 2 && i % 4 < 2));
+    check(
+        "half of each axis",
+        &grey_png(4, 4, &[[true, false].repeat(2), vec![false; 4]].concat().repeat(2)),
+        Ok(&|i| i / 8 % 4 < 2 && i % 4 < 2),
+    );
 
     let labels: Vec<u8> = (0..64).map(|i| i % 3).collect();
     let empty = Err((RefusalCode::Inconsistent, "the highest is 2 of 255: write 255 where the lung is"));

@@ -204,17 +204,27 @@ fn lung_segments_are_united_and_others_left_out() {
     let heart = ("heart", NOT_LUNG, ANATOMY);
     let rows = [
         ("by code", named([("a", ("SCT", "3341006"), ANATOMY), ("b", ("SCT", "44029006"), ANATOMY), heart])),
-        ("by code of old", named([("a", ("SRT", "T-28000"), ANATOMY), ("b", LUNG, ANATOMY), ("lung", NOT_LUNG, "49755003")])),
+        (
+            "by code of old",
+            named([("a", ("SRT", "T-28000"), ANATOMY), ("b", LUNG, ANATOMY), ("lung", NOT_LUNG, "49755003")]),
+        ),
         ("code before label", named([("a", LUNG, ANATOMY), ("b", LUNG, ANATOMY), ("lung", NOT_LUNG, ANATOMY)])),
         ("by label", named([("Right Lung", NOT_LUNG, ANATOMY), ("lung_l", NOT_LUNG, ANATOMY), heart])),
-        ("no nodule", named([("lung", NOT_LUNG, ANATOMY), ("LUNGS", NOT_LUNG, ANATOMY), ("Lung nodule", NOT_LUNG, "49755003")])),
-        ("a code of another scheme", named([("lung", NOT_LUNG, ANATOMY), ("lung", NOT_LUNG, ANATOMY), ("x", ("99X", "39607008"), ANATOMY)])),
+        (
+            "no nodule",
+            named([("lung", NOT_LUNG, ANATOMY), ("LUNGS", NOT_LUNG, ANATOMY), ("Lung nodule", NOT_LUNG, "49755003")]),
+        ),
+        (
+            "a code of another scheme",
+            named([("lung", NOT_LUNG, ANATOMY), ("lung", NOT_LUNG, ANATOMY), ("x", ("99X", "39607008"), ANATOMY)]),
+        ),
     ];
     for (name, segmentation) in rows {
         assert_eq!(seen(&segmentation), Ok(either(&one, &other)), "{name}");
         assert_eq!(seen(&Segmentation { deflated: true, ..segmentation }), Ok(either(&one, &other)), "{name}");
     }
-    let lone = Segmentation { segments: vec![(7, "whatever", NOT_LUNG, ANATOMY)], ..Segmentation::of(8, 8, one.to_vec()) };
+    let lone =
+        Segmentation { segments: vec![(7, "whatever", NOT_LUNG, ANATOMY)], ..Segmentation::of(8, 8, one.to_vec()) };
     let lone = Segmentation { frames: vec![SegmentFrame { segment: Some(7), ..lone.frames[0].clone() }], ..lone };
     assert_eq!(seen(&lone), Ok(plane_of(&one)), "the only segment");
 }
@@ -223,7 +233,8 @@ fn lung_segments_are_united_and_others_left_out() {
 fn fractions_count_above_half_of_their_maximum() {
     let values: Vec<u8> = (0..64).collect();
     for (max, least) in [(63, 32), (100, 51), (1, 1), (126, 64), (255, 128)] {
-        let segmentation = Segmentation { kind: "FRACTIONAL", max: Some(max), ..Segmentation::of(8, 8, values.clone()) };
+        let segmentation =
+            Segmentation { kind: "FRACTIONAL", max: Some(max), ..Segmentation::of(8, 8, values.clone()) };
         let expected: Vec<f32> = values.iter().map(|v| f32::from(u8::from(u16::from(*v) >= least))).collect();
         match seen(&segmentation) {
             Ok(plane) => assert_eq!(plane, expected, "{max}"),
@@ -300,7 +311,12 @@ fn what_is_no_mask_of_the_image_is_refused_by_name() {
     let rows: [(&str, Segmentation, RefusalCode, &str); 13] = [
         ("10⁹ frames", Segmentation { count: Some("1000000000"), ..base.clone() }, TooLarge, "Number of Frames"),
         ("more frames than bits", Segmentation { count: Some("2"), ..base.clone() }, Inconsistent, "need 16"),
-        ("another size", Segmentation { rows: 16, columns: 4, ..base.clone() }, Inconsistent, "16 × 4 (rows × columns), the image is 8 × 8"),
+        (
+            "another size",
+            Segmentation { rows: 16, columns: 4, ..base.clone() },
+            Inconsistent,
+            "16 × 4 (rows × columns), the image is 8 × 8",
+        ),
         ("no segments", Segmentation { segments: vec![], ..base.clone() }, Inconsistent, "none of its 0 segments"),
         (
             "no lung",

@@ -67,7 +67,8 @@ fn segmentations_of_other_writers_are_what_numpy_makes_of_them() {
                 continue;
             };
             let bytes = std::fs::read(expected).expect("an array");
-            let expected: Vec<f32> = npyz::NpyFile::new(&bytes[..]).and_then(npyz::NpyFile::into_vec).expect("an array");
+            let expected: Vec<f32> =
+                npyz::NpyFile::new(&bytes[..]).and_then(npyz::NpyFile::into_vec).expect("an array");
             let got = seen(contract).unwrap_or_else(|refusal| panic!("{}: {refusal}", case.name));
             let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(got.len() == expected.len() && worst < TOLERANCE, "{}: {worst} under {contract:?}", case.name);
