@@ -3,10 +3,11 @@
 //! [`run`] asks race and clinical models of every image of a cohort and of every change that the rows ask for, with the
 //! node's own decoding, normalisation and inference, and keeps what they said; [`report`] makes figures, plots and a
 //! page of that. Reading order: `catalogue`, `cohort` (with `tables`, `posteriors`), `variants`, `saliency`, `scoring`,
-//! `parts`, `manifest`, `run` (with `retrain`, `confounders`), `metrics`, `rows`, `pictures`, `drawings`, `page`.
+//! `parts`, `manifest`, `answers`, `run` (with `retrain`, `confounders`), `metrics`, `rows`, `pictures`, `drawings`, `page`.
 //! Neighbours: `perturb` changes planes, `train` trains, `tabular` has models on tables. Left out: the index of the
 //! node, and what a site does about what it finds.
 
+mod answers;
 mod catalogue;
 mod cohort;
 mod confounders;
@@ -27,8 +28,9 @@ mod tables;
 pub mod tabular;
 mod variants;
 
+pub use answers::merge;
 pub use catalogue::{Published, ROWS, Row};
 pub use metrics::{Estimate, Level};
 pub use page::{Report, report};
 pub use rows::{Figure, Quantity};
-pub use run::{Event, Options, Progress, Shard, merge, of_posteriors, rows, run};
+pub use run::{Event, Options, Progress, Shard, of_posteriors, rows, run};

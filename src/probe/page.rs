@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use super::answers::{self, Answer};
 use super::catalogue::{Kind, Published, ROWS, Row};
 use super::cohort::Part;
 use super::drawings::{drawings, point};
@@ -15,7 +16,7 @@ use super::metrics::{Estimate, Level, PATIENTS_MIN};
 use super::parts::{Predictions, Whose};
 use super::pictures::{self, Sample};
 use super::rows::{Data, Figure, Quantity};
-use super::run::{self, Answer};
+use super::run;
 use super::variants::ORIGINAL;
 use crate::domain::Purpose;
 use crate::perturb::Form;
@@ -49,7 +50,7 @@ pub fn report(folder: &Path) -> anyhow::Result<Report> {
         predictions.write(&folder.join("predictions.parquet"), &whose)?;
     }
     let data = Data { manifest: &manifest, cohort: &tested, predictions: &predictions };
-    let answers = run::answers(folder)?;
+    let answers = answers::read(folder)?;
     let sample = pictures::read(folder)?;
     let mut report = Report { figures: Vec::new(), files: Vec::new() };
     let mut sections = vec![of_run(&data, cohort.images.len(), cohort.rejected.len())];
@@ -103,7 +104,7 @@ impl Report {
         if !notes.is_empty() {
             blocks.push(Block::List(notes));
         }
-        if figures.is_empty() && row.kind != Kind::Saliency {
+        if figures.is_empty() && answers.is_empty() && row.kind != Kind::Saliency {
             blocks.push(Block::Note(match row.kind {
                 Kind::EqualDisease => "Not run: it trains a network, give --retrain with --recipe.".to_owned(),
                 _ => "No figures: the cohort has no column for this row, or no image that could be read.".to_owned(),

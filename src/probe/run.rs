@@ -10,17 +10,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use serde::{Deserialize, Serialize};
 
-use super::catalogue::{Kind, ROWS, Row};
+use super::answers::{self, Answer};
+use super::catalogue::{Changed, Kind, ROWS, Row};
 use super::cohort::{Cohort, Part};
 use super::confounders::{self, Setting, Told};
-use super::manifest::{self, FORMAT, Manifest, Model};
+use super::manifest::{FORMAT, Manifest, Model};
 use super::parts::{self, IMAGES, Predictions, Whose};
 use super::pictures;
 use super::posteriors::Posteriors;
 use super::retrain::{self, Training};
-use super::rows::{Data, Figure};
+use super::rows::Data;
 use super::scoring::{Scene, is_race};
 use super::variants;
 use crate::analyse::Scorers;
@@ -69,18 +69,6 @@ pub enum Event {
 }
 
 pub type Progress<'a> = &'a (dyn Fn(Event) + Sync);
-
-/// What a row came to that is no function of predictions, or of a trained network's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Answer {
-    pub row: String,
-    pub figures: Vec<Figure>,
-    pub notes: Vec<String>,
-}
-
-/// Folder of answers.
-const ANSWERS: &str = "answers";
 
 impl Default for Shard {
     fn default() -> Self {
@@ -156,10 +144,6 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
         form: options.form,
         saliency: has_saliency,
     };
-    if options.rows.iter().any(|row| matches!(row.kind, Kind::Changed(super::catalogue::Changed::Masks))) {
-        let masks = tested.images.iter().filter(|image| image.mask.is_some()).count();
-        ensure!(masks > 0, "row masks: no image of the cohort has a lung mask (column mask)");
-    }
     let trainings = match options.recipe {
         Some(_) => trainings(options, &cohort, groups.len())?,
         None => Vec::new(),
@@ -192,22 +176,30 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
     if let Some(recipe) = &options.recipe {
         for training in trainings {
             number += 1;
-            if options.shard.has(number) && !answer_path(&options.out, &training.name).exists() {
+            if options.shard.has(number) && !answers::path(&options.out, &training.name).exists() {
                 trained(config, options, recipe, &manifest, &cohort, &training, progress).await?;
             }
         }
     }
-    for row in options.rows.iter().filter(|row| !is_of_predictions(row) && row.kind != Kind::EqualDisease) {
-        number += 1;
-        if options.shard.has(number) && !answer_path(&options.out, row.name).exists() {
-            progress(Event::Row(row.title.to_owned()));
-            let told = told(config, row, &manifest, &cohort, &packages, progress)?;
-            keep(
-                &options.out,
-                row.name,
-                Answer { row: row.name.to_owned(), figures: told.figures, notes: told.notes },
-            )?;
+    for row in &options.rows {
+        let lacking = lacking(row, &cohort, &packages);
+        if lacking.is_none() && (is_of_predictions(row) || row.kind == Kind::EqualDisease) {
+            continue;
         }
+        number += 1;
+        if !options.shard.has(number) || answers::path(&options.out, row.name).exists() {
+            continue;
+        }
+        progress(Event::Row(row.title.to_owned()));
+        let told = match lacking {
+            Some(what) => Told { figures: Vec::new(), notes: vec![what] },
+            None => told(config, row, &manifest, &cohort, &packages, progress)?,
+        };
+        answers::keep(
+            &options.out,
+            row.name,
+            Answer { row: row.name.to_owned(), figures: told.figures, notes: told.notes },
+        )?;
     }
     Ok(())
 }
@@ -215,6 +207,31 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
 /// Whether a row's figures are of predictions.
 pub(super) fn is_of_predictions(row: &Row) -> bool {
     row.is_of_posteriors() || matches!(row.kind, Kind::Changed(_) | Kind::Saliency)
+}
+
+/// What a row asks for and the cohort or the configuration has not.
+fn lacking(row: &Row, cohort: &Cohort, packages: &[Package]) -> Option<String> {
+    let has = |name: &str| cohort.columns.iter().any(|column| column == name);
+    let no_column = |names: &[&str]| format!("Not run: the cohort has no column {}.", names.join(" or "));
+    match row.kind {
+        Kind::Covariates(names) if !has(names[0]) => Some(no_column(&names[..1])),
+        Kind::Strata(names) if !names.iter().any(|name| has(name)) => Some(no_column(names)),
+        Kind::Labels | Kind::NoFinding if cohort.labels().is_empty() => {
+            Some("Not run: the cohort has no disease labels, which are columns of 0, 1 and -1.".to_owned())
+        }
+        Kind::Combined
+            if cohort.labels().is_empty() && !["age", "sex", "bmi", "density"].iter().any(|name| has(name)) =>
+        {
+            Some(no_column(&["age", "sex", "bmi", "density"]))
+        }
+        Kind::FrozenFeatures if packages.iter().all(is_race) => {
+            Some("Not run: there is no clinical model that scores images.".to_owned())
+        }
+        Kind::Changed(Changed::Masks) if cohort.images.iter().all(|image| image.mask.is_none()) => {
+            Some("Not run: no image of the cohort has a lung mask (column mask).".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// Trainings of all rows; rows that nothing is trained for are left as they are.
@@ -331,7 +348,11 @@ async fn trained(
     let data = Data { manifest: &manifest, cohort: &scene.cohort, predictions: &predictions };
     let row = Row::named(training.row).context("a training is of a row")?;
     let figures = data.of_variant(row, &training.variant.name);
-    keep(&options.out, &training.name, Answer { row: row.name.to_owned(), figures, notes: vec![training.note.clone()] })
+    answers::keep(
+        &options.out,
+        &training.name,
+        Answer { row: row.name.to_owned(), figures, notes: vec![training.note.clone()] },
+    )
 }
 
 /// Figures of rows that are of tables, grey values or features.
@@ -402,75 +423,8 @@ fn features(
     Ok((places, rows))
 }
 
-fn answer_path(folder: &Path, name: &str) -> PathBuf {
-    folder.join(ANSWERS).join(format!("{name}.json"))
-}
-
-fn keep(folder: &Path, name: &str, answer: Answer) -> anyhow::Result<()> {
-    let path = answer_path(folder, name);
-    std::fs::create_dir_all(folder.join(ANSWERS)).with_context(|| path.display().to_string())?;
-    manifest::write(&path, &serde_json::to_vec_pretty(&answer)?)
-}
-
 fn device_of(config: &Config) -> Device {
     config.models.devices.first().copied().unwrap_or(Device::Auto)
-}
-
-/// All answers of a run, by name.
-pub(super) fn answers(folder: &Path) -> anyhow::Result<BTreeMap<String, Answer>> {
-    let place = folder.join(ANSWERS);
-    let mut answers = BTreeMap::new();
-    if !place.exists() {
-        return Ok(answers);
-    }
-    for entry in std::fs::read_dir(&place).with_context(|| place.display().to_string())? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "json") {
-            let context = || format!("{} is no answer of a row", path.display());
-            let answer = serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context)?;
-            answers.insert(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), answer);
-        }
-    }
-    Ok(answers)
-}
-
-/// Brings the files of several shards of one run together in a folder.
-///
-/// # Errors
-/// They are of different runs.
-pub fn merge(folders: &[PathBuf], out: &Path) -> anyhow::Result<()> {
-    let first = folders.first().context("there is nothing to merge")?;
-    let manifest = Manifest::read(first)?;
-    for folder in folders {
-        if let Some(what) = manifest.difference(&Manifest::read(folder)?) {
-            anyhow::bail!("{} and {} are of different runs ({what})", first.display(), folder.display());
-        }
-    }
-    let cohort = manifest.read_cohort(first)?;
-    manifest.begin(out, &cohort, true)?;
-    for folder in folders {
-        for kind in ["parts", ANSWERS, pictures::FOLDER] {
-            copy(&folder.join(kind), &out.join(kind))?;
-        }
-    }
-    Ok(())
-}
-
-/// Copies what is not there; what is stays.
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    if !from.exists() {
-        return Ok(());
-    }
-    let context = || format!("{} cannot be copied", from.display());
-    std::fs::create_dir_all(to).with_context(context)?;
-    for entry in std::fs::read_dir(from).with_context(context)? {
-        let path = entry?.path();
-        let Some(name) = path.file_name().filter(|_| path.extension().is_none_or(|e| e != "tmp")) else { continue };
-        if !to.join(name).exists() {
-            manifest::write(&to.join(name), &std::fs::read(&path).with_context(context)?)?;
-        }
-    }
-    Ok(())
 }
 
 fn file_name(path: &Path) -> String {
