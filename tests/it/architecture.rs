@@ -41,7 +41,6 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("seccompiler::", &["pixels"]),
     ("libc::", &["pixels", "infer"]),
     ("rustfft::", &["perturb", "phantom"]),
-    ("smartcore::", &["probe"]),
     ("dicom_object::", &["dicom", "receive", "deliver", "pixels", "report", "phantom"]),
 ];
 
