@@ -55,7 +55,7 @@ struct Split {
 
 impl Cuts {
     pub(super) fn of(table: &Table, rows: &[usize]) -> Self {
-        let cut = |column: usize| {
+        let cut = |column: usize| -> Vec<f64> {
             let mut values: Vec<f64> = rows.iter().map(|row| table.design.row(*row)[column]).collect();
             values.sort_by(f64::total_cmp);
             let mut distinct = values.clone();
@@ -170,7 +170,7 @@ impl Growth<'_> {
             let square = |(left, total): (&f64, &f64)| {
                 left * left / left_weight + (total - left) * (total - left) / right_weight
             };
-            let gain = left.iter().zip(total).map(square).sum();
+            let gain: f64 = left.iter().zip(total).map(square).sum();
             if best.is_none_or(|best| gain > best.gain) {
                 best = Some(Split { column, bin, gain });
             }
