@@ -44,7 +44,6 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("askama::", &["plot", "web"]),
     ("rustfft::", &["perturb", "phantom"]),
     ("parquet::", &["probe"]),
-    ("smartcore::", &["probe"]),
     ("dicom_object::", &["dicom", "receive", "deliver", "pixels", "report", "phantom"]),
 ];
 

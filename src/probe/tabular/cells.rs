@@ -1,13 +1,11 @@
 //! Rows that are alike, counted: a cell for each distinct row, with how many of each class it holds.
 //!
 //! Fourteen labels of 300,000 images are a few thousand cells, and a fit on cells with weights is the fit on the rows.
-//! Neighbours: `logistic` and `boosting` learn from cells, `forest` from rows, since it draws them.
+//! Neighbours: all learners learn from cells; `forest` draws rows and counts them by cell.
 
 use std::cmp::Ordering;
 
-use smartcore::linalg::basic::matrix::DenseMatrix;
-
-use super::{Table, TabularError};
+use super::Table;
 
 /// Distinct rows with the classes of those that have them.
 pub(super) struct Cells {
@@ -53,11 +51,4 @@ impl Cells {
         }
         shares
     }
-}
-
-/// Rows of the table as smartcore takes them: column after column.
-pub(super) fn matrix(table: &Table, rows: &[usize]) -> Result<DenseMatrix<f64>, TabularError> {
-    let columns = table.design.columns();
-    let values = (0..columns).flat_map(|j| rows.iter().map(move |i| table.design.row(*i)[j])).collect();
-    DenseMatrix::new(rows.len(), columns, values, true).map_err(|e| TabularError::Tree(e.to_string()))
 }

@@ -1,50 +1,58 @@
-//! A random forest that gives probabilities: smartcore's regression forest of each class against the rest.
+//! A random forest that gives probabilities (Breiman 2001).
 //!
-//! The mean of 0/1 targets in a leaf is the share of the class there, and the squared error of such targets is Gini's
-//! impurity. smartcore's classifier only counts votes, which are no probabilities. Two classes have one forest.
+//! As scikit-learn's `RandomForestClassifier`: trees on bootstrap samples by Gini's impurity of all classes at once,
+//! ⌊√columns⌋ columns tried at each node, and the mean over trees of what the leaves hold. A tree that is cut at a depth
+//! is a tree of that depth, so one forest answers for a whole grid of depths.
 
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use smartcore::ensemble::random_forest_regressor::{RandomForestRegressor, RandomForestRegressorParameters};
 
-use super::cells::matrix;
-use super::{Table, TabularError};
+use super::Table;
+use super::cells::Cells;
+use super::tree::{Cuts, Growth, Tree};
 
-/// The size of a forest.
-#[derive(Clone, Copy)]
-pub(super) struct Grove {
-    pub(super) depth: usize,
-    pub(super) trees: usize,
-    pub(super) seed: u64,
-}
-
-/// Probabilities of the classes for each of `test`, learnt from `train`.
-pub(super) fn grown(table: &Table, train: &[usize], test: &[usize], grove: Grove) -> Result<Vec<f64>, TabularError> {
-    let (inside, outside) = (matrix(table, train)?, matrix(table, test)?);
-    let options = RandomForestRegressorParameters {
-        // smartcore counts levels of nodes, the root's too.
-        max_depth: Some(grove.depth as u16 + 1),
-        n_trees: grove.trees,
-        m: Some(((table.design.columns() as f64).sqrt() as usize).max(1)),
-        // One seed for all classes, so that they see the same bootstrap samples.
-        seed: grove.seed,
-        ..Default::default()
+/// Probabilities of the classes for each of `test`, learnt from `train`, for each depth.
+pub(super) fn grown(
+    table: &Table,
+    train: &[usize],
+    test: &[usize],
+    depths: &[usize],
+    trees: usize,
+    seed: u64,
+) -> Vec<Vec<f64>> {
+    let cells = Cells::of(table, train);
+    let cuts = Cuts::of(table, &cells.rows);
+    let (inside, outside) = (cuts.codes(table, &cells.rows), cuts.codes(table, test));
+    let (classes, depth) = (table.classes, depths.iter().copied().max().unwrap_or(0));
+    // Each row by its cell and class, to draw from.
+    let rows: Vec<usize> = (0..).zip(&cells.count).flat_map(|(at, n)| std::iter::repeat_n(at, *n as usize)).collect();
+    let tree = |number: u64| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(number);
+        let (mut sums, mut weight) = (vec![0.0; cells.count.len()], vec![0.0; cells.rows.len()]);
+        for _ in 0..rows.len() {
+            let at = rows[rng.random_range(0..rows.len())];
+            sums[at] += 1.0;
+            weight[at / classes] += 1.0;
+        }
+        let tried = ((table.design.columns() as f64).sqrt() as usize).max(1);
+        Growth { codes: &inside, sums: &sums, width: classes, weight: &weight, depth, tried }.grown(&mut rng)
     };
-    let against_the_rest = |class: usize| {
-        let target: Vec<f64> = train.iter().map(|i| f64::from(u8::from(table.class[*i] == class))).collect();
-        RandomForestRegressor::fit(&inside, &target, options.clone()).and_then(|forest| forest.predict(&outside))
+    let forest: Vec<Tree> = (0..trees as u64).into_par_iter().map(tree).collect();
+    let row = |row: usize| {
+        // Depth after depth, class after class.
+        let mut means = vec![0.0; depths.len() * classes];
+        for tree in &forest {
+            let path: Vec<usize> = tree.path(&outside, row).collect();
+            for (depth, means) in depths.iter().zip(means.chunks_exact_mut(classes)) {
+                let node = path[(*depth).min(path.len() - 1)];
+                means.iter_mut().zip(tree.means(node)).for_each(|(mean, share)| *mean += share / trees as f64);
+            }
+        }
+        means
     };
-    let failed = |e: smartcore::error::Failed| TabularError::Tree(e.to_string());
-    if table.classes == 2 {
-        let second = against_the_rest(1).map_err(failed)?;
-        return Ok(second.into_iter().flat_map(|p: f64| [1.0 - p, p]).collect());
-    }
-    let each: Vec<Vec<f64>> =
-        (0..table.classes).into_par_iter().map(against_the_rest).collect::<Result<_, _>>().map_err(failed)?;
-    Ok((0..test.len()).flat_map(|i| shares(each.iter().map(|class| class[i]))).collect())
-}
-
-/// Parts of their sum; the same for all where nothing is left of any.
-fn shares(values: impl ExactSizeIterator<Item = f64> + Clone) -> Vec<f64> {
-    let (sum, count) = (values.clone().sum::<f64>(), values.len() as f64);
-    values.map(|v| if sum > 0.0 { v / sum } else { 1.0 / count }).collect()
+    let means: Vec<Vec<f64>> = (0..test.len()).into_par_iter().map(row).collect();
+    let of_depth = |i: usize| means.iter().flat_map(|row| &row[i * classes..(i + 1) * classes]).copied().collect();
+    (0..depths.len()).map(of_depth).collect()
 }

@@ -4,8 +4,7 @@ use rayon::prelude::*;
 
 use super::boosting::{Boost, boosted};
 use super::folds::folds;
-use super::forest::{self, Grove};
-use super::{Learner, Predicted, Search, Table, TabularError, logistic};
+use super::{Learner, Predicted, Search, Table, TabularError, forest, logistic};
 
 /// As little as scikit-learn's log loss takes for a probability.
 const PROBABILITY_MIN: f64 = f64::EPSILON;
@@ -19,18 +18,18 @@ pub fn fit(table: &Table, learner: &Learner, search: &Search) -> Result<Predicte
         table.train.iter().zip(&fold).filter(|(_, f)| inside(**f)).map(|(row, _)| *row).collect()
     };
     let grid = learner.grid();
-    let in_fold = |f: usize| -> Result<(Vec<f64>, usize), TabularError> {
+    let in_fold = |f: usize| -> (Vec<f64>, usize) {
         let (learnt, held) = (part(&|other| other != f), part(&|other| other == f));
-        let (models, unfinished) = learner.probabilities(table, &learnt, &held, &grid, search.seed)?;
+        let (models, unfinished) = learner.probabilities(table, &learnt, &held, &grid, search.seed);
         let loss = |p: &Vec<f64>| log_loss(p, held.iter().map(|row| table.class[*row]), table.classes);
-        Ok((models.iter().map(loss).collect(), unfinished))
+        (models.iter().map(loss).collect(), unfinished)
     };
-    let by_fold: Vec<_> = (0..search.parts).into_par_iter().map(in_fold).collect::<Result<_, _>>()?;
+    let by_fold: Vec<_> = (0..search.parts).into_par_iter().map(in_fold).collect();
     let loss = |entry: usize| by_fold.iter().map(|(loss, _)| loss[entry]).sum::<f64>() / search.parts as f64;
     let losses: Vec<(f64, f64)> = grid.iter().enumerate().map(|(entry, value)| (*value, loss(entry))).collect();
     let best = losses.iter().min_by(|a, b| a.1.total_cmp(&b.1));
     let chosen = best.ok_or(TabularError::Grid("give 1 to 64 entries"))?.0;
-    let (mut models, unfinished) = learner.probabilities(table, table.train, table.test, &[chosen], search.seed)?;
+    let (mut models, unfinished) = learner.probabilities(table, table.train, table.test, &[chosen], search.seed);
     let unfinished = unfinished + by_fold.iter().map(|(_, unfinished)| unfinished).sum::<usize>();
     Ok(Predicted { probabilities: models.swap_remove(0), classes: table.classes, chosen, losses, unfinished })
 }
@@ -44,18 +43,16 @@ impl Learner {
         rows: &[usize],
         entries: &[f64],
         seed: u64,
-    ) -> Result<(Vec<Vec<f64>>, usize), TabularError> {
-        let each = |one: &(dyn Fn(usize) -> Result<Vec<f64>, TabularError> + Sync)| {
-            let models: Result<_, _> = entries.par_iter().map(|depth| one(*depth as usize)).collect();
-            models.map(|models| (models, 0))
-        };
+    ) -> (Vec<Vec<f64>>, usize) {
+        let depths = || entries.iter().map(|depth| *depth as usize);
         match *self {
-            Self::Logistic { .. } => Ok(logistic::path(table, train, rows, entries)),
+            Self::Logistic { .. } => logistic::path(table, train, rows, entries),
             Self::Forest { trees, .. } => {
-                each(&|depth| forest::grown(table, train, rows, Grove { depth, trees, seed }))
+                (forest::grown(table, train, rows, &depths().collect::<Vec<_>>(), trees, seed), 0)
             }
             Self::Boosting { rounds, step, .. } => {
-                each(&|depth| boosted(table, train, rows, Boost { depth, rounds, step, seed }))
+                let one = |depth: usize| boosted(table, train, rows, Boost { depth, rounds, step, seed });
+                (depths().collect::<Vec<_>>().into_par_iter().map(one).collect(), 0)
             }
         }
     }

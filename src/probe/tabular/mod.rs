@@ -2,9 +2,9 @@
 //!
 //! Three learners, each with a grid whose best entry is chosen by cross validation on log loss: logistic regression with
 //! an L1 penalty, a random forest and gradient boosting. They are meant to be scikit-learn's, and a test compares them.
-//! Trees are smartcore's; probabilities, boosting and the logistic fit are made here. Pure: the same table, options and
-//! seed give the same figures for every number of threads. Neighbours: `covariates` makes a table of text columns,
-//! `resample` chooses patients. Left out: AUCs with intervals (`stats`), reading files.
+//! Pure: the same
+//! table, options and seed give the same figures for every number of threads. Neighbours: `covariates` makes a table of
+//! text columns, `resample` chooses patients. Left out: AUCs with intervals (`stats`), reading files.
 
 mod boosting;
 mod cells;
@@ -17,6 +17,7 @@ mod logistic;
 mod reference_tests;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use serde::Serialize;
 
@@ -61,7 +62,7 @@ pub enum Learner {
         inverse_penalty: Vec<f64>,
     },
     /// Breiman's (2001) forest: bootstrap samples, ⌊√columns⌋ columns tried at each node, the mean of what the leaves
-    /// hold. Each group against the rest has a forest of its own, on the same bootstrap samples.
+    /// hold: scikit-learn's `RandomForestClassifier`.
     Forest {
         /// Levels of splits.
         depth: Vec<usize>,
@@ -121,8 +122,6 @@ pub enum TabularError {
     Leak,
     #[error("the grid, its options or the number of folds: {0}")]
     Grid(&'static str),
-    #[error("the forest or tree could not be fitted: {0}")]
-    Tree(String),
 }
 
 impl Learner {

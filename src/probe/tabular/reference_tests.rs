@@ -84,6 +84,7 @@ impl World {
         let by_row: Vec<f64> =
             folds(&self.table(), &self.search(Folds::ByRow)).unwrap().into_iter().map(|f| f as f64).collect();
         assert_eq!(by_row, numbers(&answers["by_row"]), "{name}: folds by row");
+        let mut faults = Vec::new();
         let truth: Vec<usize> = self.test.iter().map(|i| self.class[*i]).collect();
         for (learner, of) in self.learners.iter().zip(["logistic", "forest", "boosting"]) {
             let answer = &answers[of];
@@ -100,12 +101,14 @@ impl World {
                  probabilities by {p:.4}, {} unfinished",
                 made.unfinished
             );
+            // One answer to each fit but a forest's: ties between splits differ, and how far iterations go.
+            let same = of == "forest" || loss < 0.005;
             println!("{said}");
-            assert!(here.iter().any(|auc| *auc > 0.55), "{said}");
-            assert!(auc <= 0.01, "{said}");
-            // One answer to each fit: what differs are ties between splits, and how far iterations go.
-            assert!(of == "forest" || loss < 0.005, "{said}");
+            if !same || auc > 0.01 || here.iter().all(|auc| *auc < 0.55) {
+                faults.push(format!("{said}; {losses:.5?} here, {:.5?} there", numbers(&answer["losses"])));
+            }
         }
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
     }
 }
 
