@@ -55,7 +55,11 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
             }
             let (share, error) = mean_and_error(&values);
             row.push(format!("{} ± {}", percent(share), percent(error)));
-            series[q].points.push(Point { x: place as f64, y: share, limits: Some((share - Z_95 * error, share + Z_95 * error)) });
+            series[q].points.push(Point {
+                x: place as f64,
+                y: share,
+                limits: Some((share - Z_95 * error, share + Z_95 * error)),
+            });
             checks.push(check(name, label, &values));
         }
         // What holds for all groups together may fail the smallest.
@@ -70,7 +74,6 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Section, ValidateError> {
     columns.extend(&labels);
     columns.extend(["e_A", "e_B", "e_C"]);
     let title = "Share of the true values that 95 % intervals cover (± standard error)";
-|(i, name): (usize, &&str)| format!("{} {name}", i + 1);
     Ok(Section {
         title: "Coverage",
         text: vec![
