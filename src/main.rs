@@ -125,8 +125,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Probe::Report(options) => probe::report(&options),
             Probe::Merge(options) => probe::merge(&options.dirs, &options.out),
             Probe::Run(options) => {
-                let config = load(&settings, true)?;
-                runtime(0)?.block_on(probe::run(&config, &options))
+                // A table of posteriors needs no model.
+                let config = options.cohort.is_some().then(|| load(&settings, true)).transpose()?;
+                runtime(0)?.block_on(probe::run(config.as_ref(), &options))
             }
         },
         Command::Backup(options) => {

@@ -63,6 +63,9 @@ pub struct ProbeRun {
     /// What the table calls a group of the race model; may be repeated
     #[arg(long, value_name = "TABLE'S=MODEL'S", value_parser = super::values::key_value)]
     pub group: Vec<(String, String)>,
+    /// Column that says whether there is a disease; may be repeated. Without it all columns of 0, 1 and -1
+    #[arg(long, value_name = "COLUMN")]
+    pub label: Vec<String>,
     /// Seed of noise, folds and draws
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,

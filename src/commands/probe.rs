@@ -23,31 +23,27 @@ pub fn list(json: bool) -> anyhow::Result<ExitCode> {
         print_json(&ROWS)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let published = |row: &probe::Row| {
-        let figure = |p: &probe::Published| format!("{} {}", p.of, p.value);
-        row.published.iter().take(3).map(figure).collect::<Vec<_>>().join("; ")
-    };
     let rows = ROWS.iter().map(|row| {
         vec![
             row.number.to_string(),
             row.name.to_owned(),
             row.title.to_owned(),
             row.definition.to_owned(),
-            published(row),
         ]
     });
-    print(&table(&["row", "name", "what", "how", "published"], rows))?;
+    print(&table(&["row", "name", "what", "how"], rows))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs rows; with all parts there, makes the report too.
-pub async fn run(config: &Config, options: &ProbeRun) -> anyhow::Result<ExitCode> {
+pub async fn run(config: Option<&Config>, options: &ProbeRun) -> anyhow::Result<ExitCode> {
     let rows = probe::rows(&options.names)?;
     let group_names = options.group.iter().cloned().collect();
     if let Some(predictions) = &options.predictions {
-        probe::of_posteriors(&rows, predictions, &group_names, &options.out, options.seed)?;
+        probe::of_posteriors(&rows, predictions, &group_names, &options.out, options.seed, options.resume)?;
         return report(&ProbeReport { dir: options.out.clone(), table: Default::default() });
     }
+    let Some(config) = config else { anyhow::bail!("a run on images needs a configuration") };
     may_audit(config)?;
     let (index, count) = options.shard.unwrap_or((1, 1));
     let wanted = Options {
@@ -61,6 +57,7 @@ pub async fn run(config: &Config, options: &ProbeRun) -> anyhow::Result<ExitCode
         race: options.race.clone(),
         clinical: options.clinical.clone(),
         group_names,
+        labels: options.label.clone(),
         seed: options.seed,
     };
     let bars = Bars::default();
@@ -101,8 +98,8 @@ pub fn report(options: &ProbeReport) -> anyhow::Result<ExitCode> {
             f.model.clone(),
             f.quantity.as_str().to_owned(),
             format!("{}{level}", f.of),
-            part.join(", "),
-            f.patients.to_string(),
+            plain(&part.join(", ")),
+            f.patients.map_or("< 11".to_owned(), |n| n.to_string()),
             f.estimate.map_or("too few".to_owned(), told),
         ]
     });
@@ -114,6 +111,12 @@ pub fn report(options: &ProbeReport) -> anyhow::Result<ExitCode> {
 pub fn merge(folders: &[PathBuf], out: &Path) -> anyhow::Result<ExitCode> {
     probe::merge(folders, out)?;
     report(&ProbeReport { dir: out.to_owned(), table: Default::default() })
+}
+
+/// A table's text without what a terminal would obey.
+fn plain(text: &str) -> String {
+    let obeyed = |c: char| c.is_control() || ('\u{200e}'..='\u{2069}').contains(&c) && !c.is_alphanumeric() && c != '–';
+    text.chars().take(60).map(|c| if obeyed(c) { '\u{fffd}' } else { c }).collect()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {

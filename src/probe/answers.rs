@@ -36,19 +36,22 @@ pub(super) fn keep(folder: &Path, name: &str, answer: Answer) -> anyhow::Result<
 }
 
 /// All answers of a run, by name.
-pub(super) fn read(folder: &Path) -> anyhow::Result<BTreeMap<String, Answer>> {
+pub(super) fn read(folder: &Path, expected: &[String]) -> anyhow::Result<BTreeMap<String, Answer>> {
     let place = folder.join(ANSWERS);
     let mut answers = BTreeMap::new();
-    if !place.exists() {
-        return Ok(answers);
+    let missing: Vec<&String> = expected.iter().filter(|name| !place.join(format!("{name}.json")).exists()).collect();
+    if let Some(first) = missing.first() {
+        let (count, all) = (missing.len(), expected.len());
+        anyhow::bail!(
+            "{count} of {all} answers are missing in {}, {first} for one: go on with --resume, or merge the other shards",
+            folder.display()
+        );
     }
-    for entry in std::fs::read_dir(&place).with_context(|| place.display().to_string())? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "json") {
-            let context = || format!("{} is no answer of a row", path.display());
-            let answer = serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context)?;
-            answers.insert(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), answer);
-        }
+    for name in expected {
+        let path = place.join(format!("{name}.json"));
+        let context = || format!("{} is no answer of a row", path.display());
+        let answer = serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context)?;
+        answers.insert(name.clone(), answer);
     }
     Ok(answers)
 }
@@ -71,6 +74,12 @@ pub fn merge(folders: &[PathBuf], out: &Path) -> anyhow::Result<()> {
         for kind in ["parts", ANSWERS, pictures::FOLDER] {
             copy(&folder.join(kind), &out.join(kind))?;
         }
+        for name in &manifest.answers {
+            let own = Path::new("retrain").join(name);
+            for kind in ["", "parts"] {
+                copy(&folder.join(&own).join(kind), &out.join(&own).join(kind))?;
+            }
+        }
     }
     Ok(())
 }
@@ -84,7 +93,8 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(to).with_context(context)?;
     for entry in std::fs::read_dir(from).with_context(context)? {
         let path = entry?.path();
-        let Some(name) = path.file_name().filter(|_| path.extension().is_none_or(|e| e != "tmp")) else { continue };
+        let is_file = path.is_file() && path.extension().is_none_or(|e| e != "tmp");
+        let Some(name) = path.file_name().filter(|_| is_file) else { continue };
         if !to.join(name).exists() {
             manifest::write(&to.join(name), &std::fs::read(&path).with_context(context)?)?;
         }

@@ -26,7 +26,9 @@ pub struct Cohort {
     pub columns: Vec<String>,
     /// Rows that are not used.
     pub rejected: Vec<Reject>,
-    /// Of the table and of the sizes of its files.
+    /// Columns that say whether there is a disease.
+    pub labels: Vec<String>,
+    /// Of the table, what was read of it, and the sizes of its files.
     pub digest: Digest,
 }
 
@@ -86,11 +88,17 @@ impl Part {
 }
 
 impl Cohort {
-    /// Reads a table. `groups` are the race model's keys, `names` translates the table's.
+    /// Reads a table. `groups` are the race model's keys, `names` translates the table's. `labels` are columns that say
+    /// whether there is a disease; where none are named, those are that hold nothing but −1, 0 and 1.
     ///
     /// # Errors
     /// A column is missing, a patient is in two parts, a file is listed twice, or no row can be used.
-    pub fn read(path: &Path, groups: &[String], names: &BTreeMap<String, String>) -> anyhow::Result<Self> {
+    pub fn read(
+        path: &Path,
+        groups: &[String],
+        names: &BTreeMap<String, String>,
+        labels: &[String],
+    ) -> anyhow::Result<Self> {
         let table = Table::read(path)?;
         let place = |column: &str| table.place(column);
         for needed in ["file", "patient", "group"] {
@@ -121,9 +129,18 @@ impl Cohort {
             let first = rejected.first().map_or(String::new(), |r| format!("; line {}: {}", r.line, r.reason));
             anyhow::bail!("no row of {} can be used{first}", path.display());
         }
+        // By no order of the table: where images of a batch bear on one another, neighbours are nobody's choice.
+        images.sort_by_cached_key(|image| Digest::of(image.name.as_bytes()).to_string());
         let columns = columns.iter().map(|(_, name)| (*name).clone()).collect();
         let digest = digest(&table, &images);
-        Ok(Self { images, columns, rejected, digest })
+        let mut cohort = Self { images, columns, rejected, labels: labels.to_vec(), digest };
+        if let Some(missing) = labels.iter().find(|label| !cohort.columns.contains(label)) {
+            anyhow::bail!("{} has no column {missing} for this disease", path.display());
+        }
+        if labels.is_empty() {
+            cohort.labels = cohort.guessed_labels();
+        }
+        Ok(cohort)
     }
 
     /// Values of a column, image by image.
@@ -132,21 +149,21 @@ impl Cohort {
         Some(self.images.iter().map(|image| image.values[place].as_str()).collect())
     }
 
-    /// Columns that say whether there is a disease: none of a covariate's name, and nothing in them but −1, 0, 1.
-    pub fn labels(&self) -> Vec<&str> {
+    /// Columns of no covariate's name with nothing in them but −1, 0, 1.
+    fn guessed_labels(&self) -> Vec<String> {
         let is_label = |(place, name): &(usize, &String)| {
             let value = |image: &Image| label(&image.values[*place]);
             let known: Vec<f64> = self.images.iter().filter_map(|image| value(image).ok().flatten()).collect();
             let all = self.images.iter().all(|image| value(image).is_ok());
             all && !known.is_empty() && !COVARIATES.contains(&name.as_str())
         };
-        self.columns.iter().enumerate().filter(is_label).map(|(_, name)| name.as_str()).collect()
+        self.columns.iter().enumerate().filter(is_label).map(|(_, name)| name.clone()).collect()
     }
 
     /// The images at these places, in a cohort of the same columns.
     pub fn subset(&self, places: &[usize]) -> Self {
         let images = places.iter().map(|place| self.images[*place].clone()).collect();
-        Self { images, columns: self.columns.clone(), rejected: Vec::new(), digest: self.digest.clone() }
+        Self { images, rejected: Vec::new(), ..self.clone() }
     }
 
     /// Places of the images of a part.
@@ -259,12 +276,15 @@ impl Reader<'_> {
     }
 }
 
-/// Of the table, and of the sizes of the files that it names: whoever changes an image seldom keeps its size.
+/// Of the table, of what was read of it, and of the sizes of the files that it names: whoever changes an image seldom keeps
+/// its size.
 fn digest(table: &Table, images: &[Image]) -> Digest {
     let mut text = table.digest.to_string();
     for image in images {
-        let size = std::fs::metadata(&image.file).map_or(0, |m| m.len());
-        text.push_str(&format!("\n{size}"));
+        let size = |file: &Path| std::fs::metadata(file).map_or(0, |m| m.len());
+        let mask = image.mask.as_deref().map_or(0, size);
+        let Image { name, patient, study, group, part, .. } = image;
+        text.push_str(&format!("\n{name:?} {patient:?} {study:?} {group} {part:?} {} {mask}", size(&image.file)));
     }
     Digest::of(text.as_bytes())
 }
@@ -286,7 +306,7 @@ pub(super) mod fixtures {
             values: Vec::new(),
         };
         let images = (0..images).map(image).collect();
-        Cohort { images, columns: Vec::new(), rejected: Vec::new(), digest: Digest::of(b"") }
+        Cohort { images, columns: Vec::new(), rejected: Vec::new(), labels: Vec::new(), digest: Digest::of(b"") }
     }
 }
 
@@ -302,22 +322,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cohort.csv");
         std::fs::write(&path, text).unwrap();
-        Cohort::read(&path, &groups(), &BTreeMap::from([("B".to_owned(), "Black".to_owned())]))
+        Cohort::read(&path, &groups(), &BTreeMap::from([("B".to_owned(), "Black".to_owned())]), &[])
     }
 
     #[test]
     fn a_cohort_has_what_its_table_says() {
         let cohort = read(
-            "file,patient,study,group,split,mask,age,mass,odd\n\
+            "file,Patient,study,group,split,mask,AGE,mass,odd\n\
              a.png,1,x,WHITE,train,,50,1,7\nb.png,1,x,white,train,m.png,,-1,\nc.png,2,,B,train,,61,,2\n",
         )
         .unwrap();
+        let place = |name: &str| cohort.images.iter().position(|image| image.name == name).unwrap();
+        let [a, b, c] = ["a.png", "b.png", "c.png"].map(place);
         let of = |i: usize| &cohort.images[i];
-        assert_eq!((of(0).group, of(2).group, of(0).part), (2, 1, Part::Train));
-        assert_eq!((of(1).mask.is_some(), of(2).study.as_str()), (true, "c.png"));
-        assert_eq!(cohort.labels(), ["mass"]);
-        assert_eq!(cohort.column("age").unwrap(), ["50", "", "61"]);
-        assert_eq!((cohort.patients(), cohort.studies()), (vec![0, 0, 1], vec![0, 0, 1]));
+        assert_eq!((of(a).group, of(c).group, of(a).part), (2, 1, Part::Train));
+        assert_eq!((of(b).mask.is_some(), of(c).study.as_str()), (true, "c.png"));
+        assert_eq!(cohort.labels, ["mass"]);
+        let ages = cohort.column("age").unwrap();
+        assert_eq!([ages[a], ages[b], ages[c]], ["50", "", "61"]);
+        let (patients, studies) = (cohort.patients(), cohort.studies());
+        assert!(patients[a] == patients[b] && patients[a] != patients[c] && studies[a] == studies[b]);
     }
 
     #[test]

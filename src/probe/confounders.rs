@@ -59,7 +59,7 @@ fn learners() -> Vec<(&'static str, Learner)> {
 pub(super) fn of_table(setting: &Setting<'_>) -> anyhow::Result<Told> {
     let Setting { row, cohort, .. } = setting;
     let has = |name: &str| cohort.columns.iter().any(|column| column == name);
-    let labels: Vec<String> = cohort.labels().into_iter().map(str::to_owned).collect();
+    let labels = cohort.labels.clone();
     let logistic = || vec![("logistic regression", Learner::logistic())];
     let sets = match row.kind {
         Kind::Covariates(names) => {

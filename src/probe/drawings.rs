@@ -2,7 +2,7 @@
 //!
 //! Neighbours: `rows` measures, `plot` draws, `page` shows. Left out: files.
 
-use super::catalogue::{Changed, Kind, Row};
+use super::catalogue::{Changed, Kind, Row, Said};
 use super::metrics::{Estimate, Level};
 use super::rows::{Data, Figure, Quantity};
 use super::variants::{self, ORIGINAL, Variant};
@@ -37,13 +37,16 @@ fn forest(row: &Row, figures: &[Figure]) -> (String, Svg) {
         let heading =
             [figure.model.as_str(), &figure.stratum, level].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>();
         let heading = heading.join(", ");
-        let reference = row.published.iter().filter(|p| p.group == Some(figure.of.as_str())).map(|p| p.value);
+        let reference = row.published.iter().filter(|p| p.group == Some(figure.of.as_str())).filter_map(|p| match p.value {
+            Said::Is(value) => Some(value),
+            _ => None,
+        });
         let reference: Vec<f64> = reference.collect();
         let row = ForestRow {
             label: figure.of.clone(),
             estimate: figure.estimate.map(|e| e.value),
             interval: figure.estimate.map(|e| (e.lower, e.upper)),
-            n: Some(figure.patients as u64),
+            n: figure.patients.map(|n| n as u64),
             // Several data sets have no one figure.
             reference: (reference.len() == 1).then(|| reference[0]),
         };
@@ -184,7 +187,7 @@ fn shifts(row: &Row, figures: &[Figure]) -> (String, Svg) {
             label: figure.of.clone(),
             estimate: figure.estimate.map(|e| e.value),
             interval: figure.estimate.map(|e| (e.lower, e.upper)),
-            n: Some(figure.patients as u64),
+            n: figure.patients.map(|n| n as u64),
             reference: None,
         };
         match groups.iter_mut().find(|group| group.heading == heading) {

@@ -3,6 +3,7 @@
 //!
 //! Left out: times and the machine, so that shards of one run have the same manifest.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -40,6 +41,8 @@ pub struct Manifest {
     pub recipe: Option<Digest>,
     pub seed: u64,
     pub asked: Asked,
+    /// Names of the answers that the run leaves beside predictions.
+    pub answers: Vec<String>,
 }
 
 /// A model that was asked, and what is needed to judge its answers.
@@ -63,6 +66,7 @@ struct Kept {
     columns: Vec<String>,
     images: Vec<Image>,
     rejected: Vec<Reject>,
+    labels: Vec<String>,
     digest: Digest,
 }
 
@@ -106,7 +110,9 @@ impl Manifest {
     /// # Errors
     /// There is a run and `resume` is not given, or it is another one.
     pub(super) fn begin(&self, folder: &Path, cohort: &Cohort, resume: bool) -> anyhow::Result<()> {
-        std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+        // It will hold posteriors and a picture of a patient.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.with_context(|| format!("{} cannot be made", folder.display()))?;
         if folder.join(FILE).exists() {
             let found = Self::read(folder)?;
             ensure!(resume, "{} holds a run: go on with --resume, or give another folder", folder.display());
@@ -119,6 +125,7 @@ impl Manifest {
             columns: cohort.columns.clone(),
             images: cohort.images.clone(),
             rejected: cohort.rejected.clone(),
+            labels: cohort.labels.clone(),
             digest: cohort.digest.clone(),
         };
         write(&folder.join(COHORT), &serde_json::to_vec(&kept)?)?;
@@ -131,6 +138,10 @@ impl Manifest {
         let manifest: Self =
             serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context)?;
         ensure!(manifest.format == FORMAT, "{} is of format {}, this is {FORMAT}", path.display(), manifest.format);
+        let fits = manifest.of_purpose(Purpose::Race).all(|(_, model)| model.outputs == manifest.groups);
+        ensure!(fits, "{}: its race models have other groups", path.display());
+        let asked = manifest.models.iter().all(|m| manifest.asked.models.iter().any(|(key, of)| *key == m.key && *of == m.outputs));
+        ensure!(asked || manifest.asked.models.is_empty(), "{}: its models have other outputs", path.display());
         Ok(manifest)
     }
 
@@ -139,11 +150,11 @@ impl Manifest {
         let path = folder.join(COHORT);
         let context = || format!("{} cannot be read", path.display());
         let kept: Kept = serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context)?;
-        let Kept { columns, images, rejected, digest } = kept;
+        let Kept { columns, images, rejected, labels, digest } = kept;
         ensure!(digest == self.cohort_digest, "{} is not the cohort of the run", path.display());
         let whole = images.iter().all(|i| i.values.len() == columns.len() && i.group < self.groups.len());
         ensure!(whole, "{} is damaged", path.display());
-        Ok(Cohort { images, columns, rejected, digest })
+        Ok(Cohort { images, columns, rejected, labels, digest })
     }
 
     /// In what another run differs, if in anything.
@@ -152,7 +163,7 @@ impl Manifest {
             (self.sidelight == other.sidelight, "another version of sidelight"),
             (self.cohort_digest == other.cohort_digest, "another cohort, or its images have changed"),
             (self.models == other.models && self.groups == other.groups, "other models"),
-            (self.rows == other.rows && self.asked == other.asked, "other rows"),
+            (self.rows == other.rows && self.asked == other.asked && self.answers == other.answers, "other rows"),
             (self.form == other.form, "another mode"),
             (self.recipe == other.recipe, "another recipe"),
             (self.seed == other.seed, "another seed"),

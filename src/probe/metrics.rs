@@ -12,6 +12,8 @@ use crate::stats::{ClusterBootstrap, delong, quantile};
 pub const DRAWS: u64 = 1000;
 /// With fewer patients of a class nothing is said.
 pub const PATIENTS_MIN: usize = 11;
+/// Of fewer patients with a finding there is no miss rate.
+pub const CASES_MIN: usize = 30;
 
 /// Whether a value is of an image, or a mean over those of a study.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -98,21 +100,34 @@ pub fn auc(scores: &[f64], positive: &[bool], patient: &[usize], seed: u64) -> O
     let dense = dense(patient);
     if dense.1 == scores.len() {
         let found = delong(scores, positive)?;
-        return Some(Estimate { value: found.auc, lower: found.lower, upper: found.upper });
+        let found = Estimate { value: found.auc, lower: found.lower, upper: found.upper };
+        return Some(with_room(found, of(true).min(of(false))));
     }
     let curve = Curve::of(scores, positive)?;
     let draws = bootstrap(&dense, seed, |weight| curve.auc(|row| weight[dense.0[row]]));
-    interval(curve.auc(|_| 1.0)?, draws)
+    interval(curve.auc(|_| 1.0)?, draws).map(|found| with_room(found, of(true).min(of(false))))
 }
 
-/// The mean over groups of the AUC of each against all others, where all can be said; its limits are of the bootstrap.
-pub fn macro_auc(scored: &Scored, groups: usize, seed: u64) -> Option<Estimate> {
+/// A score that parts the classes wholly has no variance, which is no certainty: by the rule of three, of the smaller
+/// class's patients, up to 3 / n may be otherwise.
+fn with_room(found: Estimate, patients: usize) -> Estimate {
+    let room = 3.0 / patients.max(3) as f64;
+    match found {
+        Estimate { value, lower, .. } if value >= 1.0 && lower >= 1.0 => Estimate { lower: 1.0 - room, ..found },
+        Estimate { value, upper, .. } if value <= 0.0 && upper <= 0.0 => Estimate { upper: room, ..found },
+        _ => found,
+    }
+}
+
+/// The mean over these groups of the AUC of each against all others; its limits are of the bootstrap. `None` of fewer
+/// than two.
+pub fn macro_auc(scored: &Scored, groups: &[usize], seed: u64) -> Option<Estimate> {
     let member = |group: usize| scored.group.iter().map(|g| *g == group).collect::<Vec<bool>>();
-    let counted = (0..groups).filter(|g| scored.group.contains(g));
-    let curves = counted.map(|g| Curve::of(&scored.column(g), &member(g))).collect::<Option<Vec<Curve>>>()?;
-    if curves.len() < 2 {
+    if groups.len() < 2 {
         return None;
     }
+    let curve = |g: &usize| Curve::of(&scored.column(*g), &member(*g));
+    let curves = groups.iter().map(curve).collect::<Option<Vec<Curve>>>()?;
     let dense = dense(&scored.patient);
     let mean = |weight: &dyn Fn(usize) -> f64| {
         let aucs = curves.iter().map(|curve| curve.auc(weight)).collect::<Option<Vec<f64>>>()?;
@@ -123,7 +138,8 @@ pub fn macro_auc(scored: &Scored, groups: usize, seed: u64) -> Option<Estimate> 
 }
 
 /// By how much the largest miss rate (FNR) of a group exceeds the smallest, at a threshold; of groups with
-/// [`PATIENTS_MIN`] patients who have the finding. `truth`: of each row, where it is known.
+/// [`CASES_MIN`] patients who have the finding. `truth`: of each row, where it is known. A largest less a smallest is above
+/// 0 by chance alone, and so are its limits.
 pub fn miss_gap(
     scores: &[f64],
     truth: &[Option<bool>],
@@ -140,7 +156,7 @@ pub fn miss_gap(
         let mut own: Vec<usize> = rows.iter().filter(|row| group[**row] == *g).map(|row| patient[*row]).collect();
         own.sort_unstable();
         own.dedup();
-        own.len() >= PATIENTS_MIN
+        own.len() >= CASES_MIN
     });
     if groups.len() < 2 {
         return None;
@@ -282,6 +298,10 @@ mod tests {
         let single = auc(&scores, &positive, &own, 7).unwrap();
         let reference = stats::delong(&scores, &positive).unwrap();
         assert_eq!((single.value, single.lower), (reference.auc, reference.lower));
+        let apart: Vec<f64> = positive.iter().map(|p| f64::from(u8::from(*p))).collect();
+        let sure = auc(&apart, &positive, &own, 7).unwrap();
+        let fewer = positive.iter().filter(|p| **p).count().min(positive.iter().filter(|p| !**p).count());
+        assert_eq!((sure.value, sure.lower), (1.0, 1.0 - 3.0 / fewer as f64));
         // Everybody four times: no more is known than before.
         let four = |i: usize| i / 4;
         let copied: (Vec<f64>, Vec<bool>) = (0..1600).map(|i| (scores[four(i)], positive[four(i)])).unzip();

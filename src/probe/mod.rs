@@ -29,7 +29,7 @@ pub mod tabular;
 mod variants;
 
 pub use answers::merge;
-pub use catalogue::{Published, ROWS, Row};
+pub use catalogue::{Published, ROWS, Row, Said};
 pub use metrics::{Estimate, Level};
 pub use page::{Report, report};
 pub use rows::{Figure, Quantity};

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::answers::{self, Answer};
-use super::catalogue::{Kind, Published, ROWS, Row};
+use super::catalogue::{Kind, Published, ROWS, Row, Said};
 use super::cohort::Part;
 use super::drawings::{drawings, point};
 use super::manifest::Manifest;
@@ -50,7 +50,7 @@ pub fn report(folder: &Path) -> anyhow::Result<Report> {
         predictions.write(&folder.join("predictions.parquet"), &whose)?;
     }
     let data = Data { manifest: &manifest, cohort: &tested, predictions: &predictions };
-    let answers = answers::read(folder)?;
+    let answers = answers::read(folder, &manifest.answers)?;
     let sample = pictures::read(folder)?;
     let mut report = Report { figures: Vec::new(), files: Vec::new() };
     let mut sections = vec![of_run(&data, cohort.images.len(), cohort.rejected.len())];
@@ -143,7 +143,8 @@ impl Report {
         let names: Vec<String> = data.manifest.asked.variants.clone();
         let mut blocks = vec![Block::Text(
             "Each change of the image, the race model's mean AUC, the clinical model's AUC and the gap of its miss rates \
-             between groups, all on the same images. Where a change takes race away and leaves the finding, the finding does \
+             between groups, on the test images that have what is asked (a truth, a mask). A gap is a largest less a \
+             smallest rate: it is above 0 by chance alone, and so are its limits. Where a change takes race away and leaves the finding, the finding does \
              not need what shows race; where both fall together, they hang on the same part of the image, which is no proof \
              that the clinical model uses race."
                 .to_owned(),
@@ -277,14 +278,19 @@ fn table(figures: &[Figure]) -> Block {
             f.quantity.as_str().to_owned(),
             if what.is_empty() { "whole image".to_owned() } else { what },
             level.to_owned(),
-            small(f.count),
-            small(f.patients),
+            few(f.count),
+            few(f.patients),
             value,
             limits,
         ]
     });
     let caption = format!("All figures of this row. None where fewer than {PATIENTS_MIN} patients are on either side");
     Block::Table { caption, head, rows: rows.collect() }
+}
+
+/// Numbers of figures that are told.
+fn few(count: Option<usize>) -> String {
+    count.map_or(format!("< {PATIENTS_MIN}"), |count| count.to_string())
 }
 
 /// Counts below the least that is told are not told either.
@@ -301,7 +307,13 @@ fn told(estimate: Option<Estimate>) -> (String, String) {
 
 fn published(p: &Published) -> String {
     let limits = p.limits.map_or(String::new(), |(lower, upper)| format!(" ({lower} to {upper})"));
-    format!("{} {}{limits}", p.of, p.value)
+    match p.value {
+        Said::Is(v) => format!("{} {v}{limits}", p.of),
+        Said::AtMost(v) => format!("{} at most {v}", p.of),
+        Said::AtLeast(v) => format!("{} at least {v}", p.of),
+        Said::Between(lower, upper) => format!("{} {lower} to {upper}", p.of),
+        Said::That(text) => format!("{}: {text}", p.of),
+    }
 }
 
 fn capital(text: &str) -> String {
@@ -326,8 +338,8 @@ fn csv_of(figures: &[Figure]) -> anyhow::Result<Vec<u8>> {
             level,
             &f.stratum,
             &f.variant,
-            &f.count.to_string(),
-            &f.patients.to_string(),
+            &few(f.count),
+            &few(f.patients),
             &number(f.estimate.map(|e| e.value)),
             &number(f.estimate.map(|e| e.lower)),
             &number(f.estimate.map(|e| e.upper)),

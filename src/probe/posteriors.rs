@@ -1,6 +1,6 @@
 //! Rows from a table of posteriors: what can be said without images.
 //!
-//! A table has a column `<group>_pred` (or the group's key) for each group, and the self-reported group in
+//! A table has a column `<group>_pred` for each group, and the self-reported group in
 //! `race_ground_truth` or `group`; `patient`, `study` and covariates where they are known. Without patients each row is
 //! one. Neighbours: `tables` reads, `rows` measures. Left out: models.
 
@@ -50,6 +50,7 @@ impl Posteriors {
             .collect();
         let value = |row: &[String], column: &str| table.place(column).map(|at| row[at].clone()).unwrap_or_default();
         let (mut images, mut rejected, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut known: BTreeMap<String, usize> = BTreeMap::new();
         for (row, line) in table.rows.iter().zip(2..) {
             let name = [value(row, "file"), value(row, "index"), line.to_string()];
             let name = name.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
@@ -58,16 +59,20 @@ impl Posteriors {
                 refuse(format!("no posterior for the group {:?}", row[truth]));
                 continue;
             };
+            let patient = value(row, "patient");
+            if !patient.is_empty() && *known.entry(patient.clone()).or_insert(group) != group {
+                anyhow::bail!("line {line}: the patient has more than one group: leave such patients out");
+            }
             let posterior: Option<Vec<f64>> = columns.iter().map(|(at, _)| probability(&row[*at])).collect();
             let Some(posterior) = posterior else {
                 refuse("a posterior is no number from 0 to 1".to_owned());
                 continue;
             };
-            let own = |said: String| if said.is_empty() { line.to_string() } else { said };
+            let own = |said: String| if said.is_empty() { format!("line {line}") } else { said };
             outputs.push(posterior);
             images.push(Image {
                 file: PathBuf::from(&name),
-                patient: own(value(row, "patient")),
+                patient: own(patient),
                 study: own(value(row, "study")),
                 name,
                 group,
@@ -92,7 +97,7 @@ impl Posteriors {
         let mut predictions = Predictions::empty(&asked, images.len());
         outputs.iter().enumerate().for_each(|(image, outputs)| predictions.set(0, 0, image, outputs));
         let columns = others.iter().map(|at| table.columns[*at].clone()).collect();
-        let cohort = Cohort { images, columns, rejected, digest: table.digest };
+        let cohort = Cohort { images, columns, rejected, labels: Vec::new(), digest: table.digest };
         Ok(Self { groups, cohort, model, predictions })
     }
 }

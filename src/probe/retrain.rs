@@ -44,17 +44,20 @@ pub(super) fn of_row(
     let all = || (0..cohort.images.len()).collect::<Vec<usize>>();
     let original = || Variant { name: ORIGINAL.to_owned(), how: How::Original };
     let training = |variant: Variant, images, note: String| Training {
-        name: format!("{}-{}", row.name, slug(&variant.name)),
+        // A package's name is short, and a chain of changes has a long one.
+        name: row.name.to_owned(),
         row: row.name,
         variant,
         images,
         note,
     };
-    Ok(match row.kind {
+    let mut all_of_row = match row.kind {
+        // Those of another site, and of several architectures, are given.
+        Kind::Detection if ["external", "architectures"].contains(&row.name) => Vec::new(),
         Kind::Detection => vec![training(original(), all(), "the whole cohort".to_owned())],
         Kind::NoFinding => {
             let (_, is_in) = rows::no_finding(cohort);
-            let images: Vec<usize> = all().into_iter().filter(|i| is_in(&cohort.images[*i])).collect();
+            let images: Vec<usize> = all().into_iter().filter(|i| is_in(*i, &cohort.images[*i])).collect();
             let note = format!("{} of {} images have no finding", images.len(), cohort.images.len());
             vec![training(original(), images, note)]
         }
@@ -62,19 +65,24 @@ pub(super) fn of_row(
             let (images, note) = equal_disease(cohort, groups, seed)?;
             vec![training(original(), images, note)]
         }
-        // Masks and salient boxes are of an image; acquisition asks how a network reacts that knows nothing of them.
-        Kind::Changed(Changed::Masks | Changed::Peak | Changed::Acquisition) => Vec::new(),
+        // Masks and salient boxes are of an image, noise and blur were for tests only, and acquisition asks how a network
+        // reacts that knows nothing of it.
+        Kind::Changed(Changed::Masks | Changed::Peak | Changed::Noise | Changed::Blur | Changed::Acquisition) => Vec::new(),
         Kind::Changed(_) => variants::of_row(row, form, seed)
             .into_iter()
             .map(|variant| training(variant, all(), "the whole cohort, changed".to_owned()))
             .collect(),
         _ => Vec::new(),
-    })
+    };
+    if all_of_row.len() > 1 {
+        all_of_row.iter_mut().zip(1..).for_each(|(training, number)| training.name = format!("{}-{number}", row.name));
+    }
+    Ok(all_of_row)
 }
 
 /// Patients of each part such that every group has the same distribution of disease.
 fn equal_disease(cohort: &Cohort, groups: usize, seed: u64) -> anyhow::Result<(Vec<usize>, String)> {
-    let labels = cohort.labels();
+    let labels = &cohort.labels;
     ensure!(!labels.is_empty(), "the cohort has no disease labels: columns of 0 and 1");
     ensure!(labels.len() <= 64, "the cohort has {} disease labels, 64 are possible", labels.len());
     let columns: Vec<usize> = labels.iter().filter_map(|l| cohort.columns.iter().position(|c| c == l)).collect();
@@ -171,9 +179,7 @@ fn derive(
     let context = || format!("recipe {}", recipe.display());
     let text = std::fs::read_to_string(recipe).with_context(context)?;
     let mut said: toml::Table = toml::from_str(&text).with_context(context)?;
-    ensure!(Recipe::read(recipe)?.purpose == Purpose::Race, "{} is of no race model", context());
-    let name = said.get("name").and_then(toml::Value::as_str).unwrap_or("probe").to_owned();
-    said.insert("name".into(), format!("{name}-{}", training.name).into());
+    said.insert("name".into(), format!("probe-{}", training.name).into());
     let beside = recipe.parent().unwrap_or(Path::new(""));
     let start = said.get_mut("network").and_then(|network| network.get_mut("start_weights"));
     if let Some(file) = start.and_then(|start| start.get_mut("file"))
@@ -197,15 +203,16 @@ fn derive(
     Ok(path)
 }
 
-/// Of the recipe and its start weights' digest, which it names.
-pub(super) fn digest(recipe: &Path) -> anyhow::Result<Digest> {
-    Ok(Recipe::read(recipe)?.digest())
-}
-
-/// A name for files: letters, digits and hyphens.
-pub(super) fn slug(name: &str) -> String {
-    let letters =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' });
-    let text: String = letters.collect();
-    text.split('-').filter(|word| !word.is_empty()).collect::<Vec<_>>().join("-")
+/// The digest of a recipe whose networks would have these groups.
+pub(super) fn check(path: &Path, groups: &[String]) -> anyhow::Result<Digest> {
+    let recipe = Recipe::read(path)?;
+    ensure!(recipe.purpose == Purpose::Race, "recipe {} is of no race model", path.display());
+    ensure!(
+        recipe.keys() == groups,
+        "recipe {} has the groups {}, the race model {}: write output.groups of the recipe in that order",
+        path.display(),
+        recipe.keys().join(", "),
+        groups.join(", ")
+    );
+    Ok(recipe.digest())
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::catalogue::{Changed, Kind, Row};
 use super::cohort::{Cohort, Image, label};
 use super::manifest::{Manifest, Model};
-use super::metrics::{self, Estimate, Level, Scored};
+use super::metrics::{self, Estimate, Level, PATIENTS_MIN, Scored};
 use super::parts::Predictions;
 use super::variants::{self, ORIGINAL};
 use crate::domain::Purpose;
@@ -46,9 +46,9 @@ pub struct Figure {
     /// Part of the cohort; empty: all.
     pub stratum: String,
     pub variant: String,
-    /// Values that it is of, and their patients.
-    pub count: usize,
-    pub patients: usize,
+    /// Values that it is of, and their patients; not told where fewer than eleven patients are.
+    pub count: Option<usize>,
+    pub patients: Option<usize>,
     /// `None` where too few patients stand for it.
     pub estimate: Option<Estimate>,
 }
@@ -75,7 +75,7 @@ pub struct Data<'a> {
 }
 
 /// A part of the cohort by name, and whether an image is of it.
-pub type Stratum<'a> = (String, Box<dyn Fn(&Image) -> bool + 'a>);
+pub type Stratum<'a> = (String, Box<dyn Fn(usize, &Image) -> bool + 'a>);
 
 impl Data<'_> {
     /// Figures of a row; none of one that is not of predictions.
@@ -102,9 +102,23 @@ impl Data<'_> {
     fn changed(&self, row: &Row) -> Vec<Figure> {
         let mut names = vec![ORIGINAL.to_owned()];
         names.extend(variants::of_row(row, self.manifest.form, self.manifest.seed).into_iter().map(|v| v.name));
-        let all = everything();
-        let of = |name: &String| [self.race(row, name, &all), self.clinical(row, name)].concat();
+        // A mask or a salient box is not in every image: what is compared is of those that have it.
+        let having = matches!(row.kind, Kind::Changed(Changed::Masks | Changed::Peak));
+        let kept = self.having(if having { &names[1..] } else { &[] });
+        let all: Stratum<'_> = (String::new(), Box::new(move |place, _| kept[place]));
+        let of = |name: &String| [self.race(row, name, &all), self.clinical(row, name, &all)].concat();
         names.iter().flat_map(of).collect()
+    }
+
+    /// Of each image, whether every model has a prediction for all of these variants.
+    fn having(&self, variants: &[String]) -> Vec<bool> {
+        let mut kept = vec![true; self.cohort.images.len()];
+        for variant in variants.iter().filter_map(|name| self.predictions.variant(name)) {
+            for model in 0..self.manifest.models.len() {
+                kept.iter_mut().zip(self.predictions.of(model, variant)).for_each(|(kept, p)| *kept &= p.is_some());
+            }
+        }
+        kept
     }
 
     /// AUCs of the race models within a stratum.
@@ -134,10 +148,10 @@ impl Data<'_> {
     }
 
     /// AUCs and gaps of miss rates of the clinical models' findings.
-    fn clinical(&self, row: &Row, variant: &str) -> Vec<Figure> {
+    fn clinical(&self, row: &Row, variant: &str, stratum: &Stratum<'_>) -> Vec<Figure> {
         let mut figures = Vec::new();
         for (m, model) in self.manifest.of_purpose(Purpose::Clinical) {
-            let (scored, places) = self.scored(m, variant, &|_| true);
+            let (scored, places) = self.scored(m, variant, &*stratum.1);
             for (f, finding) in model.outputs.iter().enumerate() {
                 let Some(column) = self.cohort.column(finding) else { continue };
                 let truth: Vec<Option<bool>> = places.iter().map(|place| truth(column[*place])).collect();
@@ -158,8 +172,8 @@ impl Data<'_> {
                     level: Level::Image,
                     stratum: String::new(),
                     variant: variant.to_owned(),
-                    count: rows.len(),
-                    patients: distinct(rows.iter().map(|row| scored.patient[*row])),
+                    count: counted(rows.len(), distinct(rows.iter().map(|row| scored.patient[*row]))),
+                    patients: counted_patients(distinct(rows.iter().map(|row| scored.patient[*row]))),
                     estimate,
                 };
                 let with: Vec<usize> = known.iter().copied().filter(|row| truth[*row] == Some(true)).collect();
@@ -200,8 +214,8 @@ impl Data<'_> {
                             level: Level::Image,
                             stratum: String::new(),
                             variant: variant.name.clone(),
-                            count: values.len(),
-                            patients: distinct(patient.iter().copied()),
+                            count: counted(values.len(), distinct(patient.iter().copied())),
+                            patients: counted_patients(distinct(patient.iter().copied())),
                             estimate: metrics::mean(&values, &patient, self.manifest.seed),
                         });
                     }
@@ -212,13 +226,13 @@ impl Data<'_> {
     }
 
     /// What a model said of the images of a stratum, and their places.
-    fn scored(&self, model: usize, variant: &str, is_in: &dyn Fn(&Image) -> bool) -> (Scored, Vec<usize>) {
+    fn scored(&self, model: usize, variant: &str, is_in: &dyn Fn(usize, &Image) -> bool) -> (Scored, Vec<usize>) {
         let Some(variant) = self.predictions.variant(variant) else { return Default::default() };
         let patients = self.cohort.patients();
         let (mut scored, mut places) = (Scored::default(), Vec::new());
         for (place, outputs) in self.predictions.of(model, variant).enumerate() {
             let image = &self.cohort.images[place];
-            let Some(outputs) = outputs.filter(|_| is_in(image)) else { continue };
+            let Some(outputs) = outputs.filter(|_| is_in(place, image)) else { continue };
             scored.outputs.push(outputs.iter().map(|v| f64::from(*v)).collect());
             scored.group.push(image.group);
             scored.patient.push(patients[place]);
@@ -248,7 +262,7 @@ impl Data<'_> {
                         let (name, value) = (format!("{column} {value}"), value.to_owned());
                         (
                             name,
-                            Box::new(move |image: &Image| image.values[place] == value) as Box<dyn Fn(&Image) -> bool>,
+                            Box::new(move |_: usize, image: &Image| image.values[place] == value) as Box<dyn Fn(usize, &Image) -> bool>,
                         )
                     })
                     .collect();
@@ -263,8 +277,8 @@ impl Data<'_> {
                     _ => format!("{column} {from} to below {to}"),
                 };
                 let number = move |image: &Image| image.values[place].parse::<f64>().ok();
-                let is_in = move |image: &Image| number(image).is_some_and(|v| from <= v && v < to);
-                (name, Box::new(is_in) as Box<dyn Fn(&Image) -> bool>)
+                let is_in = move |_: usize, image: &Image| number(image).is_some_and(|v| from <= v && v < to);
+                (name, Box::new(is_in) as Box<dyn Fn(usize, &Image) -> bool>)
             })
             .collect()
     }
@@ -289,8 +303,8 @@ pub fn race_figures(
         level: Level::Image,
         stratum: String::new(),
         variant: ORIGINAL.to_owned(),
-        count: scored.len(),
-        patients: scored.patients(),
+        count: counted(scored.len(), scored.patients()),
+        patients: counted_patients(scored.patients()),
         estimate,
     };
     let mut figures: Vec<Figure> = Vec::new();
@@ -301,16 +315,18 @@ pub fn race_figures(
     }
     // With two groups both have the same.
     if groups.len() > 2 {
-        let all = figures.iter().all(|f| f.estimate.is_some());
-        let mean = all.then(|| metrics::macro_auc(scored, groups.len(), seed)).flatten();
-        figures.push(figure(Quantity::MacroAuc, "all groups", mean));
+        let can_be_told: Vec<usize> = (0..groups.len()).filter(|g| figures[*g].estimate.is_some()).collect();
+        let of: Vec<&str> = can_be_told.iter().map(|g| groups[*g].as_str()).collect();
+        let of = if of.len() == groups.len() { "all groups".to_owned() } else { of.join(" and ") };
+        let mean = metrics::macro_auc(scored, &can_be_told, seed);
+        figures.push(figure(Quantity::MacroAuc, &of, mean));
     }
     figures.into_iter()
 }
 
 /// The whole cohort.
 pub(super) fn everything() -> Stratum<'static> {
-    (String::new(), Box::new(|_| true))
+    (String::new(), Box::new(|_, _| true))
 }
 
 /// Images whose disease labels are all 0, −1 or nothing; or those that a column `no_finding` says so of.
@@ -318,10 +334,10 @@ pub(super) fn no_finding(cohort: &Cohort) -> Stratum<'static> {
     let named = |name: &&String| ["no_finding", "no finding"].contains(&name.to_ascii_lowercase().as_str());
     let place = |name: &str| cohort.columns.iter().position(|column| column == name);
     if let Some(at) = cohort.columns.iter().find(named).and_then(|name| place(name)) {
-        return ("no finding".to_owned(), Box::new(move |image: &Image| truth(&image.values[at]) == Some(true)));
+        return ("no finding".to_owned(), Box::new(move |_, image| truth(&image.values[at]) == Some(true)));
     }
-    let labels: Vec<usize> = cohort.labels().into_iter().filter_map(place).collect();
-    let is_in = move |image: &Image| {
+    let labels: Vec<usize> = cohort.labels.iter().filter_map(|name| place(name)).collect();
+    let is_in = move |_: usize, image: &Image| {
         !labels.is_empty() && labels.iter().all(|at| label(&image.values[*at]).ok().flatten() != Some(1.0))
     };
     ("no finding".to_owned(), Box::new(is_in))
@@ -334,6 +350,15 @@ pub(super) fn truth(text: &str) -> Option<bool> {
         Ok(Some(v)) if v == 0.0 => Some(false),
         _ => None,
     }
+}
+
+/// Numbers of few people are not told.
+fn counted(values: usize, patients: usize) -> Option<usize> {
+    (patients >= PATIENTS_MIN).then_some(values)
+}
+
+fn counted_patients(patients: usize) -> Option<usize> {
+    counted(patients, patients)
 }
 
 fn distinct(numbers: impl Iterator<Item = usize>) -> usize {

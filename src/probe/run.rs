@@ -47,6 +47,8 @@ pub struct Options {
     pub clinical: Vec<String>,
     /// The table's names of groups, where they differ from the race model's.
     pub group_names: BTreeMap<String, String>,
+    /// Columns that say whether there is a disease; empty: all of 0, 1 and −1.
+    pub labels: Vec<String>,
     pub seed: u64,
 }
 
@@ -89,6 +91,7 @@ pub fn of_posteriors(
     names: &BTreeMap<String, String>,
     out: &Path,
     seed: u64,
+    resume: bool,
 ) -> anyhow::Result<()> {
     for row in rows {
         ensure!(row.is_of_posteriors(), "{} needs images: give --cohort", row.name);
@@ -106,8 +109,9 @@ pub fn of_posteriors(
         recipe: None,
         seed,
         asked: predictions.asked.clone(),
+        answers: Vec::new(),
     };
-    manifest.begin(out, &cohort, false)?;
+    manifest.begin(out, &cohort, resume)?;
     let whose = Whose { cohort: &cohort, groups: &manifest.groups };
     for number in 0..parts::count(cohort.images.len()) {
         let images = number * IMAGES..((number + 1) * IMAGES).min(cohort.images.len());
@@ -128,7 +132,8 @@ pub fn of_posteriors(
 pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> anyhow::Result<()> {
     let packages = packages(config, options)?;
     let groups: Vec<String> = packages[0].groups().iter().map(|g| g.key.clone()).collect();
-    let cohort = Cohort::read(&options.cohort, &groups, &options.group_names)?;
+        one_cohort(&options.rows, &packages)?;
+    let cohort = Cohort::read(&options.cohort, &groups, &options.group_names, &options.labels)?;
     let mut models = config.models.clone();
     models.race_prior = None;
     let (all, wanted) = (packages.clone(), models.clone());
@@ -148,19 +153,27 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
         Some(_) => trainings(options, &cohort, groups.len())?,
         None => Vec::new(),
     };
+    let has_own = |row: &&&Row| !is_of_predictions(row) && row.kind != Kind::EqualDisease;
+    let own_rows: Vec<&Row> = options
+        .rows
+        .iter()
+        .filter(|row| has_own(row) || lacking(row, &cohort, &packages).is_some())
+        .copied()
+        .collect();
     let precision = |p: &Package| scorers.precision(p).map(|precision| precision.as_str().to_owned());
     let manifest = Manifest {
         format: FORMAT,
         sidelight: env!("CARGO_PKG_VERSION").to_owned(),
         cohort: file_name(&options.cohort),
         cohort_digest: cohort.digest.clone(),
-        groups,
+        groups: groups.clone(),
         models: packages.iter().map(|p| Model::of(p, precision(p))).collect(),
         rows: options.rows.iter().map(|row| row.name.to_owned()).collect(),
         form: options.form,
-        recipe: options.recipe.as_deref().map(retrain::digest).transpose()?,
+        recipe: options.recipe.as_deref().map(|recipe| retrain::check(recipe, &groups)).transpose()?,
         seed: options.seed,
         asked: scene.asked(),
+        answers: trainings.iter().map(|t| t.name.clone()).chain(own_rows.iter().map(|row| row.name.to_owned())).collect(),
     };
     manifest.begin(&options.out, &cohort, options.resume)?;
     let needs_images = options.rows.iter().any(|row| is_of_predictions(row));
@@ -181,11 +194,8 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
             }
         }
     }
-    for row in &options.rows {
+    for row in own_rows {
         let lacking = lacking(row, &cohort, &packages);
-        if lacking.is_none() && (is_of_predictions(row) || row.kind == Kind::EqualDisease) {
-            continue;
-        }
         number += 1;
         if !options.shard.has(number) || answers::path(&options.out, row.name).exists() {
             continue;
@@ -193,7 +203,11 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
         progress(Event::Row(row.title.to_owned()));
         let told = match lacking {
             Some(what) => Told { figures: Vec::new(), notes: vec![what] },
-            None => told(config, row, &manifest, &cohort, &packages, progress)?,
+            // One row that cannot be answered takes nothing from the others.
+            None => told(config, row, &manifest, &cohort, &packages, progress).unwrap_or_else(|error| {
+                tracing::warn!(row = row.name, error = format!("{error:#}"), "a row has no figures");
+                Told { figures: Vec::new(), notes: vec![format!("Not run: {error:#}.")] }
+            }),
         };
         answers::keep(
             &options.out,
@@ -209,6 +223,16 @@ pub(super) fn is_of_predictions(row: &Row) -> bool {
     row.is_of_posteriors() || matches!(row.kind, Kind::Changed(_) | Kind::Saliency)
 }
 
+/// Rows of other parts of the body and other sites are of other cohorts, and architectures of several models.
+fn one_cohort(rows: &[&Row], packages: &[Package]) -> anyhow::Result<()> {
+    let own: Vec<&str> = rows.iter().filter(|row| OF_A_COHORT.contains(&row.name)).map(|row| row.name).collect();
+    ensure!(own.len() < 2, "rows {} are of different cohorts: run them one by one", own.join(" and "));
+    let several = packages.iter().filter(|p| is_race(p)).count() > 1;
+    let architectures = rows.iter().any(|row| row.name == "architectures");
+    ensure!(several || !architectures, "row architectures compares race models: give --race for each");
+    Ok(())
+}
+
 /// What a row asks for and the cohort or the configuration has not.
 fn lacking(row: &Row, cohort: &Cohort, packages: &[Package]) -> Option<String> {
     let has = |name: &str| cohort.columns.iter().any(|column| column == name);
@@ -216,11 +240,11 @@ fn lacking(row: &Row, cohort: &Cohort, packages: &[Package]) -> Option<String> {
     match row.kind {
         Kind::Covariates(names) if !has(names[0]) => Some(no_column(&names[..1])),
         Kind::Strata(names) if !names.iter().any(|name| has(name)) => Some(no_column(names)),
-        Kind::Labels | Kind::NoFinding if cohort.labels().is_empty() => {
+        Kind::Labels | Kind::NoFinding | Kind::EqualDisease if cohort.labels.is_empty() => {
             Some("Not run: the cohort has no disease labels, which are columns of 0, 1 and -1.".to_owned())
         }
         Kind::Combined
-            if cohort.labels().is_empty() && !["age", "sex", "bmi", "density"].iter().any(|name| has(name)) =>
+            if cohort.labels.is_empty() && !["age", "sex", "bmi", "density"].iter().any(|name| has(name)) =>
         {
             Some(no_column(&["age", "sex", "bmi", "density"]))
         }
@@ -236,8 +260,13 @@ fn lacking(row: &Row, cohort: &Cohort, packages: &[Package]) -> Option<String> {
 
 /// Trainings of all rows; rows that nothing is trained for are left as they are.
 fn trainings(options: &Options, cohort: &Cohort, groups: usize) -> anyhow::Result<Vec<Training>> {
+    let has = |part: Part| cohort.images.iter().any(|image| image.part == part);
+    ensure!(
+        has(Part::Train) && has(Part::Validation),
+        "networks are trained on the parts train and validation of the cohort: it has no such rows (column split)"
+    );
     let mut all = Vec::new();
-    for row in &options.rows {
+    for row in options.rows.iter().filter(|row| lacking(row, cohort, &[]).is_none()) {
         all.extend(retrain::of_row(row, cohort, groups, options.form, options.seed)?);
     }
     ensure!(!all.is_empty(), "nothing is trained for these rows: leave out --retrain");
@@ -303,7 +332,7 @@ async fn score(
         }
         let said = scene.part(&places, &|| tell(1)).await?;
         for (place, reason) in &said.refused {
-            tracing::warn!(file = scene.cohort.images[*place].name, reason, "an image is left out");
+            tracing::warn!(image = place, reason, "an image is left out");
         }
         parts::write(folder, number, &whose, &scene.asked(), &said)?;
     }
@@ -431,12 +460,16 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Rows by name or number, in the catalogue's order; `all` is all of them.
+/// Rows that say what the images are of: a run has one.
+const OF_A_COHORT: [&str; 6] = ["detection", "external", "ct", "hand", "mammography", "spine"];
+
+/// Rows by name or number, in the catalogue's order; `all` is all of them that one cohort and one race model answer.
 pub fn rows(names: &[String]) -> anyhow::Result<Vec<&'static Row>> {
     let mut rows: Vec<&'static Row> = Vec::new();
     for name in names {
         if name == "all" {
-            rows.extend(ROWS.iter());
+            rows.extend(ROWS.iter().filter(|row| row.name == "detection" || !OF_A_COHORT.contains(&row.name)));
+            rows.retain(|row| row.name != "architectures");
             continue;
         }
         rows.push(Row::named(name).with_context(|| format!("there is no row {name:?}: see `sidelight probe list`"))?);

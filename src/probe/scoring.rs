@@ -137,7 +137,7 @@ impl Scene {
                 true => saliency::map(&self.scorers, package, &seen.planes[0]).await?,
                 false => None,
             };
-            let region = region.as_deref().and_then(|map| Region::of_peak(map, self.form)).map(|region| (0, region));
+            let region = region.as_deref().and_then(|map| Region::of_peak(map, self.form));
             let all: Vec<usize> = (0..self.variants.len()).collect();
             let (seen, contracts) = (Arc::new(seen), Arc::new(contracts));
             let made = Made { scene: self.clone(), seen, contracts, place, region };
@@ -155,16 +155,16 @@ impl Scene {
     async fn image(&self, place: usize, seen: Arc<Seen>) -> anyhow::Result<Vec<(usize, usize, Vec<f64>)>> {
         let contracts = Arc::new(self.contracts());
         let mut outputs = Vec::new();
-        let mut region = None;
-        let needs_region = self.variants.iter().any(|v| v.how == How::WithoutPeak);
-        if self.saliency || needs_region {
+        // Of each race model, by its contract.
+        let mut regions: Vec<Option<(usize, Region)>> = Vec::new();
+        let without_peak = self.variants.iter().position(|v| v.how == How::WithoutPeak);
+        if self.saliency || without_peak.is_some() {
             let mut own = self.packages.len();
             for package in self.packages.iter().filter(|p| is_race(p)) {
                 let c = contracts.iter().position(|c| *c == package.contract).context("a contract of a package")?;
                 let map = saliency::map(&self.scorers, package, &seen.planes[c]).await?;
-                if region.is_none() {
-                    region = map.as_deref().and_then(|map| Region::of_peak(map, self.form)).map(|region| (c, region));
-                }
+                let region = map.as_deref().and_then(|map| Region::of_peak(map, self.form));
+                regions.push(region.map(|region| (c, region)));
                 if self.saliency {
                     if let Some(map) = map {
                         outputs.push((0, own, saliency::cells(&map)));
@@ -178,7 +178,7 @@ impl Scene {
         let mut labs: Vec<Lab> = contracts.iter().map(|_| Lab::default()).collect();
         for some in numbered.chunks(AT_ONCE) {
             let scene =
-                Made { scene: self.clone(), seen: Arc::clone(&seen), contracts: Arc::clone(&contracts), place, region };
+                Made { scene: self.clone(), seen: Arc::clone(&seen), contracts: Arc::clone(&contracts), place, region: None };
             let some = some.to_vec();
             let planes = move || {
                 let made: Vec<Vec<(usize, ModelInput)>> =
@@ -190,20 +190,43 @@ impl Scene {
             for (m, package) in self.packages.iter().enumerate() {
                 let c = contracts.iter().position(|c| *c == package.contract).context("a contract of a package")?;
                 let inputs: Vec<ModelInput> = made[c].iter().map(|(_, input)| input.clone()).collect();
-                let answers = self.scorers.score_all_covered(package, inputs.into_iter()).await;
-                let answers = answers.map_err(|error| anyhow::anyhow!("{}: {error}", package.identity.name))?;
-                let width = package.column_of.len();
-                for ((variant, _), mut values) in made[c].iter().zip(answers) {
-                    // An out-of-distribution score comes last.
-                    values.truncate(width);
-                    if values.len() != width {
-                        bail!("{} gave {} outputs, {width} are of its card", package.identity.name, values.len());
-                    }
+                for ((variant, _), values) in made[c].iter().zip(self.answers(package, inputs).await?) {
                     outputs.push((*variant, m, values));
                 }
             }
         }
+        // Race models come first; a clinical model has the first one's box.
+        if let Some(variant) = without_peak {
+            for (m, package) in self.packages.iter().enumerate() {
+                let Some((of, region)) = regions.get(if is_race(package) { m } else { 0 }).copied().flatten() else { continue };
+                let contract = &package.contract;
+                // A place in one model's image is one in another's where both see the same part of it.
+                let c = contracts.iter().position(|c| c == contract).context("a contract of a package")?;
+                if (contracts[of].fit, contracts[of].orientation) == (contract.fit, contract.orientation) {
+                    let input = region.blackened(&seen.planes[c]).to_input(contract);
+                    let values = self.answers(package, vec![input]).await?.remove(0);
+                    outputs.push((variant, m, values));
+                }
+            }
+        }
         Ok(outputs)
+    }
+}
+
+impl Scene {
+    /// What a model says of inputs of its contract: an output for each key of its card.
+    async fn answers(&self, package: &Package, inputs: Vec<ModelInput>) -> anyhow::Result<Vec<Vec<f64>>> {
+        let width = package.column_of.len();
+        let answers = self.scorers.score_all_covered(package, inputs.into_iter()).await;
+        let mut answers = answers.map_err(|error| anyhow::anyhow!("{}: {error}", package.identity.name))?;
+        for values in &mut answers {
+            // An out-of-distribution score comes last.
+            values.truncate(width);
+            if values.len() != width {
+                bail!("{} gave {} outputs, {width} are of its card", package.identity.name, values.len());
+            }
+        }
+        Ok(answers)
     }
 }
 
@@ -213,8 +236,8 @@ struct Made {
     seen: Arc<Seen>,
     contracts: Arc<Vec<Contract>>,
     place: usize,
-    /// The salient box, and by which contract.
-    region: Option<(usize, Region)>,
+    /// The salient box of the contract that is asked for.
+    region: Option<Region>,
 }
 
 impl Made {
@@ -227,12 +250,7 @@ impl Made {
                 How::Change(_) if seen.of_batch.contains_key(v) => seen.of_batch[v][c].clone(),
                 How::Change(change) => change.apply_at(self.place, lab, plane),
                 How::Lungs { within } => saliency::masked(plane, seen.masks[c].as_ref()?, *within),
-                How::WithoutPeak => {
-                    let (of, region) = self.region?;
-                    // A place in one model's image is one in another's where both see the same part of it.
-                    let geometry = |c: usize| (self.contracts[c].fit, self.contracts[c].orientation);
-                    (geometry(of) == geometry(c)).then(|| region.blackened(plane))?
-                }
+                How::WithoutPeak => self.region?.blackened(plane),
             };
             Some((*v, changed.to_input(&self.contracts[c])))
         };
@@ -252,14 +270,12 @@ fn see(image: &Image, contracts: &[Contract], with_mask: bool) -> Result<Seen, S
     let planes: Option<Vec<Plane>> =
         normalised.inputs.iter().zip(contracts).map(|(input, contract)| Plane::of_input(input, contract)).collect();
     let planes = planes.filter(|planes| planes.len() == contracts.len()).ok_or("it has no finite grey values")?;
-    let mask = |contract: &Contract| match &image.mask {
-        Some(mask) if with_mask => {
-            let values =
-                pixels::mask_file(mask, &image.file, contract, &limits).map_err(|r| format!("its mask: {r}"))?;
-            Ok(Plane::new(contract.size as usize, values))
-        }
-        _ => Ok(None),
+    // A mask that cannot be used takes nothing from rows that need none.
+    let mask = |contract: &Contract| {
+        let file = image.mask.as_deref().filter(|_| with_mask)?;
+        let values = pixels::mask_file(file, &image.file, contract, &limits);
+        let values = values.inspect_err(|reason| tracing::warn!(%reason, "a lung mask is left out")).ok()?;
+        Plane::new(contract.size as usize, values)
     };
-    let masks = contracts.iter().map(mask).collect::<Result<_, String>>()?;
-    Ok(Seen { planes, masks, of_batch: BTreeMap::new() })
+    Ok(Seen { planes, masks: contracts.iter().map(mask).collect(), of_batch: BTreeMap::new() })
 }

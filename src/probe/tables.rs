@@ -9,6 +9,7 @@ use anyhow::{Context, bail, ensure};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 
+use super::cohort::{COLUMNS, COVARIATES};
 use crate::domain::Digest;
 
 /// Of a file; a cohort of five million images has less.
@@ -36,6 +37,10 @@ impl Table {
         let (columns, rows) =
             if bytes.starts_with(b"PAR1") { parquet(path) } else { csv_of(&bytes) }.with_context(context)?;
         ensure!(!columns.is_empty(), "{} has no columns", path.display());
+        // Names that mean something mean it in any case.
+        let known = |name: &str| COLUMNS.iter().chain(&COVARIATES).find(|known| known.eq_ignore_ascii_case(name));
+        let columns: Vec<String> =
+            columns.into_iter().map(|name| known(&name).map_or(name, |known| (*known).to_owned())).collect();
         let mut names: Vec<&String> = columns.iter().collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -71,10 +76,13 @@ fn parquet(path: &Path) -> anyhow::Result<Cells> {
     let columns: Vec<String> = metadata.schema().get_fields().iter().map(|f| f.name().to_owned()).collect();
     let rows = usize::try_from(metadata.num_rows())?;
     ensure!(rows.saturating_mul(columns.len()) <= CELLS_MAX, "it has more than {CELLS_MAX} values");
-    let mut found = Vec::new();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     for row in reader.get_row_iter(None)? {
         let row = row?;
-        found.push(row.get_column_iter().map(|(name, field)| cell(name, field)).collect::<Result<_, _>>()?);
+        let cells = row.get_column_iter().map(|(name, field)| cell(name, field)).collect::<Result<Vec<_>, _>>()?;
+        bytes += cells.iter().map(|cell| cell.len() as u64).sum::<u64>();
+        ensure!(bytes <= BYTES_MAX, "its texts have more than {BYTES_MAX} bytes");
+        found.push(cells);
         ensure!(found.len() <= rows, "it has more rows than it says");
     }
     Ok((columns, found))
