@@ -50,9 +50,11 @@ pub(super) fn boosted(table: &Table, train: &[usize], test: &[usize], boost: Boo
             let p = |cell: usize| p[cell * classes + class];
             let open = |cell: usize| cells.count[cell * classes + class] - cells.weight[cell] * p(cell);
             let open: Vec<f64> = (0..cells.rows.len()).map(open).collect();
-            let growth = Growth { ranks: &ranks, sums: &open, width: 1, weight: &cells.weight, depth: boost.depth, tried };
+            let growth =
+                Growth { ranks: &ranks, sums: &open, width: 1, weight: &cells.weight, depth: boost.depth, tried };
             let tree = growth.grown(&mut rng);
-            let leaf: Vec<usize> = (0..cells.rows.len()).map(|cell| tree.leaf(table.design.row(cells.rows[cell]))).collect();
+            let leaf: Vec<usize> =
+                (0..cells.rows.len()).map(|cell| tree.leaf(table.design.row(cells.rows[cell]))).collect();
             let steps = newton(&tree, &leaf, &open, |cell| cells.weight[cell] * p(cell) * (1.0 - p(cell)), classes);
             for (cell, leaf) in leaf.into_iter().enumerate() {
                 scores[cell * width + score] += boost.step * steps[leaf];

@@ -128,7 +128,8 @@ fn models_on_labels_are_scikit_learns() {
     let mut rng = ChaCha8Rng::seed_from_u64(10);
     let prevalence: Vec<f64> = (0..14).map(|_| rng.random_range(0.02..0.4)).collect();
     // A third of the labels differs by group.
-    let tilt: Vec<[f64; 3]> = (0..14).map(|j| [0; 3].map(|_| if j % 3 == 0 { rng.random_range(0.7..1.4) } else { 1.0 })).collect();
+    let tilt: Vec<[f64; 3]> =
+        (0..14).map(|j| [0; 3].map(|_| if j % 3 == 0 { rng.random_range(0.7..1.4) } else { 1.0 })).collect();
     let row = |rng: &mut ChaCha8Rng, class: usize| {
         let one = |(p, tilt): (&f64, &[f64; 3])| f64::from(u8::from(rng.random::<f64>() < p * tilt[class]));
         prevalence.iter().zip(&tilt).map(one).collect()
@@ -143,7 +144,8 @@ fn models_on_covariates_are_scikit_learns() {
         let age = rng.random_range(20.0..90.0_f64) - 8.0 * f64::from(u8::from(class == 0));
         let female = f64::from(u8::from(rng.random::<f64>() < 0.5));
         let spread = if class == 1 { 9.0 } else { 5.0 };
-        let bmi = 27.0 + spread * (rng.random::<f64>() + rng.random::<f64>() - 1.0) + 2.0 * female * f64::from(class as u8);
+        let bmi =
+            27.0 + spread * (rng.random::<f64>() + rng.random::<f64>() - 1.0) + 2.0 * female * f64::from(class as u8);
         let density = rng.random_range(0..4usize).saturating_sub(usize::from(class == 1 && age > 60.0));
         let mut row = vec![age.round(), female, bmi];
         row.extend((0..4).map(|d| f64::from(u8::from(d == density))));

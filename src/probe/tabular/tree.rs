@@ -181,9 +181,8 @@ impl Scan<'_> {
     fn pass(&mut self, rank: u32, weight: f64, sums: &[f64]) {
         if let Some(lower) = self.last.filter(|last| *last < rank) {
             let right_weight = self.all.1 - self.left_weight;
-            let square = |(left, all): (&f64, &f64)| {
-                left * left / self.left_weight + (all - left) * (all - left) / right_weight
-            };
+            let square =
+                |(left, all): (&f64, &f64)| left * left / self.left_weight + (all - left) * (all - left) / right_weight;
             let gain: f64 = self.left.iter().zip(self.all.0).map(square).sum();
             if self.best.is_none_or(|best| gain > best.gain) {
                 self.best = Some(Split { column: self.column, lower, upper: rank, gain });
