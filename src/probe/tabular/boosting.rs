@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Table;
 use super::cells::Cells;
-use super::tree::{Cuts, Growth, Tree};
+use super::tree::{Growth, Ranks, Tree};
 use crate::stats::{expit, softmax};
 
 /// Below this share a class counts as that rare, so that its logarithm is finite.
@@ -39,8 +39,7 @@ pub(super) fn boosted(table: &Table, train: &[usize], test: &[usize], boost: Boo
         [_, p] => vec![(p / (1.0 - p)).ln()],
         _ => start.iter().map(|p| p.ln()).collect(),
     };
-    let cuts = Cuts::of(table, &cells.rows);
-    let (inside, outside) = (cuts.codes(table, &cells.rows), cuts.codes(table, test));
+    let ranks = Ranks::of(table, &cells.rows);
     let mut rng = ChaCha8Rng::seed_from_u64(boost.seed);
     let (width, classes, tried) = (start.len(), cells.classes, table.design.columns());
     let (mut scores, mut predicted) = (start.repeat(cells.rows.len()), start.repeat(test.len()));
@@ -51,15 +50,17 @@ pub(super) fn boosted(table: &Table, train: &[usize], test: &[usize], boost: Boo
             let p = |cell: usize| p[cell * classes + class];
             let open = |cell: usize| cells.count[cell * classes + class] - cells.weight[cell] * p(cell);
             let open: Vec<f64> = (0..cells.rows.len()).map(open).collect();
-            let growth = Growth { codes: &inside, sums: &open, width: 1, weight: &cells.weight, depth: boost.depth, tried };
+            let growth =
+                Growth { ranks: &ranks, sums: &open, width: 1, weight: &cells.weight, depth: boost.depth, tried };
             let tree = growth.grown(&mut rng);
-            let leaf: Vec<usize> = (0..cells.rows.len()).map(|cell| tree.leaf(&inside, cell)).collect();
+            let leaf: Vec<usize> =
+                (0..cells.rows.len()).map(|cell| tree.leaf(table.design.row(cells.rows[cell]))).collect();
             let steps = newton(&tree, &leaf, &open, |cell| cells.weight[cell] * p(cell) * (1.0 - p(cell)), classes);
             for (cell, leaf) in leaf.into_iter().enumerate() {
                 scores[cell * width + score] += boost.step * steps[leaf];
             }
-            for row in 0..test.len() {
-                predicted[row * width + score] += boost.step * steps[tree.leaf(&outside, row)];
+            for (at, row) in test.iter().enumerate() {
+                predicted[at * width + score] += boost.step * steps[tree.leaf(table.design.row(*row))];
             }
         }
     }

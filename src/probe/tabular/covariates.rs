@@ -59,7 +59,9 @@ pub enum CovariateError {
     Label { name: String, row: usize, value: String },
     #[error("row {row}: {name} is {value:?}, which is no finite number")]
     Number { name: String, row: usize, value: String },
-    #[error("{name} has more than {CATEGORIES_MAX} different texts: a category has few; is it a number or an identifier?")]
+    #[error(
+        "{name} has more than {CATEGORIES_MAX} different texts: a category has few; is it a number or an identifier?"
+    )]
     Categories { name: String },
     #[error("the covariates make more than {COLUMNS_MAX} columns")]
     Columns,

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::Table;
 use super::cells::Cells;
-use super::tree::{Cuts, Growth, Tree};
+use super::tree::{Growth, Ranks, Tree};
 
 /// Probabilities of the classes for each of `test`, learnt from `train`, for each depth.
 pub(super) fn grown(
@@ -22,8 +22,7 @@ pub(super) fn grown(
     seed: u64,
 ) -> Vec<Vec<f64>> {
     let cells = Cells::of(table, train);
-    let cuts = Cuts::of(table, &cells.rows);
-    let (inside, outside) = (cuts.codes(table, &cells.rows), cuts.codes(table, test));
+    let ranks = Ranks::of(table, &cells.rows);
     let (classes, depth) = (table.classes, depths.iter().copied().max().unwrap_or(0));
     // Each row by its cell and class, to draw from.
     let rows: Vec<usize> = (0..).zip(&cells.count).flat_map(|(at, n)| std::iter::repeat_n(at, *n as usize)).collect();
@@ -37,14 +36,14 @@ pub(super) fn grown(
             weight[at / classes] += 1.0;
         }
         let tried = ((table.design.columns() as f64).sqrt() as usize).max(1);
-        Growth { codes: &inside, sums: &sums, width: classes, weight: &weight, depth, tried }.grown(&mut rng)
+        Growth { ranks: &ranks, sums: &sums, width: classes, weight: &weight, depth, tried }.grown(&mut rng)
     };
     let forest: Vec<Tree> = (0..trees as u64).into_par_iter().map(tree).collect();
     let row = |row: usize| {
         // Depth after depth, class after class.
         let mut means = vec![0.0; depths.len() * classes];
         for tree in &forest {
-            let path: Vec<usize> = tree.path(&outside, row).collect();
+            let path: Vec<usize> = tree.path(table.design.row(row)).collect();
             for (depth, means) in depths.iter().zip(means.chunks_exact_mut(classes)) {
                 let node = path[(*depth).min(path.len() - 1)];
                 means.iter_mut().zip(tree.means(node)).for_each(|(mean, share)| *mean += share / trees as f64);
@@ -52,7 +51,7 @@ pub(super) fn grown(
         }
         means
     };
-    let means: Vec<Vec<f64>> = (0..test.len()).into_par_iter().map(row).collect();
+    let means: Vec<Vec<f64>> = test.par_iter().map(|i| row(*i)).collect();
     let of_depth = |i: usize| means.iter().flat_map(|row| &row[i * classes..(i + 1) * classes]).copied().collect();
     (0..depths.len()).map(of_depth).collect()
 }

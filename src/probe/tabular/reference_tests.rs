@@ -32,7 +32,12 @@ impl World {
             cluster: Vec::new(),
             train: Vec::new(),
             test: Vec::new(),
-            learners: [Learner::logistic(), Learner::forest(), Learner::boosting()],
+            // More trees than the default: two forests of few differ by chance alone.
+            learners: [
+                Learner::logistic(),
+                Learner::Forest { depth: (1..=5).collect(), trees: 200 },
+                Learner::boosting(),
+            ],
             parts: 5,
         };
         for patient in 0.. {
@@ -94,6 +99,7 @@ impl World {
             let far = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
             let losses: Vec<f64> = made.losses.iter().map(|(_, loss)| *loss).collect();
             let (auc, loss) = (far(&here, &there), far(&losses, &numbers(&answer["losses"])));
+            let above = losses.iter().zip(numbers(&answer["losses"])).map(|(a, b)| a - b).fold(f64::MIN, f64::max);
             let p = far(&made.probabilities, &numbers(&answer["probabilities"]));
             let chosen = (made.chosen, answer["chosen"].as_f64().unwrap());
             let said = format!(
@@ -101,8 +107,13 @@ impl World {
                  probabilities by {p:.4}, {} unfinished",
                 made.unfinished
             );
-            // One answer to each fit but a forest's: ties between splits differ, and how far iterations go.
-            let same = of == "forest" || loss < 0.005;
+            // One answer to each fit but a forest's; ties between splits differ, and how far iterations go. Where every
+            // coefficient is 0 saga stops after an epoch, whatever its intercepts are: there the loss is larger than ours.
+            let same = match of {
+                "logistic" => above < 0.002,
+                "forest" => loss < 0.02,
+                _ => loss < 0.005,
+            };
             println!("{said}");
             if !same || auc > 0.01 || here.iter().all(|auc| *auc < 0.55) {
                 faults.push(format!("{said}; {losses:.5?} here, {:.5?} there", numbers(&answer["losses"])));
@@ -117,7 +128,8 @@ fn models_on_labels_are_scikit_learns() {
     let mut rng = ChaCha8Rng::seed_from_u64(10);
     let prevalence: Vec<f64> = (0..14).map(|_| rng.random_range(0.02..0.4)).collect();
     // A third of the labels differs by group.
-    let tilt: Vec<[f64; 3]> = (0..14).map(|j| [0; 3].map(|_| if j % 3 == 0 { rng.random_range(0.7..1.4) } else { 1.0 })).collect();
+    let tilt: Vec<[f64; 3]> =
+        (0..14).map(|j| [0; 3].map(|_| if j % 3 == 0 { rng.random_range(0.7..1.4) } else { 1.0 })).collect();
     let row = |rng: &mut ChaCha8Rng, class: usize| {
         let one = |(p, tilt): (&f64, &[f64; 3])| f64::from(u8::from(rng.random::<f64>() < p * tilt[class]));
         prevalence.iter().zip(&tilt).map(one).collect()
@@ -132,7 +144,8 @@ fn models_on_covariates_are_scikit_learns() {
         let age = rng.random_range(20.0..90.0_f64) - 8.0 * f64::from(u8::from(class == 0));
         let female = f64::from(u8::from(rng.random::<f64>() < 0.5));
         let spread = if class == 1 { 9.0 } else { 5.0 };
-        let bmi = 27.0 + spread * (rng.random::<f64>() + rng.random::<f64>() - 1.0) + 2.0 * female * f64::from(class as u8);
+        let bmi =
+            27.0 + spread * (rng.random::<f64>() + rng.random::<f64>() - 1.0) + 2.0 * female * f64::from(class as u8);
         let density = rng.random_range(0..4usize).saturating_sub(usize::from(class == 1 && age > 60.0));
         let mut row = vec![age.round(), female, bmi];
         row.extend((0..4).map(|d| f64::from(u8::from(d == density))));
@@ -145,8 +158,8 @@ fn models_on_covariates_are_scikit_learns() {
 fn models_on_histograms_are_scikit_learns() {
     // 2,000 pixels over 256 bins: a bell whose middle and width depend on the patient, and a little on the group.
     let row = |rng: &mut ChaCha8Rng, class: usize| {
-        let middle = rng.random_range(110.0..150.0) + 6.0 * f64::from(u8::from(class == 1));
-        let width = rng.random_range(25.0..45.0) + 5.0 * f64::from(u8::from(class == 0));
+        let middle = rng.random_range(110.0..150.0) + 12.0 * f64::from(u8::from(class == 1));
+        let width = rng.random_range(25.0..45.0) + 8.0 * f64::from(u8::from(class == 0));
         let mut bins = vec![0.0; 256];
         for _ in 0..2000 {
             let sum: f64 = (0..4).map(|_| rng.random::<f64>()).sum::<f64>() - 2.0;
@@ -155,11 +168,11 @@ fn models_on_histograms_are_scikit_learns() {
         }
         bins
     };
-    let mut world = World::drawn(1500, 13, row);
+    let mut world = World::drawn(1800, 13, row);
     // 256 columns take scikit-learn long: a smaller grid.
     world.learners = [
         Learner::Logistic { inverse_penalty: vec![0.001, 0.01, 0.1] },
-        Learner::Forest { depth: vec![1, 3, 5], trees: 100 },
+        Learner::Forest { depth: vec![2, 4], trees: 300 },
         Learner::Boosting { depth: vec![1, 2, 3], rounds: 50, step: 0.1 },
     ];
     world.parts = 3;

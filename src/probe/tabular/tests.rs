@@ -160,7 +160,8 @@ fn no_patient_is_in_two_folds_unless_as_published() {
     let by_patient = of(Folds::ByPatient);
     assert_eq!(shared(&by_patient), 0);
     for fold in 0..5 {
-        let held: Vec<usize> = (0..by_patient.len()).filter(|i| by_patient[*i] == fold).map(|i| drawn.class[drawn.train[i]]).collect();
+        let held: Vec<usize> =
+            (0..by_patient.len()).filter(|i| by_patient[*i] == fold).map(|i| drawn.class[drawn.train[i]]).collect();
         assert!(held.len().abs_diff(40) <= 3 && held.contains(&0) && held.contains(&1), "{held:?}");
     }
     assert!(shared(&of(Folds::ByRow)) > 0);

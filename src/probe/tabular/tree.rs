@@ -1,25 +1,28 @@
-//! A tree on binned columns, for what `forest` and `boosting` ask: classification and regression in one.
+//! A tree for what `forest` and `boosting` ask: classification and regression in one.
 //!
 //! A tree splits where the squared error of its targets falls most; with a target of 0 or 1 for each class that is Gini's
-//! impurity (Breiman et al. 1984). Thresholds lie between neighbouring values; a column of more than 256 values has them
-//! at its quantiles (as LightGBM and scikit-learn's histogram trees). Left out: pruning, smallest leaves, missing values.
+//! impurity (Breiman et al. 1984). Thresholds lie in the middle between neighbouring values of a node, as in scikit-learn;
+//! what is equally good is drawn. Left out: pruning, smallest leaves, missing values.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::Table;
 
-const BINS_MAX: usize = 256;
+/// As many bins as a histogram may have however few cells there are.
+const BINS_FREE: usize = 256;
 
-/// Where each column is cut: a value is in the first bin whose cut it does not exceed, else in the last.
-pub(super) struct Cuts(Vec<Vec<f64>>);
-
-/// The bin of each row, column after column.
-pub(super) struct Codes(Vec<Vec<u8>>);
+/// Columns of some rows by the ranks of their values.
+pub(super) struct Ranks {
+    /// Column after column, the values that occur, in their order.
+    values: Vec<Vec<f64>>,
+    /// Column after column, the place of each row's value.
+    rank: Vec<Vec<u32>>,
+}
 
 /// What a tree is grown from. Cells are rows that count `weight` times.
 pub(super) struct Growth<'a> {
-    pub(super) codes: &'a Codes,
+    pub(super) ranks: &'a Ranks,
     /// Cell after cell, `width` sums of targets over the rows that the cell stands for.
     pub(super) sums: &'a [f64],
     pub(super) width: usize,
@@ -38,54 +41,48 @@ pub(super) struct Tree {
     weight: Vec<f64>,
 }
 
-/// `left` and `left + 1` are the children; 0 has none.
+/// `left`, of what does not exceed the threshold, and `left + 1` are the children; 0 has none.
 #[derive(Clone, Copy, Default)]
 struct Node {
     column: usize,
-    bin: u8,
+    threshold: f64,
     left: usize,
 }
 
+/// Between two ranks that follow each other in a node.
 #[derive(Clone, Copy)]
 struct Split {
     column: usize,
-    bin: u8,
+    lower: u32,
+    upper: u32,
     gain: f64,
 }
 
-impl Cuts {
+impl Ranks {
     pub(super) fn of(table: &Table, rows: &[usize]) -> Self {
-        let cut = |column: usize| -> Vec<f64> {
-            let mut values: Vec<f64> = rows.iter().map(|row| table.design.row(*row)[column]).collect();
+        let columns = 0..table.design.columns();
+        let value = |row: &usize, column: usize| table.design.row(*row)[column];
+        let distinct = |column: usize| -> Vec<f64> {
+            let mut values: Vec<f64> = rows.iter().map(|row| value(row, column)).collect();
             values.sort_by(f64::total_cmp);
-            let mut distinct = values.clone();
-            distinct.dedup();
-            if distinct.len() <= BINS_MAX {
-                return distinct.windows(2).map(|pair| between(pair[0], pair[1])).collect();
-            }
-            let above = |value: f64| distinct.get(distinct.partition_point(|v| *v <= value)).copied();
-            let at = |part: usize| values[part * values.len() / BINS_MAX - 1];
-            let quantile = |part: usize| above(at(part)).map(|next| between(at(part), next));
-            let mut cuts: Vec<f64> = (1..BINS_MAX).filter_map(quantile).collect();
-            cuts.dedup();
-            cuts
+            values.dedup();
+            values
         };
-        Self((0..table.design.columns()).map(cut).collect())
+        let values: Vec<Vec<f64>> = columns.clone().map(distinct).collect();
+        let ranked = |column: usize| -> Vec<u32> {
+            let place = |row: &usize| values[column].partition_point(|v| *v < value(row, column)) as u32;
+            rows.iter().map(place).collect()
+        };
+        let rank = columns.map(ranked).collect();
+        Self { values, rank }
     }
 
-    pub(super) fn codes(&self, table: &Table, rows: &[usize]) -> Codes {
-        let code = |(column, cuts): (usize, &Vec<f64>)| {
-            let bin = |row: &usize| cuts.partition_point(|cut| *cut < table.design.row(*row)[column]) as u8;
-            rows.iter().map(bin).collect()
-        };
-        Codes(self.0.iter().enumerate().map(code).collect())
+    /// The middle between two values, or the lower one where there is none between.
+    fn between(&self, split: &Split) -> f64 {
+        let [lower, upper] = [split.lower, split.upper].map(|rank| self.values[split.column][rank as usize]);
+        let middle = lower + (upper - lower) / 2.0;
+        if middle < upper { middle } else { lower }
     }
-}
-
-/// The middle, or the lower value where there is none between.
-fn between(lower: f64, upper: f64) -> f64 {
-    let middle = lower + (upper - lower) / 2.0;
-    if middle < upper { middle } else { lower }
 }
 
 impl Growth<'_> {
@@ -93,7 +90,7 @@ impl Growth<'_> {
         let mut cells: Vec<usize> = (0..self.weight.len()).filter(|cell| self.weight[*cell] > 0.0).collect();
         let mut tree = Tree { nodes: Vec::new(), sums: Vec::new(), weight: Vec::new() };
         tree.push(self, &cells);
-        let mut columns: Vec<usize> = (0..self.codes.0.len()).collect();
+        let mut columns: Vec<usize> = (0..self.ranks.rank.len()).collect();
         let mut open = vec![(0, 0..cells.len(), 0)];
         while let Some((node, range, level)) = open.pop() {
             if level == self.depth {
@@ -101,9 +98,9 @@ impl Growth<'_> {
             }
             let here = &mut cells[range.clone()];
             let Some(split) = self.split(&tree, node, here, &mut columns, rng) else { continue };
-            let middle = partition(here, |cell| self.codes.0[split.column][cell] <= split.bin);
+            let middle = partition(here, |cell| self.ranks.rank[split.column][cell] <= split.lower);
             let left = tree.nodes.len();
-            tree.nodes[node] = Node { column: split.column, bin: split.bin, left };
+            tree.nodes[node] = Node { column: split.column, threshold: self.ranks.between(&split), left };
             tree.push(self, &here[..middle]);
             tree.push(self, &here[middle..]);
             let middle = range.start + middle;
@@ -122,60 +119,78 @@ impl Growth<'_> {
         columns: &mut [usize],
         rng: &mut ChaCha8Rng,
     ) -> Option<Split> {
-        let (total, weight) = (&tree.sums[node * self.width..(node + 1) * self.width], tree.weight[node]);
-        let mut bins = vec![0.0; BINS_MAX * (self.width + 1)];
         let mut best: Option<Split> = None;
         for drawn in 0..columns.len() {
             if drawn >= self.tried && best.is_some() {
                 break;
             }
             columns.swap(drawn, rng.random_range(drawn..columns.len()));
-            let found = self.cut(columns[drawn], cells, (total, weight), &mut bins);
-            if let Some(found) = found.filter(|found| best.is_none_or(|best| found.gain > best.gain)) {
-                best = Some(found);
-            }
+            let all = (&tree.sums[node * self.width..][..self.width], tree.weight[node]);
+            let found = self.cut(columns[drawn], cells, all);
+            best = found.filter(|found| best.is_none_or(|best| found.gain > best.gain)).or(best);
         }
         best
     }
 
-    /// The best cut of a column: the largest Σ left²/weight + Σ right²/weight, which the error falls by.
-    fn cut(&self, column: usize, cells: &[usize], all: (&[f64], f64), bins: &mut [f64]) -> Option<Split> {
-        let (codes, width) = (&self.codes.0[column], self.width);
-        let (mut lowest, mut highest) = (u8::MAX, 0);
-        for cell in cells {
-            lowest = lowest.min(codes[*cell]);
-            highest = highest.max(codes[*cell]);
-        }
-        if lowest >= highest {
+    /// The best cut of a column; none where it is constant.
+    fn cut(&self, column: usize, cells: &[usize], all: (&[f64], f64)) -> Option<Split> {
+        let (rank, width) = (&self.ranks.rank[column], self.width);
+        let of = |cell: usize| (self.weight[cell], &self.sums[cell * width..][..width]);
+        let lowest = cells.iter().map(|cell| rank[*cell]).min()?;
+        let highest = cells.iter().map(|cell| rank[*cell]).max()?;
+        let mut scan = Scan { column, all, left: vec![0.0; width], left_weight: 0.0, last: None, best: None };
+        let bins = (highest - lowest) as usize + 1;
+        if bins == 1 {
             return None;
         }
-        let stride = width + 1;
-        let used = usize::from(lowest) * stride..(usize::from(highest) + 1) * stride;
-        bins[used.clone()].fill(0.0);
-        for &cell in cells {
-            let bin = &mut bins[usize::from(codes[cell]) * stride..][..stride];
-            bin[width] += self.weight[cell];
-            bin.iter_mut().zip(&self.sums[cell * width..][..width]).for_each(|(bin, sum)| *bin += sum);
-        }
-        let (total, weight) = all;
-        let (mut left, mut left_weight) = (vec![0.0; width], 0.0);
-        let mut best: Option<Split> = None;
-        for (bin, sums) in (lowest..highest).zip(bins[used].chunks_exact(stride)) {
-            if sums[width] == 0.0 {
-                continue;
+        if bins <= BINS_FREE.max(2 * cells.len()) {
+            // Counting is faster than sorting where ranks are close.
+            let mut histogram = vec![0.0; bins * (width + 1)];
+            for &cell in cells {
+                let bin = &mut histogram[(rank[cell] - lowest) as usize * (width + 1)..][..=width];
+                let (weight, sums) = of(cell);
+                bin[width] += weight;
+                bin.iter_mut().zip(sums).for_each(|(bin, sum)| *bin += sum);
             }
-            left_weight += sums[width];
-            left.iter_mut().zip(sums).for_each(|(left, sum)| *left += sum);
-            let right_weight = weight - left_weight;
-            let square = |(left, total): (&f64, &f64)| {
-                left * left / left_weight + (total - left) * (total - left) / right_weight
-            };
-            let gain: f64 = left.iter().zip(total).map(square).sum();
-            if best.is_none_or(|best| gain > best.gain) {
-                best = Some(Split { column, bin, gain });
+            let filled = (lowest..).zip(histogram.chunks_exact(width + 1)).filter(|(_, bin)| bin[width] > 0.0);
+            filled.for_each(|(rank, bin)| scan.pass(rank, bin[width], &bin[..width]));
+        } else {
+            let mut sorted: Vec<(u32, usize)> = cells.iter().map(|cell| (rank[*cell], *cell)).collect();
+            sorted.sort_unstable();
+            for (rank, cell) in sorted {
+                let (weight, sums) = of(cell);
+                scan.pass(rank, weight, sums);
             }
         }
-        best
+        scan.best
+    }
+}
+
+/// Goes through the ranks of a node from below, and keeps the best cut: the largest Σ left²/weight + Σ right²/weight, by which
+/// the error falls.
+struct Scan<'a> {
+    column: usize,
+    all: (&'a [f64], f64),
+    left: Vec<f64>,
+    left_weight: f64,
+    last: Option<u32>,
+    best: Option<Split>,
+}
+
+impl Scan<'_> {
+    fn pass(&mut self, rank: u32, weight: f64, sums: &[f64]) {
+        if let Some(lower) = self.last.filter(|last| *last < rank) {
+            let right_weight = self.all.1 - self.left_weight;
+            let square =
+                |(left, all): (&f64, &f64)| left * left / self.left_weight + (all - left) * (all - left) / right_weight;
+            let gain: f64 = self.left.iter().zip(self.all.0).map(square).sum();
+            if self.best.is_none_or(|best| gain > best.gain) {
+                self.best = Some(Split { column: self.column, lower, upper: rank, gain });
+            }
+        }
+        self.last = Some(rank);
+        self.left_weight += weight;
+        self.left.iter_mut().zip(sums).for_each(|(left, sum)| *left += sum);
     }
 }
 
@@ -197,17 +212,16 @@ impl Tree {
     }
 
     /// The nodes that a row passes, from the root to its leaf.
-    pub(super) fn path(&self, codes: &Codes, row: usize) -> impl Iterator<Item = usize> {
+    pub(super) fn path(&self, row: &[f64]) -> impl Iterator<Item = usize> {
         let below = move |node: &usize| {
-            let Node { column, bin, left } = self.nodes[*node];
-            (left > 0).then(|| left + usize::from(codes.0[column][row] > bin))
+            let Node { column, threshold, left } = self.nodes[*node];
+            (left > 0).then(|| left + usize::from(row[column] > threshold))
         };
         std::iter::successors(Some(0), below)
     }
 
-    /// The leaf of a row.
-    pub(super) fn leaf(&self, codes: &Codes, row: usize) -> usize {
-        self.path(codes, row).last().unwrap_or(0)
+    pub(super) fn leaf(&self, row: &[f64]) -> usize {
+        self.path(row).last().unwrap_or(0)
     }
 
     /// Means of the targets in a node.
