@@ -205,7 +205,7 @@ def main():
         picture = Picture(pydicom.dcmread(paths["image"]), paths["image"], 0)
         for i, contract in enumerate(contracts if within is not None else []):
             try:
-                np.save(folder / f"{number}.{i}.npy", plane(picture, within, contract))
+                np.save(folder / f"{number}.{i}.npy", np.ascontiguousarray(plane(picture, within, contract)))
                 planes.append(str(folder / f"{number}.{i}.npy"))
             except Refused:
                 planes.append(None)
