@@ -32,11 +32,15 @@ impl Axis {
 
     /// The place of a value, at the nearer end where it lies outside.
     pub(super) fn at(&self, value: f64) -> f64 {
+        self.page.0 + self.part(value) * (self.page.1 - self.page.0)
+    }
+
+    /// How far along the axis a value lies, 0 to 1.
+    pub(super) fn part(&self, value: f64) -> f64 {
         let value = if self.is_log { value.max(f64::MIN_POSITIVE).ln() } else { value };
         let (low, high) = self.values;
         // Halves, since the difference of two large numbers may not be one.
-        let part = ((value / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0)).clamp(0.0, 1.0);
-        self.page.0 + part * (self.page.1 - self.page.0)
+        ((value / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0)).clamp(0.0, 1.0)
     }
 
     /// Below (-1), within (0) or above (1) the axis.
@@ -50,7 +54,8 @@ impl Axis {
     pub(super) fn ticks(&self, count: usize) -> Vec<(f64, String)> {
         let (low, high) = self.values;
         if self.is_log {
-            let decades = (low / std::f64::consts::LN_10).floor() as i32..=(high / std::f64::consts::LN_10).ceil() as i32;
+            let decades =
+                (low / std::f64::consts::LN_10).floor() as i32..=(high / std::f64::consts::LN_10).ceil() as i32;
             let all: Vec<f64> = decades.flat_map(|d| [1.0, 2.0, 5.0].map(|m| m * 10f64.powi(d))).collect();
             let within = |v: &f64| v.is_finite() && *v > 0.0 && self.side(*v) == 0;
             let fine: Vec<f64> = all.iter().copied().filter(within).collect();
@@ -75,7 +80,7 @@ fn ordered((low, high): (f64, f64)) -> (f64, f64) {
     match (low.is_finite() && high.is_finite(), high - low) {
         (true, span) if span > 1e-12 * low.abs().max(high.abs()).max(1e-300) => (low, high),
         (true, _) => {
-            let half = (low.abs() * 0.05).max(0.5).min(f64::MAX / 4.0);
+            let half = (low.abs() * 0.05).max(0.5);
             (low - half, low + half)
         }
         _ => (0.0, 1.0),
@@ -118,6 +123,11 @@ pub(super) fn fixed(value: f64, decimals: usize) -> String {
     }
 }
 
+/// With so many decimals, and large numbers by their power of ten.
+pub(super) fn told(value: f64, decimals: usize) -> String {
+    if value.abs() < 1e6 { fixed(value, decimals.min(9)) } else { short(value) }
+}
+
 /// As few digits as tell the value to a thousandth of itself.
 pub(super) fn short(value: f64) -> String {
     let size = value.abs();
@@ -132,7 +142,7 @@ pub(super) fn short(value: f64) -> String {
 pub(super) fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let parts: Vec<&str> =
-        (0..digits.len()).filter(|i| (digits.len() - i) % 3 == 0 || *i == 0).map(|i| &digits[i..]).collect();
+        (0..digits.len()).filter(|i| (digits.len() - i).is_multiple_of(3) || *i == 0).map(|i| &digits[i..]).collect();
     let ends = parts.iter().skip(1).map(|p| digits.len() - p.len()).chain([digits.len()]);
     let starts = parts.iter().map(|p| digits.len() - p.len());
     starts.zip(ends).map(|(a, b)| &digits[a..b]).collect::<Vec<_>>().join("\u{202f}")
@@ -179,6 +189,9 @@ mod tests {
         let shorts = [0.25, 100.0, 0.0, -0.5, 1e-7, 12_345_678.0, 0.012].map(short);
         assert_eq!(shorts, ["0.25", "100", "0", "−0.5", "1e−7", "1.235e7", "0.012"]);
         assert_eq!((fixed(-0.001, 2), fixed(-1.25, 1)), ("0.00".to_owned(), "−1.2".to_owned()));
-        assert_eq!([0, 12, 999, 1000, 38_240, 1_234_567].map(grouped), ["0", "12", "999", "1 000", "38 240", "1 234 567"].map(|s| s.replace(' ', "\u{202f}")));
+        assert_eq!(
+            [0, 12, 999, 1000, 38_240, 1_234_567].map(grouped),
+            ["0", "12", "999", "1 000", "38 240", "1 234 567"].map(|s| s.replace(' ', "\u{202f}"))
+        );
     }
 }

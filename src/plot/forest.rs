@@ -44,7 +44,7 @@ pub struct ForestRow {
 const WIDTH: f64 = 900.0;
 const LABEL_MAX: f64 = 260.0;
 const ROW: f64 = 22.0;
-const HEAD: f64 = 24.0;
+const HEAD: f64 = 28.0;
 
 /// Where the columns lie.
 struct Columns {
@@ -75,7 +75,11 @@ impl Forest {
         for group in &self.groups {
             if !group.heading.is_empty() {
                 at += HEAD;
-                canvas.text_within((12.0, at - 7.0), Anchor::Start, HEADING, &group.heading, columns.axis.0 - 24.0);
+                let room = columns.axis.1 - 24.0;
+                let text = canvas::cut(&group.heading, HEADING, room);
+                // Over the lines of the axis, which have nothing to say in this row.
+                canvas.rect((8.0, at - 20.0), (canvas::width(&text, HEADING) + 12.0, 18.0), "white");
+                canvas.text_within((12.0, at - 7.0), Anchor::Start, HEADING, &group.heading, room);
             }
             for row in &group.rows {
                 at += ROW;
@@ -111,7 +115,8 @@ impl Forest {
     fn ends(&self) -> (f64, f64) {
         let given = self.range.filter(|(low, high)| low.is_finite() && high.is_finite() && low < high);
         given.unwrap_or_else(|| {
-            let own = self.rows().flat_map(|r| [r.estimate, r.interval.map(|i| i.0), r.interval.map(|i| i.1), r.reference]);
+            let own =
+                self.rows().flat_map(|r| [r.estimate, r.interval.map(|i| i.0), r.interval.map(|i| i.1), r.reference]);
             axis::roomy(axis::extent(own.flatten().chain(self.rule)), 6)
         })
     }
@@ -152,7 +157,7 @@ impl Forest {
         }
         let Some(x) = columns.reference else { return };
         let reference = finite(row.reference);
-        let text = reference.map_or_else(|| "–".to_owned(), |v| axis::fixed(v, self.decimals));
+        let text = reference.map_or_else(|| "–".to_owned(), |v| axis::told(v, self.decimals));
         canvas.text((x, at + 4.0), Anchor::End, BODY, &text);
         match reference.map(|v| (v, axis.side(v))) {
             Some((value, 0)) => canvas.reference((axis.at(value), at)),
@@ -164,7 +169,7 @@ impl Forest {
     /// The estimate in figures.
     fn written(&self, row: &ForestRow) -> String {
         let Some(estimate) = finite(row.estimate) else { return "–".to_owned() };
-        let number = |v| axis::fixed(v, self.decimals);
+        let number = |v| axis::told(v, self.decimals);
         match finite_pair(row.interval) {
             Some((low, high)) => format!("{} ({}–{})", number(estimate), number(low), number(high)),
             None => number(estimate),

@@ -82,7 +82,8 @@ impl Grid {
 
     fn ends(&self) -> (f64, f64) {
         let values = self.panels.iter().flat_map(|p| &p.cells).filter_map(|c| c.value);
-        let found = self.range.filter(|(a, b)| a.is_finite() && b.is_finite() && a < b).or_else(|| axis::extent(values));
+        let found =
+            self.range.filter(|(a, b)| a.is_finite() && b.is_finite() && a < b).or_else(|| axis::extent(values));
         match found {
             Some((low, high)) if low < high => (low, high),
             Some((low, _)) => (low - 0.5, low + 0.5),
@@ -101,7 +102,7 @@ impl Grid {
 
     fn written(&self, cell: &Cell) -> String {
         let value = cell.value.filter(|v| v.is_finite());
-        value.map_or_else(|| "–".to_owned(), |v| axis::fixed(v, self.decimals))
+        value.map_or_else(|| "–".to_owned(), |v| axis::told(v, self.decimals))
     }
 
     fn panel(&self, canvas: &mut Canvas, panel: &Cells, (x, y): (f64, f64), (low, high): (f64, f64)) {
@@ -134,8 +135,8 @@ impl Grid {
         }
         canvas.frame((left, top + 8.0), (STEPS as f64 * step, 12.0));
         let end = left + STEPS as f64 * step;
-        canvas.text((left, top + 34.0), Anchor::Start, NOTE, &axis::fixed(low, self.decimals));
-        canvas.text((end, top + 34.0), Anchor::End, NOTE, &axis::fixed(high, self.decimals));
+        canvas.text((left, top + 34.0), Anchor::Start, NOTE, &axis::told(low, self.decimals));
+        canvas.text((end, top + 34.0), Anchor::End, NOTE, &axis::told(high, self.decimals));
         top + 44.0
     }
 }

@@ -36,8 +36,15 @@ pub enum Block {
     Note(String),
     List(Vec<String>),
     /// Each row as long as the head. The first column names its row.
-    Table { caption: String, head: Vec<Column>, rows: Vec<Vec<String>> },
-    Figure { caption: String, svg: Svg },
+    Table {
+        caption: String,
+        head: Vec<Column>,
+        rows: Vec<Vec<String>>,
+    },
+    Figure {
+        caption: String,
+        svg: Svg,
+    },
 }
 
 /// The head of a column.
@@ -91,8 +98,12 @@ impl Page {
 fn names(sections: &[Section]) -> Vec<String> {
     let mut taken = BTreeSet::new();
     let name = |section: &Section| {
-        let plain: String =
-            section.title.chars().take(80).map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+        let plain: String = section
+            .title
+            .chars()
+            .take(80)
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .collect();
         let words: Vec<&str> = plain.split('-').filter(|w| !w.is_empty()).collect();
         let stem = if words.is_empty() { "section".to_owned() } else { words.join("-") };
         let mut name = stem.clone();
@@ -145,11 +156,8 @@ mod tests {
             ..Lines::default()
         }
         .svg();
-        let table = |rows| Block::Table {
-            caption: text(),
-            head: vec![Column::text(text()), Column::number(text())],
-            rows,
-        };
+        let table =
+            |rows| Block::Table { caption: text(), head: vec![Column::text(text()), Column::number(text())], rows };
         let blocks = vec![
             Block::Heading(text()),
             Block::Text(text()),

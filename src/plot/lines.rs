@@ -113,6 +113,7 @@ const WIDTH: f64 = 760.0;
 const SIDE: f64 = 480.0;
 const LEGEND_MAX: f64 = 220.0;
 const ROW: f64 = 18.0;
+const SLANTED_MAX: f64 = 240.0;
 /// Between two panels: the heading of the lower one.
 const GAP: f64 = 30.0;
 const Y_TICKS: usize = 5;
@@ -242,7 +243,13 @@ impl Lines {
         for rule in panel.rules.iter().filter(|r| r.at.is_finite() && y.side(r.at) == 0) {
             let at = y.at(rule.at);
             canvas.stroke((layout.left, at), (layout.right, at), QUIET, 1.2, "4 3");
-            canvas.text_within((layout.right - 4.0, at - 4.0), Anchor::End, NOTE, &rule.label, 240.0);
+            let (x, anchor) = match panel.is_freer_on_the_left(rule.at, &layout.x) {
+                true => (layout.left + 4.0, Anchor::Start),
+                false => (layout.right - 4.0, Anchor::End),
+            };
+            // Above the line, but not where the heading of the panel is.
+            let up = if at - top < 14.0 { at + 13.0 } else { at - 4.0 };
+            canvas.text_within((x, up), anchor, NOTE, &rule.label, 240.0);
         }
         for rule in panel.uprights.iter().filter(|r| r.at.is_finite() && layout.x.side(r.at) == 0) {
             let at = layout.x.at(rule.at);
@@ -278,14 +285,23 @@ impl Lines {
         self.scale == Scale::Log
     }
 
-    /// Series at one name stand side by side.
+    /// Series stand side by side at a name; at a value they make a little room for one another's bars.
     fn aside(&self, panel: &Panel, series: &Series, layout: &Layout, labels: &[&str]) -> f64 {
-        let Scale::Names(names) = &self.scale else { return 0.0 };
-        let own: Vec<&&str> = labels.iter().filter(|l| panel.series.iter().any(|s| s.label == ***l)).collect();
+        let has_bars = |s: &&Series| s.spread == Spread::Bars && s.points.iter().any(|p| p.limits.is_some());
+        let own = |label: &&&str| panel.series.iter().any(|s| s.label == **label);
+        let own: Vec<&&str> = labels.iter().filter(own).collect();
+        let count = own.len() as f64;
+        let step = match &self.scale {
+            Scale::Names(names) => {
+                let slot = (layout.right - layout.left) / names.len().max(1) as f64;
+                (0.7 * slot / count.max(1.0)).min(12.0)
+            }
+            // Two axes of one kind are read exactly.
+            _ if self.shape == Shape::Square || panel.series.iter().filter(has_bars).count() < 2 => 0.0,
+            _ => (12.0 / count).min(4.0),
+        };
         let place = own.iter().position(|l| **l == series.label).unwrap_or(0) as f64;
-        let slot = (layout.right - layout.left) / names.len().max(1) as f64;
-        let step = (0.7 * slot / own.len().max(1) as f64).min(12.0);
-        (place - (own.len() as f64 - 1.0) / 2.0) * step
+        (place - (count - 1.0) / 2.0) * step
     }
 
     /// Texts below the lowest panel; returns where the drawing ends.
@@ -294,14 +310,15 @@ impl Lines {
         for (value, text) in &layout.ticks {
             let at = layout.x.at(*value);
             if layout.is_slanted {
-                canvas.text_slanted((at + 4.0, foot + 14.0), BODY, text, 170.0);
+                // What begins at the left edge ends there.
+                canvas.text_slanted((at + 4.0, foot + 14.0), BODY, text, SLANTED_MAX.min((at - 4.0) / 0.64));
             } else {
                 canvas.text((at, below), Anchor::Middle, BODY, text);
             }
         }
         if layout.is_slanted {
             let widest = layout.ticks.iter().map(|(_, t)| canvas::width(&canvas::clean(t), BODY)).fold(0.0, f64::max);
-            below = foot + 16.0 + widest.min(170.0) * 0.77;
+            below = foot + 16.0 + widest.min(SLANTED_MAX) * 0.77;
         }
         let middle = f64::midpoint(layout.left, layout.right);
         canvas.text_within((middle, below + 22.0), Anchor::Middle, BODY, &self.x, layout.width - 40.0);
@@ -318,6 +335,17 @@ impl Panel {
             let values = points.flat_map(|p| [Some(p.y), p.limits.map(|l| l.0), p.limits.map(|l| l.1)]).flatten();
             axis::roomy(axis::extent(values.chain(self.rules.iter().map(|r| r.at))), Y_TICKS)
         })
+    }
+
+    /// Whether the points on the left third of the axis keep farther from a level than those on the right third.
+    fn is_freer_on_the_left(&self, level: f64, x: &Axis) -> bool {
+        let (low, high) = self.ends();
+        let third = |from: f64, to: f64| {
+            let within = |p: &&Point| (from..=to).contains(&x.part(p.x));
+            let points = self.series.iter().flat_map(|s| &s.points).filter(|p| p.x.is_finite() && p.y.is_finite());
+            points.filter(within).map(|p| (p.y - level).abs() / (high - low)).fold(1.0, f64::min)
+        };
+        third(0.0, 1.0 / 3.0) > third(2.0 / 3.0, 1.0) + 0.02
     }
 
     fn axis(&self, page: (f64, f64)) -> Axis {

@@ -42,6 +42,11 @@ impl Svg {
         (self.width, self.height)
     }
 
+    /// Wider than a page of text.
+    fn is_wide(&self) -> bool {
+        self.width > 1000
+    }
+
     /// The same as a PNG; `scale` 2 gives twice as many pixels each way.
     pub fn png(&self, scale: f32) -> Result<Vec<u8>, PlotError> {
         raster::png(self, scale)
@@ -65,7 +70,9 @@ impl From<Svg> for String {
 pub enum PlotError {
     #[error("a picture of {width} × {height} has {found} values, it needs {width} × {height}, and 1 to 4,096 each way")]
     Samples { width: usize, height: usize, found: usize },
-    #[error("a drawing of {width} × {height} points at scale {scale} gives no PNG: choose a scale that gives 1 to 64 million pixels")]
+    #[error(
+        "a drawing of {width} × {height} points at scale {scale} gives no PNG: choose a scale that gives 1 to 64 million pixels"
+    )]
     Scale { width: u32, height: u32, scale: String },
     #[error("the page cannot be written: {0}")]
     Page(String),

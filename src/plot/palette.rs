@@ -39,20 +39,13 @@ pub(super) enum Marker {
     Plus,
 }
 
-const MARKERS: [Marker; 7] = [
-    Marker::Circle,
-    Marker::Square,
-    Marker::Triangle,
-    Marker::Diamond,
-    Marker::Down,
-    Marker::Cross,
-    Marker::Plus,
-];
+const MARKERS: [Marker; 7] =
+    [Marker::Circle, Marker::Square, Marker::Triangle, Marker::Diamond, Marker::Down, Marker::Cross, Marker::Plus];
 
 /// The look of the series with this place; 28 differ.
 pub(super) fn look(place: usize) -> Look {
     let (colour, marker) = (COLOURS[place % 7], MARKERS[place % 7]);
-    Look { colour, marker, dash: DASHES[(place + place / 7) % 4] }
+    Look { colour, marker, dash: DASHES[place % 4] }
 }
 
 /// Values from low to high: each lighter than the next, so that they keep their order in grey. Stops equally far apart.

@@ -62,7 +62,8 @@ fn check(svg: &Svg) {
     }
     let names = ["NaN", "inf", "Infinity", "e300"];
     assert!(!document.descendants().filter(Node::is_element).any(|n| {
-        n.attributes().any(|a| names.iter().any(|bad| a.value().contains(bad)) && a.name() != "aria-label" && a.name() != "href")
+        n.attributes()
+            .any(|a| names.iter().any(|bad| a.value().contains(bad)) && a.name() != "aria-label" && a.name() != "href")
     }));
 }
 
@@ -70,11 +71,8 @@ fn lines(labels: &[String], values: &[f64], scale: Scale) -> Lines {
     let label = |i: usize| labels[i % labels.len()].clone();
     let points = |shift: usize| {
         let value = |i: usize| values[i % values.len()];
-        let point = |i: usize| Point {
-            x: value(i),
-            y: value(i + shift),
-            limits: Some((value(i + 1), value(i + shift + 2))),
-        };
+        let point =
+            |i: usize| Point { x: value(i), y: value(i + shift), limits: Some((value(i + 1), value(i + shift + 2))) };
         (0..values.len()).map(point).collect::<Vec<_>>()
     };
     let panel = |range| Panel {
@@ -101,7 +99,7 @@ fn forest(labels: &[String], values: &[f64]) -> Forest {
             label: labels[i % labels.len()].clone(),
             estimate: Some(value(0)).filter(|_| i % 5 != 4),
             interval: Some((value(1), value(2))),
-            n: (i % 3 != 0).then_some(i as u64 * 1000),
+            n: (!i.is_multiple_of(3)).then_some(i as u64 * 1000),
             reference: Some(value(3)),
         }
     };
@@ -182,10 +180,15 @@ fn values_lie_where_they_belong() {
     let point = |x, y| Point { x, y, limits: None };
     let series = |points: &[Point]| Lines {
         scale: Scale::Log,
-        panels: vec![Panel { range: Some((0.0, 1.0)), series: vec![Series::joined("a", points.to_vec())], ..Panel::default() }],
+        panels: vec![Panel {
+            range: Some((0.0, 1.0)),
+            series: vec![Series::joined("a", points.to_vec())],
+            ..Panel::default()
+        }],
         ..Lines::default()
     };
-    let svg = series(&[point(1.0, 0.0), point(10.0, 0.5), point(100.0, 1.0), point(0.0, 0.5), point(f64::NAN, 0.5)]).svg();
+    let svg =
+        series(&[point(1.0, 0.0), point(10.0, 0.5), point(100.0, 1.0), point(0.0, 0.5), point(f64::NAN, 0.5)]).svg();
     let document = parsed(&svg);
     let centres: Vec<(f64, f64)> = document
         .descendants()
@@ -226,8 +229,7 @@ fn a_forest_tells_its_figures_and_marks_what_lies_outside() {
     let forest = Forest { range: Some((0.5, 1.0)), groups, ..forest(&["AUC".to_owned()], &[1.0]) };
     let svg = forest.svg();
     let document = parsed(&svg);
-    let texts: Vec<&str> =
-        document.descendants().filter(|n| n.has_tag_name("text")).filter_map(|n| n.text()).collect();
+    let texts: Vec<&str> = document.descendants().filter(|n| n.has_tag_name("text")).filter_map(|n| n.text()).collect();
     for text in ["MXR", "0.986 (0.300–0.990)", "38\u{202f}240", "0.980", "–"] {
         assert!(texts.contains(&text), "{text} in {texts:?}");
     }
@@ -302,7 +304,9 @@ fn pictures_need_as_many_values_as_they_have_pixels() {
 #[test]
 fn text_is_as_wide_as_it_was_taken_for() {
     // By the font of the PNGs: ink of a text from the left to the right edge, bearing aside.
-    for (text, kind) in [("The quick brown fox jumps 0123456789 (.95–.98)", canvas::BODY), ("MXR → Emory CXR WMi", canvas::TITLE)] {
+    for (text, kind) in
+        [("The quick brown fox jumps 0123456789 (.95–.98)", canvas::BODY), ("MXR → Emory CXR WMi", canvas::TITLE)]
+    {
         let mut drawing = canvas::Canvas::default();
         drawing.text((0.0, 20.0), canvas::Anchor::Start, kind, text);
         let svg = drawing.finish("", "", 800.0, 40.0);

@@ -63,7 +63,8 @@ fn svg(epochs: &[EpochReport]) -> Svg {
     let curves: [(&str, Value); 2] = [("training", |e| e.train_loss), ("validation", |e| e.validation_loss)];
     let best = epochs.iter().rfind(|e| e.best).map(|e| Point { x: e.epoch as f64, y: e.validation_loss, limits: None });
     let changes = epochs.windows(2).filter(|pair| pair[0].learning_rate != pair[1].learning_rate);
-    let rule = |pair: &[EpochReport]| Rule { at: pair[1].epoch as f64, label: format!("{:.0e}", pair[1].learning_rate) };
+    let rule =
+        |pair: &[EpochReport]| Rule { at: pair[1].epoch as f64, label: format!("{:.0e}", pair[1].learning_rate) };
     Lines {
         title: "Losses".into(),
         description: "Training and validation loss by epoch. Uprights: the learning rate from there on.".into(),
