@@ -23,14 +23,9 @@ pub fn list(json: bool) -> anyhow::Result<ExitCode> {
         print_json(&ROWS)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = ROWS.iter().map(|row| {
-        vec![
-            row.number.to_string(),
-            row.name.to_owned(),
-            row.title.to_owned(),
-            row.definition.to_owned(),
-        ]
-    });
+    let rows = ROWS
+        .iter()
+        .map(|row| vec![row.number.to_string(), row.name.to_owned(), row.title.to_owned(), row.definition.to_owned()]);
     print(&table(&["row", "name", "what", "how"], rows))?;
     Ok(ExitCode::SUCCESS)
 }

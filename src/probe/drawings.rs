@@ -37,10 +37,11 @@ fn forest(row: &Row, figures: &[Figure]) -> (String, Svg) {
         let heading =
             [figure.model.as_str(), &figure.stratum, level].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>();
         let heading = heading.join(", ");
-        let reference = row.published.iter().filter(|p| p.group == Some(figure.of.as_str())).filter_map(|p| match p.value {
-            Said::Is(value) => Some(value),
-            _ => None,
-        });
+        let reference =
+            row.published.iter().filter(|p| p.group == Some(figure.of.as_str())).filter_map(|p| match p.value {
+                Said::Is(value) => Some(value),
+                _ => None,
+            });
         let reference: Vec<f64> = reference.collect();
         let row = ForestRow {
             label: figure.of.clone(),

@@ -140,7 +140,10 @@ impl Manifest {
         ensure!(manifest.format == FORMAT, "{} is of format {}, this is {FORMAT}", path.display(), manifest.format);
         let fits = manifest.of_purpose(Purpose::Race).all(|(_, model)| model.outputs == manifest.groups);
         ensure!(fits, "{}: its race models have other groups", path.display());
-        let asked = manifest.models.iter().all(|m| manifest.asked.models.iter().any(|(key, of)| *key == m.key && *of == m.outputs));
+        let asked = manifest
+            .models
+            .iter()
+            .all(|m| manifest.asked.models.iter().any(|(key, of)| *key == m.key && *of == m.outputs));
         ensure!(asked || manifest.asked.models.is_empty(), "{}: its models have other outputs", path.display());
         Ok(manifest)
     }

@@ -67,7 +67,9 @@ pub(super) fn of_row(
         }
         // Masks and salient boxes are of an image, noise and blur were for tests only, and acquisition asks how a network
         // reacts that knows nothing of it.
-        Kind::Changed(Changed::Masks | Changed::Peak | Changed::Noise | Changed::Blur | Changed::Acquisition) => Vec::new(),
+        Kind::Changed(Changed::Masks | Changed::Peak | Changed::Noise | Changed::Blur | Changed::Acquisition) => {
+            Vec::new()
+        }
         Kind::Changed(_) => variants::of_row(row, form, seed)
             .into_iter()
             .map(|variant| training(variant, all(), "the whole cohort, changed".to_owned()))

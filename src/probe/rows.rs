@@ -262,7 +262,8 @@ impl Data<'_> {
                         let (name, value) = (format!("{column} {value}"), value.to_owned());
                         (
                             name,
-                            Box::new(move |_: usize, image: &Image| image.values[place] == value) as Box<dyn Fn(usize, &Image) -> bool>,
+                            Box::new(move |_: usize, image: &Image| image.values[place] == value)
+                                as Box<dyn Fn(usize, &Image) -> bool>,
                         )
                     })
                     .collect();

@@ -132,7 +132,7 @@ pub fn of_posteriors(
 pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> anyhow::Result<()> {
     let packages = packages(config, options)?;
     let groups: Vec<String> = packages[0].groups().iter().map(|g| g.key.clone()).collect();
-        one_cohort(&options.rows, &packages)?;
+    one_cohort(&options.rows, &packages)?;
     let cohort = Cohort::read(&options.cohort, &groups, &options.group_names, &options.labels)?;
     let mut models = config.models.clone();
     models.race_prior = None;
@@ -154,12 +154,8 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
         None => Vec::new(),
     };
     let has_own = |row: &&&Row| !is_of_predictions(row) && row.kind != Kind::EqualDisease;
-    let own_rows: Vec<&Row> = options
-        .rows
-        .iter()
-        .filter(|row| has_own(row) || lacking(row, &cohort, &packages).is_some())
-        .copied()
-        .collect();
+    let own_rows: Vec<&Row> =
+        options.rows.iter().filter(|row| has_own(row) || lacking(row, &cohort, &packages).is_some()).copied().collect();
     let precision = |p: &Package| scorers.precision(p).map(|precision| precision.as_str().to_owned());
     let manifest = Manifest {
         format: FORMAT,
@@ -173,7 +169,11 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
         recipe: options.recipe.as_deref().map(|recipe| retrain::check(recipe, &groups)).transpose()?,
         seed: options.seed,
         asked: scene.asked(),
-        answers: trainings.iter().map(|t| t.name.clone()).chain(own_rows.iter().map(|row| row.name.to_owned())).collect(),
+        answers: trainings
+            .iter()
+            .map(|t| t.name.clone())
+            .chain(own_rows.iter().map(|row| row.name.to_owned()))
+            .collect(),
     };
     manifest.begin(&options.out, &cohort, options.resume)?;
     let needs_images = options.rows.iter().any(|row| is_of_predictions(row));

@@ -177,8 +177,13 @@ impl Scene {
         // One for each contract: it remembers the frequencies of the plane that it filtered last.
         let mut labs: Vec<Lab> = contracts.iter().map(|_| Lab::default()).collect();
         for some in numbered.chunks(AT_ONCE) {
-            let scene =
-                Made { scene: self.clone(), seen: Arc::clone(&seen), contracts: Arc::clone(&contracts), place, region: None };
+            let scene = Made {
+                scene: self.clone(),
+                seen: Arc::clone(&seen),
+                contracts: Arc::clone(&contracts),
+                place,
+                region: None,
+            };
             let some = some.to_vec();
             let planes = move || {
                 let made: Vec<Vec<(usize, ModelInput)>> =
@@ -198,7 +203,9 @@ impl Scene {
         // Race models come first; a clinical model has the first one's box.
         if let Some(variant) = without_peak {
             for (m, package) in self.packages.iter().enumerate() {
-                let Some((of, region)) = regions.get(if is_race(package) { m } else { 0 }).copied().flatten() else { continue };
+                let Some((of, region)) = regions.get(if is_race(package) { m } else { 0 }).copied().flatten() else {
+                    continue;
+                };
                 let contract = &package.contract;
                 // A place in one model's image is one in another's where both see the same part of it.
                 let c = contracts.iter().position(|c| c == contract).context("a contract of a package")?;
