@@ -110,7 +110,9 @@ pub(super) fn roomy(range: Option<(f64, f64)>, ticks: usize) -> (f64, f64) {
     if !step.is_finite() || !room.is_finite() {
         return (low, high);
     }
-    (((low - room) / step).floor() * step, ((high + room) / step).ceil() * step)
+    let (from, to) = (((low - room) / step).floor() * step, ((high + room) / step).ceil() * step);
+    // Shares stay shares.
+    if low >= 0.0 && high <= 1.0 { (from.max(0.0), to.min(1.0)) } else { (from, to) }
 }
 
 /// With so many decimals and a true minus sign; zero has no sign.

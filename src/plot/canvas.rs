@@ -174,7 +174,7 @@ impl Canvas {
     pub(super) fn reference(&mut self, at: (f64, f64)) {
         let (x, y) = (num(at.0), num(at.1));
         self.line(format_args!(
-            "<path d=\"M{x} {y}m0-5.5l5.5 5.5l-5.5 5.5l-5.5-5.5z\" fill=\"white\" fill-opacity=\"0.7\" stroke=\"{INK}\" \
+            "<path d=\"M{x} {y}m0-7.5l7.5 7.5l-7.5 7.5l-7.5-7.5z\" fill=\"white\" stroke=\"{INK}\" \
              stroke-width=\"1.4\"/>"
         ));
     }

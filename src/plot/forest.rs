@@ -139,6 +139,17 @@ impl Forest {
         let n = row.n.map_or_else(|| "–".to_owned(), axis::grouped);
         canvas.text((columns.n, at + 4.0), Anchor::End, BODY, &n);
         canvas.text((columns.told, at + 4.0), Anchor::End, BODY, &self.written(row));
+        // Beneath the estimate, which is smaller.
+        if let Some(x) = columns.reference {
+            let reference = finite(row.reference);
+            let text = reference.map_or_else(|| "–".to_owned(), |v| axis::told(v, self.decimals));
+            canvas.text((x, at + 4.0), Anchor::End, BODY, &text);
+            match reference.map(|v| (v, axis.side(v))) {
+                Some((value, 0)) => canvas.reference((axis.at(value), at)),
+                Some((value, side)) => canvas.beyond((axis.at(value), at), (f64::from(side), 0.0), palette::INK),
+                None => {}
+            }
+        }
         if let Some((low, high)) = finite_pair(row.interval) {
             canvas.stroke((axis.at(low), at), (axis.at(high), at), look.colour, 1.8, "");
             for (end, way) in [(low, -1), (high, 1)] {
@@ -154,15 +165,6 @@ impl Forest {
                 0 => canvas.marker((axis.at(value), at), palette::look(1).with_colour_of(look)),
                 side => canvas.beyond((axis.at(value), at), (f64::from(side), 0.0), look.colour),
             }
-        }
-        let Some(x) = columns.reference else { return };
-        let reference = finite(row.reference);
-        let text = reference.map_or_else(|| "–".to_owned(), |v| axis::told(v, self.decimals));
-        canvas.text((x, at + 4.0), Anchor::End, BODY, &text);
-        match reference.map(|v| (v, axis.side(v))) {
-            Some((value, 0)) => canvas.reference((axis.at(value), at)),
-            Some((value, side)) => canvas.beyond((axis.at(value), at), (f64::from(side), 0.0), palette::INK),
-            None => {}
         }
     }
 

@@ -74,9 +74,9 @@ impl Grid {
                 let at = (left - 8.0, cells + (k as f64 + 0.5) * SIDE + 4.0);
                 canvas.text_within(at, Anchor::End, BODY, name, 140.0);
             }
-            top = cells + down;
+            top = cells + down + 14.0;
         }
-        let end = self.scale(&mut canvas, left, top + 24.0, (low, high), width);
+        let end = self.scale(&mut canvas, left, top + 10.0, (low, high), width);
         canvas.finish(&self.title, &self.told(), width, end)
     }
 

@@ -170,7 +170,7 @@ impl Lines {
         let y_texts = self.panels.iter().flat_map(|p| p.axis((1.0, 0.0)).ticks(Y_TICKS));
         let left = 24.0 + y_texts.map(|(_, text)| canvas::width(&text, BODY)).fold(24.0, f64::max);
         let widest = labels.iter().map(|l| canvas::width(&canvas::clean(l), BODY)).fold(0.0, f64::max);
-        let legend = if widest == 0.0 { 12.0 } else { widest.min(LEGEND_MAX) + 52.0 };
+        let legend = if widest == 0.0 { 12.0 } else { widest.min(LEGEND_MAX) + 60.0 };
         let slots = if let Scale::Names(names) = &self.scale { names.len() } else { 0 };
         let plot = match self.shape {
             Shape::Square => SIDE,
@@ -272,12 +272,12 @@ impl Lines {
             let look = palette::look(labels.iter().position(|l| l == label).unwrap_or(0));
             let own = || panel.series.iter().filter(|s| s.label == *label);
             if own().any(|s| s.mark != Mark::Dots && !s.points.is_empty()) {
-                canvas.polyline(&[(at.0 - 8.0, at.1), (at.0 + 12.0, at.1)], look);
+                canvas.polyline(&[(at.0 - 8.0, at.1), (at.0 + 22.0, at.1)], look);
             }
             if own().any(|s| s.mark != Mark::Curve) {
-                canvas.marker((at.0 + 2.0, at.1), look);
+                canvas.marker((at.0 + 7.0, at.1), look);
             }
-            canvas.text_within((at.0 + 18.0, at.1 + 4.0), Anchor::Start, BODY, label, LEGEND_MAX);
+            canvas.text_within((at.0 + 28.0, at.1 + 4.0), Anchor::Start, BODY, label, LEGEND_MAX);
         }
     }
 
