@@ -1,3 +1,5 @@
+//! Pictures are whole, hold no markup of their labels and no number that is none.
+
 use super::*;
 use resvg::usvg::roxmltree::{self, Document, Node};
 

@@ -1,7 +1,6 @@
 //! Cohorts: which images there are, whose they are, and what else is known of them.
 //!
-//! One row is one image; paths are relative to the table's folder. Groups are keys of the race model, and what a table
-//! calls them is told apart by no more than case. Neighbours: `tables` reads files, `scoring` the images. Left out:
+//! One row is one image; paths are relative to the table's folder. Groups are keys of the race model. Neighbours: `tables` reads files, `scoring` the images. Left out:
 //! outcomes and groups of the node's index (`store`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -204,9 +203,11 @@ pub(super) fn numbered<T: std::hash::Hash + Eq>(values: impl Iterator<Item = T>)
         .collect()
 }
 
-/// The group among these that a table means; case does not count.
+/// The group among these that a table means; case does not count, nor what stands behind a slash (CheXpert's and MIMIC's
+/// "BLACK/AFRICAN AMERICAN").
 pub(super) fn group_of(said: &str, groups: &[String], names: &BTreeMap<String, String>) -> Option<usize> {
     let meant = names.get(said).map_or(said, String::as_str);
+    let meant = meant.split('/').next().unwrap_or_default().trim();
     groups.iter().position(|group| group.eq_ignore_ascii_case(meant))
 }
 

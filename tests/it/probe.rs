@@ -37,6 +37,8 @@ fn probe(rows: &[&str], cohort: &Path, out: &Path, more: &[&str]) -> Command {
     let mut command = sidelight(&["probe", "run"]);
     command.args(rows).arg("--cohort").arg(cohort).arg("--out").arg(out).args(more);
     command.arg("--config").arg(root().join("conf/demo.toml"));
+    // Which images share a batch moves scores by a rounding.
+    command.args(["--set", "models.deterministic=true"]);
     command
 }
 
@@ -88,7 +90,7 @@ fn the_authors_posteriors_give_their_figures() {
 #[test]
 fn a_run_is_the_same_whole_killed_and_gone_on_with_and_shared_out() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let cohort = cohort(folder.path(), 150);
+    let cohort = cohort(folder.path(), 130);
     let rows = ["detection", "filters", "noise", "blur", "patches", "age-sex-strata", "acquisition", "covariates"];
     let whole = folder.path().join("whole");
     run_ok(&mut probe(&rows, &cohort, &whole, &["--mode", "as_published"]));
@@ -117,7 +119,7 @@ fn a_run_is_the_same_whole_killed_and_gone_on_with_and_shared_out() {
         "another mode has other changes"
     );
     run_ok(&mut probe(&rows, &cohort, &killed, &["--mode", "as_published", "--resume"]));
-    assert_eq!(metrics(&killed), expected);
+    assert!(metrics(&killed) == expected, "what was killed came to other figures");
     let again = fs::metadata(killed.join("parts/000000.parquet")).and_then(|m| m.modified()).expect("a part");
     assert_eq!(again, first, "what was done is not done again");
 
@@ -131,7 +133,7 @@ fn a_run_is_the_same_whole_killed_and_gone_on_with_and_shared_out() {
     let half = run(sidelight(&["probe", "merge"]).arg(&shards[0]).arg("--out").arg(folder.path().join("half")));
     assert!(String::from_utf8_lossy(&half.stderr).contains("parts are missing"));
     run_ok(sidelight(&["probe", "merge"]).args(&shards).arg("--out").arg(&merged));
-    assert_eq!(metrics(&merged), expected);
+    assert!(metrics(&merged) == expected, "shards came to other figures");
 
     // Predictions are read by others.
     let script = "import sys, pandas as p\n\
