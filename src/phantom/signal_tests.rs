@@ -166,26 +166,29 @@ fn auc(a: &[f64], b: &[f64]) -> f64 {
 /// nothing is planted the same sum does not.
 #[test]
 fn a_linear_read_out_tells_the_groups_apart() {
+    let pictures = |set: &Set| -> Vec<(usize, Vec<f32>)> {
+        let patients = (1..=60).map(|number| set.patient(number));
+        patients.map(|patient| (patient.group, set.stored(&patient, Projection::Pa))).collect()
+    };
+    let plain = pictures(&Set::of("null"));
     for world in ["low-frequency", "high-frequency", "one-patch", "bone-bright", "habitus"] {
         let set = Set::of(world);
         let mut weights = vec![0f64; (SIDE * SIDE) as usize];
         for number in 1001..=1005 {
-            let apart =
-                if world == "habitus" { vec![1.0; weights.len()] } else { set.difference(number, Projection::Pa, 1).1 };
+            let brightness = || vec![1.0; weights.len()];
+            let apart = if world == "habitus" { brightness() } else { set.difference(number, Projection::Pa, 1).1 };
             weights.iter_mut().zip(apart).for_each(|(sum, v)| *sum += f64::from(v));
         }
-        let tell = |set: &Set| {
-            let mut sums = [vec![], vec![], vec![]];
-            for number in 1..=90 {
-                let patient = set.patient(number);
-                let stored = set.stored(&patient, Projection::Pa);
-                sums[patient.group].push(stored.iter().zip(&weights).map(|(v, w)| f64::from(*v) * w).sum());
-            }
-            auc(&sums[1], &sums[0])
+        let tell = |pictures: &[(usize, Vec<f32>)]| {
+            let sum = |stored: &[f32]| stored.iter().zip(&weights).map(|(v, w)| f64::from(*v) * w).sum::<f64>();
+            let of = |group: usize| -> Vec<f64> {
+                pictures.iter().filter(|(own, _)| *own == group).map(|(_, stored)| sum(stored)).collect()
+            };
+            auc(&of(1), &of(0))
         };
-        let (planted, plain) = (tell(&set), tell(&Set::of("null")));
-        // 30 against 30 without a difference: standard error .075.
-        assert!(planted > 0.9 && (plain - 0.5).abs() < 0.3, "{world}: {planted}, without: {plain}");
+        let (planted, plain) = (tell(&pictures(&set)), tell(&plain));
+        // 20 against 20 without a difference: standard error .093.
+        assert!(planted > 0.9 && (plain - 0.5).abs() < 0.35, "{world}: {planted}, without: {plain}");
     }
 }
 
