@@ -13,7 +13,7 @@ pub enum Probe {
     /// The catalogue: 29 experiments with their definitions and published figures
     List(Table),
     /// Run experiments on a cohort, or on a table of posteriors
-    Run(ProbeRun),
+    Run(Box<ProbeRun>),
     /// Make the report of a run: report.html, metrics.json, metrics.csv, predictions.parquet, plots/
     Report(ProbeReport),
     /// Bring shards of one run together

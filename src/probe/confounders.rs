@@ -112,9 +112,9 @@ pub(super) fn of_grey_values(
         let seen = pixels::normalise_any_file(&image.file, contracts, Frames::Middle, &Limits::default());
         progress();
         let plane = seen.ok().and_then(|n| Plane::of_input(n.inputs.first()?, contract))?;
-        Some((means(&plane), histogram(&plane)))
+        Some(Grey { means: means(&plane), histogram: histogram(&plane) })
     };
-    let seen: Vec<Option<(Vec<f64>, Vec<f64>)>> = setting.cohort.images.par_iter().map(read).collect();
+    let seen: Vec<Option<Grey>> = setting.cohort.images.par_iter().map(read).collect();
     let rows: Vec<usize> = (0..seen.len()).filter(|i| seen[*i].is_some()).collect();
     anyhow::ensure!(!rows.is_empty(), "no image of the cohort can be read");
     let mut told = Told { figures: Vec::new(), notes: Vec::new() };
@@ -123,10 +123,10 @@ pub(super) fn of_grey_values(
     }
     let logistic = vec![("logistic regression", Learner::logistic())];
     let boosting = vec![("gradient boosting", Learner::boosting_from_constant())];
-    let sets: [(&str, Vec<(&str, Learner)>, fn(&(Vec<f64>, Vec<f64>)) -> &[f64]); 3] = [
-        ("mean grey value", logistic.clone(), |v| &v.0[..1]),
-        ("mean grey values above thresholds", logistic, |v| &v.0),
-        ("histogram of 256 bins", boosting, |v| &v.1),
+    let sets: [(&str, _, fn(&Grey) -> &[f64]); 3] = [
+        ("mean grey value", logistic.clone(), |grey| &grey.means[..1]),
+        ("mean grey values above thresholds", logistic, |grey| &grey.means),
+        ("histogram of 256 bins", boosting, |grey| &grey.histogram),
     ];
     for (name, learners, of) in sets {
         let values = |i: &usize| seen[*i].as_ref().map(of).unwrap_or_default();
@@ -139,6 +139,12 @@ pub(super) fn of_grey_values(
         fit(setting, &asked, &covariates, &mut told)?;
     }
     Ok(told)
+}
+
+/// What grey values of an image come to.
+struct Grey {
+    means: Vec<f64>,
+    histogram: Vec<f64>,
 }
 
 /// Means of what lies above each threshold; 0 where nothing does.

@@ -352,7 +352,8 @@ mod tests {
         let group: Vec<usize> = (0..rows).map(|i| i % 3).collect();
         let patient: Vec<usize> = (0..rows).collect();
         // Half of group 0 is missed, a quarter of the others.
-        let score = |i: usize| if (i / 3) % if i % 3 == 0 { 2 } else { 4 } == 0 { 0.1 } else { 0.9 };
+        let every = |i: usize| if i.is_multiple_of(3) { 2 } else { 4 };
+        let score = |i: usize| if (i / 3).is_multiple_of(every(i)) { 0.1 } else { 0.9 };
         let scores: Vec<f64> = (0..rows).map(score).collect();
         let truth: Vec<Option<bool>> = vec![Some(true); rows];
         let gap = miss_gap(&scores, &truth, &group, &patient, 0.5, 1).unwrap();

@@ -347,8 +347,8 @@ pub(super) fn no_finding(cohort: &Cohort) -> Stratum<'static> {
 /// Whether a finding is there; −1 is not known.
 pub(super) fn truth(text: &str) -> Option<bool> {
     match label(text) {
-        Ok(Some(v)) if v == 1.0 => Some(true),
-        Ok(Some(v)) if v == 0.0 => Some(false),
+        Ok(Some(1.0)) => Some(true),
+        Ok(Some(0.0)) => Some(false),
         _ => None,
     }
 }

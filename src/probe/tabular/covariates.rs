@@ -117,12 +117,12 @@ impl Read {
         let name = || shown(column.name);
         match column.kind {
             Kind::Label => values
-                .map(|(i, v)| label(v).map(Some).ok_or_else(|| (i, *v)))
+                .map(|(i, v)| label(v).map(Some).ok_or((i, *v)))
                 .collect::<Result<_, _>>()
                 .map(Self::Numbers)
                 .map_err(|(i, v)| CovariateError::Label { name: name(), row: i + 1, value: shown(v) }),
             Kind::Number => values
-                .map(|(i, v)| number(v).ok_or_else(|| (i, *v)))
+                .map(|(i, v)| number(v).ok_or((i, *v)))
                 .collect::<Result<_, _>>()
                 .map(Self::Numbers)
                 .map_err(|(i, v)| CovariateError::Number { name: name(), row: i + 1, value: shown(v) }),
