@@ -321,7 +321,7 @@ impl World {
         }
         let known = self.groups.iter().filter_map(|g| g.bmi);
         let likely = known.clone().all(|bmi| (15.0..=50.0).contains(&bmi.mean) && (0.0..=10.0).contains(&bmi.sd));
-        if !likely || known.count() % self.groups.len() != 0 {
+        if !likely || ![0, self.groups.len()].contains(&known.count()) {
             return Some("bmi: for all groups or none, mean between 15 and 50, sd between 0 and 10".into());
         }
         let of = |g: &GroupWorld| {
