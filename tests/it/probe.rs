@@ -22,12 +22,11 @@ fn cohort(folder: &Path, patients: u32) -> PathBuf {
     let mut head: Vec<&str> = headers.iter().collect();
     head.push("split");
     writer.write_record(&head).expect("writable");
-    let mut number = 0;
-    for record in reader.records().map(|r| r.expect("a row")).filter(|r| &r[at("view")] == "PA") {
-        let mut record: Vec<String> = record.iter().map(str::to_owned).collect();
-        record.push(["train", "test", "test", "train", "validation", "test"][number % 6].to_owned());
-        number += 1;
-        writer.write_record(&record).expect("writable");
+    let parts = ["train", "test", "test", "train", "validation", "test"];
+    let frontal = reader.records().map(|r| r.expect("a row")).filter(|r| &r[at("view")] == "PA");
+    for (record, part) in frontal.zip(parts.iter().cycle()) {
+        let record = record.iter().chain([*part]);
+        writer.write_record(record).expect("writable");
     }
     writer.flush().expect("writable");
     path
