@@ -37,7 +37,7 @@ fn probe(rows: &[&str], cohort: &Path, out: &Path, more: &[&str]) -> Command {
     command.args(rows).arg("--cohort").arg(cohort).arg("--out").arg(out).args(more);
     command.arg("--config").arg(root().join("conf/demo.toml"));
     // Which images share a batch moves scores by a rounding.
-    command.args(["--set", "models.deterministic=true"]);
+    command.args(["--set", "models.deterministic=true", "--set", "models.threads=1"]);
     command
 }
 
@@ -176,9 +176,8 @@ fn networks_are_trained_for_rows_and_what_a_cohort_lacks_is_a_note() {
     let turned: Vec<(&str, &str)> = groups.iter().rev().copied().collect();
     let wrong = recipe(folder.path(), &turned);
     let training = |recipe: &Path| {
-        let mut command = probe(&rows, &cohort, &out, &["--retrain", "--recipe"]);
-        command.arg(recipe);
-        command
+        let recipe = format!("--recipe={}", recipe.display());
+        probe(&rows, &cohort, &out, &["--retrain", &recipe])
     };
     let refused = run(&mut training(&wrong));
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
