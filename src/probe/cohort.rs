@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tables::Table;
 use crate::domain::Digest;
+use crate::train::Part;
 
 /// Columns with a meaning of their own; every other one is a covariate, or the truth of a finding.
 pub(super) const COLUMNS: [&str; 6] = ["file", "patient", "study", "group", "split", "mask"];
@@ -49,15 +50,6 @@ pub struct Image {
     pub values: Vec<String>,
 }
 
-/// What an image is for. Without a column `split` all are for tests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    Train,
-    Validation,
-    Test,
-}
-
 /// A row that is not used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reject {
@@ -65,25 +57,6 @@ pub struct Reject {
     pub line: usize,
     pub file: String,
     pub reason: String,
-}
-
-impl Part {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Validation => "validation",
-            Self::Test => "test",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        match text.to_ascii_lowercase().as_str() {
-            "train" | "training" => Some(Self::Train),
-            "validation" | "validate" | "valid" | "val" => Some(Self::Validation),
-            "test" | "" => Some(Self::Test),
-            _ => None,
-        }
-    }
 }
 
 impl Cohort {
@@ -259,7 +232,9 @@ impl Reader<'_> {
             (_, Some(group)) => group,
         };
         let said = self.value(row, "split");
-        let part = Part::parse(said).ok_or_else(|| format!("split is {said:?}: train, validation or test"))?;
+        // Without a part an image is for tests.
+        let part = if said.is_empty() { Some(Part::Test) } else { Part::parse(&said.to_ascii_lowercase()) };
+        let part = part.ok_or_else(|| format!("split is {said:?}: train, validation or test"))?;
         let study = match self.value(row, "study") {
             "" => name,
             study => study,

@@ -7,7 +7,7 @@ use anyhow::Context;
 use rayon::prelude::*;
 
 use super::catalogue::{Kind, Row};
-use super::cohort::{COVARIATES, Cohort, Part};
+use super::cohort::{COVARIATES, Cohort};
 use super::manifest::Model;
 use super::metrics::Scored;
 use super::rows::{Figure, race_figures};
@@ -16,6 +16,7 @@ use crate::domain::{Contract, Purpose};
 use crate::perturb::{Form, Plane};
 use crate::pixels::{self, Frames, Limits};
 use crate::stats::{ClusterBootstrap, Design};
+use crate::train::Part;
 
 /// Mean grey values are of pixels above these parts of the range: all tissue, then denser and denser.
 const TISSUE: [f32; 7] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6];

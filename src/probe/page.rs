@@ -9,7 +9,6 @@ use anyhow::Context;
 
 use super::answers::{self, Answer};
 use super::catalogue::{Kind, Published, ROWS, Row, Said};
-use super::cohort::Part;
 use super::drawings::{drawings, point};
 use super::manifest::Manifest;
 use super::metrics::{Estimate, Level, PATIENTS_MIN};
@@ -21,6 +20,7 @@ use super::variants::ORIGINAL;
 use crate::domain::Purpose;
 use crate::perturb::Form;
 use crate::plot::{Block, Column, Lines, Page, Panel, Scale, Section, Series, Shape, Svg};
+use crate::train::Part;
 
 /// What a run came to.
 #[derive(Debug)]

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
-use super::cohort::{COLUMNS, Cohort, Image, Part, Reject, group_of};
+use super::cohort::{COLUMNS, Cohort, Image, Reject, group_of};
 use super::manifest::Model;
 use super::parts::{Asked, Predictions};
 use super::tables::Table;
 use super::variants::ORIGINAL;
 use crate::domain::Purpose;
+use crate::train::Part;
 
 /// What a table came to.
 pub struct Posteriors {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 
 use super::catalogue::{Changed, Kind, Row};
-use super::cohort::{Cohort, Image, Part};
+use super::cohort::{Cohort, Image};
 use super::resample::{self, Labelled};
 use super::rows::{self, truth};
 use super::variants::{self, How, ORIGINAL, Variant};
@@ -18,6 +18,7 @@ use crate::config::Device;
 use crate::domain::{Digest, Purpose};
 use crate::infer::Package;
 use crate::perturb::Form;
+use crate::train::Part;
 use crate::train::{self, Recipe, TrainOptions};
 
 /// A network to be trained.

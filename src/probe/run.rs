@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 
 use super::answers::{self, Answer};
 use super::catalogue::{Changed, Kind, ROWS, Row};
-use super::cohort::{Cohort, Part};
+use super::cohort::Cohort;
 use super::confounders::{self, Setting, Told};
 use super::manifest::{FORMAT, Manifest, Model};
 use super::parts::{self, IMAGES, Predictions, Whose};
@@ -30,6 +30,7 @@ use crate::infer::{self, Elsewhere, Package, WhiteBox};
 use crate::perturb::{Form, Plane};
 use crate::pixels::{self, Frames, Limits};
 use crate::train;
+use crate::train::Part;
 
 /// What is to be run.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,14 +135,12 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
     let groups: Vec<String> = packages[0].groups().iter().map(|g| g.key.clone()).collect();
     one_cohort(&options.rows, &packages)?;
     let cohort = Cohort::read(&options.cohort, &groups, &options.group_names, &options.labels)?;
-    let mut models = config.models.clone();
-    models.race_prior = None;
-    let (all, wanted) = (packages.clone(), models.clone());
+    let (all, wanted) = (packages.clone(), config.models.clone());
     let scorers = tokio::task::spawn_blocking(move || Scorers::start(&all, &wanted)).await??;
     let has_saliency = options.rows.iter().any(|row| row.kind == Kind::Saliency);
     let tested = Arc::new(cohort.subset(&cohort.of_part(Part::Test)));
     ensure!(!tested.images.is_empty(), "no image of the cohort is for tests (column split)");
-    let mut scene = Scene {
+    let scene = Scene {
         scorers: scorers.clone(),
         packages: Arc::new(packages.clone()),
         cohort: Arc::clone(&tested),
@@ -176,10 +175,7 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
             .collect(),
     };
     manifest.begin(&options.out, &cohort, options.resume)?;
-    let needs_images = options.rows.iter().any(|row| is_of_predictions(row));
-    if !needs_images {
-        scene.variants = Arc::new(Vec::new());
-    } else {
+    if options.rows.iter().any(|row| is_of_predictions(row)) {
         score(&scene, &manifest, &options.out, options.shard, "images", progress).await?;
         if options.shard.index == 0 {
             pictures::sample(&scene, &options.out).await?;

@@ -1,4 +1,4 @@
-//! What is salient to a model: maps, their means over cells, the box around a peak; and planes without a part.
+//! What is salient to a model: maps, their means over cells, the box around a peak.
 //!
 //! Neighbours: `analyse` asks for Grad-CAM, or for scores of covered images where a network cannot be looked into. Left
 //! out: pictures of maps (`plot`).
@@ -6,7 +6,7 @@
 use crate::analyse::Scorers;
 use crate::domain::Fill;
 use crate::infer::{ExplainError, Occlusion, Package, distance};
-use crate::perturb::{Form, Plane};
+use crate::perturb::{Form, Plane, Transform};
 
 /// A map is kept as means over so many cells down and across.
 pub(super) const CELLS: usize = 16;
@@ -61,9 +61,9 @@ pub(super) fn cells(map: &[f32]) -> Vec<f64> {
 
 /// A part of a plane, in parts of its side: top, left, bottom, right.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Region([f64; 4]);
+pub(super) struct Salient([f64; 4]);
 
-impl Region {
+impl Salient {
     /// The bounding box of what is connected with the largest value and at least 60 % of it. As published it is read
     /// from a map of 256 pixels and applied to an image of 224, which moves and enlarges it by a seventh.
     pub(super) fn of_peak(map: &[f32], form: Form) -> Option<Self> {
@@ -101,28 +101,17 @@ impl Region {
         Some(Self([part(low.0), part(low.1), part(high.0), part(high.1)]))
     }
 
-    /// The plane with 0 in the box.
-    pub(super) fn blackened(&self, plane: &Plane) -> Plane {
-        let side = plane.side();
-        let [top, left, bottom, right] = self.0.map(|part| (part * side as f64).round() as usize);
-        let mut values = plane.values().to_vec();
-        for row in values.chunks_mut(side).take(bottom).skip(top) {
-            row[left.min(side)..right.min(side).max(left.min(side))].fill(0.0);
-        }
-        Plane::new(side, values).unwrap_or_else(|| plane.clone())
+    /// The change that blackens it in planes of this side.
+    pub(super) fn blackened(&self, side: usize) -> Transform {
+        let [top, left, bottom, right] = self.0.map(|part| (part * side as f64).round() as u32);
+        Transform::Box { top, left, bottom, right }
     }
-}
-
-/// The plane with 0 outside the mask, or within it: a pixel is within if at least half of it is.
-pub(super) fn masked(plane: &Plane, mask: &Plane, within: bool) -> Plane {
-    let values = plane.values().iter().zip(mask.values());
-    let values = values.map(|(v, m)| if (*m >= 0.5) == within { *v } else { 0.0 });
-    Plane::new(plane.side(), values.collect()).unwrap_or_else(|| plane.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::perturb::Lab;
 
     #[test]
     fn the_box_holds_the_peak_and_what_hangs_together_with_it() {
@@ -132,29 +121,25 @@ mod tests {
             map[at] = 0.7;
         }
         (map[44], map[88]) = (1.0, 0.9);
-        let region = Region::of_peak(&map, Form::Corrected).unwrap();
-        assert_eq!(region, Region([0.3, 0.4, 0.5, 0.6]));
+        let region = Salient::of_peak(&map, Form::Corrected).unwrap();
+        assert_eq!(region, Salient([0.3, 0.4, 0.5, 0.6]));
         let plane = Plane::new(20, vec![1.0; 400]).unwrap();
-        let blackened = region.blackened(&plane);
+        let blackened = Lab::default().apply(region.blackened(20), &plane);
         assert_eq!(blackened.values().iter().filter(|v| **v == 0.0).count(), 16);
         assert_eq!((blackened.values()[6 * 20 + 8], blackened.values()[6 * 20 + 7]), (0.0, 1.0));
-        let published = Region::of_peak(&map, Form::AsPublished).unwrap();
+        let published = Salient::of_peak(&map, Form::AsPublished).unwrap();
         assert!((published.0[3] - 0.6 * 8.0 / 7.0).abs() < 1e-12);
-        assert_eq!(Region::of_peak(&[0.0; 100], Form::Corrected), None);
-        assert_eq!(Region::of_peak(&[f32::NAN; 4], Form::Corrected), None);
+        assert_eq!(Salient::of_peak(&[0.0; 100], Form::Corrected), None);
+        assert_eq!(Salient::of_peak(&[f32::NAN; 4], Form::Corrected), None);
         let mut last = vec![0.0; 100];
         last[99] = 1.0;
-        assert_eq!(Region::of_peak(&last, Form::AsPublished).unwrap().0[2], 1.0, "no box leaves the image");
+        assert_eq!(Salient::of_peak(&last, Form::AsPublished).unwrap().0[2], 1.0, "no box leaves the image");
     }
 
     #[test]
-    fn cells_are_means_and_masks_blacken_the_other_side() {
+    fn cells_are_means() {
         let map: Vec<f32> = (0..32 * 32).map(|at| if at / 32 < 2 && at % 32 < 2 { 1.0 } else { 0.0 }).collect();
         let cells = cells(&map);
         assert_eq!((cells[0], cells[1], cells.len()), (1.0, 0.0, 256));
-        let plane = Plane::new(2, vec![0.2, 0.4, 0.6, 0.8]).unwrap();
-        let mask = Plane::new(2, vec![1.0, 0.5, 0.49, 0.0]).unwrap();
-        assert_eq!(masked(&plane, &mask, true).values(), [0.2, 0.4, 0.0, 0.0]);
-        assert_eq!(masked(&plane, &mask, false).values(), [0.0, 0.0, 0.6, 0.8]);
     }
 }

@@ -13,12 +13,12 @@ use tokio::task::JoinSet;
 
 use super::cohort::{Cohort, Image};
 use super::parts::{Asked, Said};
-use super::saliency::{self, Region};
+use super::saliency::{self, Salient};
 use super::variants::{How, Variant};
 use crate::analyse::Scorers;
 use crate::domain::{Contract, ModelInput, Purpose};
 use crate::infer::Package;
-use crate::perturb::{Form, Lab, Plane};
+use crate::perturb::{Form, Lab, Plane, Region};
 use crate::pixels::{self, Frames, Limits};
 
 /// Variants of an image that are made before they are scored.
@@ -137,7 +137,7 @@ impl Scene {
                 true => saliency::map(&self.scorers, package, &seen.planes[0]).await?,
                 false => None,
             };
-            let region = region.as_deref().and_then(|map| Region::of_peak(map, self.form));
+            let region = region.as_deref().and_then(|map| Salient::of_peak(map, self.form));
             let all: Vec<usize> = (0..self.variants.len()).collect();
             let (seen, contracts) = (Arc::new(seen), Arc::new(contracts));
             let made = Made { scene: self.clone(), seen, contracts, place, region };
@@ -156,14 +156,14 @@ impl Scene {
         let contracts = Arc::new(self.contracts());
         let mut outputs = Vec::new();
         // Of each race model, by its contract.
-        let mut regions: Vec<Option<(usize, Region)>> = Vec::new();
+        let mut regions: Vec<Option<(usize, Salient)>> = Vec::new();
         let without_peak = self.variants.iter().position(|v| v.how == How::WithoutPeak);
         if self.saliency || without_peak.is_some() {
             let mut own = self.packages.len();
             for package in self.packages.iter().filter(|p| is_race(p)) {
                 let c = contracts.iter().position(|c| *c == package.contract).context("a contract of a package")?;
                 let map = saliency::map(&self.scorers, package, &seen.planes[c]).await?;
-                let region = map.as_deref().and_then(|map| Region::of_peak(map, self.form));
+                let region = map.as_deref().and_then(|map| Salient::of_peak(map, self.form));
                 regions.push(region.map(|region| (c, region)));
                 if self.saliency {
                     if let Some(map) = map {
@@ -202,6 +202,7 @@ impl Scene {
         }
         // Race models come first; a clinical model has the first one's box.
         if let Some(variant) = without_peak {
+            let mut lab = Lab::default();
             for (m, package) in self.packages.iter().enumerate() {
                 let Some((of, region)) = regions.get(if is_race(package) { m } else { 0 }).copied().flatten() else {
                     continue;
@@ -210,7 +211,8 @@ impl Scene {
                 // A place in one model's image is one in another's where both see the same part of it.
                 let c = contracts.iter().position(|c| c == contract).context("a contract of a package")?;
                 if (contracts[of].fit, contracts[of].orientation) == (contract.fit, contract.orientation) {
-                    let input = region.blackened(&seen.planes[c]).to_input(contract);
+                    let plane = &seen.planes[c];
+                    let input = lab.apply(region.blackened(plane.side()), plane).to_input(contract);
                     let values = self.answers(package, vec![input]).await?.remove(0);
                     outputs.push((variant, m, values));
                 }
@@ -244,7 +246,7 @@ struct Made {
     contracts: Arc<Vec<Contract>>,
     place: usize,
     /// The salient box of the contract that is asked for.
-    region: Option<Region>,
+    region: Option<Salient>,
 }
 
 impl Made {
@@ -256,8 +258,11 @@ impl Made {
                 How::Original => plane.clone(),
                 How::Change(_) if seen.of_batch.contains_key(v) => seen.of_batch[v][c].clone(),
                 How::Change(change) => change.apply_at(self.place, lab, plane),
-                How::Lungs { within } => saliency::masked(plane, seen.masks[c].as_ref()?, *within),
-                How::WithoutPeak => self.region?.blackened(plane),
+                How::Lungs { within } => {
+                    let kept = if *within { Region::Inside } else { Region::Outside };
+                    plane.masked(seen.masks[c].as_ref()?, kept)?
+                }
+                How::WithoutPeak => lab.apply(self.region?.blackened(plane.side()), plane),
             };
             Some((*v, changed.to_input(&self.contracts[c])))
         };

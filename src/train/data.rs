@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail, ensure};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use tch::{Kind, Tensor};
 
@@ -38,11 +39,32 @@ pub struct Sample {
 }
 
 /// What a sample is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Part {
     Train,
     Validation,
     Test,
+}
+
+impl Part {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
+
+    /// The part that a table means.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "train" | "training" => Some(Self::Train),
+            "validation" | "validate" | "valid" | "val" => Some(Self::Validation),
+            "test" => Some(Self::Test),
+            _ => None,
+        }
+    }
 }
 
 /// What the network is to say.

@@ -241,10 +241,10 @@ impl Table<'_> {
         };
         let part = match value(&names.split) {
             "" => None,
-            "train" | "training" => Some(Part::Train),
-            "validation" | "validate" | "valid" | "val" => Some(Part::Validation),
-            "test" => Some(Part::Test),
-            other => bail!("{} is {other:?}, train, validation or test is possible", names.split),
+            said => match Part::parse(said) {
+                None => bail!("{} is {said:?}, train, validation or test is possible", names.split),
+                part => part,
+            },
         };
         let study = match value(&names.study) {
             "" => file,

@@ -42,7 +42,7 @@ use checkpoint::Checkpoints;
 use data::Keeping;
 use package::Origin;
 
-pub use data::{Dataset, Sample, Target};
+pub use data::{Dataset, Part, Sample, Target};
 pub use evaluate::{Evaluation, FindingThreshold};
 pub use fit::{EpochReport, FitOptions, Fitted, Machine, fit};
 pub use loader::LoaderOptions;
