@@ -94,7 +94,7 @@ pub fn report(options: &ProbeReport) -> anyhow::Result<ExitCode> {
             f.quantity.as_str().to_owned(),
             format!("{}{level}", f.of),
             plain(&part.join(", ")),
-            f.patients.map_or("< 11".to_owned(), |n| n.to_string()),
+            f.patients.map_or("not told".to_owned(), |n| n.to_string()),
             f.estimate.map_or("too few".to_owned(), told),
         ]
     });

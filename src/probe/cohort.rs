@@ -1,7 +1,7 @@
 //! Cohorts: which images there are, whose they are, and what else is known of them.
 //!
-//! One row is one image; paths are relative to the table's folder. Groups are keys of the race model. Neighbours: `tables` reads files, `scoring` the images. Left out:
-//! outcomes and groups of the node's index (`store`).
+//! One row is one image; paths are relative to the table's folder. Groups are keys of the race model. Neighbours:
+//! `tables` reads files, `scoring` the images. Left out: outcomes and groups of the node's index (`store`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -247,9 +247,31 @@ impl Reader<'_> {
             group,
             part,
             mask: Some(self.value(row, "mask")).filter(|mask| !mask.is_empty()).map(|mask| self.folder.join(mask)),
-            values: self.columns.iter().map(|(at, _)| row.get(*at).cloned().unwrap_or_default()).collect(),
+            values: self
+                .columns
+                .iter()
+                .map(|(at, name)| {
+                    let value = row.get(*at).map_or("", String::as_str);
+                    let years = if *name == "age" { years(value) } else { None };
+                    years.map_or(value.to_owned(), |years| years.to_string())
+                })
+                .collect(),
         })
     }
+}
+
+/// An age as DICOM's Age String has it (PS3.5 §6.2: 063Y, 018M, 006W, 004D), in years.
+fn years(text: &str) -> Option<f64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: f64 = number.parse::<u16>().ok()?.into();
+    let years = match unit {
+        "Y" => number,
+        "M" => number / 12.0,
+        "W" => number * 7.0 / 365.25,
+        "D" => number / 365.25,
+        _ => return None,
+    };
+    Some(years)
 }
 
 /// Of the table, of what was read of it, and of the sizes of the files that it names: whoever changes an image seldom keeps
@@ -289,6 +311,15 @@ pub(super) mod fixtures {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages_of_headers_are_years() {
+        assert_eq!(
+            ["063Y", "018M", "63", "Y", "", "0x3Y", "7é"].map(years),
+            [Some(63.0), Some(1.5), None, None, None, None, None]
+        );
+        assert!((years("006W").unwrap() - 0.115).abs() < 1e-4 && years("004D").unwrap() < 0.011);
+    }
 
     fn groups() -> Vec<String> {
         ["Asian", "Black", "White"].map(str::to_owned).into()

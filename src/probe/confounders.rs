@@ -223,7 +223,7 @@ fn fit(setting: &Setting<'_>, asked: &Asked, covariates: &Covariates, told: &mut
             precision: None,
         };
         told.notes.push(format!("{}: the grid chose {:.3}", model.name, predicted.chosen));
-        told.figures.extend(race_figures(row, groups, &model, &scored, seed));
+        told.figures.extend(race_figures(row, groups, &model, &scored, None));
     }
     Ok(())
 }

@@ -1,14 +1,15 @@
-//! What predictions come to: AUCs of one group against all others, of findings, and gaps of miss rates, with intervals.
+//! What predictions come to: AUCs of one group against all others, of findings, what a change takes from them, and gaps
+//! of miss rates, with intervals.
 //!
-//! Intervals are DeLong's where every patient has one value, else percentiles of a bootstrap that draws patients; those
-//! of gaps and means always. Pure. Neighbours: `rows` chooses what is measured. Left out: tests of hypotheses.
+//! Intervals of AUCs are DeLong's, with patients as clusters where they have several images, and those of means alike;
+//! those of gaps are of draws of patients. Pure. Neighbours: `rows` chooses what is measured, `stats` has the numerics. Left out: tests
+//! of hypotheses about a model.
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{ClusterBootstrap, delong, quantile};
+use crate::stats::{AucInfluence, Spread, Tally, Z_95, delong, spread};
 
-/// Draws of the bootstrap.
+/// Draws of the bootstrap of a gap, and permutations.
 pub const DRAWS: u64 = 1000;
 /// With fewer patients of a class nothing is said.
 pub const PATIENTS_MIN: usize = 11;
@@ -52,10 +53,12 @@ impl Scored {
     }
 
     pub fn patients(&self) -> usize {
-        let mut numbers = self.patient.clone();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.len()
+        distinct(self.patient.iter().copied())
+    }
+
+    /// Whether each row is of the group.
+    pub fn members(&self, group: usize) -> Vec<bool> {
+        self.group.iter().map(|own| *own == group).collect()
     }
 
     /// The column of an output.
@@ -86,26 +89,44 @@ impl Scored {
 }
 
 /// The area under the curve of a score against a class; `None` unless both have [`PATIENTS_MIN`] patients.
-pub fn auc(scores: &[f64], positive: &[bool], patient: &[usize], seed: u64) -> Option<Estimate> {
-    let of = |class: bool| {
-        let mut patients: Vec<usize> =
-            patient.iter().zip(positive).filter(|(_, p)| **p == class).map(|(patient, _)| *patient).collect();
-        patients.sort_unstable();
-        patients.dedup();
-        patients.len()
-    };
-    if of(true) < PATIENTS_MIN || of(false) < PATIENTS_MIN {
-        return None;
-    }
-    let dense = dense(patient);
-    if dense.1 == scores.len() {
+pub fn auc(scores: &[f64], positive: &[bool], patient: &[usize]) -> Option<Estimate> {
+    let fewer = fewer(positive, patient)?;
+    let (numbers, patients) = dense(patient);
+    let found = if patients == scores.len() {
         let found = delong(scores, positive)?;
-        let found = Estimate { value: found.auc, lower: found.lower, upper: found.upper };
-        return Some(with_room(found, of(true).min(of(false))));
-    }
-    let curve = Curve::of(scores, positive)?;
-    let draws = bootstrap(&dense, seed, |weight| curve.auc(|row| weight[dense.0[row]]));
-    interval(curve.auc(|_| 1.0)?, draws).map(|found| with_room(found, of(true).min(of(false))))
+        Estimate { value: found.auc, lower: found.lower, upper: found.upper }
+    } else {
+        estimate(&AucInfluence::of(scores, positive, &numbers)?, (0.0, 1.0))?
+    };
+    Some(with_room(found, fewer))
+}
+
+/// The area of scores less that of others of the same rows, as [`auc`] has them.
+pub fn auc_change(after: &[f64], before: &[f64], positive: &[bool], patient: &[usize]) -> Option<Estimate> {
+    fewer(positive, patient)?;
+    let numbers = dense(patient).0;
+    let of = |scores| AucInfluence::of(scores, positive, &numbers);
+    estimate(&of(after)?.minus(&of(before)?)?, (-1.0, 1.0))
+}
+
+/// Patients of the class that has fewer of them; `None` below [`PATIENTS_MIN`].
+fn fewer(positive: &[bool], patient: &[usize]) -> Option<usize> {
+    let of =
+        |class: bool| distinct(patient.iter().zip(positive).filter(|(_, p)| **p == class).map(|(patient, _)| *patient));
+    Some(of(true).min(of(false))).filter(|fewer| *fewer >= PATIENTS_MIN)
+}
+
+/// How many different numbers there are.
+pub fn distinct(numbers: impl Iterator<Item = usize>) -> usize {
+    let mut numbers: Vec<usize> = numbers.collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers.len()
+}
+
+fn estimate(of: &AucInfluence, (least, most): (f64, f64)) -> Option<Estimate> {
+    let (lower, upper) = of.limits(least, most)?;
+    Some(Estimate { value: of.value, lower, upper })
 }
 
 /// A score that parts the classes wholly has no variance, which is no certainty: by the rule of three, of the smaller
@@ -119,27 +140,26 @@ fn with_room(found: Estimate, patients: usize) -> Estimate {
     }
 }
 
-/// The mean over these groups of the AUC of each against all others; its limits are of the bootstrap. `None` of fewer
-/// than two.
-pub fn macro_auc(scored: &Scored, groups: &[usize], seed: u64) -> Option<Estimate> {
-    let member = |group: usize| scored.group.iter().map(|g| *g == group).collect::<Vec<bool>>();
-    if groups.len() < 2 {
-        return None;
-    }
-    let curve = |g: &usize| Curve::of(&scored.column(*g), &member(*g));
-    let curves = groups.iter().map(curve).collect::<Option<Vec<Curve>>>()?;
-    let dense = dense(&scored.patient);
-    let mean = |weight: &dyn Fn(usize) -> f64| {
-        let aucs = curves.iter().map(|curve| curve.auc(weight)).collect::<Option<Vec<f64>>>()?;
-        Some(aucs.iter().sum::<f64>() / aucs.len() as f64)
-    };
-    let draws = bootstrap(&dense, seed, |weight| mean(&|row| weight[dense.0[row]]));
-    interval(mean(&|_| 1.0)?, draws)
+/// The mean over these groups of the AUC of each against all others. `None` of fewer than two.
+pub fn macro_auc(scored: &Scored, groups: &[usize]) -> Option<Estimate> {
+    let fewest = groups.iter().filter_map(|g| fewer(&scored.members(*g), &scored.patient)).min()?;
+    Some(with_room(estimate(&macro_influence(scored, groups)?, (0.0, 1.0))?, fewest))
+}
+
+/// The mean AUC of outputs less that of others of the same rows, as [`macro_auc`] has them.
+pub fn macro_change(after: &Scored, before: &Scored, groups: &[usize]) -> Option<Estimate> {
+    estimate(&macro_influence(after, groups)?.minus(&macro_influence(before, groups)?)?, (-1.0, 1.0))
+}
+
+fn macro_influence(scored: &Scored, groups: &[usize]) -> Option<AucInfluence> {
+    let numbers = dense(&scored.patient).0;
+    let of = |g: &usize| AucInfluence::of(&scored.column(*g), &scored.members(*g), &numbers);
+    let all = groups.iter().map(of).collect::<Option<Vec<AucInfluence>>>()?;
+    if all.len() < 2 { None } else { AucInfluence::mean(&all) }
 }
 
 /// By how much the largest miss rate (FNR) of a group exceeds the smallest, at a threshold; of groups with
-/// [`CASES_MIN`] patients who have the finding. `truth`: of each row, where it is known. A largest less a smallest is above
-/// 0 by chance alone, and so are its limits.
+/// [`CASES_MIN`] patients who have the finding. `truth`: of each row, where it is known.
 pub fn miss_gap(
     scores: &[f64],
     truth: &[Option<bool>],
@@ -147,53 +167,37 @@ pub fn miss_gap(
     patient: &[usize],
     threshold: f64,
     seed: u64,
-) -> Option<Estimate> {
+) -> Option<Spread> {
     let rows: Vec<usize> = (0..scores.len()).filter(|row| truth[*row] == Some(true)).collect();
-    let mut groups: Vec<usize> = rows.iter().map(|row| group[*row]).collect();
-    groups.sort_unstable();
-    groups.dedup();
-    groups.retain(|g| {
-        let mut own: Vec<usize> = rows.iter().filter(|row| group[**row] == *g).map(|row| patient[*row]).collect();
-        own.sort_unstable();
-        own.dedup();
-        own.len() >= CASES_MIN
-    });
-    if groups.len() < 2 {
-        return None;
+    let (numbers, patients) = dense(&rows.iter().map(|row| patient[*row]).collect::<Vec<_>>());
+    let mut tallies = vec![Tally { group: 0, hits: 0.0, cases: 0.0 }; patients];
+    for (row, number) in rows.iter().zip(numbers) {
+        let tally = &mut tallies[number];
+        tally.group = group[*row];
+        tally.cases += 1.0;
+        tally.hits += if scores[*row] < threshold { 1.0 } else { 0.0 };
     }
-    let of: Vec<usize> = rows.iter().map(|row| patient[*row]).collect();
-    let dense = dense(&of);
-    let gap = |weight: &dyn Fn(usize) -> f64| {
-        let rate = |g: &usize| {
-            let own = rows.iter().enumerate().filter(|(_, row)| group[**row] == *g);
-            let (mut missed, mut all) = (0.0, 0.0);
-            for (at, row) in own {
-                all += weight(at);
-                missed += if scores[*row] < threshold { weight(at) } else { 0.0 };
-            }
-            (all > 0.0).then(|| missed / all)
-        };
-        let rates = groups.iter().map(rate).collect::<Option<Vec<f64>>>()?;
-        let largest = rates.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        Some(largest - rates.iter().copied().fold(f64::INFINITY, f64::min))
-    };
-    let draws = bootstrap(&dense, seed, |weight| gap(&|at| weight[dense.0[at]]));
-    interval(gap(&|_| 1.0)?, draws)
+    let count = |g: usize| tallies.iter().filter(|t| t.group == g).count();
+    let groups: Vec<usize> = (0..=group.iter().copied().max()?).filter(|g| count(*g) >= CASES_MIN).collect();
+    let place = |g: usize| groups.iter().position(|own| *own == g);
+    let kept: Vec<Tally> =
+        tallies.iter().filter_map(|tally| Some(Tally { group: place(tally.group)?, ..*tally })).collect();
+    spread(&kept, groups.len(), DRAWS, seed)
 }
 
-/// The mean of values, its limits by the bootstrap.
-pub fn mean(values: &[f64], patient: &[usize], seed: u64) -> Option<Estimate> {
-    let dense = dense(patient);
-    if dense.1 < PATIENTS_MIN {
+/// The mean of values; those of a patient hang together.
+pub fn mean(values: &[f64], patient: &[usize]) -> Option<Estimate> {
+    let (numbers, patients) = dense(patient);
+    if patients < PATIENTS_MIN {
         return None;
     }
-    let mean = |weight: &dyn Fn(usize) -> f64| {
-        let (sum, all) =
-            values.iter().enumerate().fold((0.0, 0.0), |(s, n), (row, v)| (s + weight(row) * v, n + weight(row)));
-        (all > 0.0).then(|| sum / all)
-    };
-    let draws = bootstrap(&dense, seed, |weight| mean(&|row| weight[dense.0[row]]));
-    interval(mean(&|_| 1.0)?, draws)
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let mut sums = vec![0.0; patients];
+    numbers.iter().zip(values).for_each(|(number, value)| sums[*number] += (value - mean) / count);
+    let factor = patients as f64 / (patients - 1) as f64;
+    let half = Z_95 * (factor * sums.iter().map(|sum| sum * sum).sum::<f64>()).sqrt();
+    Some(Estimate { value: mean, lower: mean - half, upper: mean + half })
 }
 
 /// Patients numbered without gaps, row by row, and how many there are.
@@ -203,61 +207,22 @@ fn dense(patient: &[usize]) -> (Vec<usize>, usize) {
     (numbers, count)
 }
 
-fn bootstrap(
-    dense: &(Vec<usize>, usize),
-    seed: u64,
-    statistic: impl Fn(&[f64]) -> Option<f64> + Sync + Send,
-) -> Vec<f64> {
-    let bootstrap = ClusterBootstrap { clusters: dense.1, seed };
-    bootstrap.map(DRAWS, |_, weight| statistic(weight)).into_iter().flatten().collect()
-}
-
-/// Percentiles; `None` where too many draws have no value for them to mean anything.
-fn interval(value: f64, mut draws: Vec<f64>) -> Option<Estimate> {
-    if (draws.len() as u64) < DRAWS * 9 / 10 {
-        return None;
-    }
-    draws.par_sort_unstable_by(f64::total_cmp);
-    Some(Estimate { value, lower: quantile(&draws, 0.025)?, upper: quantile(&draws, 0.975)? })
-}
-
-/// Scores in order, for weighted areas: sorted once, summed for each draw.
-struct Curve {
-    /// Rows by rising score, and whether the score is the one before it.
-    order: Vec<(usize, bool)>,
-    positive: Vec<bool>,
-}
-
-impl Curve {
-    fn of(scores: &[f64], positive: &[bool]) -> Option<Self> {
-        let classes = positive.contains(&true) && positive.contains(&false);
-        if !classes || scores.iter().any(|s| s.is_nan()) {
-            return None;
+/// Which of the numbers of patients that together make a known sum are not told: those below [`PATIENTS_MIN`], and
+/// with them the next larger ones, until what is left out cannot be had by subtracting. `remainder`: patients who are
+/// in the sum and in none of the numbers.
+pub fn hidden(counts: &[usize], remainder: usize) -> Vec<bool> {
+    let mut hidden: Vec<bool> = counts.iter().map(|count| (1..PATIENTS_MIN).contains(count)).collect();
+    let has_small = hidden.contains(&true) || (1..PATIENTS_MIN).contains(&remainder);
+    loop {
+        let own = || counts.iter().zip(&hidden).filter(|(count, is_hidden)| **is_hidden && **count > 0);
+        let cells = own().count() + usize::from(remainder > 0);
+        let sum = own().map(|(count, _)| count).sum::<usize>() + remainder;
+        if !has_small || (cells >= 2 && sum >= PATIENTS_MIN) {
+            return hidden;
         }
-        let mut rows: Vec<usize> = (0..scores.len()).collect();
-        rows.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
-        let tied = |at: usize| at > 0 && scores[rows[at]] == scores[rows[at - 1]];
-        let order = (0..rows.len()).map(|at| (rows[at], tied(at))).collect();
-        Some(Self { order, positive: positive.to_vec() })
-    }
-
-    /// The area with this weight of each row; `None` where a class has none.
-    fn auc(&self, weight: impl Fn(usize) -> f64) -> Option<f64> {
-        let (mut below, mut here, mut area) = (0.0, [0.0, 0.0], 0.0);
-        let mut positives = 0.0;
-        for (row, is_tied) in &self.order {
-            if !is_tied {
-                area += here[1] * (below + here[0] / 2.0);
-                below += here[0];
-                here = [0.0, 0.0];
-            }
-            let weight = weight(*row);
-            here[usize::from(self.positive[*row])] += weight;
-            positives += if self.positive[*row] { weight } else { 0.0 };
-        }
-        area += here[1] * (below + here[0] / 2.0);
-        below += here[0];
-        (below > 0.0 && positives > 0.0).then(|| area / below / positives)
+        let open = (0..counts.len()).filter(|at| !hidden[*at] && counts[*at] > 0);
+        let Some(next) = open.min_by_key(|at| counts[*at]) else { return hidden };
+        hidden[next] = true;
     }
 }
 
@@ -278,39 +243,25 @@ mod tests {
     }
 
     #[test]
-    fn the_weighted_area_is_that_of_rows_which_stand_as_often() {
-        let (scores, positive) = drawn(200, 1);
-        let curve = Curve::of(&scores, &positive).unwrap();
-        let expected = stats::auc(&scores, &positive).unwrap();
-        assert!((curve.auc(|_| 1.0).unwrap() - expected).abs() < 1e-12);
-        let twice: Vec<usize> = (0..200).flat_map(|row| std::iter::repeat_n(row, row % 3)).collect();
-        let of = |row: &usize| (scores[*row], positive[*row]);
-        let (scores, positive): (Vec<f64>, Vec<bool>) = twice.iter().map(of).unzip();
-        let expected = stats::auc(&scores, &positive).unwrap();
-        assert!((curve.auc(|row| (row % 3) as f64).unwrap() - expected).abs() < 1e-12);
-        assert_eq!(curve.auc(|_| 0.0), None);
-    }
-
-    #[test]
     fn limits_are_delongs_for_single_images_and_wider_for_patients_with_several() {
         let (scores, positive) = drawn(400, 2);
         let own: Vec<usize> = (0..400).collect();
-        let single = auc(&scores, &positive, &own, 7).unwrap();
+        let single = auc(&scores, &positive, &own).unwrap();
         let reference = stats::delong(&scores, &positive).unwrap();
         assert_eq!((single.value, single.lower), (reference.auc, reference.lower));
         let apart: Vec<f64> = positive.iter().map(|p| f64::from(u8::from(*p))).collect();
-        let sure = auc(&apart, &positive, &own, 7).unwrap();
+        let sure = auc(&apart, &positive, &own).unwrap();
         let fewer = positive.iter().filter(|p| **p).count().min(positive.iter().filter(|p| !**p).count());
         assert_eq!((sure.value, sure.lower), (1.0, 1.0 - 3.0 / fewer as f64));
         // Everybody four times: no more is known than before.
         let four = |i: usize| i / 4;
         let copied: (Vec<f64>, Vec<bool>) = (0..1600).map(|i| (scores[four(i)], positive[four(i)])).unzip();
         let patients: Vec<usize> = (0..1600).map(four).collect();
-        let clustered = auc(&copied.0, &copied.1, &patients, 7).unwrap();
+        let clustered = auc(&copied.0, &copied.1, &patients).unwrap();
         assert!((clustered.value - single.value).abs() < 1e-12);
         let width = |e: &Estimate| e.upper - e.lower;
         assert!((width(&clustered) / width(&single) - 1.0).abs() < 0.12, "{clustered:?} {single:?}");
-        assert_eq!(auc(&scores[..12], &positive[..12], &own[..12], 7), None, "too few patients");
+        assert_eq!(auc(&scores[..12], &positive[..12], &own[..12]), None, "too few patients");
     }
 
     #[test]
@@ -328,7 +279,7 @@ mod tests {
                     patient.push(p);
                 }
             }
-            let found = auc(&scores, &positive, &patient, seed).unwrap();
+            let found = auc(&scores, &positive, &patient).unwrap();
             // Φ(1 / √(2 · 1.25))
             (found.lower..=found.upper).contains(&0.736_455)
         };
@@ -357,8 +308,57 @@ mod tests {
         let scores: Vec<f64> = (0..rows).map(score).collect();
         let truth: Vec<Option<bool>> = vec![Some(true); rows];
         let gap = miss_gap(&scores, &truth, &group, &patient, 0.5, 1).unwrap();
-        assert!((gap.value - 0.25).abs() < 1e-12 && gap.lower < 0.25 && gap.upper > 0.25, "{gap:?}");
+        assert!((gap.observed - 0.25).abs() < 1e-12 && gap.value < 0.25 && gap.upper > 0.25, "{gap:?}");
+        assert!(gap.p < 0.1, "{gap:?}");
         let unknown = vec![None; rows];
         assert_eq!(miss_gap(&scores, &unknown, &group, &patient, 0.5, 1), None);
+    }
+    #[test]
+    fn a_change_of_what_is_the_same_is_none_and_one_that_is_small_is_seen_where_intervals_overlap() {
+        let (scores, positive) = drawn(300, 3);
+        let patient: Vec<usize> = (0..300).map(|i| i / 2).collect();
+        let same = auc_change(&scores, &scores, &positive, &patient).unwrap();
+        assert_eq!((same.value, same.lower, same.upper), (0.0, 0.0, 0.0));
+        let worse: Vec<f64> = scores.iter().zip(&positive).map(|(s, p)| if *p { s - 0.05 } else { *s }).collect();
+        let change = auc_change(&worse, &scores, &positive, &patient).unwrap();
+        let (before, after) = (auc(&scores, &positive, &patient).unwrap(), auc(&worse, &positive, &patient).unwrap());
+        assert!((change.value - (after.value - before.value)).abs() < 1e-12);
+        assert!(change.upper < 0.0 && after.upper > before.lower, "{change:?} {before:?} {after:?}");
+        // Two groups whose scores are each other's remainder: the mean is either.
+        let both = |scores: &[f64]| Scored {
+            outputs: scores.iter().map(|s| vec![*s, 1.0 - s]).collect(),
+            group: positive.iter().map(|p| usize::from(!p)).collect(),
+            patient: patient.clone(),
+        };
+        let mean = macro_auc(&both(&scores), &[0, 1]).unwrap();
+        assert!((mean.value - before.value).abs() < 1e-9 && (mean.lower - before.lower).abs() < 1e-9);
+        let changed = macro_change(&both(&worse), &both(&scores), &[0, 1]).unwrap();
+        assert!((changed.value - change.value).abs() < 1e-9 && (changed.upper - change.upper).abs() < 1e-9);
+        assert_eq!(macro_auc(&both(&scores), &[0]), None);
+    }
+
+    #[test]
+    fn means_have_limits_of_patients() {
+        let values: Vec<f64> = (0..60).map(|i| f64::from(i % 5)).collect();
+        let own: Vec<usize> = (0..60).collect();
+        let single = mean(&values, &own).unwrap();
+        assert!(
+            (single.value - 2.0).abs() < 1e-12 && (single.upper - 2.0 - Z_95 * (2.0f64 / 59.0).sqrt()).abs() < 1e-9
+        );
+        let twice: Vec<f64> = values.iter().flat_map(|v| [*v, *v]).collect();
+        let pairs: Vec<usize> = (0..120).map(|i| i / 2).collect();
+        assert!((mean(&twice, &pairs).unwrap().upper - single.upper).abs() < 1e-9, "copies tell nothing new");
+        assert_eq!(mean(&values[..10], &own[..10]), None);
+    }
+
+    #[test]
+    fn small_numbers_cannot_be_had_by_subtracting() {
+        assert_eq!(hidden(&[100, 5, 40], 0), [false, true, true]);
+        assert_eq!(hidden(&[100, 5, 7], 0), [false, true, true]);
+        assert_eq!(hidden(&[100, 2, 3, 50, 20], 0), [false, true, true, false, true], "5 in all would be known");
+        assert_eq!(hidden(&[100, 0, 50], 0), [false, false, false], "nobody is no small number");
+        assert_eq!(hidden(&[100, 5, 40], 30), [false, true, false], "the rest of 30 hides it");
+        assert_eq!(hidden(&[100, 40], 3), [false, true], "a remainder is a number too");
+        assert_eq!(hidden(&[5], 0), [true]);
     }
 }

@@ -21,6 +21,8 @@ mod posteriors;
 pub mod resample;
 mod retrain;
 mod rows;
+#[cfg(test)]
+mod rows_tests;
 mod run;
 mod saliency;
 mod scoring;

@@ -11,7 +11,7 @@ use super::answers::{self, Answer};
 use super::catalogue::{Kind, Published, ROWS, Row, Said};
 use super::drawings::{drawings, point};
 use super::manifest::Manifest;
-use super::metrics::{Estimate, Level, PATIENTS_MIN};
+use super::metrics::{self, Estimate, Level, PATIENTS_MIN, distinct};
 use super::parts::{Predictions, Whose};
 use super::pictures::{self, Sample};
 use super::rows::{Data, Figure, Quantity};
@@ -100,7 +100,8 @@ impl Report {
                 row.published.iter().map(published).collect::<Vec<_>>().join("; ")
             )));
         }
-        let notes: Vec<String> = answers.iter().flat_map(|answer| answer.notes.clone()).collect();
+        let mut notes = data.left_out(row);
+        notes.extend(answers.iter().flat_map(|answer| answer.notes.clone()));
         if !notes.is_empty() {
             blocks.push(Block::List(notes));
         }
@@ -143,10 +144,9 @@ impl Report {
         let names: Vec<String> = data.manifest.asked.variants.clone();
         let mut blocks = vec![Block::Text(
             "Each change of the image, the race model's mean AUC, the clinical model's AUC and the gap of its miss rates \
-             between groups, on the test images that have what is asked (a truth, a mask). A gap is a largest less a \
-             smallest rate: it is above 0 by chance alone, and so are its limits. Where a change takes race away and leaves the finding, the finding does \
-             not need what shows race; where both fall together, they hang on the same part of the image, which is no proof \
-             that the clinical model uses race."
+             between groups, on the test images that have what is asked (a truth, a mask). Where a change takes race away \
+             and leaves the finding, the finding does not need what shows race; where both fall together, they hang on the \
+             same part of the image, which is no proof that the clinical model uses race."
                 .to_owned(),
         )];
         let kinds = [
@@ -187,7 +187,34 @@ impl Report {
             ..Lines::default()
         };
         self.draw(&mut blocks, "joint", "All changes of this run; bars are 95 % intervals.".to_owned(), lines.svg())?;
+        blocks.push(self.falls(data));
         Ok(Some(Section { title: "Race and finding together".to_owned(), blocks }))
+    }
+
+    /// By how much each change moves race AUCs and those of findings, side by side.
+    fn falls(&self, data: &Data<'_>) -> Block {
+        let race = if data.manifest.groups.len() == 2 { Quantity::RaceAuc } else { Quantity::MacroAuc };
+        let moved = |f: &&Figure| f.change.is_some() && (f.quantity == race || f.quantity == Quantity::FindingAuc);
+        let moved: Vec<&Figure> = self.figures.iter().filter(moved).collect();
+        let name = |f: &Figure| if f.quantity == race { f.model.clone() } else { format!("{}: {}", f.model, f.of) };
+        let mut columns: Vec<(bool, String)> = moved.iter().map(|f| (f.quantity != race, name(f))).collect();
+        columns.sort();
+        columns.dedup();
+        let cell = |variant: &str, column: &str| {
+            let found = moved.iter().find(|f| f.variant == variant && name(f) == column);
+            found.and_then(|f| f.change).map_or("too few".to_owned(), change)
+        };
+        let row = |variant: &String| {
+            let cells = columns.iter().map(|(_, column)| cell(variant, column));
+            std::iter::once(variant.clone()).chain(cells).collect::<Vec<String>>()
+        };
+        let head = columns.iter().map(|(_, name)| Column::number(name));
+        Block::Table {
+            caption: "AUC under each change less that of the same images as they are, each interval of 95 % by itself"
+                .to_owned(),
+            head: std::iter::once(Column::text("change")).chain(head).collect(),
+            rows: data.manifest.asked.variants.iter().filter(|name| *name != ORIGINAL).map(row).collect(),
+        }
     }
 
     fn draw(&mut self, blocks: &mut Vec<Block>, name: &str, caption: String, svg: Svg) -> anyhow::Result<()> {
@@ -223,20 +250,21 @@ fn of_run(data: &Data<'_>, images: usize, rejected: usize) -> Section {
     if let Some(recipe) = &manifest.recipe {
         rows.push(vec!["recipe of trained networks".to_owned(), recipe.to_string()]);
     }
-    let mut counts = Vec::new();
-    for (g, group) in manifest.groups.iter().enumerate() {
-        let own: Vec<usize> = (0..data.cohort.images.len()).filter(|i| data.cohort.images[*i].group == g).collect();
-        let numbers = data.cohort.patients();
-        let patients: std::collections::BTreeSet<usize> = own.iter().map(|i| numbers[*i]).collect();
-        counts.push(vec![group.clone(), small(own.len()), small(patients.len())]);
-    }
+    let numbers = data.cohort.patients();
+    let of_group = |g: usize| (0..numbers.len()).filter(move |i| data.cohort.images[*i].group == g);
+    let people: Vec<usize> =
+        (0..manifest.groups.len()).map(|g| distinct(of_group(g).map(|image| numbers[image]))).collect();
+    let hidden = metrics::hidden(&people, 0);
+    let count = |g: usize, count: usize| few(Some(count).filter(|_| !hidden[g]));
+    let counts = manifest.groups.iter().enumerate();
+    let counts = counts.map(|(g, group)| vec![group.clone(), count(g, of_group(g).count()), count(g, people[g])]);
     let head = vec![Column::text("what"), Column::text("value")];
     let groups = vec![Column::text("self-reported group"), Column::number("test images"), Column::number("patients")];
     Section {
         title: "The run".to_owned(),
         blocks: vec![
             Block::Table { caption: "What was run".to_owned(), head, rows },
-            Block::Table { caption: "Who is in it".to_owned(), head: groups, rows: counts },
+            Block::Table { caption: "Who is in it".to_owned(), head: groups, rows: counts.collect() },
         ],
     }
 }
@@ -256,7 +284,9 @@ fn not_run(rows: &[&Row]) -> Section {
 }
 
 fn table(figures: &[Figure]) -> Block {
-    let head = vec![
+    let has_change = figures.iter().any(|f| f.change.is_some());
+    let has_p = figures.iter().any(|f| f.p.is_some());
+    let mut head = vec![
         Column::text("of"),
         Column::text("model"),
         Column::text("quantity"),
@@ -267,12 +297,14 @@ fn table(figures: &[Figure]) -> Block {
         Column::number("estimate"),
         Column::number("95 % interval"),
     ];
+    head.extend(has_change.then(|| Column::number("less the whole image's")));
+    head.extend(has_p.then(|| Column::number("p of no gap")));
     let rows = figures.iter().map(|f| {
         let what = [f.stratum.as_str(), f.variant.as_str()].into_iter().filter(|t| !t.is_empty() && *t != ORIGINAL);
         let what = what.collect::<Vec<_>>().join(", ");
         let level = if f.level == Level::Study { "study" } else { "image" };
         let (value, limits) = told(f.estimate);
-        vec![
+        let mut row = vec![
             f.of.clone(),
             f.model.clone(),
             f.quantity.as_str().to_owned(),
@@ -282,20 +314,31 @@ fn table(figures: &[Figure]) -> Block {
             few(f.patients),
             value,
             limits,
-        ]
+        ];
+        row.extend(has_change.then(|| f.change.map_or(String::new(), change)));
+        row.extend(has_p.then(|| f.p.map_or(String::new(), |p| format!("{p:.3}"))));
+        row
     });
-    let caption = format!("All figures of this row. None where fewer than {PATIENTS_MIN} patients are on either side");
+    let mut caption = format!(
+        "All figures of this row. None where fewer than {PATIENTS_MIN} patients are on either side; numbers that would tell \
+         of fewer than {PATIENTS_MIN}, alone or by subtracting, are left out"
+    );
+    if has_p {
+        caption.push_str(
+            ". A gap is the largest miss rate of a group less the smallest, less what chance adds to it; its limits are \
+             those of all pairs of groups at once; p: how often groups drawn at random have as large a gap",
+        );
+    }
     Block::Table { caption, head, rows: rows.collect() }
+}
+
+fn change(e: Estimate) -> String {
+    format!("{:+.3} ({:+.3} to {:+.3})", e.value, e.lower, e.upper)
 }
 
 /// Numbers of figures that are told.
 fn few(count: Option<usize>) -> String {
-    count.map_or(format!("< {PATIENTS_MIN}"), |count| count.to_string())
-}
-
-/// Counts below the least that is told are not told either.
-fn small(count: usize) -> String {
-    if (1..PATIENTS_MIN).contains(&count) { format!("< {PATIENTS_MIN}") } else { count.to_string() }
+    count.map_or("not told".to_owned(), |count| count.to_string())
 }
 
 fn told(estimate: Option<Estimate>) -> (String, String) {
@@ -324,8 +367,22 @@ fn capital(text: &str) -> String {
 fn csv_of(figures: &[Figure]) -> anyhow::Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record([
-        "row", "model", "quantity", "of", "level", "stratum", "variant", "count", "patients", "estimate", "lower",
+        "row",
+        "model",
+        "quantity",
+        "of",
+        "level",
+        "stratum",
+        "variant",
+        "count",
+        "patients",
+        "estimate",
+        "lower",
         "upper",
+        "change",
+        "change_lower",
+        "change_upper",
+        "p",
     ])?;
     for f in figures {
         let number = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.6}"));
@@ -338,11 +395,15 @@ fn csv_of(figures: &[Figure]) -> anyhow::Result<Vec<u8>> {
             level,
             &f.stratum,
             &f.variant,
-            &few(f.count),
-            &few(f.patients),
+            &f.count.map_or(String::new(), |count| count.to_string()),
+            &f.patients.map_or(String::new(), |count| count.to_string()),
             &number(f.estimate.map(|e| e.value)),
             &number(f.estimate.map(|e| e.lower)),
             &number(f.estimate.map(|e| e.upper)),
+            &number(f.change.map(|e| e.value)),
+            &number(f.change.map(|e| e.lower)),
+            &number(f.change.map(|e| e.upper)),
+            &number(f.p),
         ])?;
     }
     Ok(writer.into_inner()?)

@@ -1,7 +1,8 @@
 //! Area under the ROC curve: Mann–Whitney with ties, and its variance by DeLong, DeLong & Clarke-Pearson (1988).
 //!
 //! Placement values come from midranks (Sun & Xu 2014), so 40,000 scores take milliseconds. Where a patient has
-//! several studies use [`delong_clustered`] (Obuchowski 1997). Left out: comparison of two curves.
+//! several studies use [`delong_clustered`] (Obuchowski 1997); two scores of the same patients are compared by
+//! [`AucInfluence`].
 
 use super::distribution::Z_95;
 
@@ -38,23 +39,72 @@ pub fn delong(scores: &[f64], positive: &[bool]) -> Option<AucEstimate> {
 ///
 /// `cluster` numbers the clusters from 0. Needs two clusters.
 pub fn delong_clustered(scores: &[f64], positive: &[bool], cluster: &[usize]) -> Option<AucEstimate> {
-    if cluster.len() != scores.len() {
-        return None;
+    let influence = AucInfluence::of(scores, positive, cluster)?;
+    let (variance, (lower, upper)) = (influence.variance()?, influence.limits(0.0, 1.0)?);
+    Some(AucEstimate { auc: influence.value, variance, lower, upper })
+}
+
+/// An AUC, or a mean or difference of AUCs of the same observations, with what each cluster adds to its error
+/// (Obuchowski 1997; of clusters of one it is DeLong's variance).
+#[derive(Debug, Clone, PartialEq)]
+pub struct AucInfluence {
+    pub value: f64,
+    /// Of each cluster, by number.
+    sums: Vec<f64>,
+    clusters: usize,
+}
+
+impl AucInfluence {
+    /// `cluster` numbers the clusters from 0; both classes have to occur.
+    pub fn of(scores: &[f64], positive: &[bool], cluster: &[usize]) -> Option<Self> {
+        if cluster.len() != scores.len() {
+            return None;
+        }
+        let placed = Placements::of(scores, positive)?;
+        let mut sums = vec![0.0; cluster.iter().max()? + 1];
+        let mut seen = vec![false; sums.len()];
+        for ((value, &is_positive), &c) in placed.values.iter().zip(positive).zip(cluster) {
+            let size = if is_positive { placed.positives } else { placed.negatives };
+            sums[c] += (value - placed.auc) / size as f64;
+            seen[c] = true;
+        }
+        let clusters = seen.iter().filter(|&&s| s).count();
+        Some(Self { value: placed.auc, sums, clusters })
     }
-    let placed = Placements::of(scores, positive)?;
-    let mut sums = vec![0.0; cluster.iter().max()? + 1];
-    let mut seen = vec![false; sums.len()];
-    for ((value, &is_positive), &c) in placed.values.iter().zip(positive).zip(cluster) {
-        let size = if is_positive { placed.positives } else { placed.negatives };
-        sums[c] += (value - placed.auc) / size as f64;
-        seen[c] = true;
+
+    /// The mean of AUCs of the same observations.
+    pub fn mean(of: &[Self]) -> Option<Self> {
+        let first = of.first()?;
+        let share = 1.0 / of.len() as f64;
+        let mut mean = Self { value: 0.0, sums: vec![0.0; first.sums.len()], clusters: first.clusters };
+        for one in of {
+            if one.sums.len() != mean.sums.len() {
+                return None;
+            }
+            mean.value += share * one.value;
+            mean.sums.iter_mut().zip(&one.sums).for_each(|(sum, own)| *sum += share * own);
+        }
+        Some(mean)
     }
-    let clusters = seen.iter().filter(|&&s| s).count() as f64;
-    if clusters < 2.0 {
-        return None;
+
+    /// This less another one of the same observations (DeLong, DeLong & Clarke-Pearson 1988, §2).
+    pub fn minus(&self, other: &Self) -> Option<Self> {
+        let sums = self.sums.iter().zip(&other.sums).map(|(a, b)| a - b).collect();
+        let is_same = self.sums.len() == other.sums.len();
+        is_same.then_some(Self { value: self.value - other.value, sums, clusters: self.clusters })
     }
-    let variance = clusters / (clusters - 1.0) * sums.iter().map(|s| s * s).sum::<f64>();
-    Some(placed.estimate(variance))
+
+    /// Of the value; needs two clusters.
+    pub fn variance(&self) -> Option<f64> {
+        let clusters = self.clusters as f64;
+        (self.clusters >= 2).then(|| clusters / (clusters - 1.0) * self.sums.iter().map(|s| s * s).sum::<f64>())
+    }
+
+    /// 95 % limits by the normal law, kept within these.
+    pub fn limits(&self, least: f64, most: f64) -> Option<(f64, f64)> {
+        let half = Z_95 * self.variance()?.sqrt();
+        Some(((self.value - half).max(least), (self.value + half).min(most)))
+    }
 }
 
 /// For every observation the share of the other class that it beats (positives) or is beaten by (negatives).
@@ -169,6 +219,39 @@ mod tests {
         let doubled = delong_clustered(&scores, &positive, &cluster).unwrap();
         assert!((doubled.variance / alone.variance - 1.0).abs() < 1e-9);
         assert!(delong(&scores, &positive).unwrap().variance < 0.6 * doubled.variance);
+    }
+
+    #[test]
+    fn differences_are_sure_where_scores_agree_and_unsure_where_they_do_not() {
+        let scores: Vec<f64> = (0..200).map(|i| f64::from((i * 37) % 101) / 100.0).collect();
+        let positive: Vec<bool> = (0..200).map(|i| (i * 37) % 101 + (i * 17) % 80 > 90).collect();
+        let cluster: Vec<usize> = (0..200).map(|i| i / 2).collect();
+        let one = AucInfluence::of(&scores, &positive, &cluster).unwrap();
+        let same = one.minus(&one).unwrap();
+        assert_eq!((same.value, same.variance()), (0.0, Some(0.0)));
+        // A score that knows nothing: its error is its own.
+        let unknowing: Vec<f64> = (0..200).map(|i| f64::from((i * 61) % 199)).collect();
+        let other = AucInfluence::of(&unknowing, &positive, &cluster).unwrap();
+        let difference = one.minus(&other).unwrap();
+        assert!((difference.value - (one.value - other.value)).abs() < 1e-12);
+        let (whole, parts) = (difference.variance().unwrap(), one.variance().unwrap() + other.variance().unwrap());
+        assert!((whole / parts - 1.0).abs() < 0.35, "{whole} {parts}");
+        // The jackknife, which knows nothing of placements.
+        let left_out = |c: usize| {
+            let rows: Vec<usize> = (0..200).filter(|i| cluster[*i] != c).collect();
+            let of = |values: &[f64]| {
+                let class: Vec<bool> = rows.iter().map(|i| positive[*i]).collect();
+                auc(&rows.iter().map(|i| values[*i]).collect::<Vec<f64>>(), &class).unwrap()
+            };
+            of(&scores) - of(&unknowing)
+        };
+        let without: Vec<f64> = (0..100).map(left_out).collect();
+        let centre = without.iter().sum::<f64>() / 100.0;
+        let jackknife = 0.99 * without.iter().map(|v| (v - centre).powi(2)).sum::<f64>();
+        assert!((jackknife / whole - 1.0).abs() < 0.03, "{jackknife} {whole}");
+        let mean = AucInfluence::mean(&[one.clone(), one.clone()]).unwrap();
+        assert!((mean.variance().unwrap() / one.variance().unwrap() - 1.0).abs() < 1e-12);
+        assert_eq!(one.minus(&AucInfluence::of(&[0.1, 0.2], &[true, false], &[0, 1]).unwrap()), None);
     }
 
     proptest! {

@@ -24,9 +24,10 @@ pub(crate) mod reference;
 mod reference_tests;
 mod sequential;
 mod spline;
+mod spread;
 
 pub use ascent::{Ascent, inverse};
-pub use auc::{AucEstimate, auc, delong, delong_clustered};
+pub use auc::{AucEstimate, AucInfluence, auc, delong, delong_clustered};
 pub use bootstrap::ClusterBootstrap;
 pub use calibration::{calibration_error, classwise_calibration_error};
 pub use distribution::{
@@ -43,6 +44,7 @@ pub use proxy::{RateEstimate, aipw_rate, frechet_bounds, label_contradiction, me
 pub use ranking::{MatchedLift, average_precision, matched_lift};
 pub use sequential::{Cusum, error_log_ratio};
 pub use spline::NaturalSpline;
+pub use spread::{Spread, Tally, spread};
 
 /// Why a computation has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
