@@ -10,6 +10,9 @@ use askama::Template;
 
 use super::{PlotError, Svg, canvas};
 
+/// Tables with more lines are folded away.
+const LINES_SHOWN: usize = 24;
+
 /// A page with its table of contents.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Page {
@@ -77,6 +80,11 @@ impl Frame<'_> {
     /// Escaping is the engine's; this takes out what no page may hold.
     fn plain<'t>(&self, text: &'t str) -> Cow<'t, str> {
         canvas::tame(text)
+    }
+
+    /// A long table is folded away; on paper it stays so.
+    fn is_long(&self, rows: &[Vec<String>]) -> bool {
+        rows.len() > LINES_SHOWN
     }
 
     fn is_number(&self, head: &[Column], place: &usize) -> bool {

@@ -132,7 +132,7 @@ impl Report {
             blocks.push(table(&figures));
         }
         self.figures.extend(figures);
-        Ok(Section { title: format!("{}. {}", row.number, row.title), blocks })
+        Ok(Section { title: format!("Row {}: {}", row.number, row.title), blocks })
     }
 
     /// Race and clinical figures of every change above one another: does the clinical model live on what shows race?
@@ -284,41 +284,36 @@ fn not_run(rows: &[&Row]) -> Section {
 }
 
 fn table(figures: &[Figure]) -> Block {
-    let has_change = figures.iter().any(|f| f.change.is_some());
-    let has_p = figures.iter().any(|f| f.p.is_some());
-    let mut head = vec![
-        Column::text("of"),
-        Column::text("model"),
-        Column::text("quantity"),
-        Column::text("part or change"),
-        Column::text("level"),
-        Column::number("n"),
-        Column::number("patients"),
-        Column::number("estimate"),
-        Column::number("95 % interval"),
+    let what = |f: &Figure| {
+        let parts = [f.stratum.as_str(), f.variant.as_str()];
+        let parts: Vec<&str> = parts.into_iter().filter(|t| !t.is_empty() && *t != ORIGINAL).collect();
+        if parts.is_empty() { "whole image".to_owned() } else { parts.join(", ") }
+    };
+    let level = |f: &Figure| if f.level == Level::Study { "study" } else { "image" }.to_owned();
+    type Cell<'a> = &'a dyn Fn(&Figure) -> String;
+    let columns: [(Column, bool, Cell<'_>); 9] = [
+        (Column::text("part or change"), true, &what),
+        (Column::text("of"), true, &|f| f.of.clone()),
+        (Column::text("model"), true, &|f| f.model.clone()),
+        (Column::text("quantity"), true, &|f| f.quantity.as_str().to_owned()),
+        // What is the same in all lines is in none.
+        (Column::text("level"), figures.iter().any(|f| f.level == Level::Study), &level),
+        (Column::number("images or studies"), figures.iter().any(|f| f.count != f.patients), &|f| few(f.count)),
+        (Column::number("patients"), true, &|f| few(f.patients)),
+        (Column::number("estimate (95 %)"), true, &|f| told(f.estimate)),
+        (Column::number("less the whole image's"), figures.iter().any(|f| f.change.is_some()), &|f| {
+            f.change.map_or(String::new(), change)
+        }),
     ];
-    head.extend(has_change.then(|| Column::number("less the whole image's")));
-    head.extend(has_p.then(|| Column::number("p of no gap")));
-    let rows = figures.iter().map(|f| {
-        let what = [f.stratum.as_str(), f.variant.as_str()].into_iter().filter(|t| !t.is_empty() && *t != ORIGINAL);
-        let what = what.collect::<Vec<_>>().join(", ");
-        let level = if f.level == Level::Study { "study" } else { "image" };
-        let (value, limits) = told(f.estimate);
-        let mut row = vec![
-            f.of.clone(),
-            f.model.clone(),
-            f.quantity.as_str().to_owned(),
-            if what.is_empty() { "whole image".to_owned() } else { what },
-            level.to_owned(),
-            few(f.count),
-            few(f.patients),
-            value,
-            limits,
-        ];
-        row.extend(has_change.then(|| f.change.map_or(String::new(), change)));
-        row.extend(has_p.then(|| f.p.map_or(String::new(), |p| format!("{p:.3}"))));
-        row
-    });
+    let has_p = figures.iter().any(|f| f.p.is_some());
+    let p: Cell<'_> = &|f| f.p.map_or(String::new(), |p| format!("{p:.3}"));
+    let columns: Vec<(Column, bool, Cell<'_>)> = columns
+        .into_iter()
+        .chain([(Column::number("p of no gap"), has_p, p)])
+        .filter(|(_, is_there, _)| *is_there)
+        .collect();
+    let rows = figures.iter().map(|f| columns.iter().map(|(.., cell)| cell(f)).collect()).collect();
+    let head = columns.into_iter().map(|(column, ..)| column).collect();
     let mut caption = format!(
         "All figures of this row. None where fewer than {PATIENTS_MIN} patients are on either side; numbers that would tell \
          of fewer than {PATIENTS_MIN}, alone or by subtracting, are left out"
@@ -329,7 +324,7 @@ fn table(figures: &[Figure]) -> Block {
              those of all pairs of groups at once; p: how often groups drawn at random have as large a gap",
         );
     }
-    Block::Table { caption, head, rows: rows.collect() }
+    Block::Table { caption, head, rows }
 }
 
 fn change(e: Estimate) -> String {
@@ -341,11 +336,8 @@ fn few(count: Option<usize>) -> String {
     count.map_or("not told".to_owned(), |count| count.to_string())
 }
 
-fn told(estimate: Option<Estimate>) -> (String, String) {
-    match estimate {
-        Some(e) => (format!("{:.4}", e.value), format!("{:.4} to {:.4}", e.lower, e.upper)),
-        None => ("too few".to_owned(), String::new()),
-    }
+fn told(estimate: Option<Estimate>) -> String {
+    estimate.map_or("too few".to_owned(), |e| format!("{:.4} ({:.4} to {:.4})", e.value, e.lower, e.upper))
 }
 
 fn published(p: &Published) -> String {
