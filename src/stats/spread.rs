@@ -1,7 +1,7 @@
 //! How far a rate differs between groups: the largest less the smallest.
 //!
-//! Of several rates that are equal the largest exceeds the smallest by chance, so the observed gap is too large, a
-//! percentile of its bootstrap never reaches 0, and a bias-corrected percentile covers a gap of 0 no better (tests).
+//! Of several rates that are equal the largest exceeds the smallest by chance, so the observed gap is too large, and
+//! percentiles of its bootstrap, bias-corrected or not, hardly ever reach 0.
 //! Here the gap is less its bootstrap bias, its limits are those of all differences of two groups at once (the largest
 //! |t| of the bootstrap), and a permutation of clusters says whether there is one at all. Clusters (patients) are the
 //! units. Left out: which rate it is.
