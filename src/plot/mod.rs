@@ -1,10 +1,11 @@
-//! Pictures of results, and the page that shows them: lines, forests, grids, galleries as SVG, the same as PNG, HTML.
+//! Pictures of results, and the page that shows them: lines, forests, grids, galleries as SVG, the same as PNG, HTML, PDF.
 //!
 //! Callers fill plain structs ([`Lines`], [`Forest`], [`Grid`], [`Gallery`]) and get an [`Svg`]: text that needs nothing
 //! beside it, without script, font or identifier, on white ground. Any text may be hostile; any number may be missing.
 //! What is drawn tells series apart by colour, marker and dash, so that it can be read in grey and by people who see
 //! fewer colours. `canvas` writes elements and escapes, `axis` places numbers, `palette` has what is told apart by,
-//! `raster` makes PNGs with a font of its own, `html` pages. The same input gives the same bytes. Left out: files, which
+//! `raster` makes PNGs with a font of its own, `html`
+//! pages, and `pdf` the same on sheets that `layout` fills. The same input gives the same bytes. Left out: files, which
 //! the callers write, and whatever a static page cannot show.
 
 mod axis;
@@ -13,9 +14,12 @@ mod forest;
 mod gallery;
 mod grid;
 mod html;
+mod layout;
 mod lines;
 mod palette;
+mod pdf;
 mod raster;
+mod vector;
 
 pub use axis::Scale;
 pub use forest::{Forest, ForestGroup, ForestRow};
@@ -76,6 +80,8 @@ pub enum PlotError {
     Scale { width: u32, height: u32, scale: String },
     #[error("the page cannot be written: {0}")]
     Page(String),
+    #[error("the page cannot be made a PDF: {0}")]
+    Pdf(String),
     #[error("the drawing cannot be made a PNG: {0}")]
     Raster(String),
 }

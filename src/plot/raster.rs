@@ -10,8 +10,8 @@ use resvg::{tiny_skia, usvg};
 use super::{PlotError, Svg};
 
 /// Latin, Greek and signs of DejaVu Sans; licence and recipe lie beside.
-const REGULAR: &[u8] = include_bytes!("fonts/sans.ttf");
-const BOLD: &[u8] = include_bytes!("fonts/sans-bold.ttf");
+pub(super) const REGULAR: &[u8] = include_bytes!("fonts/sans.ttf");
+pub(super) const BOLD: &[u8] = include_bytes!("fonts/sans-bold.ttf");
 const PIXELS_MAX: f64 = 64.0e6;
 
 static FONTS: LazyLock<Arc<usvg::fontdb::Database>> = LazyLock::new(|| {
@@ -23,6 +23,11 @@ static FONTS: LazyLock<Arc<usvg::fontdb::Database>> = LazyLock::new(|| {
     Arc::new(fonts)
 });
 
+/// The fonts of drawings.
+pub(super) fn fonts() -> Arc<usvg::fontdb::Database> {
+    FONTS.clone()
+}
+
 pub(super) fn png(svg: &Svg, scale: f32) -> Result<Vec<u8>, PlotError> {
     let fault = |why: &dyn std::fmt::Display| PlotError::Raster(why.to_string());
     let (width, height) = svg.size();
@@ -31,7 +36,7 @@ pub(super) fn png(svg: &Svg, scale: f32) -> Result<Vec<u8>, PlotError> {
     if !is_drawable || sides[0] * sides[1] > PIXELS_MAX {
         return Err(PlotError::Scale { width, height, scale: scale.to_string() });
     }
-    let options = usvg::Options { fontdb: FONTS.clone(), ..usvg::Options::default() };
+    let options = usvg::Options { fontdb: fonts(), ..usvg::Options::default() };
     let tree = usvg::Tree::from_str(svg.as_str(), &options).map_err(|e| fault(&e))?;
     let mut pixels = tiny_skia::Pixmap::new(sides[0] as u32, sides[1] as u32).ok_or_else(|| fault(&"no memory"))?;
     let scaled = tiny_skia::Transform::from_scale(scale, scale);

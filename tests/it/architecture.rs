@@ -41,6 +41,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("seccompiler::", &["pixels"]),
     ("libc::", &["pixels", "infer"]),
     ("resvg::", &["plot"]),
+    ("krilla::", &["plot"]),
+    ("skrifa::", &["plot"]),
     ("askama::", &["plot", "web"]),
     ("rustfft::", &["perturb", "phantom"]),
     ("parquet::", &["probe"]),
