@@ -8,6 +8,7 @@
 
 mod evidence;
 mod explain;
+mod facts;
 mod gradients;
 mod labelled;
 mod product;
@@ -20,6 +21,7 @@ mod study;
 
 pub use evidence::read_evidence;
 pub use explain::Explained;
+pub use facts::complete_facts;
 pub use gradients::{GradientOptions, LabelledImage, Pair};
 pub use labelled::labelled;
 pub use profiles::{
@@ -43,7 +45,7 @@ use crate::config::Config;
 use crate::domain::{
     AeTitle, Assessment, ClinicalResult, Contract, Digest, Disclosure, Evidence, FindingAssessment, ImageScore,
     IndReason, InstanceHeader, ModelIdentity, Precision, Purpose, ReadyStudy, Refusal, RefusalCode, Report,
-    ScoredInstance, StudyScore, Timestamp, Uid,
+    ScoredInstance, StudyFacts, StudyScore, Timestamp, Uid,
 };
 use crate::infer::{self, Company, ModelState, Package};
 use crate::pixels::{self, Frames, Workers};
@@ -106,6 +108,8 @@ pub enum Conclusion {
         complete: bool,
         /// The clinical results that are missing, for people.
         missing: Vec<String>,
+        /// For an audit.
+        facts: Box<StudyFacts>,
     },
     Refused(Refusal),
 }
@@ -439,8 +443,12 @@ impl Analyser {
         let missing: Vec<String> =
             results.iter().filter(|r| is_missing(r)).map(|r| format!("result of {}", r.model.name)).collect();
         let complete = missing.is_empty() && !study.instances.iter().any(|i| lost(i) || outdated(i) || lacking(i));
+        let race =
+            self.packages.iter().filter(|p| p.purpose == Purpose::Race && !packages.iter().any(|q| q.key() == p.key()));
+        let all: Vec<&Package> = race.chain(packages.iter().copied()).collect();
         Conclusion::Assessed {
             assessment: Box::new(assessment),
+            facts: Box::new(facts::of_scores(&all, study, &scores, &unknown)),
             scores,
             sources,
             analysed: analysed.into_iter().collect(),

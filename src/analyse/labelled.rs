@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::race_prior::RacePrior;
 use super::scored::{Scored, scored};
-use super::study::{is_purpose, patient_mismatch, race_of, results, whole};
+use super::study::{patient_mismatch, race_of, results, whole};
 use crate::assess::Labelled;
 use crate::config::{Config, PrecisionChoice};
-use crate::domain::{Digest, Given, ModelOutputs, Precision, Purpose, ReadyStudy, StudyScore};
+use crate::domain::{Digest, Finding, Given, ModelOutputs, Precision, Purpose, ReadyStudy, StudyScore};
 use crate::infer::{self, Package};
 use crate::store::Store;
 
@@ -41,7 +41,7 @@ pub async fn labelled(config: &Config, store: &Store) -> anyhow::Result<(Value, 
 }
 
 /// Patient, views and date of a study, by its images.
-fn described(study: &ReadyStudy) -> Labelled {
+pub(super) fn described(study: &ReadyStudy) -> Labelled {
     let headers = || study.instances.iter().filter(|i| i.refusal.is_none()).map(|i| &i.header);
     let named = headers().find_map(|h| Some((h.patient_id()?, h.issuer_of_patient_id().unwrap_or_default())));
     // Without a Patient ID a study stands for itself.
@@ -92,24 +92,47 @@ fn scores_of(packages: &[Package], prior: Option<&RacePrior>, study: &ReadyStudy
         }
         ModelOutputs::Findings(_) => None,
     });
-    let own = |score: &&StudyScore| is_purpose(score, Purpose::Clinical, packages);
-    let mut findings = Vec::new();
+    let findings: Vec<Value> = said(&all, study, &scores)
+        .into_iter()
+        .map(|said| json!({"key": said.finding, "model": said.model, "score": said.score}))
+        .collect();
+    let ood: Value = unknown.into_iter().map(|model| (model, json!({"beyond": true}))).collect();
+    json!({"study": uid, "state": "reported", "race": race, "findings": findings, "ood": ood})
+}
+
+/// What a clinical model made of a finding, or that a product did not say.
+pub(super) struct SaidOf {
+    pub(super) model: String,
+    pub(super) finding: String,
+    pub(super) threshold: f64,
+    pub(super) score: Option<f64>,
+}
+
+/// What the clinical packages made of a study with these scores.
+pub(super) fn said(packages: &[&Package], study: &ReadyStudy, scores: &[StudyScore]) -> Vec<SaidOf> {
+    let is_clinical = |p: &&&Package| p.purpose == Purpose::Clinical;
+    let own = |score: &&StudyScore| packages.iter().filter(is_clinical).any(|p| p.key() == score.model.key());
+    let of = |model: String, f: &Finding, score| SaidOf {
+        model,
+        finding: f.key.clone(),
+        threshold: f.threshold.get(),
+        score,
+    };
+    let mut all = Vec::new();
     for score in scores.iter().filter(own) {
         let ModelOutputs::Findings(outputs) = &score.outputs else { continue };
-        let rows = outputs.iter().zip(&score.values);
-        findings.extend(rows.map(|(f, v)| json!({"key": f.key, "model": score.model.key(), "score": v})));
+        all.extend(outputs.iter().zip(&score.values).map(|(f, v)| of(score.model.key(), f, Some(*v))));
     }
-    for result in results(&all, study, &scores) {
-        for (finding, given) in &result.findings {
+    for result in results(packages, study, scores) {
+        all.extend(result.findings.iter().map(|(finding, given)| {
             let score = match given {
                 Given::Score(score) => Some(score.get()),
                 Given::Label { .. } | Given::Absent(_) => None,
             };
-            findings.push(json!({"key": finding.key, "model": result.model.key(), "score": score}));
-        }
+            of(result.model.key(), finding, score)
+        }));
     }
-    let ood: Value = unknown.into_iter().map(|model| (model, json!({"beyond": true}))).collect();
-    json!({"study": uid, "state": "reported", "race": race, "findings": findings, "ood": ood})
+    all
 }
 
 #[cfg(test)]

@@ -234,7 +234,7 @@ async fn conclude(
             });
             return Ok(StudyResult { value, rows: vec![row] });
         }
-        Conclusion::Assessed { assessment, scores, sources, analysed, complete, missing } => {
+        Conclusion::Assessed { assessment, scores, sources, analysed, complete, missing, .. } => {
             (assessment, scores, sources, analysed, complete, missing)
         }
     };

@@ -60,6 +60,9 @@ impl View {
     }
 }
 
+/// Of the Gregorian calendar, on average.
+const DAYS_OF_A_YEAR: f64 = 365.2425;
+
 /// The side of the body that a whole image shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -157,15 +160,34 @@ impl InstanceHeader {
         self.copied_text(0x0010_0021)
     }
 
+    /// Patient's Sex (0010,0040), likewise.
+    pub fn sex(&self) -> Option<String> {
+        self.copied_text(0x0010_0040)
+    }
+
+    /// Age at the study in years: Patient's Age (0010,1010), else from the dates of birth (0010,0030) and study.
+    pub fn age_years(&self) -> Option<f64> {
+        let date = |text: Option<String>| chrono::NaiveDate::parse_from_str(text?.get(..8)?, "%Y%m%d").ok();
+        let told = self.copied_text(0x0010_1010).and_then(|age| {
+            let (number, unit) = age.split_at_checked(age.len().checked_sub(1)?)?;
+            let number = f64::from(number.parse::<u16>().ok()?);
+            Some(match unit {
+                "Y" => number,
+                "M" => number / 12.0,
+                "W" => number * 7.0 / DAYS_OF_A_YEAR,
+                "D" => number / DAYS_OF_A_YEAR,
+                _ => return None,
+            })
+        });
+        let born = || date(self.study_date()).zip(date(self.copied_text(0x0010_0030)));
+        let years = told.or_else(|| born().map(|(study, birth)| (study - birth).num_days() as f64 / DAYS_OF_A_YEAR));
+        years.filter(|years| (0.0..=130.0).contains(years))
+    }
+
     /// View, sex and decade of age at the study, for whoever compares patients of one kind; empty where not said.
     pub fn kind_of_patient(&self) -> [String; 3] {
-        let year = |date: Option<String>| date.and_then(|d| d.get(..4)?.parse::<i32>().ok());
-        let told = self.copied_text(0x0010_1010).and_then(|age| age.strip_suffix('Y')?.parse::<i32>().ok());
-        let born = || year(self.study_date()).zip(year(self.copied_text(0x0010_0030)));
-        let age = told.or_else(|| born().map(|(study, birth)| study - birth));
-        let decade = age.filter(|age| (0..=120).contains(age)).map(|age| format!("{}", age / 10 * 10));
-        let sex = self.copied_text(0x0010_0040);
-        [self.view.map(|v| v.as_str().to_owned()), sex, decade].map(Option::unwrap_or_default)
+        let decade = self.age_years().map(|age| format!("{}", (age / 10.0).floor() * 10.0));
+        [self.view.map(|v| v.as_str().to_owned()), self.sex(), decade].map(Option::unwrap_or_default)
     }
 
     fn copied_text(&self, tag: u32) -> Option<String> {

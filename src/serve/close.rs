@@ -267,12 +267,12 @@ impl Node {
         let ready = self.store.ready_study(&claim.study).await?;
         let called = claim.called.as_ref();
         let concluded = self.analyser.conclude(&ready, config.clinical(called), now);
-        let (assessment, sources, analysed, all_audited, missing) = match concluded {
+        let (assessment, sources, analysed, all_audited, missing, facts) = match concluded {
             Conclusion::Refused(refusal) => {
                 return Ok(self.store.close_study(claim, Outcome::Refused(&refusal), now).await?);
             }
-            Conclusion::Assessed { assessment, sources, analysed, complete, missing, .. } => {
-                (assessment, sources, analysed, complete, missing)
+            Conclusion::Assessed { assessment, sources, analysed, complete, missing, facts, .. } => {
+                (assessment, sources, analysed, complete, missing, facts)
             }
         };
         closing
@@ -339,7 +339,9 @@ impl Node {
         // What is kept for people is what a withheld destination sees.
         let assessment = self.analyser.released(&assessment, Disclosure::Withheld);
         let older = if config.study.late == Late::Always { Older::Sent } else { Older::Withdrawn };
-        let outcome = Outcome::Reported { assessment: &assessment, closing: &closing, older, reports: &outgoing };
+        let facts = Some(&*facts);
+        let outcome =
+            Outcome::Reported { assessment: &assessment, closing: &closing, older, reports: &outgoing, facts };
         let closed = self.store.close_study(claim, outcome, now).await?;
         drop(maps_made);
         Ok(closed)

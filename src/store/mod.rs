@@ -27,6 +27,7 @@ mod commitments;
 mod confirmations;
 mod destinations;
 mod evidence;
+mod facts;
 mod fsck;
 mod hashing;
 mod index;
@@ -71,6 +72,7 @@ pub use arrival::Arrival;
 pub use backup::{BackedUp, Files};
 pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use evidence::KeptResponses;
+pub use facts::{AuditOutput, AuditStudy, AuditTable};
 pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
 pub use records::{
     Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp, Imported,

@@ -13,7 +13,7 @@ use crate::assemble::Closing;
 use crate::dicom::CommitmentRq;
 use crate::domain::{
     AeTitle, Assessment, ClinicalResult, ClosedBy, CommitmentState, DeliveryState, Digest, Disclosure, ImageScore,
-    InstanceHeader, InstanceState, Level, Purpose, Refusal, Report, StudyState, Timestamp, Uid,
+    InstanceHeader, InstanceState, Level, Purpose, Refusal, Report, StudyFacts, StudyState, Timestamp, Uid,
 };
 use crate::results::RowFault;
 
@@ -82,6 +82,8 @@ pub enum Outcome<'a> {
         closing: &'a Closing,
         older: Older,
         reports: &'a [OutgoingReport],
+        /// For audits, where they are known by now.
+        facts: Option<&'a StudyFacts>,
     },
     Refused(&'a Refusal),
     /// The cause, for people: without patient data.

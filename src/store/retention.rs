@@ -207,6 +207,9 @@ async fn forget_posteriors(tx: &mut Transaction<'_, Sqlite>, before: i64) -> Res
         "UPDATE instances SET scores_expired = 1 WHERE sop_instance IN (SELECT sop_instance FROM scores WHERE {due})"
     );
     sqlx::query(&sql).bind(before).execute(&mut **tx).await?;
+    let own = format!("SELECT id FROM facts WHERE study IN ({FINISHED_SCORES})");
+    let sql = format!("DELETE FROM fact_posteriors WHERE fact IN ({own})");
+    sqlx::query(&sql).bind(before).execute(&mut **tx).await?;
     Ok(sqlx::query(&format!("DELETE FROM scores WHERE {due}")).bind(before).execute(&mut **tx).await?.rows_affected())
 }
 

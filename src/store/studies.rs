@@ -21,7 +21,9 @@ use crate::domain::{
 
 use super::index::{Columns, json, micros, shifted, word};
 use super::spool::Spool;
-use super::{Closed, Older, Outcome, OutgoingReport, PreviousReport, Store, StoreError, StudyClaim, blocking, results};
+use super::{
+    Closed, Older, Outcome, OutgoingReport, PreviousReport, Store, StoreError, StudyClaim, blocking, facts, results,
+};
 
 impl Store {
     /// The activity of every open study that nobody is closing, for `assemble::decide`.
@@ -300,7 +302,8 @@ impl Store {
             return Ok(Closed::Superseded);
         }
         let state = match outcome {
-            Outcome::Reported { assessment, closing, older, reports } => {
+            Outcome::Reported { assessment, closing, older, reports, facts } => {
+                facts::replace(&mut tx, &claim.study, facts).await?;
                 let queued = replace_reports(&mut tx, claim, reports, older, now).await?;
                 note_assessment(&mut tx, &claim.study, assessment, closing).await?;
                 // What did not come was given up; what opens the study again waits for what it needs itself.
@@ -308,8 +311,10 @@ impl Store {
                 sqlx::query(sql).bind(claim.study.as_str()).execute(&mut *tx).await?;
                 if queued == 0 { StudyState::Delivered } else { StudyState::Reported }
             }
-            Outcome::Refused(_) => StudyState::Refused,
-            Outcome::Failed(_) => StudyState::Failed,
+            Outcome::Refused(_) | Outcome::Failed(_) => {
+                facts::replace(&mut tx, &claim.study, None).await?;
+                if let Outcome::Refused(_) = outcome { StudyState::Refused } else { StudyState::Failed }
+            }
         };
         let (refusal, cause) = match outcome {
             Outcome::Refused(refusal) => (Some(refusal), None),

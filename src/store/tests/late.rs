@@ -23,7 +23,8 @@ async fn report_with(store: &Store, report: &str, older: Older, second: i64) {
     let claim = claim(store, "1.2", second).await;
     let reports = [outgoing("1.2", report, Disclosure::Withheld, &["PACS"])];
     let closing = Closing { complete: true, by: ClosedBy::Quiet, missing: Vec::new() };
-    let outcome = Outcome::Reported { assessment: &assessment(), closing: &closing, older, reports: &reports };
+    let outcome =
+        Outcome::Reported { assessment: &assessment(), closing: &closing, older, reports: &reports, facts: None };
     store.close_study(&claim, outcome, at(second)).await.unwrap();
 }
 
@@ -121,7 +122,8 @@ async fn a_close_by_hand_reaches_the_decision() {
     let claim = claim(&store, "1.2", 11).await;
     let reports = [outgoing("1.2", "2.25.1", Disclosure::Withheld, &[])];
     let older = Older::Withdrawn;
-    let outcome = Outcome::Reported { assessment: &assessment(), closing: &closing, older, reports: &reports };
+    let outcome =
+        Outcome::Reported { assessment: &assessment(), closing: &closing, older, reports: &reports, facts: None };
     store.close_study(&claim, outcome, at(11)).await.unwrap();
     let shown = show(&store, "1.2").await.study;
     assert_eq!((shown.closed_by, shown.complete), (Some(ClosedBy::Hand), Some(false)));

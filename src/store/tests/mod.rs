@@ -5,6 +5,7 @@ mod commitments;
 mod confirmations;
 mod destinations;
 mod evidence;
+mod facts;
 mod folder;
 mod intake;
 mod kill;
@@ -285,7 +286,7 @@ async fn version(store: &Store, study: &str) -> i64 {
 async fn close_with(store: &Store, claim: &StudyClaim, reports: &[OutgoingReport], second: i64) -> Closed {
     let closing = Closing { complete: true, by: ClosedBy::Quiet, missing: Vec::new() };
     let older = Older::Withdrawn;
-    let outcome = Outcome::Reported { assessment: &assessment(), closing: &closing, older, reports };
+    let outcome = Outcome::Reported { assessment: &assessment(), closing: &closing, older, reports, facts: None };
     store.close_study(claim, outcome, at(second)).await.unwrap()
 }
 

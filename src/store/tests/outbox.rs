@@ -110,8 +110,13 @@ async fn a_map_that_is_not_taken_neither_fails_a_study_nor_holds_up_its_next_rep
     let claimed = claim(&store, "1.2", 160).await;
     let closing = Closing { complete: true, by: ClosedBy::Quiet, missing: Vec::new() };
     let (assessment, reports) = (assessment(), [report_of("2.25.7")]);
-    let outcome =
-        Outcome::Reported { assessment: &assessment, closing: &closing, older: Older::Sent, reports: &reports };
+    let outcome = Outcome::Reported {
+        assessment: &assessment,
+        closing: &closing,
+        older: Older::Sent,
+        reports: &reports,
+        facts: None,
+    };
     assert!(matches!(store.close_study(&claimed, outcome, at(160)).await.unwrap(), Closed::As(_)));
     let next = due(&store, 160).await;
     assert_eq!(next.iter().map(|d| d.sop_instance.as_str()).collect::<Vec<_>>(), ["2.25.5", "2.25.7"], "beside a map");

@@ -51,7 +51,16 @@ async fn nothing_goes_without_a_span_or_before_its_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn race_posteriors_have_their_own_retention() {
     let (dir, store) = delivered_and_open().await;
+    let race =
+        crate::domain::RacePosterior { model: "race@1#0".into(), groups: vec!["a".into()], probabilities: vec![1.0] };
+    let facts = crate::domain::StudyFacts { race: Some(race), ..Default::default() };
+    for study in ["1.2", "7.7"] {
+        store.keep_facts(&uid(study), &facts).await.unwrap();
+    }
     let expired = store.expire(at(2 * DAY), kept(None, None, Some(1))).await.unwrap();
+    let sql = "SELECT f.study FROM facts f JOIN fact_posteriors p ON p.fact = f.id";
+    let inferred: Vec<String> = sqlx::query_scalar(sql).fetch_all(store.index().read()).await.unwrap();
+    assert_eq!(inferred, ["7.7"], "what an audit would read goes too");
     assert_eq!(expired, Expired { posteriors: 1, disclosed_reports: 1, ..Expired::default() });
     assert_eq!(
         (race_scores(&store, "1.2").await, race_scores(&store, "7.7").await),

@@ -221,8 +221,13 @@ async fn every_end_of_a_study_is_visible() {
     let told = assessment();
     let missing = vec!["MG L-CC".to_owned()];
     let closing = Closing { complete: false, by: ClosedBy::Cap, missing };
-    let reported =
-        |reports| Outcome::Reported { assessment: &told, closing: &closing, older: Older::Withdrawn, reports };
+    let reported = |reports| Outcome::Reported {
+        assessment: &told,
+        closing: &closing,
+        older: Older::Withdrawn,
+        reports,
+        facts: None,
+    };
     let rows = [
         (reported(&reports[..]), StudyState::Reported),
         (reported(&silent[..]), StudyState::Delivered),
