@@ -38,8 +38,8 @@ mod variants;
 mod vectors;
 
 pub use catalogue::{Published, ROWS, Row, Said};
-pub use metrics::{Estimate, Level};
 pub use merge::merge;
+pub use metrics::{Estimate, Level};
 pub use page::{Report, report};
 pub use plan::rows;
 pub use rows::{Figure, Quantity};
