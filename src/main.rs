@@ -254,9 +254,10 @@ fn load_and_log(settings: &Settings, to_serve: bool) -> anyhow::Result<(Config, 
 /// Sets the filter of the log while the program runs.
 type SetFilter = Box<dyn Fn(&str) + Send + Sync>;
 
-/// As configured; the rasteriser warns of every stroke without length, which an interval of a point has.
+/// As configured; the rasteriser warns of every stroke without length, which an interval of a point has, and of pictures,
+/// which are drawn without it.
 fn log_filter(configured: &str) -> EnvFilter {
-    EnvFilter::new(format!("tiny_skia=error,{configured}"))
+    EnvFilter::new(format!("tiny_skia=error,resvg=error,{configured}"))
 }
 
 /// Logs go to standard error; `RUST_LOG` overrides the configured filter.
