@@ -254,11 +254,17 @@ fn load_and_log(settings: &Settings, to_serve: bool) -> anyhow::Result<(Config, 
 /// Sets the filter of the log while the program runs.
 type SetFilter = Box<dyn Fn(&str) + Send + Sync>;
 
+/// As configured; the rasteriser warns of every stroke without length, which an interval of a point has, and of pictures,
+/// which are drawn without it.
+fn log_filter(configured: &str) -> EnvFilter {
+    EnvFilter::new(format!("tiny_skia=error,resvg=error,{configured}"))
+}
+
 /// Logs go to standard error; `RUST_LOG` overrides the configured filter.
 fn log_by(log: &config::Log) -> SetFilter {
     let from_environment = EnvFilter::try_from_default_env().ok();
     let fixed = from_environment.is_some();
-    let filter = from_environment.unwrap_or_else(|| EnvFilter::new(&log.filter));
+    let filter = from_environment.unwrap_or_else(|| log_filter(&log.filter));
     let colour = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
     // A second call (there is none) would keep the first logger. A filter that cannot be set any more stays.
@@ -268,7 +274,7 @@ fn log_by(log: &config::Log) -> SetFilter {
         let _ = builder.try_init();
         Box::new(move |filter| {
             if !fixed {
-                let _ = handle.reload(EnvFilter::new(filter));
+                let _ = handle.reload(log_filter(filter));
             }
         })
     } else {
@@ -277,7 +283,7 @@ fn log_by(log: &config::Log) -> SetFilter {
         let _ = builder.try_init();
         Box::new(move |filter| {
             if !fixed {
-                let _ = handle.reload(EnvFilter::new(filter));
+                let _ = handle.reload(log_filter(filter));
             }
         })
     }

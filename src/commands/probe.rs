@@ -5,7 +5,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::ProgressBar;
@@ -120,34 +121,55 @@ fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     std::fs::write(path, bytes).with_context(context)
 }
 
-/// A bar for each set of images, and those of trainings.
-#[derive(Default)]
+/// A bar for each set of images, those of trainings, and a line for each row that learns from a table.
 struct Bars {
     images: Mutex<HashMap<String, ProgressBar>>,
+    training: Box<dyn Fn(train::Event) + Send + Sync>,
+    /// Of the training that was heard of last.
+    named: Mutex<usize>,
+    row: Mutex<ProgressBar>,
+}
+
+impl Default for Bars {
+    fn default() -> Self {
+        let training = Box::new(train::bars());
+        Self { images: Mutex::default(), training, named: Mutex::default(), row: Mutex::new(ProgressBar::hidden()) }
+    }
 }
 
 impl Bars {
     fn hear(&self, event: Event) {
-        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        lock(&self.row).finish_and_clear();
         match event {
             Event::Images { of, done, total } => {
-                let bar = images.entry(of).or_insert_with(|| progress(total, "images"));
+                let mut images = lock(&self.images);
+                let bar = images.entry(of.clone()).or_insert_with(|| progress(total, "").with_message(of));
                 bar.set_position(done);
                 if done >= total {
                     bar.finish_and_clear();
                 }
             }
-            Event::Training { of, event: train::Event::Epoch(epoch) } => {
-                let (number, loss) = (epoch.epoch, epoch.train_loss);
-                tracing::info!(training = of, epoch = number, loss, "an epoch of training has ended");
+            Event::Training { of, number, total, event } => {
+                if std::mem::replace(&mut *lock(&self.named), number) != number {
+                    tracing::info!(training = of, number, of_so_many = total, "a network is trained");
+                }
+                (self.training)(event);
             }
-            Event::Training { .. } => {}
-            Event::Row(row) => tracing::info!(row, "a row has begun"),
+            Event::Row(row) => {
+                tracing::info!(row, "a row learns from a table");
+                let bar = ProgressBar::new_spinner().with_message(row);
+                bar.enable_steady_tick(Duration::from_millis(200));
+                *lock(&self.row) = bar;
+            }
         }
     }
 
     fn clear(&self) {
-        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-        images.values().for_each(ProgressBar::finish_and_clear);
+        lock(&self.images).values().for_each(ProgressBar::finish_and_clear);
+        lock(&self.row).finish_and_clear();
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -53,7 +53,7 @@ pub use card::{
     OutputCard, PrecisionCard, Provenance,
 };
 pub use check::{contract_of, fault_of};
-pub use device::{device_name, resolve as resolve_device};
+pub use device::{device_name, resolve as resolve_device, resolve_all};
 pub use elsewhere::{Elsewhere, Server, ServerCard, Shape, Token};
 pub use engine::{Engine, EngineOptions, EngineStats, ModelState, Placement, Scoring};
 pub use error::{EngineError, InferError};

@@ -1,32 +1,26 @@
 //! How well groups are told apart without a network: by covariates, disease labels, or grey values of the images.
 //!
 //! Models learn from the training part and are judged on the test part; a cohort without parts is halved by patient.
-//! Neighbours: `tabular` fits. Left out: what images show (`scoring`).
+//! Neighbours: `tabular` fits, `features` makes vectors of images. Left out: what images show (`scoring`).
+
+use std::ops::Range;
+use std::path::Path;
 
 use anyhow::Context;
-use rayon::prelude::*;
 
+use super::answers::Told;
 use super::catalogue::{Kind, Row};
 use super::cohort::{COVARIATES, Cohort};
+use super::features::{Source, TISSUE};
 use super::manifest::Model;
 use super::metrics::Scored;
-use super::rows::{Figure, race_figures};
+use super::rows::race_figures;
 use super::tabular::{self, Column, Covariates, Folds, Learner, Search, Table};
-use crate::domain::{Contract, Purpose};
-use crate::perturb::{Form, Plane};
-use crate::pixels::{self, Frames, Limits};
+use super::vectors;
+use crate::domain::Purpose;
+use crate::perturb::Form;
 use crate::stats::{ClusterBootstrap, Design};
 use crate::train::Part;
-
-/// Mean grey values are of pixels above these parts of the range: all tissue, then denser and denser.
-const TISSUE: [f32; 7] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6];
-const BINS: usize = 256;
-
-/// What a row of covariates came to.
-pub(super) struct Told {
-    pub(super) figures: Vec<Figure>,
-    pub(super) notes: Vec<String>,
-}
 
 /// What is asked, of whom.
 #[derive(Clone, Copy)]
@@ -81,7 +75,7 @@ pub(super) fn of_table(setting: &Setting<'_>) -> anyhow::Result<Told> {
             vec![Asked { name: "covariates together".to_owned(), columns, learners: learners() }]
         }
     };
-    let mut told = Told { figures: Vec::new(), notes: Vec::new() };
+    let mut told = Told::default();
     for asked in sets {
         anyhow::ensure!(!asked.columns.is_empty(), "the cohort has no columns for {}", asked.name);
         let columns =
@@ -102,88 +96,52 @@ fn column<'a>(cohort: &'a Cohort, name: &'a str, labels: &[String]) -> anyhow::R
     Ok(Column { name, kind, values })
 }
 
-/// Figures of mean grey values and histograms, as a model with this contract sees the images. `progress` hears of each.
-pub(super) fn of_grey_values(
-    setting: &Setting<'_>,
-    contract: &Contract,
-    progress: &(dyn Fn() + Sync),
-) -> anyhow::Result<Told> {
-    let read = |image: &super::cohort::Image| {
-        let contracts = std::slice::from_ref(contract);
-        let seen = pixels::normalise_any_file(&image.file, contracts, Frames::Middle, &Limits::default());
-        progress();
-        let plane = seen.ok().and_then(|n| Plane::of_input(n.inputs.first()?, contract))?;
-        Some(Grey { means: means(&plane), histogram: histogram(&plane) })
-    };
-    let seen: Vec<Option<Grey>> = setting.cohort.images.par_iter().map(read).collect();
-    let rows: Vec<usize> = (0..seen.len()).filter(|i| seen[*i].is_some()).collect();
-    anyhow::ensure!(!rows.is_empty(), "no image of the cohort can be read");
-    let mut told = Told { figures: Vec::new(), notes: Vec::new() };
-    if rows.len() < seen.len() {
-        told.notes.push(format!("{} of {} images cannot be read", seen.len() - rows.len(), seen.len()));
-    }
-    let logistic = vec![("logistic regression", Learner::logistic())];
-    let boosting = vec![("gradient boosting", Learner::boosting_from_constant())];
-    let sets: [(&str, _, fn(&Grey) -> &[f64]); 3] = [
-        ("mean grey value", logistic.clone(), |grey| &grey.means[..1]),
-        ("mean grey values above thresholds", logistic, |grey| &grey.means),
-        ("histogram of 256 bins", boosting, |grey| &grey.histogram),
-    ];
-    for (name, learners, of) in sets {
-        let values = |i: &usize| seen[*i].as_ref().map(of).unwrap_or_default();
-        let width = rows.first().map_or(0, |i| values(i).len());
-        let mut design = Design::new(width);
-        rows.iter().for_each(|i| design.push(values(i)));
-        let names = (0..width).map(|i| i.to_string()).collect();
-        let covariates = Covariates { names, design, rows: rows.clone(), missing: Vec::new() };
-        let asked = Asked { name: name.to_owned(), columns: Vec::new(), learners };
-        fit(setting, &asked, &covariates, &mut told)?;
+/// Figures of a row that learns from vectors of images, all of which are kept in this folder.
+pub(super) fn of_vectors(setting: &Setting<'_>, folder: &Path, sources: &[&Source]) -> anyhow::Result<Told> {
+    let mut told = Told::default();
+    for source in sources {
+        let logistic = || vec![("logistic regression", Learner::logistic())];
+        let boosting = || vec![("gradient boosting", Learner::boosting_from_constant())];
+        let sets = match setting.row.kind {
+            Kind::GreyValues => vec![
+                ("mean grey value".to_owned(), 0..1, logistic()),
+                ("mean grey values above thresholds".to_owned(), 0..TISSUE.len(), logistic()),
+                ("histogram of 256 bins".to_owned(), TISSUE.len()..usize::MAX, boosting()),
+            ],
+            _ => {
+                let head = Learner::Logistic { inverse_penalty: vec![0.01, 0.1, 1.0] };
+                vec![(format!("features of {}", source.model), 0..usize::MAX, vec![("linear head", head)])]
+            }
+        };
+        let images = setting.cohort.images.len();
+        for (number, (name, columns, learners)) in sets.into_iter().enumerate() {
+            let covariates = covariates(folder, &source.set, images, columns)?;
+            let read = covariates.rows.len();
+            anyhow::ensure!(read > 0, "no image of the cohort can be read");
+            if read < images && number == 0 {
+                told.notes.push(format!("{} of {images} images cannot be read", images - read));
+            }
+            fit(setting, &Asked { name, columns: Vec::new(), learners }, &covariates, &mut told)?;
+        }
     }
     Ok(told)
 }
 
-/// What grey values of an image come to.
-struct Grey {
-    means: Vec<f64>,
-    histogram: Vec<f64>,
-}
-
-/// Means of what lies above each threshold; 0 where nothing does.
-fn means(plane: &Plane) -> Vec<f64> {
-    let mean = |threshold: &f32| {
-        let above = plane.values().iter().filter(|v| *v >= threshold);
-        let (sum, count) = above.fold((0.0, 0usize), |(sum, n), v| (sum + f64::from(*v), n + 1));
-        sum / count.max(1) as f64
-    };
-    TISSUE.iter().map(mean).collect()
-}
-
-/// Shares of the pixels by grey value.
-fn histogram(plane: &Plane) -> Vec<f64> {
-    let mut bins = vec![0.0; BINS];
-    let share = 1.0 / plane.values().len() as f64;
-    for value in plane.values() {
-        bins[((value.clamp(0.0, 1.0) * BINS as f32) as usize).min(BINS - 1)] += share;
-    }
-    bins
-}
-
-/// A linear head on features of a network, row by row of `places` in the cohort (row 28).
-pub(super) fn of_features(
-    setting: &Setting<'_>,
-    network: &str,
-    places: Vec<usize>,
-    features: &[Vec<f64>],
-) -> anyhow::Result<Told> {
-    let mut design = Design::new(features.first().map_or(0, Vec::len));
-    features.iter().for_each(|row| design.push(row));
+/// These columns of a set of vectors as a table, from part after part.
+fn covariates(folder: &Path, set: &str, images: usize, columns: Range<usize>) -> anyhow::Result<Covariates> {
+    let all: Vec<usize> = (0..images).collect();
+    let (mut design, mut rows) = (Design::new(0), Vec::new());
+    vectors::each(folder, set, &all, |image, vector| {
+        let own = vector.get(columns.start..columns.end.min(vector.len())).unwrap_or_default();
+        let own: Vec<f64> = own.iter().map(|v| f64::from(*v)).collect();
+        if rows.is_empty() {
+            design = Design::new(own.len());
+        }
+        design.push(&own);
+        rows.push(image);
+    })?;
     let names = (0..design.columns()).map(|i| i.to_string()).collect();
-    let covariates = Covariates { names, design, rows: places, missing: Vec::new() };
-    let learners = vec![("linear head", Learner::Logistic { inverse_penalty: vec![0.01, 0.1, 1.0] })];
-    let asked = Asked { name: format!("features of {network}"), columns: Vec::new(), learners };
-    let mut told = Told { figures: Vec::new(), notes: Vec::new() };
-    fit(setting, &asked, &covariates, &mut told)?;
-    Ok(told)
+    Ok(Covariates { names, design, rows, missing: Vec::new() })
 }
 
 fn fit(setting: &Setting<'_>, asked: &Asked, covariates: &Covariates, told: &mut Told) -> anyhow::Result<()> {
@@ -224,6 +182,7 @@ fn fit(setting: &Setting<'_>, asked: &Asked, covariates: &Covariates, told: &mut
         };
         told.notes.push(format!("{}: the grid chose {:.3}", model.name, predicted.chosen));
         told.figures.extend(race_figures(row, groups, &model, &scored, None));
+        told.said.push((model.name, test.iter().map(|row| covariates.rows[*row]).collect(), scored.outputs));
     }
     Ok(())
 }

@@ -11,14 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::Row;
 use super::cohort::{Cohort, Image, Reject};
+use super::features::Source;
 use super::parts::Asked;
-use super::variants;
+use super::{files, saliency, variants};
 use crate::domain::{Digest, Purpose};
 use crate::infer::Package;
 use crate::perturb::Form;
 
 /// Of `manifest.json`.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 pub(super) const FILE: &str = "manifest.json";
 const COHORT: &str = "cohort.json";
 
@@ -43,6 +44,8 @@ pub struct Manifest {
     pub asked: Asked,
     /// Names of the answers that the run leaves beside predictions.
     pub answers: Vec<String>,
+    /// Vectors of images that rows learn from.
+    pub features: Vec<Source>,
 }
 
 /// A model that was asked, and what is needed to judge its answers.
@@ -105,6 +108,12 @@ impl Manifest {
         self.models.iter().enumerate().filter(move |(_, model)| model.purpose == purpose)
     }
 
+    /// Names of all sets of vectors that a run may keep.
+    pub(super) fn sets(&self) -> Vec<String> {
+        let maps = (0..self.of_purpose(Purpose::Race).count()).map(saliency::set);
+        self.features.iter().map(|source| source.set.clone()).chain(maps).collect()
+    }
+
     /// Begins a run in the folder, or goes on with the same one.
     ///
     /// # Errors
@@ -113,6 +122,7 @@ impl Manifest {
         // It will hold posteriors and a picture of a patient.
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.with_context(|| format!("{} cannot be made", folder.display()))?;
+        files::clean(folder);
         if folder.join(FILE).exists() {
             let found = Self::read(folder)?;
             ensure!(resume, "{} holds a run: go on with --resume, or give another folder", folder.display());
@@ -128,8 +138,8 @@ impl Manifest {
             labels: cohort.labels.clone(),
             digest: cohort.digest.clone(),
         };
-        write(&folder.join(COHORT), &serde_json::to_vec(&kept)?)?;
-        write(&folder.join(FILE), &serde_json::to_vec_pretty(self)?)
+        files::write(&folder.join(COHORT), &serde_json::to_vec(&kept)?)?;
+        files::write(&folder.join(FILE), &serde_json::to_vec_pretty(self)?)
     }
 
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
@@ -167,19 +177,11 @@ impl Manifest {
             (self.cohort_digest == other.cohort_digest, "another cohort, or its images have changed"),
             (self.models == other.models && self.groups == other.groups, "other models"),
             (self.rows == other.rows && self.asked == other.asked && self.answers == other.answers, "other rows"),
+            (self.features == other.features, "other models"),
             (self.form == other.form, "another mode"),
             (self.recipe == other.recipe, "another recipe"),
             (self.seed == other.seed, "another seed"),
         ];
         fields.iter().find(|(same, _)| !same).map(|(_, what)| *what)
     }
-}
-
-/// Writes aside, syncs and renames.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let context = || format!("{} cannot be written", path.display());
-    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-    std::fs::write(&aside, bytes).with_context(context)?;
-    std::fs::File::open(&aside).and_then(|file| file.sync_all()).with_context(context)?;
-    std::fs::rename(&aside, path).with_context(context)
 }

@@ -3,7 +3,8 @@
 //! [`run`] asks race and clinical models of every image of a cohort and of every change that the rows ask for, with the
 //! node's own decoding, normalisation and inference, and keeps what they said; [`report`] makes figures, plots and a
 //! page of that. Reading order: `catalogue`, `cohort` (with `tables`, `posteriors`), `variants`, `saliency`, `scoring`,
-//! `parts`, `manifest`, `answers`, `run` (with `retrain`, `confounders`), `metrics`, `rows`, `pictures`, `drawings`, `page`.
+//! `files`, `lines`, `parts`, `vectors`, `manifest`, `answers`, `plan`, `run` (with `retrain`, `features`, `confounders`),
+//! `merge`, `metrics`, `rows`, `pictures`, `drawings`, `page`.
 //! Neighbours: `perturb` changes planes, `train` trains, `tabular` has models on tables. Left out: the index of the
 //! node, and what a site does about what it finds.
 
@@ -12,11 +13,16 @@ mod catalogue;
 mod cohort;
 mod confounders;
 mod drawings;
+mod features;
+mod files;
+mod lines;
 mod manifest;
+mod merge;
 mod metrics;
 mod page;
 mod parts;
 mod pictures;
+mod plan;
 mod posteriors;
 pub mod resample;
 mod retrain;
@@ -29,10 +35,12 @@ mod scoring;
 mod tables;
 pub mod tabular;
 mod variants;
+mod vectors;
 
-pub use answers::merge;
 pub use catalogue::{Published, ROWS, Row, Said};
+pub use merge::merge;
 pub use metrics::{Estimate, Level};
 pub use page::{Report, report};
+pub use plan::rows;
 pub use rows::{Figure, Quantity};
-pub use run::{Event, Options, Progress, Shard, of_posteriors, rows, run};
+pub use run::{Event, Options, Progress, Shard, of_posteriors, run};

@@ -10,12 +10,13 @@ use anyhow::Context;
 use super::answers::{self, Answer};
 use super::catalogue::{Kind, Published, ROWS, Row, Said};
 use super::drawings::{drawings, point};
+use super::lines::Whose;
 use super::manifest::Manifest;
 use super::metrics::{self, Estimate, Level, PATIENTS_MIN, distinct};
-use super::parts::{Predictions, Whose};
+use super::parts::Predictions;
 use super::pictures::{self, Sample};
+use super::plan;
 use super::rows::{Data, Figure, Quantity};
-use super::run;
 use super::variants::ORIGINAL;
 use crate::domain::Purpose;
 use crate::perturb::Form;
@@ -37,21 +38,20 @@ pub struct Report {
 pub fn report(folder: &Path) -> anyhow::Result<Report> {
     let manifest = Manifest::read(folder)?;
     let cohort = manifest.read_cohort(folder)?;
-    let tested = cohort.subset(&cohort.of_part(Part::Test));
+    let places = cohort.of_part(Part::Test);
+    let tested = cohort.subset(&places);
     let rows = manifest.rows()?;
     manifest.check_variants()?;
-    let with_predictions = rows.iter().any(|row| run::is_of_predictions(row));
+    let with_predictions = rows.iter().any(|row| plan::is_of_predictions(row));
     let predictions = match with_predictions {
-        true => Predictions::read(folder, &manifest.asked, tested.images.len())?,
+        true => Predictions::read(folder, &manifest.asked, &places)?,
         false => Predictions::empty(&manifest.asked, tested.images.len()),
     };
-    if with_predictions {
-        let whose = Whose { cohort: &tested, groups: &manifest.groups };
-        predictions.write(&folder.join("predictions.parquet"), &whose)?;
-    }
     let data = Data { manifest: &manifest, cohort: &tested, predictions: &predictions };
     let answers = answers::read(folder, &manifest.answers)?;
-    let sample = pictures::read(folder)?;
+    let whose = Whose { cohort: &cohort, groups: &manifest.groups };
+    answers::write_predictions(folder, whose, (&predictions, &places), &answers)?;
+    let sample = pictures::read(folder, &data, &places)?;
     let mut report = Report { figures: Vec::new(), files: Vec::new() };
     let mut sections = vec![of_run(&data, cohort.images.len(), cohort.rejected.len())];
     for row in &rows {
@@ -115,7 +115,7 @@ impl Report {
             self.draw(&mut blocks, &format!("{:02}-{}-{}", row.number, row.name, number + 1), caption, svg)?;
         }
         if row.kind == Kind::Saliency
-            && let Some(gallery) = pictures::saliency(data)?
+            && let Some(gallery) = sample.and_then(Sample::saliency)
         {
             let caption =
                 "Mean Grad-CAM maps (by occlusion where a network cannot be looked into), 16 × 16 means of each; \
@@ -238,6 +238,7 @@ fn of_run(data: &Data<'_>, images: usize, rejected: usize) -> Section {
         ],
         vec!["rows of the table that were not used".to_owned(), rejected.to_string()],
         vec!["test images that could not be read".to_owned(), data.predictions.refused.len().to_string()],
+        vec!["test images that some model refused".to_owned(), data.predictions.partly.len().to_string()],
         vec!["mode".to_owned(), mode.to_owned()],
         vec!["seed".to_owned(), manifest.seed.to_string()],
         vec!["sidelight".to_owned(), manifest.sidelight.clone()],

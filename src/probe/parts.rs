@@ -1,25 +1,16 @@
 //! Predictions of a run, in parts that survive a kill: one Parquet file for each handful of images.
 //!
-//! A part is written aside and renamed, so that what is there is whole; whoever goes on skips it. Parts of several
-//! shards lie in one folder or are brought together by [`merge`]. Neighbours: `scoring` makes parts, `rows` read all of
-//! them. Left out: what the predictions come to.
+//! What is there is whole; whoever goes on skips it. Parts of several shards lie in one folder or are brought together
+//! by `merge`. Neighbours: `scoring` makes parts, `lines` is their format, `rows` read all of them. Left out: what the
+//! predictions come to.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use parquet::basic::Compression;
-use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int32Type};
-use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
-use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::file::writer::SerializedFileWriter;
-use parquet::record::RowAccessor;
-use parquet::schema::parser::parse_message_type;
 
-use super::cohort::Cohort;
+use super::files;
+use super::lines::{self, Lines, Of, Refused, Whose};
 
 /// Images of a part, and of a batch where what is done to one depends on the others.
 pub(super) const IMAGES: usize = 32;
@@ -32,17 +23,19 @@ pub struct Asked {
     pub variants: Vec<String>,
 }
 
-/// What models said of the images of a part; `None` of an image that could not be read, or of a variant that it has
-/// not.
+/// What models said of the images of a part, which are places among those that are scored; nothing of an image that
+/// could not be read, or of a variant that it has not.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Said {
     /// Image, variant, model.
     pub(super) outputs: BTreeMap<(usize, usize, usize), Vec<f64>>,
-    /// Images that could not be used, and why.
-    pub(super) refused: BTreeMap<usize, String>,
+    pub(super) refused: Refused,
+    /// By race model, then image: what is salient to it.
+    pub(super) maps: BTreeMap<(usize, usize), Vec<f32>>,
 }
 
-/// All predictions of a run: by model and variant, an image's outputs at its place times the outputs.
+/// All predictions of a run: by model and variant, an image's outputs at its place times the outputs. Takes 4 bytes for
+/// each image, variant and output.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Predictions {
     pub asked: Asked,
@@ -50,14 +43,11 @@ pub struct Predictions {
     /// By model, then variant: nothing, or an image's outputs at its place times their number, NaN where there are
     /// none.
     values: Vec<Vec<Vec<f32>>>,
-    /// Images that could not be used, and why.
+    /// Images that could not be used, by place, and why.
     pub refused: BTreeMap<usize, String>,
+    /// Those that some model could not.
+    pub partly: BTreeMap<usize, String>,
 }
-
-const SCHEMA: &str = "message predictions {
-    required int32 image; required binary file (UTF8); required binary patient (UTF8); required binary study (UTF8);
-    required binary group (UTF8); required binary split (UTF8); required binary variant (UTF8);
-    required binary model (UTF8); required binary output (UTF8); required double probability; }";
 
 /// Where the part with this number is.
 pub(super) fn path(folder: &Path, number: usize) -> PathBuf {
@@ -69,137 +59,87 @@ pub(super) fn count(images: usize) -> usize {
     images.div_ceil(IMAGES)
 }
 
-/// One line of the file.
-struct Line<'a> {
-    image: usize,
-    variant: &'a str,
-    model: &'a str,
-    output: String,
-    probability: f64,
+/// Writes a part of the images with these numbers in the cohort.
+pub(super) fn write(
+    folder: &Path,
+    number: usize,
+    whose: Whose<'_>,
+    images: &[usize],
+    asked: &Asked,
+    said: &Said,
+) -> anyhow::Result<()> {
+    let of = of(asked);
+    let numbers = |of: &BTreeMap<usize, String>| of.iter().map(|(at, why)| (images[*at], why.clone())).collect();
+    let refused = Refused { wholly: numbers(&said.refused.wholly), partly: numbers(&said.refused.partly) };
+    files::place(&path(folder, number), |file| {
+        let mut lines = Lines::new(file, whose, &refused)?;
+        for ((image, variant, model), outputs) in &said.outputs {
+            for (of, value) in of[*model][*variant].iter().zip(outputs) {
+                lines.add(images[*image], of, *value)?;
+            }
+        }
+        lines.end()
+    })
 }
 
-/// Whose predictions they are.
-pub(super) struct Whose<'a> {
-    pub(super) cohort: &'a Cohort,
-    /// Keys of the race model.
-    pub(super) groups: &'a [String],
+/// What lines are of, by model, variant and output.
+fn of(asked: &Asked) -> Vec<Vec<Vec<Of>>> {
+    let of_model = |(model, outputs): &(String, Vec<String>)| {
+        let of_variant =
+            |variant: &String| outputs.iter().map(|output| Of::new(variant, model, output)).collect::<Vec<_>>();
+        asked.variants.iter().map(of_variant).collect()
+    };
+    asked.models.iter().map(of_model).collect()
 }
-
-/// Writes a part and gives it its place.
-pub(super) fn write(folder: &Path, number: usize, whose: &Whose<'_>, asked: &Asked, said: &Said) -> anyhow::Result<()> {
-    let path = path(folder, number);
-    let context = || format!("{} cannot be written", path.display());
-    std::fs::create_dir_all(folder.join("parts")).with_context(context)?;
-    let mut lines = Vec::new();
-    for ((image, variant, model), outputs) in &said.outputs {
-        let (model, keys) = &asked.models[*model];
-        let variant = &asked.variants[*variant];
-        let of = |(output, p): (&'_ String, &f64)| (output.clone(), *p);
-        let values = keys.iter().zip(outputs).map(of);
-        lines.extend(values.map(|(output, probability)| Line { image: *image, variant, model, output, probability }));
-    }
-    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
-    let file = File::create(&aside).with_context(context)?;
-    let mut writer = table(file, &said.refused).with_context(context)?;
-    add(&mut writer, &lines, whose).with_context(context)?;
-    writer.into_inner().with_context(context)?.sync_all().with_context(context)?;
-    std::fs::rename(&aside, &path).with_context(context)
-}
-
-/// A Parquet file without lines; what images were refused for is in its metadata.
-fn table(file: File, refused: &BTreeMap<usize, String>) -> anyhow::Result<SerializedFileWriter<File>> {
-    let schema = Arc::new(parse_message_type(SCHEMA)?);
-    let refused = KeyValue { key: REFUSED.to_owned(), value: Some(serde_json::to_string(refused)?) };
-    let properties =
-        WriterProperties::builder().set_compression(Compression::SNAPPY).set_key_value_metadata(Some(vec![refused]));
-    Ok(SerializedFileWriter::new(file, schema, Arc::new(properties.build()))?)
-}
-
-/// Adds a group of rows.
-fn add(writer: &mut SerializedFileWriter<File>, lines: &[Line], whose: &Whose<'_>) -> anyhow::Result<()> {
-    let mut group = writer.next_row_group()?;
-    let image = |line: &Line| &whose.cohort.images[line.image];
-    let numbers: Vec<i32> = lines.iter().map(|line| i32::try_from(line.image)).collect::<Result<_, _>>()?;
-    let mut column = group.next_column()?.context("a schema has columns")?;
-    column.typed::<Int32Type>().write_batch(&numbers, None, None)?;
-    column.close()?;
-    let texts: [&dyn Fn(&Line) -> String; 8] = [
-        &|line| image(line).name.clone(),
-        &|line| image(line).patient.clone(),
-        &|line| image(line).study.clone(),
-        &|line| whose.groups[image(line).group].clone(),
-        &|line| image(line).part.as_str().to_owned(),
-        &|line| line.variant.to_owned(),
-        &|line| line.model.to_owned(),
-        &|line| line.output.clone(),
-    ];
-    for text in texts {
-        let values: Vec<ByteArray> = lines.iter().map(|line| ByteArray::from(text(line).into_bytes())).collect();
-        let mut column = group.next_column()?.context("a schema has columns")?;
-        column.typed::<ByteArrayType>().write_batch(&values, None, None)?;
-        column.close()?;
-    }
-    let probabilities: Vec<f64> = lines.iter().map(|line| line.probability).collect();
-    let mut column = group.next_column()?.context("a schema has columns")?;
-    column.typed::<DoubleType>().write_batch(&probabilities, None, None)?;
-    column.close()?;
-    group.close()?;
-    Ok(())
-}
-
-const REFUSED: &str = "sidelight.refused";
 
 impl Predictions {
     pub(super) fn empty(asked: &Asked, images: usize) -> Self {
         let values = asked.models.iter().map(|_| vec![Vec::new(); asked.variants.len()]).collect();
-        Self { asked: asked.clone(), images, values, refused: BTreeMap::new() }
+        Self { asked: asked.clone(), images, values, refused: BTreeMap::new(), partly: BTreeMap::new() }
     }
 
-    /// Reads all parts of a run.
+    /// Reads all parts of a run on the images with these ascending numbers in the cohort.
     ///
     /// # Errors
     /// A part is missing or is not of this run.
-    pub fn read(folder: &Path, asked: &Asked, images: usize) -> anyhow::Result<Self> {
-        let missing: Vec<usize> = (0..count(images)).filter(|number| !path(folder, *number).exists()).collect();
+    pub fn read(folder: &Path, asked: &Asked, images: &[usize]) -> anyhow::Result<Self> {
+        let all = count(images.len());
+        let missing = (0..all).filter(|number| !path(folder, *number).exists()).count();
         ensure!(
-            missing.is_empty(),
-            "{} of {} parts are missing in {}: go on with --resume, or merge the other shards",
-            missing.len(),
-            count(images),
+            missing == 0,
+            "{missing} of {all} parts are missing in {}: go on with --resume, or merge the other shards",
             folder.display()
         );
-        let mut all = Self::empty(asked, images);
-        for number in 0..count(images) {
-            let path = path(folder, number);
-            all.take(&path).with_context(|| format!("{} is not of this run", path.display()))?;
+        let paths: Vec<PathBuf> = (0..all).map(|number| path(folder, number)).collect();
+        Self::read_files(&paths, asked, images)
+    }
+
+    pub(super) fn read_files(paths: &[PathBuf], asked: &Asked, images: &[usize]) -> anyhow::Result<Self> {
+        let mut all = Self::empty(asked, images.len());
+        for path in paths {
+            all.take(path, images).with_context(|| format!("{} is not of this run", path.display()))?;
         }
         Ok(all)
     }
 
-    fn take(&mut self, path: &Path) -> anyhow::Result<()> {
-        let reader = SerializedFileReader::new(File::open(path)?)?;
-        let metadata = reader.metadata().file_metadata();
-        let refused = metadata.key_value_metadata().into_iter().flatten().find(|pair| pair.key == REFUSED);
-        let refused = refused.and_then(|pair| pair.value.as_deref()).context("it does not say what was refused")?;
-        let refused: BTreeMap<usize, String> = serde_json::from_str(refused)?;
-        self.refused.extend(refused);
+    fn take(&mut self, path: &Path, images: &[usize]) -> anyhow::Result<()> {
         let place = |names: &[String]| names.iter().cloned().zip(0..).collect::<HashMap<String, usize>>();
         let variants = place(&self.asked.variants);
-        let models: HashMap<String, (usize, HashMap<String, usize>)> = self
-            .asked
-            .models
-            .iter()
-            .enumerate()
-            .map(|(m, (key, outputs))| (key.clone(), (m, place(outputs))))
-            .collect();
-        for row in reader.get_row_iter(None)? {
-            let row = row?;
-            let image = usize::try_from(row.get_int(0)?)?;
-            ensure!(image < self.images, "it has image {image}");
-            let variant = *variants.get(row.get_string(6)?).context("another variant")?;
-            let (model, outputs) = models.get(row.get_string(7)?).context("another model")?;
-            let output = *outputs.get(row.get_string(8)?).context("another output")?;
-            self.put(*model, variant, image * outputs.len() + output, row.get_double(9)?);
+        let asked = self.asked.models.iter().enumerate();
+        let models: HashMap<String, (usize, HashMap<String, usize>)> =
+            asked.map(|(m, (key, outputs))| (key.clone(), (m, place(outputs)))).collect();
+        let among = |image: usize| images.binary_search(&image).ok().with_context(|| format!("it has image {image}"));
+        let refused = lines::each(path, |image, [variant, model, output], probability| {
+            let variant = *variants.get(variant).context("another variant")?;
+            let (model, outputs) = models.get(model).context("another model")?;
+            let output = *outputs.get(output).context("another output")?;
+            self.put(*model, variant, among(image)? * outputs.len() + output, probability);
+            Ok(())
+        })?;
+        for (own, found) in [(&mut self.refused, refused.wholly), (&mut self.partly, refused.partly)] {
+            for (image, reason) in found {
+                own.insert(among(image)?, reason);
+            }
         }
         Ok(())
     }
@@ -232,32 +172,17 @@ impl Predictions {
         }
     }
 
-    /// All predictions in one Parquet file, a group of rows for each model and variant.
-    pub(super) fn write(&self, path: &Path, whose: &Whose<'_>) -> anyhow::Result<()> {
-        let context = || format!("{} cannot be written", path.display());
-        let file = File::create(path).with_context(context)?;
-        let mut writer = table(file, &self.refused).with_context(context)?;
-        for (m, (model, outputs)) in self.asked.models.iter().enumerate() {
-            for (v, variant) in self.asked.variants.iter().enumerate() {
-                let mut lines = Vec::new();
-                for (image, values) in self.of(m, v).enumerate() {
-                    let values = outputs.iter().zip(values.into_iter().flatten());
-                    let of = |(output, p): (&String, &f32)| (output.clone(), f64::from(*p));
-                    let values = values.map(of);
-                    lines.extend(values.map(|(output, probability)| Line {
-                        image,
-                        variant,
-                        model,
-                        output,
-                        probability,
-                    }));
-                }
-                if !lines.is_empty() {
-                    add(&mut writer, &lines, whose).with_context(context)?;
+    /// Adds all of them to a file; `images` are the numbers of its images in the file's cohort.
+    pub(super) fn add(&self, lines: &mut Lines<'_>, images: &[usize]) -> anyhow::Result<()> {
+        for (m, of) in of(&self.asked).iter().enumerate() {
+            for (v, of) in of.iter().enumerate() {
+                for (image, values) in images.iter().zip(self.of(m, v)) {
+                    for (of, value) in of.iter().zip(values.into_iter().flatten()) {
+                        lines.add(*image, of, f64::from(*value))?;
+                    }
                 }
             }
         }
-        writer.into_inner().with_context(context)?;
         Ok(())
     }
 }
@@ -265,6 +190,7 @@ impl Predictions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::cohort::Cohort;
     use crate::probe::cohort::fixtures::cohort;
 
     fn asked() -> Asked {
@@ -282,40 +208,80 @@ mod tests {
         said
     }
 
+    fn groups() -> Vec<String> {
+        ["g", "h"].map(str::to_owned).into()
+    }
+
+    fn whose<'a>(cohort: &'a Cohort, groups: &'a [String]) -> Whose<'a> {
+        Whose { cohort, groups }
+    }
+
     #[test]
     fn parts_read_back_what_was_written_and_missing_ones_are_told() {
         let folder = tempfile::tempdir().unwrap();
-        let cohort = cohort(40);
-        let groups = ["g".to_owned(), "h".to_owned()];
-        let whose = Whose { cohort: &cohort, groups: &groups };
-        write(folder.path(), 0, &whose, &asked(), &said(0..32)).unwrap();
-        let error = Predictions::read(folder.path(), &asked(), 40).unwrap_err().to_string();
+        // Every other image of a cohort is scored.
+        let (cohort, groups, images) = (cohort(80), groups(), (0..40).map(|i| 2 * i).collect::<Vec<usize>>());
+        let whose = whose(&cohort, &groups);
+        write(folder.path(), 0, whose, &images, &asked(), &said(0..32)).unwrap();
+        let error = Predictions::read(folder.path(), &asked(), &images).unwrap_err().to_string();
         assert!(error.contains("1 of 2 parts are missing"), "{error}");
         let mut last = said(32..39);
-        last.refused.insert(39, "no image".into());
-        write(folder.path(), 1, &whose, &asked(), &last).unwrap();
-        let all = Predictions::read(folder.path(), &asked(), 40).unwrap();
+        last.refused.wholly.insert(39, "no image".into());
+        last.refused.partly.insert(38, "c: too small".into());
+        write(folder.path(), 1, whose, &images, &asked(), &last).unwrap();
+        let all = Predictions::read(folder.path(), &asked(), &images).unwrap();
         let outputs: Vec<Option<Vec<f32>>> = all.of(0, 0).map(|v| v.map(<[f32]>::to_vec)).collect();
         assert_eq!((outputs[32].as_deref(), &outputs[39], outputs.len()), (Some(&[0.5f32, 0.5][..]), &None, 40));
         assert_eq!((all.of(1, 1).flatten().count(), all.of(1, 0).flatten().count()), (39, 0));
-        assert_eq!(all.refused[&39], "no image");
+        assert_eq!((all.refused[&39].as_str(), all.partly[&38].as_str()), ("no image", "c: too small"));
         let whole = folder.path().join("predictions.parquet");
-        all.write(&whole, &whose).unwrap();
+        files::place(&whole, |file| {
+            let mut lines = Lines::new(file, whose, &Refused::default())?;
+            all.add(&mut lines, &images)?;
+            lines.end()
+        })
+        .unwrap();
         let table = crate::probe::tables::Table::read(&whole).unwrap();
         assert_eq!((table.rows.len(), &table.columns[5..7]), (39 * 3, &["split".to_owned(), "variant".to_owned()][..]));
         assert_eq!(table.rows[0], ["0", "0.png", "p0", "0.png", "g", "test", "original", "r@1#0", "a", "0"]);
+        assert_eq!(table.rows[3][..3], ["2", "2.png", "p2"], "numbers are the cohort's");
     }
 
     #[test]
     fn parts_of_another_run_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let cohort = cohort(4);
-        let groups = ["g".to_owned(), "h".to_owned()];
-        write(folder.path(), 0, &Whose { cohort: &cohort, groups: &groups }, &asked(), &said(0..4)).unwrap();
-        let other = Asked { variants: vec!["original".into()], ..asked() };
-        let error = format!("{:#}", Predictions::read(folder.path(), &other, 4).unwrap_err());
-        assert!(error.contains("is not of this run") && error.contains("another variant"), "{error}");
+        let (cohort, groups, images) = (cohort(4), groups(), [0, 1, 2, 3]);
+        write(folder.path(), 0, whose(&cohort, &groups), &images, &asked(), &said(0..4)).unwrap();
+        let refused = |asked: &Asked, images: &[usize], says: &str| {
+            let error = format!("{:#}", Predictions::read(folder.path(), asked, images).unwrap_err());
+            assert!(error.contains("is not of this run") && error.contains(says), "{error}");
+        };
+        refused(&Asked { variants: vec!["original".into()], ..asked() }, &images, "another variant");
+        refused(&asked(), &[0, 1, 3], "it has image 2");
         std::fs::write(path(folder.path(), 0), b"PAR1 and nothing").unwrap();
-        assert!(Predictions::read(folder.path(), &asked(), 4).is_err());
+        assert!(Predictions::read(folder.path(), &asked(), &images).is_err());
+    }
+
+    #[test]
+    fn lines_beyond_a_group_are_all_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cohort, groups) = (cohort(2), groups());
+        let path = folder.path().join("lines.parquet");
+        files::place(&path, |file| {
+            let mut lines = Lines::new(file, whose(&cohort, &groups), &Refused::default())?;
+            let of = [Of::new("original", "m", "a"), Of::new("original", "m", "b")];
+            (0..70_000).try_for_each(|i| lines.add(i % 2, &of[i / 2 % 2], i as f64))?;
+            lines.end()
+        })
+        .unwrap();
+        let mut sum = 0.0;
+        lines::each(&path, |image, [_, _, output], value| {
+            let expected = (value as usize % 2, ["a", "b"][value as usize / 2 % 2]);
+            assert_eq!((image, output), expected);
+            sum += value;
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(sum, (0..70_000).sum::<usize>() as f64);
     }
 }

@@ -13,11 +13,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::Row;
-use super::manifest::{self, Manifest};
+use super::manifest::Manifest;
 use super::rows::Data;
-use super::saliency::CELLS;
+use super::saliency::{self, CELLS};
 use super::scoring::Scene;
 use super::variants::{self, ORIGINAL};
+use super::{files, vectors};
 use crate::domain::Purpose;
 use crate::plot::{Gallery, GalleryRow, Picture, Tile};
 
@@ -26,9 +27,12 @@ const SAMPLE: &str = "sample.json";
 /// Side that a picture is kept in, at most.
 const SIDE_MAX: usize = 160;
 
-/// Grey pictures of one image, by variant.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub(super) struct Sample(BTreeMap<String, Kept>);
+/// Grey pictures of one image, by variant; and mean maps of what is salient.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Sample {
+    kept: BTreeMap<String, Kept>,
+    maps: Vec<GalleryRow>,
+}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Kept {
@@ -61,19 +65,18 @@ pub(super) async fn sample(scene: &Scene, folder: &Path) -> anyhow::Result<()> {
         });
         (name, Kept { side: small, is_stretched, grey: STANDARD.encode(grey.collect::<Vec<u8>>()) })
     });
-    let sample = Sample(kept.collect());
-    std::fs::create_dir_all(folder.join(FOLDER)).with_context(|| path.display().to_string())?;
-    manifest::write(&path, &serde_json::to_vec(&sample)?)
+    files::write(&path, &serde_json::to_vec(&kept.collect::<BTreeMap<String, Kept>>())?)
 }
 
-/// The sample of a run, if it kept one.
-pub(super) fn read(folder: &Path) -> anyhow::Result<Option<Sample>> {
+/// The sample of a run, if it kept one; `images` are the numbers in the cohort of those that were scored.
+pub(super) fn read(folder: &Path, data: &Data<'_>, images: &[usize]) -> anyhow::Result<Option<Sample>> {
     let path = folder.join(FOLDER).join(SAMPLE);
     if !path.exists() {
         return Ok(None);
     }
     let context = || format!("{} cannot be read", path.display());
-    serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context).map(Some)
+    let kept = serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context)?;
+    Ok(Some(Sample { kept, maps: maps(folder, data, images)? }))
 }
 
 impl Sample {
@@ -99,39 +102,42 @@ impl Sample {
     }
 
     fn tile(&self, name: &str) -> anyhow::Result<Option<Tile>> {
-        let Some(kept) = self.0.get(name) else { return Ok(None) };
+        let Some(kept) = self.kept.get(name) else { return Ok(None) };
         let grey = STANDARD.decode(&kept.grey).context("a kept picture is damaged")?;
         let values: Vec<f32> = grey.iter().map(|v| f32::from(*v) / 255.0).collect();
         let stretched = if kept.is_stretched { ", stretched" } else { "" };
         let picture = Picture::grey(kept.side, kept.side, &values)?;
         Ok(Some(Tile { label: format!("{name}{stretched}"), picture: Some(picture) }))
     }
+    /// Mean maps of what is salient to each race model, by self-reported group.
+    pub(super) fn saliency(&self) -> Option<Gallery> {
+        let title = "Mean saliency by self-reported group".to_owned();
+        let rows = self.maps.clone();
+        (!rows.is_empty()).then_some(Gallery { title, description: String::new(), side: 176, rows })
+    }
 }
 
-/// Mean maps of what is salient to each race model, by self-reported group.
-pub(super) fn saliency(data: &Data<'_>) -> anyhow::Result<Option<Gallery>> {
-    let Some(original) = data.predictions.variant(ORIGINAL) else { return Ok(None) };
+fn maps(folder: &Path, data: &Data<'_>, images: &[usize]) -> anyhow::Result<Vec<GalleryRow>> {
     let mut rows = Vec::new();
-    for (_, model) in data.manifest.of_purpose(Purpose::Race) {
-        let key = format!("{} saliency", model.key);
-        let Some(place) = data.predictions.asked.models.iter().position(|(of, _)| *of == key) else { continue };
+    for (m, (_, model)) in data.manifest.of_purpose(Purpose::Race).enumerate() {
+        let set = saliency::set(m);
+        if !vectors::is_whole(folder, &set, images.len()) {
+            continue;
+        }
+        let mut means = vec![(vec![0.0f32; CELLS * CELLS], 0usize); data.manifest.groups.len()];
+        vectors::each(folder, &set, images, |image, map| {
+            let place = images.binary_search(&image).unwrap_or_default();
+            let (sums, count) = &mut means[data.cohort.images[place].group];
+            sums.iter_mut().zip(map).for_each(|(sum, v)| *sum += v);
+            *count += 1;
+        })?;
         let mut tiles = Vec::new();
-        for (g, group) in data.manifest.groups.iter().enumerate() {
-            let (mut sums, mut count) = (vec![0.0f32; CELLS * CELLS], 0usize);
-            for (map, image) in data.predictions.of(place, original).zip(&data.cohort.images) {
-                let Some(map) = map.filter(|_| image.group == g) else { continue };
-                sums.iter_mut().zip(map).for_each(|(sum, v)| *sum += v);
-                count += 1;
-            }
-            if count == 0 {
-                continue;
-            }
+        for ((mut sums, count), group) in means.into_iter().zip(&data.manifest.groups).filter(|((_, n), _)| *n > 0) {
             sums.iter_mut().for_each(|sum| *sum /= count as f32);
             let label = format!("{group}, {count} images, stretched");
             tiles.push(Tile { label, picture: Some(Picture::stretched(CELLS, CELLS, &sums)?) });
         }
         rows.push(GalleryRow { heading: model.name.clone(), tiles });
     }
-    let title = "Mean saliency by self-reported group".to_owned();
-    Ok((!rows.is_empty()).then_some(Gallery { title, description: String::new(), side: 176, rows }))
+    Ok(rows)
 }

@@ -52,6 +52,7 @@ impl Ran {
             seed: 1,
             asked,
             answers: Vec::new(),
+            features: Vec::new(),
         };
         Self { manifest, cohort, predictions }
     }

@@ -15,9 +15,9 @@ const PEAK: f32 = 0.6;
 /// Side of the heat map that the paper's code takes the box from, and of the image that it applies it to.
 const PUBLISHED_SIDES: (f64, f64) = (256.0, 224.0);
 
-/// Under which name the maps of a race model are kept among predictions.
-pub(super) fn key(package: &Package) -> String {
-    format!("{} saliency", package.key())
+/// Name of the set of vectors that the maps of the race model with this place are kept in.
+pub(super) fn set(model: usize) -> String {
+    format!("saliency-{}", model + 1)
 }
 
 /// Grad-CAM of how sure the race model is, or the change of its answer by occlusion where it cannot be looked into; of
@@ -47,7 +47,7 @@ pub(super) async fn map(scorers: &Scorers, package: &Package, plane: &Plane) -> 
 }
 
 /// Means over cells, row by row.
-pub(super) fn cells(map: &[f32]) -> Vec<f64> {
+pub(super) fn cells(map: &[f32]) -> Vec<f32> {
     let side = map.len().isqrt();
     let mut sums = vec![(0.0, 0usize); CELLS * CELLS];
     for (at, value) in map.iter().enumerate() {
@@ -56,7 +56,7 @@ pub(super) fn cells(map: &[f32]) -> Vec<f64> {
         *sum += f64::from(*value);
         *count += 1;
     }
-    sums.iter().map(|(sum, count)| sum / (*count).max(1) as f64).collect()
+    sums.iter().map(|(sum, count)| (sum / (*count).max(1) as f64) as f32).collect()
 }
 
 /// A part of a plane, in parts of its side: top, left, bottom, right.

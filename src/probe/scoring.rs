@@ -36,13 +36,22 @@ pub(super) struct Scene {
     pub(super) saliency: bool,
 }
 
-/// An image as the models see it, by contract.
+/// An image as the models see it, by contract; nothing of contracts that it cannot fulfil.
 struct Seen {
-    planes: Vec<Plane>,
+    planes: Vec<Option<Plane>>,
     /// Share of each pixel that is lung.
     masks: Vec<Option<Plane>>,
-    /// By variant, then contract: what depends on other images of the part.
-    of_batch: BTreeMap<usize, Vec<Plane>>,
+    /// By variant and contract: what depends on other images of the part.
+    of_batch: BTreeMap<(usize, usize), Plane>,
+    /// Why it cannot fulfil some contracts.
+    refused: Option<String>,
+}
+
+/// Variant, model and what it said of an image; and by race model what is salient to it.
+#[derive(Default)]
+struct Answers {
+    outputs: Vec<(usize, usize, Vec<f64>)>,
+    maps: Vec<(usize, Vec<f32>)>,
 }
 
 impl Scene {
@@ -52,11 +61,7 @@ impl Scene {
             let groups = p.groups().iter().map(|g| g.key.clone());
             groups.chain(p.findings().iter().map(|f| f.key.clone())).collect()
         };
-        let mut models: Vec<(String, Vec<String>)> = self.packages.iter().map(|p| (p.key(), outputs(p))).collect();
-        if self.saliency {
-            let cells: Vec<String> = (0..saliency::CELLS * saliency::CELLS).map(|c| c.to_string()).collect();
-            models.extend(self.packages.iter().filter(|p| is_race(p)).map(|p| (saliency::key(p), cells.clone())));
-        }
+        let models = self.packages.iter().map(|p| (p.key(), outputs(p))).collect();
         Asked { models, variants: self.variants.iter().map(|v| v.name.clone()).collect() }
     }
 
@@ -87,19 +92,22 @@ impl Scene {
             {
                 match seen {
                     Ok(seen) => {
+                        said.refused.partly.extend(seen.refused.clone().map(|reason| (place, reason)));
                         let scene = self.clone();
                         running.spawn(async move { (place, scene.image(place, Arc::new(seen)).await) });
                     }
                     Err(reason) => {
-                        said.refused.insert(place, reason);
+                        said.refused.wholly.insert(place, reason);
                         progress();
                     }
                 }
             }
             let Some(done) = running.join_next().await else { return Ok(said) };
             let (place, outputs) = done?;
-            let outputs = outputs.with_context(|| self.cohort.images[place].file.display().to_string())?;
-            said.outputs.extend(outputs.into_iter().map(|(variant, model, values)| ((place, variant, model), values)));
+            let found = outputs.with_context(|| self.cohort.images[place].file.display().to_string())?;
+            let outputs = found.outputs.into_iter();
+            said.outputs.extend(outputs.map(|(variant, model, values)| ((place, variant, model), values)));
+            said.maps.extend(found.maps.into_iter().map(|(model, map)| ((model, place), map)));
             progress();
         }
     }
@@ -114,12 +122,14 @@ impl Scene {
             let How::Change(change) = &variant.how else { continue };
             let mut lab = Lab::default();
             for c in 0..contracts.len() {
-                let mut planes: Vec<Plane> = seen.iter().flatten().map(|s| s.planes[c].clone()).collect();
+                let mut planes: Vec<Plane> = seen.iter().flatten().filter_map(|s| s.planes[c].clone()).collect();
                 for transform in &change.chain {
                     planes = lab.apply_all(*transform, &planes);
                 }
-                let readable = seen.iter_mut().flatten();
-                readable.zip(planes).for_each(|(s, plane)| s.of_batch.entry(v).or_default().push(plane));
+                let readable = seen.iter_mut().flatten().filter(|s| s.planes[c].is_some());
+                for (seen, plane) in readable.zip(planes) {
+                    seen.of_batch.insert((v, c), plane);
+                }
             }
         }
         seen
@@ -131,10 +141,11 @@ impl Scene {
             let scene = self.clone();
             let seen = tokio::task::spawn_blocking(move || scene.see(&[place]).pop()).await?;
             let Some(Ok(seen)) = seen else { continue };
+            let Some(plane) = &seen.planes[0] else { continue };
             let contracts = self.contracts();
             let package = &self.packages[0];
             let region = match self.variants.iter().any(|v| v.how == How::WithoutPeak) {
-                true => saliency::map(&self.scorers, package, &seen.planes[0]).await?,
+                true => saliency::map(&self.scorers, package, plane).await?,
                 false => None,
             };
             let region = region.as_deref().and_then(|map| Salient::of_peak(map, self.form));
@@ -151,26 +162,23 @@ impl Scene {
         Ok(Vec::new())
     }
 
-    /// Variant, model and outputs of one image.
-    async fn image(&self, place: usize, seen: Arc<Seen>) -> anyhow::Result<Vec<(usize, usize, Vec<f64>)>> {
+    /// What models say of one image.
+    async fn image(&self, place: usize, seen: Arc<Seen>) -> anyhow::Result<Answers> {
         let contracts = Arc::new(self.contracts());
-        let mut outputs = Vec::new();
+        let Answers { mut outputs, mut maps } = Answers::default();
         // Of each race model, by its contract.
         let mut regions: Vec<Option<(usize, Salient)>> = Vec::new();
         let without_peak = self.variants.iter().position(|v| v.how == How::WithoutPeak);
         if self.saliency || without_peak.is_some() {
-            let mut own = self.packages.len();
-            for package in self.packages.iter().filter(|p| is_race(p)) {
+            for (m, package) in self.packages.iter().filter(|p| is_race(p)).enumerate() {
                 let c = contracts.iter().position(|c| *c == package.contract).context("a contract of a package")?;
-                let map = saliency::map(&self.scorers, package, &seen.planes[c]).await?;
+                let map = match &seen.planes[c] {
+                    Some(plane) => saliency::map(&self.scorers, package, plane).await?,
+                    None => None,
+                };
                 let region = map.as_deref().and_then(|map| Salient::of_peak(map, self.form));
                 regions.push(region.map(|region| (c, region)));
-                if self.saliency {
-                    if let Some(map) = map {
-                        outputs.push((0, own, saliency::cells(&map)));
-                    }
-                    own += 1;
-                }
+                maps.extend(map.filter(|_| self.saliency).map(|map| (m, saliency::cells(&map))));
             }
         }
         let numbered: Vec<usize> = (0..self.variants.len()).collect();
@@ -210,19 +218,18 @@ impl Scene {
                 let contract = &package.contract;
                 // A place in one model's image is one in another's where both see the same part of it.
                 let c = contracts.iter().position(|c| c == contract).context("a contract of a package")?;
-                if (contracts[of].fit, contracts[of].orientation) == (contract.fit, contract.orientation) {
-                    let plane = &seen.planes[c];
+                if (contracts[of].fit, contracts[of].orientation) == (contract.fit, contract.orientation)
+                    && let Some(plane) = &seen.planes[c]
+                {
                     let input = lab.apply(region.blackened(plane.side()), plane).to_input(contract);
                     let values = self.answers(package, vec![input]).await?.remove(0);
                     outputs.push((variant, m, values));
                 }
             }
         }
-        Ok(outputs)
+        Ok(Answers { outputs, maps })
     }
-}
 
-impl Scene {
     /// What a model says of inputs of its contract: an output for each key of its card.
     async fn answers(&self, package: &Package, inputs: Vec<ModelInput>) -> anyhow::Result<Vec<Vec<f64>>> {
         let width = package.column_of.len();
@@ -252,11 +259,12 @@ struct Made {
 impl Made {
     /// Inputs of a contract for those of the variants that the image has.
     fn of(&self, lab: &mut Lab, c: usize, variants: &[usize]) -> Vec<(usize, ModelInput)> {
-        let (scene, seen, plane) = (&self.scene, &self.seen, &self.seen.planes[c]);
+        let (scene, seen) = (&self.scene, &self.seen);
+        let Some(plane) = &seen.planes[c] else { return Vec::new() };
         let made = |v: &usize| {
             let changed = match &scene.variants[*v].how {
                 How::Original => plane.clone(),
-                How::Change(_) if seen.of_batch.contains_key(v) => seen.of_batch[v][c].clone(),
+                How::Change(_) if seen.of_batch.contains_key(&(*v, c)) => seen.of_batch[&(*v, c)].clone(),
                 How::Change(change) => change.apply_at(self.place, lab, plane),
                 How::Lungs { within } => {
                     let kept = if *within { Region::Inside } else { Region::Outside };
@@ -274,14 +282,33 @@ pub(super) fn is_race(package: &Package) -> bool {
     package.purpose == Purpose::Race
 }
 
-/// A file as planes of these contracts.
+/// A file as planes of these contracts. One that none of them takes cannot be used; what one refuses others may take.
 fn see(image: &Image, contracts: &[Contract], with_mask: bool) -> Result<Seen, String> {
     let limits = Limits::default();
-    let normalised = pixels::normalise_any_file(&image.file, contracts, Frames::Middle, &limits);
-    let normalised = normalised.map_err(|refusal| refusal.to_string())?;
-    let planes: Option<Vec<Plane>> =
-        normalised.inputs.iter().zip(contracts).map(|(input, contract)| Plane::of_input(input, contract)).collect();
-    let planes = planes.filter(|planes| planes.len() == contracts.len()).ok_or("it has no finite grey values")?;
+    let planes = |contracts: &[Contract]| -> Result<Vec<Plane>, String> {
+        let seen = pixels::normalise_any_file(&image.file, contracts, Frames::Middle, &limits);
+        let seen = seen.map_err(|refusal| refusal.to_string())?;
+        let planes = seen.inputs.iter().zip(contracts).map(|(input, contract)| Plane::of_input(input, contract));
+        let planes = planes.collect::<Option<Vec<Plane>>>().filter(|planes| planes.len() == contracts.len());
+        planes.ok_or_else(|| "it has no finite grey values".to_owned())
+    };
+    // All from one decoding where nothing is refused, which is nearly always.
+    let (planes, refused) = match planes(contracts) {
+        Ok(all) => (all.into_iter().map(Some).collect::<Vec<_>>(), None),
+        Err(reason) if contracts.len() == 1 => return Err(reason),
+        Err(reason) => {
+            let one = |contract: &Contract| planes(std::slice::from_ref(contract)).map(|mut planes| planes.pop());
+            let each: Vec<Result<Option<Plane>, String>> = contracts.iter().map(one).collect();
+            if each.iter().all(Result::is_err) {
+                return Err(reason);
+            }
+            let refusals = each.iter().zip(contracts).filter_map(|(plane, contract)| {
+                plane.as_ref().err().map(|reason| format!("{} of {}: {reason}", contract.name, contract.size))
+            });
+            let refusals = refusals.collect::<Vec<_>>().join("; ");
+            (each.into_iter().map(|plane| plane.ok().flatten()).collect(), Some(refusals))
+        }
+    };
     // A mask that cannot be used takes nothing from rows that need none.
     let mask = |contract: &Contract| {
         let file = image.mask.as_deref().filter(|_| with_mask)?;
@@ -289,5 +316,33 @@ fn see(image: &Image, contracts: &[Contract], with_mask: bool) -> Result<Seen, S
         let values = values.inspect_err(|reason| tracing::warn!(%reason, "a lung mask is left out")).ok()?;
         Plane::new(contract.size as usize, values)
     };
-    Ok(Seen { planes, masks: contracts.iter().map(mask).collect(), of_batch: BTreeMap::new() })
+    let masks = contracts.iter().map(mask).collect();
+    Ok(Seen { planes, masks, of_batch: BTreeMap::new(), refused })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::cohort::fixtures::cohort;
+
+    #[test]
+    fn what_one_contract_refuses_another_may_take() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wide.png");
+        let file = std::fs::File::create(&path).unwrap();
+        let mut encoder = png::Encoder::new(file, 40, 20);
+        encoder.set_color(png::ColorType::Grayscale);
+        let pixels: Vec<u8> = (0..800u32).map(|i| (i % 251) as u8).collect();
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        let image = Image { file: path, ..cohort(1).images.remove(0) };
+        // A picture has no Hounsfield units.
+        let [plain, ct] = ["minmax-unit", "ct-window"].map(|name| Contract::preset(name, 16).unwrap());
+        let seen = see(&image, &[ct.clone(), plain.clone()], false).unwrap();
+        assert!(seen.planes[0].is_none() && seen.refused.as_ref().unwrap().starts_with("ct-window of 16: "));
+        let alone = see(&image, &[plain], false).unwrap();
+        assert!(alone.refused.is_none() && alone.planes[0] == seen.planes[1] && alone.planes[0].is_some());
+        assert!(see(&image, std::slice::from_ref(&ct), false).is_err());
+        let larger = Contract { size: 32, ..ct.clone() };
+        assert!(see(&image, &[ct, larger], false).is_err(), "nobody takes it");
+    }
 }
