@@ -31,7 +31,7 @@ pub struct ProbeRun {
     #[arg(long, value_name = "FILE", required_unless_present = "predictions")]
     pub cohort: Option<PathBuf>,
     /// Table of posteriors in place of images: asian_pred, black_pred, …, race_ground_truth
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["cohort", "retrain", "shard", "race", "clinical"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cohort", "retrain", "shard", "race", "clinical", "label"])]
     pub predictions: Option<PathBuf>,
     /// Folder of the run; made if it is not there
     #[arg(long, value_name = "DIR")]

@@ -86,8 +86,11 @@ pub(super) fn keep(
             (answer.figures, answer.notes) = (told.figures, told.notes);
         }
         Err(error) => {
-            tracing::warn!(answer = name, error = format!("{error:#}"), "a row has no figures");
-            (answer.failed, answer.notes) = (true, vec![format!("Not run: {error:#}.")]);
+            // The whole chain may name files of patients: it stays in the folder of the run.
+            tracing::warn!(answer = name, error = %error, "a row has no figures; answers/{name}.error says why");
+            files::write(&path(folder, name).with_extension("error"), format!("{error:#}\n").as_bytes())?;
+            let note = format!("Not run: {error}; answers/{name}.error in the folder of the run says why.");
+            (answer.failed, answer.notes) = (true, vec![note]);
         }
     }
     files::write(&path(folder, name), &serde_json::to_vec_pretty(&answer)?)

@@ -35,6 +35,8 @@ pub struct Cohort {
 /// An image, and what the table says of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
+    /// Of the table; its header is line 1.
+    pub line: usize,
     pub file: PathBuf,
     /// The file as the table has it.
     pub name: String,
@@ -84,7 +86,7 @@ impl Cohort {
         let (mut images, mut rejected, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
         let mut parts: HashMap<String, (Part, usize)> = HashMap::new();
         for (row, line) in table.rows.iter().zip(2..) {
-            match reader.image(row, &several) {
+            match reader.image(row, line, &several) {
                 Ok(image) => {
                     ensure!(seen.insert(image.file.clone()), "line {line}: {} is listed twice", image.name);
                     let (part, first) = *parts.entry(image.patient.clone()).or_insert((image.part, line));
@@ -104,14 +106,21 @@ impl Cohort {
         // By no order of the table: where images of a batch bear on one another, neighbours are nobody's choice.
         images.sort_by_cached_key(|image| Digest::of(image.name.as_bytes()).to_string());
         let columns = columns.iter().map(|(_, name)| (*name).clone()).collect();
-        let digest = digest(&table, &images);
-        let mut cohort = Self { images, columns, rejected, labels: labels.to_vec(), digest };
+        let mut cohort = Self { images, columns, rejected, labels: labels.to_vec(), digest: table.digest.clone() };
         if let Some(missing) = labels.iter().find(|label| !cohort.columns.contains(label)) {
             anyhow::bail!("{} has no column {missing} for this disease", path.display());
         }
         if labels.is_empty() {
             cohort.labels = cohort.guessed_labels();
         }
+        for name in labels {
+            let values = cohort.column(name).unwrap_or_default();
+            let odd = values.iter().zip(&cohort.images).find(|(value, _)| label(value).is_err());
+            if let Some((value, image)) = odd {
+                anyhow::bail!("line {}: {name} is {value:?}: a disease label is 1, 0, -1 or nothing", image.line);
+            }
+        }
+        cohort.digest = digest(&table, &cohort);
         Ok(cohort)
     }
 
@@ -122,7 +131,7 @@ impl Cohort {
     }
 
     /// Columns of no covariate's name with nothing in them but −1, 0, 1.
-    fn guessed_labels(&self) -> Vec<String> {
+    pub(super) fn guessed_labels(&self) -> Vec<String> {
         let is_label = |(place, name): &(usize, &String)| {
             let value = |image: &Image| label(&image.values[*place]);
             let known: Vec<f64> = self.images.iter().filter_map(|image| value(image).ok().flatten()).collect();
@@ -156,13 +165,11 @@ impl Cohort {
 
 /// −1, 0 or 1 as such, nothing as `None`.
 pub(super) fn label(text: &str) -> Result<Option<f64>, ()> {
-    match text {
-        "" | "nan" | "NaN" => Ok(None),
-        "1" | "1.0" => Ok(Some(1.0)),
-        "0" | "0.0" => Ok(Some(0.0)),
-        "-1" | "-1.0" => Ok(Some(-1.0)),
-        _ => Err(()),
+    if text.is_empty() || text.eq_ignore_ascii_case("nan") {
+        return Ok(None);
     }
+    let value = text.parse::<f64>().map_err(|_| ())?;
+    [-1.0, 0.0, 1.0].contains(&value).then_some(Some(value)).ok_or(())
 }
 
 /// Numbers from 0 in the order of the first that has each.
@@ -180,8 +187,11 @@ pub(super) fn numbered<T: std::hash::Hash + Eq>(values: impl Iterator<Item = T>)
 /// "BLACK/AFRICAN AMERICAN").
 pub(super) fn group_of(said: &str, groups: &[String], names: &BTreeMap<String, String>) -> Option<usize> {
     let meant = names.get(said).map_or(said, String::as_str);
-    let meant = meant.split('/').next().unwrap_or_default().trim();
-    groups.iter().position(|group| group.eq_ignore_ascii_case(meant))
+    let place = |part: &str| groups.iter().position(|group| group.eq_ignore_ascii_case(part.trim()));
+    let mut parts = meant.split('/');
+    let first = place(parts.next().unwrap_or_default())?;
+    // Who names two of the groups is of neither alone.
+    parts.all(|part| place(part).is_none_or(|other| other == first)).then_some(first)
 }
 
 struct Reader<'a> {
@@ -215,7 +225,7 @@ impl Reader<'_> {
         several
     }
 
-    fn image(&self, row: &[String], several: &BTreeSet<String>) -> Result<Image, String> {
+    fn image(&self, row: &[String], line: usize, several: &BTreeSet<String>) -> Result<Image, String> {
         let (name, patient) = (self.value(row, "file"), self.value(row, "patient"));
         if name.is_empty() {
             return Err("it names no file".to_owned());
@@ -240,6 +250,7 @@ impl Reader<'_> {
             study => study,
         };
         Ok(Image {
+            line,
             file: self.folder.join(name),
             name: name.to_owned(),
             patient: patient.to_owned(),
@@ -261,7 +272,7 @@ impl Reader<'_> {
 }
 
 /// An age as DICOM's Age String has it (PS3.5 §6.2: 063Y, 018M, 006W, 004D), in years.
-fn years(text: &str) -> Option<f64> {
+pub(super) fn years(text: &str) -> Option<f64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: f64 = number.parse::<u16>().ok()?.into();
     let years = match unit {
@@ -274,11 +285,11 @@ fn years(text: &str) -> Option<f64> {
     Some(years)
 }
 
-/// Of the table, of what was read of it, and of the sizes of the files that it names: whoever changes an image seldom keeps
+/// Of the table, of what was read of it, which labels count, and of the sizes of the files that it names: whoever changes an image seldom keeps
 /// its size.
-fn digest(table: &Table, images: &[Image]) -> Digest {
-    let mut text = table.digest.to_string();
-    for image in images {
+fn digest(table: &Table, cohort: &Cohort) -> Digest {
+    let mut text = format!("{} {:?}", table.digest, cohort.labels);
+    for image in &cohort.images {
         let size = |file: &Path| std::fs::metadata(file).map_or(0, |m| m.len());
         let mask = image.mask.as_deref().map_or(0, size);
         let Image { name, patient, study, group, part, .. } = image;
@@ -294,6 +305,7 @@ pub(super) mod fixtures {
     /// So many images, each of a patient of its own, groups 0 and 1 in turn.
     pub(in crate::probe) fn cohort(images: usize) -> Cohort {
         let image = |i: usize| Image {
+            line: i + 2,
             file: PathBuf::from(format!("{i}.png")),
             name: format!("{i}.png"),
             patient: format!("p{i}"),

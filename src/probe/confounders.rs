@@ -13,14 +13,19 @@ use super::catalogue::{Kind, Row};
 use super::cohort::{COVARIATES, Cohort};
 use super::features::{Source, TISSUE};
 use super::manifest::Model;
-use super::metrics::Scored;
-use super::rows::race_figures;
+use super::metrics::{Scored, distinct};
+use super::rows::{race_figures, small};
 use super::tabular::{self, Column, Covariates, Folds, Learner, Search, Table};
 use super::vectors;
 use crate::domain::Purpose;
 use crate::perturb::Form;
 use crate::stats::{ClusterBootstrap, Design};
 use crate::train::Part;
+
+/// Patients of a group in the training part; with fewer it is not told apart.
+const LEARNT_MIN: usize = 2;
+/// Of the cross validation within the training part.
+const FOLDS: usize = 5;
 
 /// What is asked, of whom.
 #[derive(Clone, Copy)]
@@ -69,7 +74,7 @@ pub(super) fn of_table(setting: &Setting<'_>) -> anyhow::Result<Told> {
             vec![Asked { name: "disease labels".to_owned(), columns: labels.clone(), learners: learners() }]
         }
         _ => {
-            let names = ["age", "sex", "bmi", "density"];
+            let names = ["age", "sex", "bmi"];
             let columns =
                 names.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).chain(labels.clone()).collect();
             vec![Asked { name: "covariates together".to_owned(), columns, learners: learners() }]
@@ -81,9 +86,8 @@ pub(super) fn of_table(setting: &Setting<'_>) -> anyhow::Result<Told> {
         let columns =
             asked.columns.iter().map(|name| column(cohort, name, &labels)).collect::<anyhow::Result<Vec<_>>>()?;
         let covariates = tabular::encode(&columns)?;
-        let missing =
-            covariates.missing.iter().map(|(name, n)| format!("{n} of {} images have no {name}", cohort.images.len()));
-        told.notes.extend(missing);
+        let missing = covariates.missing.iter();
+        told.notes.extend(missing.map(|(name, n)| format!("{} of the images have no {name}", small(*n))));
         fit(setting, &asked, &covariates, &mut told)?;
     }
     Ok(told)
@@ -119,7 +123,7 @@ pub(super) fn of_vectors(setting: &Setting<'_>, folder: &Path, sources: &[&Sourc
             let read = covariates.rows.len();
             anyhow::ensure!(read > 0, "no image of the cohort can be read");
             if read < images && number == 0 {
-                told.notes.push(format!("{} of {images} images cannot be read", images - read));
+                told.notes.push(format!("{} images cannot be read", small(images - read)));
             }
             fit(setting, &Asked { name, columns: Vec::new(), learners }, &covariates, &mut told)?;
         }
@@ -147,29 +151,52 @@ fn covariates(folder: &Path, set: &str, images: usize, columns: Range<usize>) ->
 fn fit(setting: &Setting<'_>, asked: &Asked, covariates: &Covariates, told: &mut Told) -> anyhow::Result<()> {
     let Setting { row, cohort, groups, form, seed } = *setting;
     let patients = cohort.patients();
-    let of = |i: &usize| &cohort.images[*i];
-    let class: Vec<usize> = covariates.rows.iter().map(|i| of(i).group).collect();
+    let group: Vec<usize> = covariates.rows.iter().map(|i| cohort.images[*i].group).collect();
     let cluster: Vec<usize> = covariates.rows.iter().map(|i| patients[*i]).collect();
     let parts = parts(cohort, &patients, seed);
-    let of_part = |part: Part| -> Vec<usize> {
-        (0..covariates.rows.len()).filter(|row| parts[covariates.rows[*row]] == part).collect()
-    };
+    let is_of = |row: &usize, part: Part| parts[covariates.rows[*row]] == part;
+    // A group that hardly anybody of the training part is of cannot be learnt.
+    let all = || 0..covariates.rows.len();
+    let learnt = |g: usize| distinct(all().filter(|r| is_of(r, Part::Train) && group[*r] == g).map(|r| cluster[r]));
+    let told_apart: Vec<usize> = (0..groups.len()).filter(|g| learnt(*g) >= LEARNT_MIN).collect();
+    let named = |of: &[usize]| of.iter().map(|g| groups[*g].as_str()).collect::<Vec<_>>().join(", ");
+    anyhow::ensure!(
+        told_apart.len() >= 2,
+        "{}: the training part has enough patients of {} only: a row of models on tables needs two groups",
+        asked.name,
+        if told_apart.is_empty() { "no group".to_owned() } else { named(&told_apart) }
+    );
+    if told_apart.len() < groups.len() {
+        told.notes.push(format!(
+            "{}: of {} alone, who are enough in the training part",
+            asked.name,
+            named(&told_apart)
+        ));
+    }
+    let place = |row: usize| told_apart.iter().position(|g| *g == group[row]);
+    let class: Vec<usize> = all().map(|row| place(row).unwrap_or(0)).collect();
+    let of_part = |part: Part| all().filter(|row| is_of(row, part) && place(*row).is_some()).collect::<Vec<usize>>();
     let (train, test) = (of_part(Part::Train), of_part(Part::Test));
     let folds = if form == Form::AsPublished { Folds::ByRow } else { Folds::ByPatient };
-    let search = Search { folds, parts: 5, seed };
+    let search = Search { folds, parts: FOLDS, seed };
     let table = Table {
         design: &covariates.design,
         class: &class,
-        classes: groups.len(),
+        classes: told_apart.len(),
         cluster: &cluster,
         train: &train,
         test: &test,
     };
+    let of_all = |own: &[f64]| -> Vec<f64> {
+        let mut outputs = vec![0.0; groups.len()];
+        told_apart.iter().zip(own).for_each(|(g, p)| outputs[*g] = *p);
+        outputs
+    };
     for (name, learner) in &asked.learners {
         let predicted = tabular::fit(&table, learner, &search).with_context(|| format!("{}, {name}", asked.name))?;
         let scored = Scored {
-            outputs: predicted.probabilities.chunks(groups.len()).map(<[f64]>::to_vec).collect(),
-            group: test.iter().map(|row| class[*row]).collect(),
+            outputs: predicted.probabilities.chunks(told_apart.len()).map(of_all).collect(),
+            group: test.iter().map(|row| group[*row]).collect(),
             patient: test.iter().map(|row| cluster[*row]).collect(),
         };
         let model = Model {
@@ -196,7 +223,14 @@ fn parts(cohort: &Cohort, patients: &[usize], seed: u64) -> Vec<Part> {
         };
         return cohort.images.iter().map(part).collect();
     }
-    let clusters = patients.iter().max().map_or(0, |m| m + 1);
-    let half = ClusterBootstrap { clusters, seed }.folds(2);
+    // Each group by itself, so that small ones are in both halves.
+    let mut half = vec![0; patients.iter().max().map_or(0, |m| m + 1)];
+    let groups = cohort.images.iter().map(|image| image.group).max().map_or(0, |g| g + 1);
+    for g in 0..groups {
+        let of_group = cohort.images.iter().zip(patients).filter(|(image, _)| image.group == g);
+        let own: std::collections::BTreeSet<usize> = of_group.map(|(_, patient)| *patient).collect();
+        let folds = ClusterBootstrap { clusters: own.len(), seed }.folds(2);
+        own.into_iter().zip(folds).for_each(|(patient, fold)| half[patient] = fold);
+    }
     patients.iter().map(|patient| if half[*patient] == 0 { Part::Train } else { Part::Test }).collect()
 }

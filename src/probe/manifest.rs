@@ -127,7 +127,10 @@ impl Manifest {
             let found = Self::read(folder)?;
             ensure!(resume, "{} holds a run: go on with --resume, or give another folder", folder.display());
             if let Some(what) = found.difference(self) {
-                anyhow::bail!("{} holds another run ({what}): give another folder", folder.display());
+                anyhow::bail!(
+                    "{} holds another run ({what}): go on as it was begun, or give another folder",
+                    folder.display()
+                );
             }
             return Ok(());
         }
@@ -148,6 +151,9 @@ impl Manifest {
         let manifest: Self =
             serde_json::from_slice(&std::fs::read(&path).with_context(context)?).with_context(context)?;
         ensure!(manifest.format == FORMAT, "{} is of format {}, this is {FORMAT}", path.display(), manifest.format);
+        let plain = |name: &String| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let sets = manifest.features.iter().map(|source| &source.set);
+        ensure!(manifest.answers.iter().chain(sets).all(plain), "{}: a name of its parts is none", path.display());
         let fits = manifest.of_purpose(Purpose::Race).all(|(_, model)| model.outputs == manifest.groups);
         ensure!(fits, "{}: its race models have other groups", path.display());
         let asked = manifest
@@ -174,13 +180,13 @@ impl Manifest {
     pub(super) fn difference(&self, other: &Self) -> Option<&'static str> {
         let fields = [
             (self.sidelight == other.sidelight, "another version of sidelight"),
-            (self.cohort_digest == other.cohort_digest, "another cohort, or its images have changed"),
+            (self.cohort_digest == other.cohort_digest, "another cohort or other --label, or its images have changed"),
             (self.models == other.models && self.groups == other.groups, "other models"),
+            (self.form == other.form, "another --mode"),
+            (self.seed == other.seed, "another --seed"),
             (self.rows == other.rows && self.asked == other.asked && self.answers == other.answers, "other rows"),
             (self.features == other.features, "other models"),
-            (self.form == other.form, "another mode"),
             (self.recipe == other.recipe, "another recipe"),
-            (self.seed == other.seed, "another seed"),
         ];
         fields.iter().find(|(same, _)| !same).map(|(_, what)| *what)
     }

@@ -7,10 +7,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{AucInfluence, Spread, Tally, Z_95, delong, spread};
+use crate::stats::{AucInfluence, Spread, Tally, Z_95, delong, expit, logit, spread};
 
 /// Draws of the bootstrap of a gap, and permutations.
 pub const DRAWS: u64 = 1000;
+/// With fewer patients of a class DeLong's limits are made on the scale of logits.
+const LOGITS_BELOW: usize = 200;
 /// With fewer patients of a class nothing is said.
 pub const PATIENTS_MIN: usize = 11;
 /// Of fewer patients with a finding there is no miss rate.
@@ -92,21 +94,53 @@ impl Scored {
 pub fn auc(scores: &[f64], positive: &[bool], patient: &[usize]) -> Option<Estimate> {
     let fewer = fewer(positive, patient)?;
     let (numbers, patients) = dense(patient);
-    let found = if patients == scores.len() {
+    let (value, variance) = if patients == scores.len() {
         let found = delong(scores, positive)?;
-        Estimate { value: found.auc, lower: found.lower, upper: found.upper }
+        (found.auc, found.variance)
     } else {
-        estimate(&AucInfluence::of(scores, positive, &numbers)?, (0.0, 1.0))?
+        let found = AucInfluence::of(scores, positive, &numbers)?;
+        (found.value, found.variance()?)
     };
-    Some(with_room(found, fewer))
+    Some(limited(value, variance, fewer))
+}
+
+/// DeLong's limits. Near 1 they are not alike to both sides, and a symmetric interval of few patients reaches too high, so
+/// that of few is made on the scale of logits. A score that parts the classes wholly, or but for a pair, has next to no
+/// variance, which is no certainty: by the rule of three, of the smaller class's patients, up to 3 / n may be otherwise.
+fn limited(value: f64, variance: f64, fewer: usize) -> Estimate {
+    let error = variance.sqrt();
+    let (lower, upper) = if fewer < LOGITS_BELOW && value > 0.0 && value < 1.0 {
+        let half = Z_95 * error / (value * (1.0 - value));
+        (expit(logit(value) - half), expit(logit(value) + half))
+    } else {
+        ((value - Z_95 * error).max(0.0), (value + Z_95 * error).min(1.0))
+    };
+    let (room, one) = (room(fewer), 1.0 / fewer as f64);
+    Estimate {
+        value,
+        lower: if value >= 1.0 - one { lower.min(1.0 - room) } else { lower },
+        upper: if value <= one { upper.max(room) } else { upper },
+    }
+}
+
+/// What may be otherwise though none of so many patients was: the rule of three.
+fn room(patients: usize) -> f64 {
+    3.0 / patients.max(3) as f64
 }
 
 /// The area of scores less that of others of the same rows, as [`auc`] has them.
 pub fn auc_change(after: &[f64], before: &[f64], positive: &[bool], patient: &[usize]) -> Option<Estimate> {
-    fewer(positive, patient)?;
+    let fewer = fewer(positive, patient)?;
     let numbers = dense(patient).0;
     let of = |scores| AucInfluence::of(scores, positive, &numbers);
-    estimate(&of(after)?.minus(&of(before)?)?, (-1.0, 1.0))
+    difference(&of(after)?.minus(&of(before)?)?, after == before, fewer)
+}
+
+/// A difference without any variance is certain only where nothing has changed.
+fn difference(of: &AucInfluence, is_same: bool, fewer: usize) -> Option<Estimate> {
+    let (lower, upper) = of.limits(-1.0, 1.0)?;
+    let room = if is_same || upper - lower > 1e-9 { 0.0 } else { room(fewer) };
+    Some(Estimate { value: of.value, lower: (lower - room).max(-1.0), upper: (upper + room).min(1.0) })
 }
 
 /// Patients of the class that has fewer of them; `None` below [`PATIENTS_MIN`].
@@ -124,31 +158,21 @@ pub fn distinct(numbers: impl Iterator<Item = usize>) -> usize {
     numbers.len()
 }
 
-fn estimate(of: &AucInfluence, (least, most): (f64, f64)) -> Option<Estimate> {
-    let (lower, upper) = of.limits(least, most)?;
-    Some(Estimate { value: of.value, lower, upper })
-}
-
-/// A score that parts the classes wholly has no variance, which is no certainty: by the rule of three, of the smaller
-/// class's patients, up to 3 / n may be otherwise.
-fn with_room(found: Estimate, patients: usize) -> Estimate {
-    let room = 3.0 / patients.max(3) as f64;
-    match found {
-        Estimate { value, lower, .. } if value >= 1.0 && lower >= 1.0 => Estimate { lower: 1.0 - room, ..found },
-        Estimate { value, upper, .. } if value <= 0.0 && upper <= 0.0 => Estimate { upper: room, ..found },
-        _ => found,
-    }
-}
-
 /// The mean over these groups of the AUC of each against all others. `None` of fewer than two.
 pub fn macro_auc(scored: &Scored, groups: &[usize]) -> Option<Estimate> {
-    let fewest = groups.iter().filter_map(|g| fewer(&scored.members(*g), &scored.patient)).min()?;
-    Some(with_room(estimate(&macro_influence(scored, groups)?, (0.0, 1.0))?, fewest))
+    let found = macro_influence(scored, groups)?;
+    Some(limited(found.value, found.variance()?, fewest(scored, groups)?))
 }
 
 /// The mean AUC of outputs less that of others of the same rows, as [`macro_auc`] has them.
 pub fn macro_change(after: &Scored, before: &Scored, groups: &[usize]) -> Option<Estimate> {
-    estimate(&macro_influence(after, groups)?.minus(&macro_influence(before, groups)?)?, (-1.0, 1.0))
+    let of = macro_influence(after, groups)?.minus(&macro_influence(before, groups)?)?;
+    difference(&of, after.outputs == before.outputs, fewest(after, groups)?)
+}
+
+/// Patients of the smallest class of all that are told apart.
+fn fewest(scored: &Scored, groups: &[usize]) -> Option<usize> {
+    groups.iter().filter_map(|g| fewer(&scored.members(*g), &scored.patient)).min()
 }
 
 fn macro_influence(scored: &Scored, groups: &[usize]) -> Option<AucInfluence> {
@@ -156,6 +180,15 @@ fn macro_influence(scored: &Scored, groups: &[usize]) -> Option<AucInfluence> {
     let of = |g: &usize| AucInfluence::of(&scored.column(*g), &scored.members(*g), &numbers);
     let all = groups.iter().map(of).collect::<Option<Vec<AucInfluence>>>()?;
     if all.len() < 2 { None } else { AucInfluence::mean(&all) }
+}
+
+/// A gap of miss rates, of these groups, and of so many values and patients with the finding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MissGap {
+    pub spread: Spread,
+    pub groups: Vec<usize>,
+    pub values: usize,
+    pub patients: usize,
 }
 
 /// By how much the largest miss rate (FNR) of a group exceeds the smallest, at a threshold; of groups with
@@ -167,7 +200,7 @@ pub fn miss_gap(
     patient: &[usize],
     threshold: f64,
     seed: u64,
-) -> Option<Spread> {
+) -> Option<MissGap> {
     let rows: Vec<usize> = (0..scores.len()).filter(|row| truth[*row] == Some(true)).collect();
     let (numbers, patients) = dense(&rows.iter().map(|row| patient[*row]).collect::<Vec<_>>());
     let mut tallies = vec![Tally { group: 0, hits: 0.0, cases: 0.0 }; patients];
@@ -182,7 +215,9 @@ pub fn miss_gap(
     let place = |g: usize| groups.iter().position(|own| *own == g);
     let kept: Vec<Tally> =
         tallies.iter().filter_map(|tally| Some(Tally { group: place(tally.group)?, ..*tally })).collect();
-    spread(&kept, groups.len(), DRAWS, seed)
+    let spread = spread(&kept, groups.len(), DRAWS, seed)?;
+    let values = kept.iter().map(|tally| tally.cases as usize).sum();
+    Some(MissGap { spread, groups, values, patients: kept.len() })
 }
 
 /// The mean of values; those of a patient hang together.
@@ -217,7 +252,7 @@ pub fn hidden(counts: &[usize], remainder: usize) -> Vec<bool> {
         let own = || counts.iter().zip(&hidden).filter(|(count, is_hidden)| **is_hidden && **count > 0);
         let cells = own().count() + usize::from(remainder > 0);
         let sum = own().map(|(count, _)| count).sum::<usize>() + remainder;
-        if !has_small || (cells >= 2 && sum >= PATIENTS_MIN) {
+        if !has_small || (cells >= 2 && sum >= 2 * PATIENTS_MIN) {
             return hidden;
         }
         let open = (0..counts.len()).filter(|at| !hidden[*at] && counts[*at] > 0);
@@ -248,7 +283,13 @@ mod tests {
         let own: Vec<usize> = (0..400).collect();
         let single = auc(&scores, &positive, &own).unwrap();
         let reference = stats::delong(&scores, &positive).unwrap();
-        assert_eq!((single.value, single.lower), (reference.auc, reference.lower));
+        assert_eq!(single.value, reference.auc);
+        // Of many patients on the scale of areas, of few on that of logits, which is nearly the same in the middle.
+        assert!((single.lower - reference.lower).abs() < 0.005 && single.lower != reference.lower);
+        let many = drawn(1200, 2);
+        let all: Vec<usize> = (0..1200).collect();
+        let reference = stats::delong(&many.0, &many.1).unwrap();
+        assert_eq!(auc(&many.0, &many.1, &all).map(|e| e.lower), Some(reference.lower));
         let apart: Vec<f64> = positive.iter().map(|p| f64::from(u8::from(*p))).collect();
         let sure = auc(&apart, &positive, &own).unwrap();
         let fewer = positive.iter().filter(|p| **p).count().min(positive.iter().filter(|p| !**p).count());
@@ -289,6 +330,44 @@ mod tests {
     }
 
     #[test]
+    fn limits_near_1_hold_more_often_than_delongs() {
+        // Two normal laws with an AUC of .98, 20 patients against 300.
+        let shift = 2.0f64.sqrt() * 2.053_748_9;
+        let (mut held, mut plain) = (0, 0);
+        for seed in 0..300 {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let positive: Vec<bool> = (0..320).map(|i| i < 20).collect();
+            let mut score = |p: &bool| rng.sample::<f64, _>(rand_distr::StandardNormal) + if *p { shift } else { 0.0 };
+            let scores: Vec<f64> = positive.iter().map(&mut score).collect();
+            let patient: Vec<usize> = (0..320).collect();
+            let found = auc(&scores, &positive, &patient).unwrap();
+            let delong = stats::delong(&scores, &positive).unwrap();
+            held += u32::from((found.lower..=found.upper).contains(&0.98));
+            plain += u32::from((delong.lower..=delong.upper).contains(&0.98));
+        }
+        assert!(held >= 261 && held > plain + 15, "{held} and {plain} of 300");
+    }
+
+    #[test]
+    fn what_parts_the_classes_wholly_is_no_certainty() {
+        let positive: Vec<bool> = (0..40).map(|i| i < 20).collect();
+        let patient: Vec<usize> = (0..40).collect();
+        let mut scores: Vec<f64> = positive.iter().map(|p| if *p { 1.0 } else { 0.0 }).collect();
+        scores.iter_mut().enumerate().for_each(|(i, s)| *s += f64::from(i as u32) / 100.0);
+        let sure = auc(&scores, &positive, &patient).unwrap();
+        assert!((sure.value, sure.lower) == (1.0, 0.85), "{sure:?}");
+        // One pair the other way round says no more.
+        let mut one = scores.clone();
+        (one[0], one[39]) = (0.5, 0.6);
+        let less = auc(&one, &positive, &patient).unwrap();
+        assert!(less.value < 1.0 && less.lower <= 0.85, "{less:?}");
+        // Two scores that part them, in other words: a change of 0 that is not known to be none.
+        let other: Vec<f64> = scores.iter().map(|s| s * s + 1.0).collect();
+        let change = auc_change(&other, &scores, &positive, &patient).unwrap();
+        assert!(change.value == 0.0 && change.upper > 0.1 && change.lower < -0.1, "{change:?}");
+    }
+
+    #[test]
     fn studies_are_means_and_gaps_are_between_extreme_groups() {
         let scored = Scored {
             outputs: vec![vec![0.2, 0.8], vec![0.4, 0.6], vec![1.0, 0.0]],
@@ -307,7 +386,9 @@ mod tests {
         let score = |i: usize| if (i / 3).is_multiple_of(every(i)) { 0.1 } else { 0.9 };
         let scores: Vec<f64> = (0..rows).map(score).collect();
         let truth: Vec<Option<bool>> = vec![Some(true); rows];
-        let gap = miss_gap(&scores, &truth, &group, &patient, 0.5, 1).unwrap();
+        let found = miss_gap(&scores, &truth, &group, &patient, 0.5, 1).unwrap();
+        assert_eq!((found.groups.len(), found.values, found.patients), (3, 120, 120));
+        let gap = found.spread;
         assert!((gap.observed - 0.25).abs() < 1e-12 && gap.value < 0.25 && gap.upper > 0.25, "{gap:?}");
         assert!(gap.p < 0.1, "{gap:?}");
         let unknown = vec![None; rows];
@@ -354,7 +435,9 @@ mod tests {
     #[test]
     fn small_numbers_cannot_be_had_by_subtracting() {
         assert_eq!(hidden(&[100, 5, 40], 0), [false, true, true]);
-        assert_eq!(hidden(&[100, 5, 7], 0), [false, true, true]);
+        assert_eq!(hidden(&[100, 5, 7], 0), [true, true, true], "12 in all leave little else");
+        assert_eq!(hidden(&[100, 1, 11], 0), [true, true, true], "one of both is small, so that it is 1");
+        assert_eq!(hidden(&[100, 5, 17], 0), [false, true, true]);
         assert_eq!(hidden(&[100, 2, 3, 50, 20], 0), [false, true, true, false, true], "5 in all would be known");
         assert_eq!(hidden(&[100, 0, 50], 0), [false, false, false], "nobody is no small number");
         assert_eq!(hidden(&[100, 5, 40], 30), [false, true, false], "the rest of 30 hides it");

@@ -4,7 +4,7 @@
 //! node's own decoding, normalisation and inference, and keeps what they said; [`report`] makes figures, plots and a
 //! page of that. Reading order: `catalogue`, `cohort` (with `tables`, `posteriors`), `variants`, `saliency`, `scoring`,
 //! `files`, `lines`, `parts`, `vectors`, `manifest`, `answers`, `plan`, `run` (with `retrain`, `features`, `confounders`),
-//! `merge`, `metrics`, `rows`, `pictures`, `drawings`, `page`.
+//! `merge`, `metrics`, `rows` (with `strata`), `pictures`, `drawings`, `page`.
 //! Neighbours: `perturb` changes planes, `train` trains, `tabular` has models on tables. Left out: the index of the
 //! node, and what a site does about what it finds.
 
@@ -32,6 +32,7 @@ mod rows_tests;
 mod run;
 mod saliency;
 mod scoring;
+mod strata;
 mod tables;
 pub mod tabular;
 mod variants;

@@ -16,12 +16,15 @@ use super::metrics::{self, Estimate, Level, PATIENTS_MIN, distinct};
 use super::parts::Predictions;
 use super::pictures::{self, Sample};
 use super::plan;
-use super::rows::{Data, Figure, Quantity};
+use super::rows::{Data, Figure, Quantity, small};
 use super::variants::ORIGINAL;
 use crate::domain::Purpose;
 use crate::perturb::Form;
 use crate::plot::{Block, Column, Lines, Page, Panel, Scale, Section, Series, Shape, Svg};
 use crate::train::Part;
+
+/// Rows whose images are those that have what is asked.
+const PARTLY: [&str; 2] = ["masks", "occlusion"];
 
 /// What a run came to.
 #[derive(Debug)]
@@ -47,7 +50,8 @@ pub fn report(folder: &Path) -> anyhow::Result<Report> {
         true => Predictions::read(folder, &manifest.asked, &places)?,
         false => Predictions::empty(&manifest.asked, tested.images.len()),
     };
-    let data = Data { manifest: &manifest, cohort: &tested, predictions: &predictions };
+    let whole = distinct(tested.patients().into_iter());
+    let data = Data { manifest: &manifest, cohort: &tested, predictions: &predictions, whole };
     let answers = answers::read(folder, &manifest.answers)?;
     let whose = Whose { cohort: &cohort, groups: &manifest.groups };
     answers::write_predictions(folder, whose, (&predictions, &places), &answers)?;
@@ -163,6 +167,10 @@ impl Report {
                 (f.quantity == quantity || is_pair) && f.level == Level::Image && f.stratum.is_empty()
             });
             let own: Vec<&Figure> = own.filter(|f| data.manifest.models.iter().any(|m| m.name == f.model)).collect();
+            // Of all images rather than of those that have a mask or a box.
+            let is_of_all = |f: &&&Figure| f.variant != ORIGINAL || !PARTLY.contains(&f.row.as_str());
+            let of_all: Vec<&Figure> = own.iter().filter(is_of_all).copied().collect();
+            let own = if of_all.iter().any(|f| f.variant == ORIGINAL) { of_all } else { own };
             let mut labels: Vec<String> = own.iter().map(|f| format!("{}: {}", f.model, f.of)).collect();
             labels.sort();
             labels.dedup();
@@ -229,16 +237,19 @@ impl Report {
 fn of_run(data: &Data<'_>, images: usize, rejected: usize) -> Section {
     let manifest = data.manifest;
     let mode = if manifest.form == Form::AsPublished { "as published" } else { "corrected" };
-    let patients = data.cohort.patients().iter().max().map_or(0, |m| m + 1);
     let mut rows = vec![
         vec!["cohort".to_owned(), format!("{}, {}", manifest.cohort, manifest.cohort_digest)],
         vec![
             "images".to_owned(),
-            format!("{images}, of which {} for tests, of {patients} patients", data.cohort.images.len()),
+            format!(
+                "{images}, of which {} for tests, of {} patients",
+                small(data.cohort.images.len()),
+                small(data.whole)
+            ),
         ],
-        vec!["rows of the table that were not used".to_owned(), rejected.to_string()],
-        vec!["test images that could not be read".to_owned(), data.predictions.refused.len().to_string()],
-        vec!["test images that some model refused".to_owned(), data.predictions.partly.len().to_string()],
+        vec!["rows of the table that were not used".to_owned(), small(rejected)],
+        vec!["test images that could not be read".to_owned(), small(data.predictions.refused.len())],
+        vec!["test images that some model refused".to_owned(), small(data.predictions.partly.len())],
         vec!["mode".to_owned(), mode.to_owned()],
         vec!["seed".to_owned(), manifest.seed.to_string()],
         vec!["sidelight".to_owned(), manifest.sidelight.clone()],

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::Row;
 use super::manifest::Manifest;
+use super::metrics::{PATIENTS_MIN, distinct};
 use super::rows::Data;
 use super::saliency::{self, CELLS};
 use super::scoring::Scene;
@@ -131,10 +132,18 @@ fn maps(folder: &Path, data: &Data<'_>, images: &[usize]) -> anyhow::Result<Vec<
             sums.iter_mut().zip(map).for_each(|(sum, v)| *sum += v);
             *count += 1;
         })?;
+        let patients = data.cohort.patients();
+        let people =
+            |g: usize| distinct((0..patients.len()).filter(|i| data.cohort.images[*i].group == g).map(|i| patients[i]));
         let mut tiles = Vec::new();
-        for ((mut sums, count), group) in means.into_iter().zip(&data.manifest.groups).filter(|((_, n), _)| *n > 0) {
+        let groups = data.manifest.groups.iter().enumerate();
+        for ((mut sums, count), (g, group)) in means.into_iter().zip(groups).filter(|((_, n), _)| *n > 0) {
+            // A mean of few is a picture of somebody.
+            if people(g) < PATIENTS_MIN {
+                continue;
+            }
             sums.iter_mut().for_each(|sum| *sum /= count as f32);
-            let label = format!("{group}, {count} images, stretched");
+            let label = format!("{group}, stretched");
             tiles.push(Tile { label, picture: Some(Picture::stretched(CELLS, CELLS, &sums)?) });
         }
         rows.push(GalleryRow { heading: model.name.clone(), tiles });

@@ -2,6 +2,8 @@
 //!
 //! Neighbours: `run` does it. Left out: files.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, ensure};
 
 use super::catalogue::{Changed, Kind, ROWS, Row};
@@ -59,10 +61,8 @@ pub(super) fn lacking(row: &Row, cohort: &Cohort, packages: &[Package]) -> Optio
         Kind::Labels | Kind::NoFinding | Kind::EqualDisease if cohort.labels.is_empty() => {
             Some("Not run: the cohort has no disease labels, which are columns of 0, 1 and -1.".to_owned())
         }
-        Kind::Combined
-            if cohort.labels.is_empty() && !["age", "sex", "bmi", "density"].iter().any(|name| has(name)) =>
-        {
-            Some(no_column(&["age", "sex", "bmi", "density"]))
+        Kind::Combined if cohort.labels.is_empty() && !["age", "sex", "bmi"].iter().any(|name| has(name)) => {
+            Some(no_column(&["age", "sex", "bmi"]))
         }
         Kind::FrozenFeatures if !packages.iter().any(has_features) => {
             Some("Not run: there is no clinical model that is run in this process.".to_owned())
@@ -93,19 +93,25 @@ fn has_features(package: &Package) -> bool {
     !is_race(package) && package.elsewhere.is_none()
 }
 
+/// Networks to be trained, and by name of the row why nothing can be trained for it.
+pub(super) type Trainings = (Vec<Training>, BTreeMap<&'static str, String>);
+
 /// Trainings of all rows; rows that nothing is trained for are left as they are.
-pub(super) fn trainings(options: &Options, cohort: &Cohort, groups: usize) -> anyhow::Result<Vec<Training>> {
+pub(super) fn trainings(options: &Options, cohort: &Cohort, groups: usize) -> anyhow::Result<Trainings> {
     let has = |part: Part| cohort.images.iter().any(|image| image.part == part);
     ensure!(
         has(Part::Train) && has(Part::Validation),
         "networks are trained on the parts train and validation of the cohort: it has no such rows (column split)"
     );
-    let mut all = Vec::new();
+    let (mut all, mut cannot) = (Vec::new(), BTreeMap::new());
     for row in options.rows.iter().filter(|row| lacking(row, cohort, &[]).is_none()) {
-        all.extend(retrain::of_row(row, cohort, groups, options.form, options.seed)?);
+        match retrain::of_row(row, cohort, groups, options.form, options.seed) {
+            Ok(trainings) => all.extend(trainings),
+            Err(error) => _ = cannot.insert(row.name, format!("Not trained: {error:#}.")),
+        }
     }
-    ensure!(!all.is_empty(), "nothing is trained for these rows: leave out --retrain");
-    Ok(all)
+    ensure!(!all.is_empty() || !cannot.is_empty(), "nothing is trained for these rows: leave out --retrain");
+    Ok((all, cannot))
 }
 
 /// Race models first, all with the same groups; clinical ones that score images.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
-use super::cohort::{COLUMNS, Cohort, Image, Reject, group_of};
+use super::cohort::{COLUMNS, Cohort, Image, Reject, group_of, years};
 use super::manifest::Model;
 use super::parts::{Asked, Predictions};
 use super::tables::Table;
@@ -56,6 +56,11 @@ impl Posteriors {
             let name = [value(row, "file"), value(row, "index"), line.to_string()];
             let name = name.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
             let mut refuse = |reason: String| rejected.push(Reject { line, file: name.clone(), reason });
+            let split = value(row, "split");
+            if !["", "test"].contains(&split.to_ascii_lowercase().as_str()) {
+                refuse(format!("of the part {split}, not for tests"));
+                continue;
+            }
             let Some(group) = group_of(&row[truth], &groups, names) else {
                 refuse(format!("no posterior for the group {:?}", row[truth]));
                 continue;
@@ -72,6 +77,7 @@ impl Posteriors {
             let own = |said: String| if said.is_empty() { format!("line {line}") } else { said };
             outputs.push(posterior);
             images.push(Image {
+                line,
                 file: PathBuf::from(&name),
                 patient: own(patient),
                 study: own(value(row, "study")),
@@ -79,7 +85,13 @@ impl Posteriors {
                 group,
                 part: Part::Test,
                 mask: None,
-                values: others.iter().map(|at| row[*at].clone()).collect(),
+                values: others
+                    .iter()
+                    .map(|at| {
+                        let age = if table.columns[*at] == "age" { years(&row[*at]) } else { None };
+                        age.map_or(row[*at].clone(), |age| age.to_string())
+                    })
+                    .collect(),
             });
         }
         if images.is_empty() {
@@ -98,7 +110,8 @@ impl Posteriors {
         let mut predictions = Predictions::empty(&asked, images.len());
         outputs.iter().enumerate().for_each(|(image, outputs)| predictions.set(0, 0, image, outputs));
         let columns = others.iter().map(|at| table.columns[*at].clone()).collect();
-        let cohort = Cohort { images, columns, rejected, labels: Vec::new(), digest: table.digest };
+        let mut cohort = Cohort { images, columns, rejected, labels: Vec::new(), digest: table.digest };
+        cohort.labels = cohort.guessed_labels();
         Ok(Self { groups, cohort, model, predictions })
     }
 }

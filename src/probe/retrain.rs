@@ -11,8 +11,10 @@ use anyhow::{Context, ensure};
 
 use super::catalogue::{Changed, Kind, Row};
 use super::cohort::{Cohort, Image};
+use super::files;
 use super::resample::{self, Labelled};
-use super::rows::{self, truth};
+use super::rows::truth;
+use super::strata;
 use super::variants::{self, How, ORIGINAL, Variant};
 use crate::config::Device;
 use crate::domain::{Digest, Purpose};
@@ -57,9 +59,9 @@ pub(super) fn of_row(
         Kind::Detection if ["external", "architectures"].contains(&row.name) => Vec::new(),
         Kind::Detection => vec![training(original(), all(), "the whole cohort".to_owned())],
         Kind::NoFinding => {
-            let (_, is_in) = rows::no_finding(cohort);
+            let (_, is_in) = strata::no_finding(cohort);
             let images: Vec<usize> = all().into_iter().filter(|i| is_in(*i, &cohort.images[*i])).collect();
-            let note = format!("{} of {} images have no finding", images.len(), cohort.images.len());
+            let note = "images without any finding".to_owned();
             vec![training(original(), images, note)]
         }
         Kind::EqualDisease => {
@@ -112,11 +114,11 @@ fn equal_disease(cohort: &Cohort, groups: usize, seed: u64) -> anyhow::Result<(V
             format!("disease cannot be made as frequent in all groups of the {} part", part.as_str())
         })?;
         let distance = |d: Option<f64>| d.map_or("unknown".to_owned(), |d| format!("{d:.3}"));
+        // To the nearest percent: numbers of few follow from no share.
+        let share = 100 * resampled.rows.len() / places.len();
         notes.push(format!(
-            "{}: {} of {} images kept, the groups' distributions of disease differ by {} (before: {})",
+            "{}: {share} % of the images kept, the groups' distributions of disease differ by {} (before: {})",
             part.as_str(),
-            resampled.rows.len(),
-            places.len(),
             distance(resampled.distance.after),
             distance(resampled.distance.before)
         ));
@@ -170,7 +172,7 @@ fn derive(
     folder: &Path,
 ) -> anyhow::Result<PathBuf> {
     let table = folder.join("images.csv");
-    let mut writer = csv::Writer::from_path(&table).with_context(|| table.display().to_string())?;
+    let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(["file", "patient", "study", "group", "split"])?;
     for place in &training.images {
         let image = &cohort.images[*place];
@@ -178,7 +180,7 @@ fn derive(
         let file = file.to_str().with_context(|| format!("{} is no UTF-8", image.name))?;
         writer.write_record([file, &image.patient, &image.study, &groups[image.group], image.part.as_str()])?;
     }
-    writer.flush()?;
+    files::write(&table, &writer.into_inner()?)?;
     let context = || format!("recipe {}", recipe.display());
     let text = std::fs::read_to_string(recipe).with_context(context)?;
     let mut said: toml::Table = toml::from_str(&text).with_context(context)?;
@@ -202,7 +204,7 @@ fn derive(
     }
     said.insert("data".into(), data.into());
     let path = folder.join("recipe.toml");
-    std::fs::write(&path, toml::to_string_pretty(&said)?).with_context(|| path.display().to_string())?;
+    files::write(&path, toml::to_string_pretty(&said)?.as_bytes())?;
     Ok(path)
 }
 

@@ -3,8 +3,6 @@
 //! Figures are of images and, where a study has several, of studies too. Pure. Neighbours: `metrics` measures, `tables`
 //! of covariates are `confounders`', `page` tells. Left out: what needs a network.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::{Changed, Kind, Row};
@@ -12,6 +10,7 @@ use super::cohort::{Cohort, Image, label};
 use super::manifest::{Manifest, Model};
 use super::metrics::{self, Estimate, Level, PATIENTS_MIN, Scored, distinct};
 use super::parts::Predictions;
+use super::strata::{Stratum, everything, no_finding};
 use super::variants::{self, ORIGINAL};
 use crate::domain::Purpose;
 
@@ -77,16 +76,15 @@ pub struct Data<'a> {
     /// The images that were scored.
     pub cohort: &'a Cohort,
     pub predictions: &'a Predictions,
+    /// Patients of all images that are for tests: these, and those that a row leaves out.
+    pub whole: usize,
 }
-
-/// A part of the cohort by name, and whether an image is of it.
-pub type Stratum<'a> = (String, Box<dyn Fn(usize, &Image) -> bool + 'a>);
 
 impl Data<'_> {
     /// Figures of a row; none of one that is not of predictions.
     pub fn figures(&self, row: &Row) -> Vec<Figure> {
         match row.kind {
-            Kind::Detection => self.race(row, ORIGINAL, &everything(), true),
+            Kind::Detection => self.whole(row, ORIGINAL),
             Kind::Strata(columns) => columns.iter().flat_map(|column| self.of_strata(row, column)).collect(),
             Kind::NoFinding => {
                 let stratum = no_finding(self.cohort);
@@ -102,12 +100,19 @@ impl Data<'_> {
     /// What figures of a row leave out, in words.
     pub fn left_out(&self, row: &Row) -> Vec<String> {
         let Kind::Strata(columns) = row.kind else { return Vec::new() };
-        columns.iter().filter_map(|column| self.strata(column)?.1).collect()
+        columns.iter().flat_map(|column| self.strata(column).map(|(_, said)| said).unwrap_or_default()).collect()
     }
 
     /// Race figures of one variant.
     pub(super) fn of_variant(&self, row: &Row, variant: &str) -> Vec<Figure> {
-        self.race(row, variant, &everything(), true)
+        self.whole(row, variant)
+    }
+
+    /// Race figures of all test images.
+    fn whole(&self, row: &Row, variant: &str) -> Vec<Figure> {
+        let all = everything();
+        let is_told = !self.hidden(std::slice::from_ref(&all))[0];
+        self.race(row, variant, &all, is_told)
     }
 
     fn of_strata(&self, row: &Row, column: &str) -> Vec<Figure> {
@@ -123,8 +128,10 @@ impl Data<'_> {
         for (m, _) in self.manifest.of_purpose(Purpose::Race) {
             let patients = |is_in: &dyn Fn(usize, &Image) -> bool| self.scored(m, ORIGINAL, is_in).0.patients();
             let counts: Vec<usize> = strata.iter().map(|(_, is_in)| patients(&**is_in)).collect();
-            let rest = patients(&|place, image| !strata.iter().any(|(_, is_in)| is_in(place, image)));
-            all.iter_mut().zip(metrics::hidden(&counts, rest)).for_each(|(all, own)| *all |= own);
+            // Of all that are for tests, whether the model could be asked or not.
+            let within = patients(&|place, image| strata.iter().any(|(_, is_in)| is_in(place, image)));
+            let cells: Vec<usize> = counts.into_iter().chain([self.whole.saturating_sub(within)]).collect();
+            all.iter_mut().zip(metrics::hidden(&cells, 0)).for_each(|(all, own)| *all |= own);
         }
         all
     }
@@ -138,7 +145,8 @@ impl Data<'_> {
         let kept = self.having(if having { &names[1..] } else { &[] });
         let all: Stratum<'_> = (String::new(), Box::new(move |place, _| kept[place]));
         let is_told = !self.hidden(std::slice::from_ref(&all))[0];
-        let of = |name: &String| [self.race(row, name, &all, is_told), self.clinical(row, name, &all)].concat();
+        let of =
+            |name: &String| [self.race(row, name, &all, is_told), self.clinical(row, name, &all, is_told)].concat();
         names.iter().flat_map(of).collect()
     }
 
@@ -191,8 +199,8 @@ impl Data<'_> {
         (of == places).then_some(original)
     }
 
-    /// AUCs and gaps of miss rates of the clinical models' findings.
-    fn clinical(&self, row: &Row, variant: &str, stratum: &Stratum<'_>) -> Vec<Figure> {
+    /// AUCs and gaps of miss rates of the clinical models' findings, of images whose number is told or not.
+    fn clinical(&self, row: &Row, variant: &str, stratum: &Stratum<'_>, is_told: bool) -> Vec<Figure> {
         let mut figures = Vec::new();
         for (m, model) in self.manifest.of_purpose(Purpose::Clinical) {
             let (scored, places) = self.scored(m, variant, &*stratum.1);
@@ -212,17 +220,20 @@ impl Data<'_> {
                 let threshold = model.thresholds.get(f).copied().unwrap_or(0.5);
                 let seed = self.manifest.seed;
                 let gap = metrics::miss_gap(&scores, &truth, &scored.group, &scored.patient, threshold, seed);
-                let told = gap.map(|gap| Estimate { value: gap.value, lower: gap.lower, upper: gap.upper });
+                let spread = gap.as_ref().map(|gap| gap.spread);
+                let told = spread.map(|gap| Estimate { value: gap.value, lower: gap.lower, upper: gap.upper });
                 let of = |wanted: &[Option<bool>]| -> Vec<usize> {
                     (0..truth.len()).filter(|row| wanted.contains(&truth[*row])).collect()
                 };
                 let people = |rows: &[usize]| distinct(rows.iter().map(|row| scored.patient[*row]));
                 let (with, without, unknown) = (of(&[Some(true)]), of(&[Some(false)]), of(&[None]));
-                let hidden = [
-                    metrics::hidden(&[people(&known)], people(&unknown))[0],
-                    metrics::hidden(&[people(&with), people(&without)], people(&unknown))[0],
-                ];
-                let figure = |quantity, estimate, rows: &[usize], is_hidden: bool| Figure {
+                // What is told of those with a truth, and of those with the finding, tells of the others too.
+                let unseen = self.whole.saturating_sub(scored.patients());
+                let compared = gap.as_ref().map_or(0, |gap| gap.patients);
+                let left_out = people(&with).saturating_sub(compared);
+                let parts = [people(&without), people(&unknown), unseen, compared, left_out];
+                let is_told = is_told && !metrics::hidden(&parts, 0).contains(&true);
+                let figure = |quantity, estimate, (values, patients): (usize, usize)| Figure {
                     row: row.name.to_owned(),
                     model: model.name.clone(),
                     quantity,
@@ -230,18 +241,28 @@ impl Data<'_> {
                     level: Level::Image,
                     stratum: String::new(),
                     variant: variant.to_owned(),
-                    count: counted(rows.len(), people(rows)).filter(|_| !is_hidden),
-                    patients: counted(people(rows), people(rows)).filter(|_| !is_hidden),
+                    count: counted(values, patients).filter(|_| is_told),
+                    patients: counted(patients, patients).filter(|_| is_told),
                     estimate,
                     change: None,
                     p: None,
                 };
-                figures.push(Figure { change, ..figure(Quantity::FindingAuc, auc, &known, hidden[0]) });
-                let p = gap.map(|gap| gap.p);
-                figures.push(Figure { p, ..figure(Quantity::MissGap, told, &with, hidden[1]) });
+                let count = (known.len(), people(&known));
+                figures.push(Figure { change, ..figure(Quantity::FindingAuc, auc, count) });
+                let count = gap.as_ref().map_or((with.len(), people(&with)), |gap| (gap.values, gap.patients));
+                // A gap is of the groups that have enough cases.
+                let of = match gap.as_ref().filter(|gap| gap.groups.len() < self.manifest.groups.len()) {
+                    Some(gap) => format!("{finding} ({})", self.named(&gap.groups)),
+                    None => finding.clone(),
+                };
+                figures.push(Figure { p: spread.map(|gap| gap.p), of, ..figure(Quantity::MissGap, told, count) });
             }
         }
         figures
+    }
+
+    fn named(&self, groups: &[usize]) -> String {
+        groups.iter().map(|g| self.manifest.groups[*g].as_str()).collect::<Vec<_>>().join(" and ")
     }
 
     /// By how much each variant moves the mean of each race score, by the patients' own group.
@@ -307,60 +328,7 @@ impl Data<'_> {
         }
         (scored, places)
     }
-
-    /// Strata of a column, and what they leave out: ages and body mass indices by the paper's bounds, values of others as
-    /// they are. `None` without the column.
-    fn strata(&self, column: &str) -> Option<(Vec<Stratum<'static>>, Option<String>)> {
-        let place = self.cohort.columns.iter().position(|name| name == column)?;
-        let bounds: &[f64] = match column {
-            "age" => &[0.0, 20.0, 40.0, 60.0, 80.0, f64::INFINITY],
-            "bmi" => &[0.0, 18.5, 25.0, 30.0, f64::INFINITY],
-            _ => return Some(self.values(column, place)),
-        };
-        let number = move |image: &Image| image.values[place].parse::<f64>().ok().filter(|v| *v >= 0.0);
-        let pairs = bounds.windows(2).map(|pair| (pair[0], pair[1]));
-        let strata = pairs.map(|(from, to)| {
-            let name = match (from, to) {
-                (from, to) if to.is_infinite() => format!("{column} {from} and more"),
-                (0.0, to) => format!("{column} below {to}"),
-                _ => format!("{column} {from} to below {to}"),
-            };
-            let is_in = move |_: usize, image: &Image| number(image).is_some_and(|v| from <= v && v < to);
-            (name, Box::new(is_in) as Box<dyn Fn(usize, &Image) -> bool>)
-        });
-        let lacking = self.cohort.images.iter().filter(|image| number(image).is_none()).count();
-        let all = self.cohort.images.len();
-        let said = format!("{} of {all} test images have no {column} that is a number.", small(lacking));
-        Some((strata.collect(), (lacking > 0).then_some(said)))
-    }
-
-    /// The most frequent values of a column as strata.
-    fn values(&self, column: &str, place: usize) -> (Vec<Stratum<'static>>, Option<String>) {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for image in &self.cohort.images {
-            *counts.entry(image.values[place].as_str()).or_default() += 1;
-        }
-        let lacking = counts.remove("").unwrap_or(0);
-        let mut values: Vec<(&str, usize)> = counts.into_iter().collect();
-        values.sort_by_key(|(value, count)| (std::cmp::Reverse(*count), *value));
-        let mut said = Vec::new();
-        if lacking > 0 {
-            said.push(format!("{} of {} test images have no {column}.", small(lacking), self.cohort.images.len()));
-        }
-        if values.len() > STRATA_MAX {
-            said.push(format!("The {STRATA_MAX} most frequent of {} values of {column} are shown.", values.len()));
-        }
-        let strata = values.into_iter().take(STRATA_MAX).map(|(value, _)| {
-            let (name, value) = (format!("{column} {value}"), value.to_owned());
-            let is_in = move |_: usize, image: &Image| image.values[place] == value;
-            (name, Box::new(is_in) as Box<dyn Fn(usize, &Image) -> bool>)
-        });
-        (strata.collect(), Some(said.join(" ")).filter(|said| !said.is_empty()))
-    }
 }
-
-/// Values of a column that become strata; the most frequent ones.
-const STRATA_MAX: usize = 50;
 
 /// AUCs of each group against the others, and their mean. `before`: of the same rows without what was changed.
 pub fn race_figures(
@@ -404,25 +372,6 @@ pub fn race_figures(
     figures.into_iter()
 }
 
-/// The whole cohort.
-pub(super) fn everything() -> Stratum<'static> {
-    (String::new(), Box::new(|_, _| true))
-}
-
-/// Images whose disease labels are all 0, −1 or nothing; or those that a column `no_finding` says so of.
-pub(super) fn no_finding(cohort: &Cohort) -> Stratum<'static> {
-    let named = |name: &&String| ["no_finding", "no finding"].contains(&name.to_ascii_lowercase().as_str());
-    let place = |name: &str| cohort.columns.iter().position(|column| column == name);
-    if let Some(at) = cohort.columns.iter().find(named).and_then(|name| place(name)) {
-        return ("no finding".to_owned(), Box::new(move |_, image| truth(&image.values[at]) == Some(true)));
-    }
-    let labels: Vec<usize> = cohort.labels.iter().filter_map(|name| place(name)).collect();
-    let is_in = move |_: usize, image: &Image| {
-        !labels.is_empty() && labels.iter().all(|at| label(&image.values[*at]).ok().flatten() != Some(1.0))
-    };
-    ("no finding".to_owned(), Box::new(is_in))
-}
-
 /// Whether a finding is there; −1 is not known.
 pub(super) fn truth(text: &str) -> Option<bool> {
     match label(text) {
@@ -437,7 +386,7 @@ fn counted(values: usize, patients: usize) -> Option<usize> {
     (patients >= PATIENTS_MIN).then_some(values)
 }
 
-/// A number of images, in words, that is not told where it is small.
+/// A number, in words, that is not told where it is small.
 pub(super) fn small(count: usize) -> String {
-    if (1..PATIENTS_MIN).contains(&count) { format!("Fewer than {PATIENTS_MIN}") } else { count.to_string() }
+    if (1..PATIENTS_MIN).contains(&count) { format!("fewer than {PATIENTS_MIN}") } else { count.to_string() }
 }

@@ -58,7 +58,12 @@ impl Ran {
     }
 
     fn data(&self) -> Data<'_> {
-        Data { manifest: &self.manifest, cohort: &self.cohort, predictions: &self.predictions }
+        Data {
+            manifest: &self.manifest,
+            cohort: &self.cohort,
+            predictions: &self.predictions,
+            whole: self.cohort.images.len(),
+        }
     }
 
     fn figures(&self, row: &str) -> Vec<Figure> {
@@ -93,12 +98,33 @@ fn a_small_part_is_not_told_nor_had_by_subtracting() {
     let name = |site: &str| format!("site {site}");
     let sure = told(&repeated(&[("a", 60), ("b", 40), ("c", 30)]));
     assert_eq!(sure, [(name("a"), Some(60)), (name("b"), Some(40)), (name("c"), Some(30))]);
-    // 130 are told of the whole: with a and b told, the 4 of c were, too.
+    // 104 are told of the whole: with a and b told, the 4 of c were, too, whom nothing names.
     let small = told(&repeated(&[("a", 60), ("b", 40), ("c", 4)]));
-    assert_eq!(small, [(name("a"), Some(60)), (name("b"), None), (name("c"), None)]);
-    // Those without a site are a remainder.
-    let rest = told(&repeated(&[("a", 60), ("b", 40), ("c", 4), ("", 20)]));
-    assert_eq!(rest, [(name("a"), Some(60)), (name("b"), Some(40)), (name("c"), None)]);
+    assert_eq!(small, [(name("a"), Some(60)), (name("b"), None)]);
+    // With those without a site they are enough.
+    let rest = repeated(&[("a", 60), ("b", 40), ("c", 4), ("", 20)]);
+    assert_eq!(told(&rest), [(name("a"), Some(60)), (name("b"), Some(40))]);
+    let said = |values: &[&str]| {
+        let ran = Ran::of(with("site", values), &["original"], |image, _| fair(image));
+        ran.data().left_out(Row::named("device-strata").unwrap())
+    };
+    let shown = "2 of 3 values of site are shown: the most frequent ones that 11 patients have.";
+    assert_eq!(said(&rest), [shown, "24 of 124 test images have none of them."]);
+    assert_eq!(said(&repeated(&[("a", 60), ("b", 40), ("c", 4)])), [shown, "Some test images have none of them."]);
+}
+
+#[test]
+fn those_with_and_without_a_finding_are_told_where_neither_is_small() {
+    let patients = |labels: &[&str]| -> Vec<Option<usize>> {
+        let ran = Ran::of(with("effusion", labels), &["original"], |image, _| fair(image));
+        let figures = ran.figures("blur");
+        let clinical = figures.iter().filter(|f| f.model == "ai" && f.variant == "original");
+        clinical.map(|f| f.patients).collect()
+    };
+    assert_eq!(patients(&repeated(&[("1", 200), ("0", 50), ("", 100)])), [Some(250), Some(200)]);
+    // 205 less 200 are 5.
+    assert_eq!(patients(&repeated(&[("1", 200), ("0", 5), ("", 100)])), [None, None]);
+    assert_eq!(patients(&repeated(&[("1", 200), ("0", 50), ("", 5)])), [None, None]);
 }
 
 #[test]
@@ -109,9 +135,10 @@ fn what_strata_leave_out_is_said() {
     };
     let ages = repeated(&[("30", 40), ("adult", 15), ("", 5)]);
     assert_eq!(said("age", &ages, "age-sex-strata"), ["20 of 60 test images have no age that is a number."]);
-    let sites: Vec<String> = (0..60).map(|i| format!("s{i}")).collect();
+    let sites: Vec<String> = (0..660).map(|i| format!("s{}", i % 60)).collect();
     let sites: Vec<&str> = sites.iter().map(String::as_str).collect();
-    assert_eq!(said("site", &sites, "device-strata"), ["The 50 most frequent of 60 values of site are shown."]);
+    let shown = "50 of 60 values of site are shown: the most frequent ones that 11 patients have.";
+    assert_eq!(said("site", &sites, "device-strata"), [shown, "110 of 660 test images have none of them."]);
     assert!(said("site", &repeated(&[("a", 30), ("b", 30)]), "device-strata").is_empty());
 }
 

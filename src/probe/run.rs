@@ -20,8 +20,9 @@ use super::confounders::{self, Setting};
 use super::features::{self, Maker};
 use super::lines::Whose;
 use super::manifest::{FORMAT, Manifest, Model};
+use super::metrics;
 use super::parts::{self, IMAGES, Predictions};
-use super::plan::{is_of_predictions, lacking, one_cohort, packages, sources, trainings};
+use super::plan::{self, is_of_predictions, one_cohort, packages, sources, trainings};
 use super::posteriors::Posteriors;
 use super::retrain::{self, Training};
 use super::rows::Data;
@@ -153,13 +154,14 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
         form: options.form,
         saliency: has_saliency,
     };
-    let trainings = match options.recipe {
+    let (trainings, cannot) = match options.recipe {
         Some(_) => trainings(options, &cohort, groups.len())?,
-        None => Vec::new(),
+        None => Default::default(),
     };
+    let lacking = |row: &Row| plan::lacking(row, &cohort, &packages).or_else(|| cannot.get(row.name).cloned());
     let has_own = |row: &&&Row| !is_of_predictions(row) && row.kind != Kind::EqualDisease;
     let own_rows: Vec<&Row> =
-        options.rows.iter().filter(|row| has_own(row) || lacking(row, &cohort, &packages).is_some()).copied().collect();
+        options.rows.iter().filter(|row| has_own(row) || lacking(row).is_some()).copied().collect();
     let precision = |p: &Package| scorers.precision(p).map(|precision| precision.as_str().to_owned());
     let manifest = Manifest {
         format: FORMAT,
@@ -180,7 +182,7 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
             .collect(),
         features: own_rows
             .iter()
-            .filter(|row| lacking(row, &cohort, &packages).is_none())
+            .filter(|row| lacking(row).is_none())
             .flat_map(|row| sources(row, &packages))
             .collect(),
     };
@@ -207,7 +209,7 @@ pub async fn run(config: &Config, options: &Options, progress: Progress<'_>) -> 
         if answers::is_there(&options.out, row.name) {
             continue;
         }
-        let told = match lacking(row, &cohort, &packages) {
+        let told = match lacking(row) {
             // Every shard makes its share of the vectors; `merge::finish` learns from them.
             None if manifest.features.iter().any(|source| source.row == row.name) => {
                 answers::forget(&options.out, row.name)?;
@@ -279,7 +281,8 @@ impl<'a> Run<'a> {
             }
             let said = scene.part(&places, &|| tell(1)).await?;
             for (place, reason) in said.refused.wholly.iter().chain(&said.refused.partly) {
-                tracing::warn!(image = numbers[*place], reason, "an image is left out");
+                let line = self.cohort.images[numbers[*place]].line;
+                tracing::warn!(line, reason, "the image of this line of the cohort is left out");
             }
             // Before the predictions, which say that a part is done.
             for model in 0..if scene.saliency { scene.packages.iter().filter(|p| is_race(p)).count() } else { 0 } {
@@ -324,7 +327,9 @@ impl<'a> Run<'a> {
         let mut predictions = Predictions::read(&folder, &asked, &places)?;
         let model = Model { name: "trained for the row".to_owned(), ..Model::of(&scene.packages[0], None) };
         let manifest = Manifest { models: vec![model], asked, ..self.manifest.clone() };
-        let data = Data { manifest: &manifest, cohort: &scene.cohort, predictions: &predictions };
+        let tested = cohort.subset(&cohort.of_part(Part::Test));
+        let whole = metrics::distinct(tested.patients().into_iter());
+        let data = Data { manifest: &manifest, cohort: &scene.cohort, predictions: &predictions, whole };
         let row = Row::named(training.row).context("a training is of a row")?;
         let figures = data.of_variant(row, &training.variant.name);
         predictions.asked.models[0].0 = format!("trained for {of}");

@@ -104,7 +104,7 @@ impl Scene {
             }
             let Some(done) = running.join_next().await else { return Ok(said) };
             let (place, outputs) = done?;
-            let found = outputs.with_context(|| self.cohort.images[place].file.display().to_string())?;
+            let found = outputs.with_context(|| format!("line {} of the cohort", self.cohort.images[place].line))?;
             let outputs = found.outputs.into_iter();
             said.outputs.extend(outputs.map(|(variant, model, values)| ((place, variant, model), values)));
             said.maps.extend(found.maps.into_iter().map(|(model, map)| ((model, place), map)));
@@ -313,7 +313,9 @@ fn see(image: &Image, contracts: &[Contract], with_mask: bool) -> Result<Seen, S
     let mask = |contract: &Contract| {
         let file = image.mask.as_deref().filter(|_| with_mask)?;
         let values = pixels::mask_file(file, &image.file, contract, &limits);
-        let values = values.inspect_err(|reason| tracing::warn!(%reason, "a lung mask is left out")).ok()?;
+        let values = values
+            .inspect_err(|reason| tracing::warn!(line = image.line, %reason, "the lung mask of this line of the cohort is left out"))
+            .ok()?;
         Plane::new(contract.size as usize, values)
     };
     let masks = contracts.iter().map(mask).collect();

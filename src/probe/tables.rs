@@ -16,6 +16,7 @@ use crate::domain::Digest;
 const BYTES_MAX: u64 = 2 << 30;
 /// Rows and columns of a table, multiplied.
 const CELLS_MAX: usize = 200_000_000;
+const ROWS_MAX: usize = 10_000_000;
 
 /// A table; every row has a value for each column, nothing where the file has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +67,7 @@ fn csv_of(bytes: &[u8]) -> anyhow::Result<Cells> {
     for record in reader.records() {
         rows.push(record?.iter().map(|cell| cell.trim().to_owned()).collect());
         ensure!(rows.len() * columns.len() <= CELLS_MAX, "it has more than {CELLS_MAX} values");
+        ensure!(rows.len() <= ROWS_MAX, "it has more than {ROWS_MAX} rows");
     }
     Ok((columns, rows))
 }
@@ -76,6 +78,7 @@ fn parquet(path: &Path) -> anyhow::Result<Cells> {
     let columns: Vec<String> = metadata.schema().get_fields().iter().map(|f| f.name().to_owned()).collect();
     let rows = usize::try_from(metadata.num_rows())?;
     ensure!(rows.saturating_mul(columns.len()) <= CELLS_MAX, "it has more than {CELLS_MAX} values");
+    ensure!(rows <= ROWS_MAX, "it has more than {ROWS_MAX} rows");
     let (mut found, mut bytes) = (Vec::new(), 0);
     for row in reader.get_row_iter(None)? {
         let row = row?;

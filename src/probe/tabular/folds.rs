@@ -70,7 +70,7 @@ fn by_row(table: &Table, parts: usize) -> Result<Vec<usize>, TabularError> {
 /// Every class is in two folds at least, so that each learning part has it, and every fold has somebody.
 fn enough(count: &[usize], unit: &'static str, parts: usize) -> Result<(), TabularError> {
     if let Some(class) = count.iter().position(|n| *n < 2) {
-        return Err(TabularError::Rare { class, count: count[class], unit });
+        return Err(TabularError::Rare { class, unit });
     }
     let all = count.iter().sum::<usize>();
     if all < parts {

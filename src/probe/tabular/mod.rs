@@ -114,8 +114,8 @@ pub enum TabularError {
     Empty(&'static str),
     #[error("the table has no columns")]
     NoColumns,
-    #[error("class {class} has {count} {unit} in the training part: cross validation needs two or more")]
-    Rare { class: usize, count: usize, unit: &'static str },
+    #[error("class {class} has fewer than two {unit} in the training part: cross validation needs more")]
+    Rare { class: usize, unit: &'static str },
     #[error("{count} {unit} in the training part: {parts} folds need as many")]
     Few { count: usize, unit: &'static str, parts: usize },
     #[error("a patient of the training part is in the test part too")]

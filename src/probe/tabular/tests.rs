@@ -183,7 +183,7 @@ fn says_why_a_table_has_no_model() {
     bad(Table { test: &[], ..table }, "the test part has no rows");
     bad(Table { cluster: &[0; 40], ..table }, "in the test part too");
     bad(Table { design: &Design::new(0), ..table }, "no columns");
-    bad(Table { class: &[0; 40], ..table }, "class 1 has 0 patients");
+    bad(Table { class: &[0; 40], ..table }, "class 1 has fewer than two patients");
     let alternating: Vec<usize> = (0..40).map(|i| i / 2 % 2).collect();
     bad(Table { train: &drawn.train[..4], class: &alternating, ..table }, "5 folds need as many");
     let mut holes = Design::new(2);
