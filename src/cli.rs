@@ -5,6 +5,7 @@
 //! parsed in `values`, `main` dispatches, and [`Settings`] become the topmost layer of the configuration. clap ends wrong
 //! use with exit code 2. Left out: doing anything.
 
+mod audit;
 mod evidence;
 mod labels;
 mod models;
@@ -19,6 +20,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::domain::AeTitle;
 
+pub use audit::Audit;
 pub use evidence::{CoMovement, Evidence, EvidenceOut, FeaturesOf, Gradients, Leakage};
 pub use labels::{Labels, LabelsImport};
 pub use models::{Model, ModelAdd, OodFit, Profile, ProfileFit};
@@ -186,6 +188,15 @@ Examples:
   sidelight probe report run/"
     )]
     Probe(Probe),
+
+    /// Error rates of the clinical models by self-reported group, of the studies that the node reported
+    ///
+    /// Reads outcomes and self-reports that `labels import` brought; writes audit.html, audit.pdf, audit.json, plots/, an
+    /// addendum to the models' cards and an entry for a register of use. Numbers of 1 to 10 patients are in none of them.
+    #[command(after_help = "\
+Examples:
+  sidelight audit --from 2026-03-01 --to 2026-03-31 --out audit-2026-03/ --config site.toml")]
+    Audit(Audit),
 
     /// Write synthetic chest radiographs with a known, planted disparity
     ///

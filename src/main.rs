@@ -26,8 +26,8 @@ use tracing_subscriber::EnvFilter;
 
 use commands::ood::OodFitOptions;
 use commands::{
-    analyse, check, cohort, evidence, folder, gradients, labels, models, ood, prior, probe, profiles, results, studies,
-    tools, validate,
+    analyse, audit, check, cohort, evidence, folder, gradients, labels, models, ood, prior, probe, profiles, results,
+    studies, tools, validate,
 };
 
 /// Wrong use: arguments or configuration.
@@ -115,6 +115,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = load(&settings, false)?;
             let import = results::Import { file: &options.file, model: &options.model, dry: options.dry_run };
             runtime(0)?.block_on(results::import(&config, import, options.table.json))
+        }
+        Command::Audit(options) => {
+            let config = load(&settings, false)?;
+            runtime(0)?.block_on(audit::run(&config, &options))
         }
         Command::Labels(Labels::Import(options)) => {
             let config = load(&settings, false)?;

@@ -4,6 +4,7 @@
 //! `main` dispatches here. Left out: argument types (`cli`) and every decision about studies.
 
 pub mod analyse;
+pub mod audit;
 pub mod check;
 pub mod cohort;
 pub mod evidence;
