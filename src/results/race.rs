@@ -27,7 +27,7 @@ const NO_CATEGORY: [(&str, &str); 2] = [(UNKNOWN, "unknown"), (DECLINED, "declin
 const CATEGORIES_MAX: usize = RACES.len();
 
 /// What one person says.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct SelfReport {
     /// Categories, or one of [`UNKNOWN`] and [`DECLINED`]; empty: nothing is said.
     pub race: BTreeSet<String>,

@@ -99,7 +99,7 @@ pub struct Says {
     pub outcomes: Vec<Outcome>,
     pub covariates: Vec<Covariate>,
     /// Of the patient, and so of all their studies.
-    pub person: Option<Box<SelfReport>>,
+    pub person: Option<Arc<SelfReport>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use crate::results::{GroupName, Placed, Reject, SelfReport, Source, Vocabulary};
 use super::index::{Columns, json, micros};
 use super::{LabelsImported, Store, StoreError};
 
-/// Studies that are written in one transaction: a sender waits for no longer than that takes.
-const STUDIES_AT_ONCE: usize = 4000;
+/// Statements on studies that are taken in by one transaction: a sender waits for no longer than that takes.
+const AT_ONCE: usize = 10_000;
 
 /// What is said of one study.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -121,7 +121,7 @@ impl Store {
 fn parts<'p, 'a>(pairs: &'p [Pair<'a>]) -> Vec<&'p [Pair<'a>]> {
     let (mut parts, mut rest) = (Vec::new(), pairs);
     while !rest.is_empty() {
-        let mut end = rest.len().min(STUDIES_AT_ONCE);
+        let mut end = rest.len().min(AT_ONCE);
         while end < rest.len() && rest[end].study == rest[end - 1].study {
             end += 1;
         }

@@ -3,10 +3,11 @@
 //! Neighbours: `results` understands lines and resources, `pixels` reads reports in its locked workers. Left out: what
 //! becomes of statements (`super`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -15,7 +16,7 @@ use sidelight::domain::{Refusal, RefusalCode};
 use sidelight::pixels::Workers;
 use sidelight::report;
 use sidelight::results::{
-    At, CsvTable, FhirReader, Lines, Mapping, Placed, Places, Reject, Statement, Vocabulary, Wanted, sr_statement,
+    At, CsvTable, FhirReader, Lines, Mapping, Placed, Places, Reject, SelfReport, Statement, Vocabulary, Wanted, sr_statement,
 };
 use sidelight::store::Store;
 
@@ -58,6 +59,8 @@ pub(super) struct Sources<'a> {
     mapping: Option<&'a Mapping>,
     window_days: u32,
     waiting: Vec<Statement>,
+    /// A few different ones, whom very many people share.
+    reports: HashSet<Arc<SelfReport>>,
     pub placed: Vec<Placed>,
     pub rejects: Vec<Reject>,
     pub counts: Counts,
@@ -71,7 +74,8 @@ impl<'a> Sources<'a> {
         window_days: u32,
     ) -> Self {
         let (waiting, placed, rejects, counts) = (Vec::new(), Vec::new(), Vec::new(), Counts::default());
-        Self { store, vocabulary, mapping, window_days, waiting, placed, rejects, counts }
+        let reports = HashSet::new();
+        Self { store, vocabulary, mapping, window_days, waiting, reports, placed, rejects, counts }
     }
 
     /// Reads all files. An error where one of them as a whole is nothing that can be imported.
@@ -182,7 +186,13 @@ impl<'a> Sources<'a> {
         Ok(())
     }
 
-    async fn add(&mut self, statement: Statement) -> anyhow::Result<()> {
+    async fn add(&mut self, mut statement: Statement) -> anyhow::Result<()> {
+        if let Some(person) = &mut statement.says.person {
+            match self.reports.get(person) {
+                Some(same) => *person = Arc::clone(same),
+                None => drop(self.reports.insert(Arc::clone(person))),
+            }
+        }
         self.waiting.push(statement);
         if self.waiting.len() >= AT_ONCE { self.place().await } else { Ok(()) }
     }

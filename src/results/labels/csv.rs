@@ -5,6 +5,7 @@
 //! Neighbours: `placing` finds the studies. Left out: lines that contradict each other (`agreement`).
 
 use std::io::Read;
+use std::sync::Arc;
 
 use chrono::NaiveDate;
 use csv::StringRecord;
@@ -145,7 +146,7 @@ impl<'a> Columns<'a> {
             }
         }
         let person = self.person(&field)?;
-        says.person = (!person.is_empty()).then(|| Box::new(person));
+        says.person = (!person.is_empty()).then(|| Arc::new(person));
         let about = Self::about(&field, &short)?;
         if about.studies.is_empty() && about.accessions.is_empty() && about.patients.is_empty() {
             return Err("it names neither study nor patient".into());
@@ -169,8 +170,8 @@ impl<'a> Columns<'a> {
         if issuer.is_some() && patient.is_none() {
             return Err("it has an issuer and no patient".into());
         }
-        let date = field("date").map(|text| NaiveDate::parse_from_str(text, "%Y-%m-%d")).transpose();
-        let date = date.map_err(|_| "its date is not like 2026-03-01".to_owned())?;
+        let day = |text| ["%Y-%m-%d", "%Y%m%d"].iter().find_map(|f| NaiveDate::parse_from_str(text, f).ok());
+        let date = field("date").map(|text| day(text).ok_or("its date is not like 2026-03-01")).transpose()?;
         let patients = patient.map(|id| PatientName { id, issuer }).into_iter().collect();
         Ok(About { studies: study.into_iter().collect(), accessions: accession.into_iter().collect(), patients, date })
     }

@@ -13,14 +13,14 @@ CREATE TABLE identities (
 -- Bytes of the header as text; of what is not ASCII nothing, since its character set is not looked at here.
 INSERT INTO identities
 SELECT study,
-    (SELECT nullif(trim(group_concat(char(value), ''), ' ' || char(0)), '')
-        FROM json_each(header, '$.copied."1048608".value.bytes') HAVING max(value) < 128),
-    (SELECT nullif(trim(group_concat(char(value), ''), ' ' || char(0)), '')
-        FROM json_each(header, '$.copied."1048609".value.bytes') HAVING max(value) < 128),
-    (SELECT nullif(trim(group_concat(char(value), ''), ' ' || char(0)), '')
-        FROM json_each(header, '$.copied."524368".value.bytes') HAVING max(value) < 128),
-    (SELECT nullif(trim(group_concat(char(value), ''), ' ' || char(0)), '')
-        FROM json_each(header, '$.copied."524320".value.bytes') HAVING max(value) < 128)
+    (SELECT nullif(trim(group_concat(char(value), '')), '')
+        FROM json_each(header, '$.copied."1048608".value.bytes') WHERE value > 0 HAVING max(value) < 128),
+    (SELECT nullif(trim(group_concat(char(value), '')), '')
+        FROM json_each(header, '$.copied."1048609".value.bytes') WHERE value > 0 HAVING max(value) < 128),
+    (SELECT nullif(trim(group_concat(char(value), '')), '')
+        FROM json_each(header, '$.copied."524368".value.bytes') WHERE value > 0 HAVING max(value) < 128),
+    (SELECT nullif(trim(group_concat(char(value), '')), '')
+        FROM json_each(header, '$.copied."524320".value.bytes') WHERE value > 0 HAVING max(value) < 128)
 FROM instances WHERE sop_instance IN (
     SELECT min(sop_instance) FROM instances
     WHERE study IS NOT NULL AND header IS NOT NULL AND (state = 'scored' OR refusal_code = 'out-of-scope')

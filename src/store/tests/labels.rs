@@ -40,7 +40,7 @@ fn statements(rows: &[Said<'_>]) -> Vec<Placed> {
                 reach: Reach::One,
                 outcomes: outcomes.iter().map(outcome).collect(),
                 covariates: vec![],
-                person: person.map(Box::new),
+                person: person.map(Arc::new),
             },
         }
     };
@@ -148,8 +148,8 @@ async fn covariates_and_ethnicity_are_kept_beside_what_was_known() {
     first[0].says.covariates = vec![Covariate { name: 1, value: "'); DROP TABLE covariates; --".into() }];
     assert_eq!(import(&store, &first, false, false, 1).await.covariates, 1);
     let mut second = statements(&[(&["1.1"], Some("UNK"), &[("effusion", false)])]);
-    second[0].says.person.as_mut().unwrap().race = BTreeSet::new();
-    second[0].says.person.as_mut().unwrap().ethnicity = Some("2135-2".into());
+    let ethnicity = SelfReport { race: BTreeSet::new(), ethnicity: Some("2135-2".into()) };
+    second[0].says.person = Some(Arc::new(ethnicity));
     second[0].says.covariates = vec![Covariate { name: 0, value: "21.5".into() }];
     let taken = import(&store, &second, false, false, 2).await;
     assert_eq!((taken.outcomes, taken.groups, taken.covariates, taken.known), (1, 1, 1, 0));

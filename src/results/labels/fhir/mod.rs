@@ -10,6 +10,7 @@ mod resource;
 mod said;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use chrono::NaiveDate;
 use serde_json::Value;
@@ -126,7 +127,7 @@ impl<'a> FhirReader<'a> {
                     return Err("it has no identifier of a system in patient.identifiers of the mapping".into());
                 }
                 let mut draft = Draft::of(Says::nothing(at, super::super::statement::Source::Fhir));
-                draft.says.person = Some(Box::new(person));
+                draft.says.person = Some(Arc::new(person));
                 draft.patients = names;
                 self.drafts.push(draft);
             }
