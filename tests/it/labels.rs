@@ -196,7 +196,8 @@ fn resources_reports_and_tables_are_previewed_imported_once_and_held_against_eac
     // What contradicts is told, and is taken on demand alone.
     let other = site.write("other.csv", &format!("study,race,pneumothorax\n{},White,\n{},,0\n", study(3), study(3)));
     let (refused, clean) = import(&[&other], &[]);
-    let reasons: Vec<&str> = refused["rejected"].as_array().unwrap().iter().filter_map(|r| r["reason"].as_str()).collect();
+    let reasons: Vec<&str> =
+        refused["rejected"].as_array().unwrap().iter().filter_map(|r| r["reason"].as_str()).collect();
     assert!(!clean && reasons[0].contains("another self-reported group by an earlier import"), "{refused}");
     assert!(reasons[1].contains("another outcome of pneumothorax by an earlier import"), "{refused}");
     let (taken, clean) = import(&[&other], &["--replace"]);
@@ -220,7 +221,13 @@ fn resources_reports_and_tables_are_previewed_imported_once_and_held_against_eac
 fn texts_that_attack_are_values_or_rejected() {
     let site = Site::new(1);
     let study = element(site.images.values().next().expect("an image"), "StudyInstanceUID");
-    let texts = ["'); DROP TABLE studies; --", "{{7*7}}", "<script>alert(1)</script>", "=cmd|' /C calc'!A0", "../../etc/passwd"];
+    let texts = [
+        "'); DROP TABLE studies; --",
+        "{{7*7}}",
+        "<script>alert(1)</script>",
+        "=cmd|' /C calc'!A0",
+        "../../etc/passwd",
+    ];
     for (n, text) in texts.into_iter().enumerate() {
         let quoted = text.replace('"', "\"\"");
         let table = site.write("t.csv", &format!("study,device,pneumothorax\n{study},\"{quoted}\",1\n"));
@@ -238,7 +245,9 @@ fn texts_that_attack_are_values_or_rejected() {
     let mapping = site.write("mapping.toml", MAPPING);
     let mapping = ["--mapping", mapping.to_str().expect("UTF-8")];
     let own = site._pacs.files().remove(0);
-    for (file, words) in [(site.images.values().next().expect("an image").clone(), "it"), (own, "a report of sidelight")] {
+    for (file, words) in
+        [(site.images.values().next().expect("an image").clone(), "it"), (own, "a report of sidelight")]
+    {
         let (answer, clean) = site.import(&[&file], &mapping);
         let reason = answer["rejected"][0]["reason"].as_str().unwrap_or_default().to_owned();
         assert!(!clean && reason.contains(words), "{answer}");
@@ -252,8 +261,24 @@ fn the_mapping_that_is_shipped_can_be_read_and_explains_every_key() {
     let mapping = sidelight::results::Mapping::parse(&text, &findings).expect("a mapping");
     assert!(mapping.covariates().contains(&"bmi".to_owned()) && !mapping.report_rules().is_empty());
     for key in [
-        "window_days", "identifiers", "systems", "detailed", "covariates", "finding", "covariate", "codes", "present",
-        "absent", "unit", "present_from", "absent_below", "values", "studies", "clinical", "date", "path",
+        "window_days",
+        "identifiers",
+        "systems",
+        "detailed",
+        "covariates",
+        "finding",
+        "covariate",
+        "codes",
+        "present",
+        "absent",
+        "unit",
+        "present_from",
+        "absent_below",
+        "values",
+        "studies",
+        "clinical",
+        "date",
+        "path",
     ] {
         assert!(text.lines().any(|line| line.trim_start().starts_with(key)), "{key} is not shown");
     }

@@ -16,7 +16,8 @@ use sidelight::domain::{Refusal, RefusalCode};
 use sidelight::pixels::Workers;
 use sidelight::report;
 use sidelight::results::{
-    At, CsvTable, FhirReader, Lines, Mapping, Placed, Places, Reject, SelfReport, Statement, Vocabulary, Wanted, sr_statement,
+    At, CsvTable, FhirReader, Lines, Mapping, Placed, Places, Reject, SelfReport, Statement, Vocabulary, Wanted,
+    sr_statement,
 };
 use sidelight::store::Store;
 

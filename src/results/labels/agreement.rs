@@ -46,7 +46,10 @@ pub fn agree(mut placed: Vec<Placed>, vocabulary: &Vocabulary) -> Agreed {
     }
     pairs.sort_unstable_by(|a, b| study(&placed, *a).cmp(study(&placed, *b)).then(a.cmp(b)));
     let mut found = Found::default();
-    for run in pairs.chunk_by(|a, b| study(&placed, *a) == study(&placed, *b)).filter(|run| run.iter().any(|(line, _)| *line != run[0].0)) {
+    for run in pairs
+        .chunk_by(|a, b| study(&placed, *a) == study(&placed, *b))
+        .filter(|run| run.iter().any(|(line, _)| *line != run[0].0))
+    {
         judge(run, &placed, vocabulary, &mut found);
     }
     drop(pairs);

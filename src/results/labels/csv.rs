@@ -4,7 +4,7 @@
 //! per finding with 1, 0 or nothing, and covariates. Nothing is guessed, and a fault never says what a cell holds.
 //! Neighbours: `placing` finds the studies. Left out: lines that contradict each other (`agreement`).
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use chrono::NaiveDate;
@@ -18,12 +18,14 @@ use super::super::table::text_of;
 use crate::domain::Uid;
 
 const KNOWN: [&str; 9] = ["study", "accession", "patient", "issuer", "date", "group", "race", "ethnicity", "instance"];
+/// Bytes of one line, with what is read ahead.
+const LINE_BYTES_MAX: usize = 1 << 20;
 /// What separates several categories of one person.
 const SEVERAL: [char; 2] = [';', '|'];
 
 /// A table, read line by line.
 pub struct CsvTable<'a, R> {
-    reader: csv::Reader<R>,
+    reader: csv::Reader<Bounded<R>>,
     columns: Columns<'a>,
     record: StringRecord,
     file: u32,
@@ -35,7 +37,7 @@ pub struct CsvTable<'a, R> {
 impl<'a, R: Read> CsvTable<'a, R> {
     /// Reads the first line. An error where the file as a whole is no such table.
     pub fn open(input: R, file: u32, vocabulary: &'a Vocabulary) -> Result<Self, String> {
-        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(input);
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(Bounded { input, since: 0 });
         let header = reader.headers().map_err(|e| format!("its first line cannot be read: {e}"))?.clone();
         let titles: Vec<String> = header.iter().map(|t| t.trim_start_matches('\u{feff}').to_owned()).collect();
         let columns = Columns::of(&titles, vocabulary)?;
@@ -54,6 +56,7 @@ impl<R: Read> Iterator for CsvTable<'_, R> {
             return None;
         }
         self.lines += 1;
+        self.reader.get_mut().since = 0;
         let (line, read) = match self.reader.read_record(&mut self.record) {
             Ok(false) => return None,
             Ok(true) if self.lines > STATEMENTS_MAX => {
@@ -64,13 +67,28 @@ impl<R: Read> Iterator for CsvTable<'_, R> {
             Ok(true) => (position(self.record.position()), self.columns.line(&self.record)),
             Err(error) if error.is_io_error() => {
                 self.lines = usize::MAX;
-                (0, Err("the file cannot be read to its end".to_owned()))
+                (0, Err(format!("a line has more than {LINE_BYTES_MAX} bytes, or the file cannot be read; it is not read on")))
             }
             Err(error) => (position(error.position()), Err("it is not text in UTF-8".to_owned())),
         };
         let at = At { file: self.file, line };
         let read = read.map(|statement| Statement { says: Says { at, ..statement.says }, ..statement });
         Some(read.map_err(|reason| Reject { at, reason }))
+    }
+}
+
+/// An input of which no line takes more memory than it may: a quote that is never closed makes one of a whole file.
+struct Bounded<R> {
+    input: R,
+    /// Bytes since the line began.
+    since: usize,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.since += read;
+        if self.since > LINE_BYTES_MAX { Err(io::Error::other("a line that is too long")) } else { Ok(read) }
     }
 }
 

@@ -272,6 +272,9 @@ impl Check<'_> {
                 format!("race.detailed.{detailed} is no category; use a code or name of docs/labels.md")
             });
         }
+        for name in &raw.csv.covariates {
+            self.name("csv.covariates", name);
+        }
         for (i, rule) in raw.observation.iter().enumerate() {
             self.observation(&format!("observation[{i}]"), rule);
         }
@@ -315,9 +318,7 @@ impl Check<'_> {
                 self.add(wrong, || format!("{key}.absent_below is above present_from; a value would be both"));
             }
             (None, Some(name)) => {
-                let short = (1..=64).contains(&name.len()) && !name.chars().any(char::is_control);
-                self.add(!short, || format!("{key}.covariate is no name of 1 to 64 characters"));
-                self.add(self.findings.contains(name), || format!("{key}.covariate is the key of a finding"));
+                self.name(&format!("{key}.covariate"), name);
                 let outcome = numbers || !rule.present.is_empty() || !rule.absent.is_empty();
                 self.add(outcome, || {
                     format!("{key} has present or absent, which are for findings; use values or unit")
@@ -327,6 +328,13 @@ impl Check<'_> {
             }
             _ => self.add(true, || format!("{key} needs one of finding and covariate")),
         }
+    }
+
+    /// The name of a covariate.
+    fn name(&mut self, key: &str, name: &String) {
+        let short = (1..=64).contains(&name.len()) && !name.chars().any(char::is_control);
+        self.add(!short, || format!("{key} has no name of 1 to 64 characters"));
+        self.add(self.findings.contains(name), || format!("{key}: {name} is the key of a finding"));
     }
 
     fn finding(&mut self, key: &str, finding: &String) {

@@ -165,6 +165,14 @@ fn a_line_with_a_fault_says_why_and_tells_no_cell() {
 }
 
 #[test]
+fn a_quote_that_is_never_closed_does_not_make_a_line_of_the_file() {
+    let text = format!("study,ptx\n1.3,1\n1.1,\"{}", "x,1\n".repeat(1 << 20));
+    let (shown, rejects) = read(&text).unwrap();
+    assert_eq!(shown, ["1.3 ptx+"]);
+    assert!(rejects.len() == 1 && rejects[0].reason.contains("more than 1048576 bytes"), "{rejects:?}");
+}
+
+#[test]
 fn statements_that_contradict_each_other_are_all_refused() {
     let (shown, rejects) = read("study,group,ptx\n1.1,A,1\n1.2,B,0\n1.3,A,1\n1.3,,0\n1.6,,1\n1.6,,1\n").unwrap();
     assert_eq!(shown, ["1.6 ptx+"]);

@@ -110,7 +110,7 @@ impl<'a> FhirReader<'a> {
     }
 
     fn take(&mut self, at: At, kind: &str, resource: &Value) -> Result<(), String> {
-        let id = text(resource, "id").unwrap_or_default().to_owned();
+        let id = text(resource, "id").filter(|id| id.len() <= resource::ID_BYTES_MAX).unwrap_or_default().to_owned();
         let links = &mut self.links;
         let linked = links.patients.len() + links.studies.len() + links.orders.len() + links.encounters.len();
         if linked >= LINKS_MAX || self.drafts.len() >= STATEMENTS_MAX {
@@ -192,6 +192,9 @@ impl Links {
         };
         for reference in &draft.refers {
             match (reference.kind.as_str(), self.studies.get(&reference.id), self.orders.get(&reference.id)) {
+                ("ImagingStudy" | "", Some((uids, accessions)), _) if uids.is_empty() && accessions.is_empty() => {
+                    return Err("it refers to an ImagingStudy that has neither UID nor accession number");
+                }
                 ("ImagingStudy" | "", Some(named), _) => about.add(named),
                 ("ServiceRequest" | "", None, Some(accessions)) => about.accessions.extend(accessions.iter().cloned()),
                 ("ImagingStudy", None, _) => return Err("it refers to an ImagingStudy that is not among these files"),

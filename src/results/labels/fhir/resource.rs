@@ -9,6 +9,8 @@ use crate::domain::Uid;
 
 /// Elements of a list that are looked at.
 const LIST_MAX: usize = 1000;
+/// Bytes of a resource's identifier (FHIR R4, `id`).
+pub(super) const ID_BYTES_MAX: usize = 64;
 const UID_SYSTEM: &str = "urn:dicom:uid";
 
 /// A reference to another resource; the type is empty where the reference does not say.
@@ -63,13 +65,14 @@ pub(super) fn references(resource: &Value, key: &str) -> Vec<Reference> {
 
 /// `Patient/1`, `https://server/fhir/Patient/1/_history/2` or `urn:uuid:…`.
 fn reference(text: &str) -> Option<Reference> {
-    if let Some(id) = text.strip_prefix("urn:uuid:") {
+    if let Some(id) = text.strip_prefix("urn:uuid:").filter(|id| id.len() <= ID_BYTES_MAX) {
         return Some(Reference { kind: String::new(), id: id.to_owned() });
     }
     let whole = text.split_once("/_history/").map_or(text, |(whole, _)| whole);
     let mut parts = whole.rsplit('/');
     let (id, kind) = (parts.next()?, parts.next()?);
-    (!id.is_empty() && !kind.is_empty()).then(|| Reference { kind: kind.to_owned(), id: id.to_owned() })
+    let fits = (1..=ID_BYTES_MAX).contains(&id.len()) && (1..=ID_BYTES_MAX).contains(&kind.len());
+    fits.then(|| Reference { kind: kind.to_owned(), id: id.to_owned() })
 }
 
 /// Study Instance UIDs among the resource's identifiers.
