@@ -23,7 +23,7 @@ pub use evidence::read_evidence;
 pub use explain::Explained;
 pub use facts::complete_facts;
 pub use gradients::{GradientOptions, LabelledImage, Pair};
-pub use labelled::labelled;
+pub use labelled::{group_names, labelled};
 pub use profiles::{
     candidate_path, previous_path, read_profile, read_trusted, read_whole, replace_profile, signature_path, write_whole,
 };

@@ -128,13 +128,15 @@ Examples:
     )]
     Results(Results),
 
-    /// What is true of studies: outcomes and self-reported race, for `profile fit --index`
+    /// What is true of studies: outcomes, self-reported race, covariates; for audits and `profile fit --index`
     #[command(
         subcommand,
         after_help = "\
 Examples:
   sidelight labels import outcomes.csv --dry-run --rejects rejected.csv   # what would be taken, and what not, and why
   sidelight labels import outcomes.csv
+  sidelight labels import Patient.ndjson Observation.ndjson --mapping site-labels.toml --window-days 3
+  sidelight labels import reports/*.dcm --mapping site-labels.toml
   sidelight profile fit --index --out profile.json"
     )]
     Labels(Labels),

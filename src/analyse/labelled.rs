@@ -13,6 +13,7 @@ use crate::assess::Labelled;
 use crate::config::{Config, PrecisionChoice};
 use crate::domain::{Digest, Finding, Given, ModelOutputs, Precision, Purpose, ReadyStudy, StudyScore};
 use crate::infer::{self, Package};
+use crate::results::{GroupName, Standing};
 use crate::store::Store;
 
 /// Scores of the studies that have outcomes and a self-reported group, and what is true of them. Race scores are read of
@@ -24,20 +25,46 @@ pub async fn labelled(config: &Config, store: &Store) -> anyhow::Result<(Value, 
     let packages = infer::load_all(&models.dir, &names)?;
     let prior = models.race_prior.as_deref().map(|path| RacePrior::of(path, &packages)).transpose()?;
     let (mut studies, mut labelled) = (Vec::new(), Vec::new());
-    for (study, labels) in store.labels().await? {
-        let Some(group) = labels.group.filter(|_| !labels.outcomes.is_empty()) else { continue };
+    // Its card says what its groups are, whether or not it infers anything.
+    let named = models.race.as_deref().map(|name| Package::load(&models.dir.join(name))).transpose()?;
+    let groups = group_names(named.as_slice());
+    let mut usable = 0;
+    for (study, labels) in store.labels(&groups).await? {
+        if labels.outcomes.is_empty() || labels.report.race.is_empty() {
+            continue;
+        }
+        let standing = labels.report.standing(&groups);
+        let group = match standing {
+            Standing::Group(group) => group.to_owned(),
+            // Without a race model any one category is a group.
+            Standing::Other if groups.is_empty() => labels.report.race.into_iter().collect(),
+            _ => {
+                // It is counted, and no race score of it is read.
+                studies.push(json!({"study": study, "state": "reported", "race": null, "findings": []}));
+                let study = study.to_string();
+                labelled.push(Labelled { study, no_group: standing.why_none(), ..Labelled::default() });
+                continue;
+            }
+        };
+        usable += 1;
         let ready = store.ready_study_for(&study, "a fit of the profile").await?;
         studies.push(scores_of(&packages, prior.as_ref(), &ready));
         labelled.push(Labelled { group, outcomes: labels.outcomes, ..described(&ready) });
     }
     anyhow::ensure!(
-        !labelled.is_empty(),
+        usable > 0,
         "no reported study of the index has outcomes and a self-reported group: `sidelight labels import` brings them"
     );
     // What a device computes in, of several that are allowed, is not known here.
     let fp32 = models.precision == PrecisionChoice::Named(Precision::Fp32);
     let models = models_of(&packages, prior.as_ref().and_then(RacePrior::digest), fp32);
     Ok((json!({"format": 1, "models": models, "studies": studies}), labelled))
+}
+
+/// The groups of the race model, as labels name them.
+pub fn group_names(packages: &[Package]) -> Vec<GroupName> {
+    let groups = packages.iter().flat_map(Package::groups);
+    groups.map(|g| GroupName { key: g.key.clone(), code: g.code.value.clone() }).collect()
 }
 
 /// Patient, views and date of a study, by its images.

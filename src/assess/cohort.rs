@@ -88,6 +88,8 @@ pub struct Labelled {
     pub issuer: String,
     /// Key of the self-reported group; empty where nothing is said of it.
     pub group: String,
+    /// Why somebody who said something of themselves has no group of the race model.
+    pub no_group: Option<&'static str>,
     pub views: BTreeSet<String>,
     pub date: Option<NaiveDate>,
     pub outcomes: BTreeMap<String, bool>,
@@ -285,6 +287,14 @@ fn add_indexed(labels: &mut BTreeMap<String, Labelled>, indexed: Vec<Labelled>) 
         };
         let differ = |(finding, value): (&String, &bool)| new.outcomes.get(finding).is_some_and(|v| v != value);
         let two_groups = !own.group.is_empty() && !new.group.is_empty() && own.group != new.group;
+        if new.no_group.is_some() {
+            // Nothing else is told of it. A file that gives one group says another thing.
+            match own.group.is_empty() {
+                true => own.no_group = new.no_group,
+                false => drop(contradicted.insert(new.study)),
+            }
+            continue;
+        }
         if own.patient != new.patient || two_groups || own.outcomes.iter().any(differ) {
             contradicted.insert(new.study);
             continue;
@@ -311,7 +321,7 @@ fn share_groups(labels: &mut BTreeMap<String, Labelled>) -> BTreeSet<String> {
     for label in labels.values().filter(|l| !l.group.is_empty()) {
         groups.entry(label.person()).or_default().insert(label.group.clone());
     }
-    for label in labels.values_mut().filter(|l| l.group.is_empty()) {
+    for label in labels.values_mut().filter(|l| l.group.is_empty() && l.no_group.is_none()) {
         label.group = groups.get(&label.person()).and_then(BTreeSet::first).cloned().unwrap_or_default();
     }
     groups.into_iter().filter(|(_, groups)| groups.len() > 1).map(|(person, _)| person).collect()
@@ -327,6 +337,9 @@ fn usable<'a>(
         return Err("study was not reported");
     }
     let label = labels.get(&study.study).ok_or("study has no label")?;
+    if let Some(reason) = label.no_group {
+        return Err(reason);
+    }
     if mixed.contains(&label.person()) {
         return Err("patient has two self-reported groups");
     }

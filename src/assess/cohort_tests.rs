@@ -96,6 +96,19 @@ fn a_study_without_a_group_has_its_patients() {
 }
 
 #[test]
+fn who_says_no_one_group_is_left_out_and_counted() {
+    let labelled = |study: &str, no_group| Labelled { study: study.into(), no_group, ..Labelled::default() };
+    let several = Some("several self-reported groups");
+    let cohort = join(RESULT.as_bytes(), None, vec![labelled("1.1", several), labelled("1.3", several)]).unwrap();
+    assert!(cohort.rows.is_empty());
+    assert_eq!(cohort.left_out["several self-reported groups"], 2);
+    // A file that gives the study one group says another thing; one that gives none says nothing against it.
+    let cohort = join(RESULT.as_bytes(), Some(LABELS.as_bytes()), vec![labelled("1.1", several)]).unwrap();
+    assert_eq!(cohort.left_out["labels of the index and of the file contradict each other"], 1);
+    assert!(cohort.rows.iter().all(|row| row.study != "1.1"));
+}
+
+#[test]
 fn patients_of_two_issuers_are_two_people() {
     let labelled = |study: &str, issuer: &str, group: &str| Labelled {
         study: study.into(),

@@ -48,6 +48,7 @@ fn every_command_of_the_manual_is_understood() {
         "profile fit --index --out p.json",
         "profile fit --index --results a.json --labels l.csv --out p.json",
         "labels import l.csv --dry-run --replace --rejects r.csv --json",
+        "labels import Patient.ndjson report.dcm --mapping m.toml --window-days 3",
         "profile show p.json --json",
         "profile approve",
         "profile approve profile-0123456789abcdef --key k.pem",

@@ -7,6 +7,8 @@
 //! (whether a result is news). Left out: waiting for a result (`assemble`).
 
 mod labels;
+mod race;
+mod statement;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +17,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{ClinicalResult, Finding, Given, IndReason, Probability, Timestamp, Uid};
 
-pub use labels::{KnownStudy, LabelLine, Labels, StudyLabels, read_labels};
+pub use labels::{
+    Agreed, CsvTable, FhirRead, FhirReader, KnownStudy, Lines, Mapping, Places, Wanted, agree, sr_statement,
+};
+pub use race::{DECLINED, GroupName, SelfReport, Standing, UNKNOWN};
+pub use statement::{
+    About, At, Covariate, Hit, Outcome, PatientName, Placed, Reach, Reject, Says, Source, Statement, Vocabulary,
+};
 pub use table::{Names, Row, RowFault, Table, read_table};
 
 /// What a later result does to an earlier one of the same product.

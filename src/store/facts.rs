@@ -10,6 +10,7 @@ use sqlx::{Sqlite, Transaction};
 use tracing::info;
 
 use crate::domain::{RacePosterior, StudyFacts, Uid};
+use crate::results::SelfReport;
 
 use super::index::Columns;
 use super::{Store, StoreError};
@@ -34,8 +35,10 @@ pub struct AuditStudy {
     pub source: String,
     pub called: String,
     pub outcomes: BTreeMap<String, bool>,
-    /// Key of the self-reported group.
-    pub group: Option<String>,
+    /// What the patient says; [`SelfReport::standing`] tells which group of the race model that is.
+    pub report: SelfReport,
+    /// By name; what is in the images' headers is among the facts.
+    pub covariates: BTreeMap<String, String>,
 }
 
 /// Studies of a span, and what their numbers are.
@@ -85,15 +88,17 @@ impl Store {
             table.outputs.push(AuditOutput { model: row.text("model")?, finding: row.text("finding")?, threshold });
         }
         let span = (from.to_string(), to.to_string());
-        let of =
-            format!("facts f JOIN studies s ON s.study = f.study WHERE f.study_date BETWEEN ?1 AND ?2 AND {REPORTED}");
+        let of = "facts f JOIN studies s ON s.study = f.study";
+        let among = format!("f.study_date BETWEEN ?1 AND ?2 AND {REPORTED}");
         let sql = format!(
-            "SELECT f.*, s.source, s.called, (SELECT group_key FROM self_reports r WHERE r.study = f.study) AS group_key
-             FROM {of} ORDER BY f.study"
+            "SELECT f.*, s.source, s.called, r.race, r.ethnicity, o.outcomes
+             FROM {of} LEFT JOIN self_reports r ON r.study = f.study LEFT JOIN outcomes o ON o.study = f.study
+             WHERE {among} ORDER BY f.study"
         );
         let mut studies: BTreeMap<i64, usize> = BTreeMap::new();
         for row in sqlx::query(&sql).bind(&span.0).bind(&span.1).fetch_all(&mut *tx).await? {
             studies.insert(row.int("id")?, table.studies.len());
+            let outcomes: BTreeMap<String, u8> = row.opt_json("outcomes")?.unwrap_or_default();
             table.studies.push(AuditStudy {
                 study: row.text("study")?,
                 facts: StudyFacts {
@@ -110,11 +115,15 @@ impl Store {
                 scores: Vec::new(),
                 source: row.text("source")?,
                 called: row.opt_text("called")?.unwrap_or_default(),
-                outcomes: BTreeMap::new(),
-                group: row.opt_text("group_key")?,
+                outcomes: outcomes.into_iter().map(|(finding, value)| (finding, value != 0)).collect(),
+                report: SelfReport {
+                    race: row.opt_json("race")?.unwrap_or_default(),
+                    ethnicity: row.opt_text("ethnicity")?,
+                },
+                covariates: BTreeMap::new(),
             });
         }
-        let own = format!("SELECT f.id FROM {of}");
+        let own = format!("SELECT f.id FROM {of} WHERE {among}");
         let sql = format!("SELECT fact, output, score FROM fact_scores WHERE fact IN ({own})");
         for row in sqlx::query(&sql).bind(&span.0).bind(&span.1).fetch_all(&mut *tx).await? {
             let (study, output) = (studies.get(&row.int("fact")?), places.get(&row.int("output")?));
@@ -123,11 +132,11 @@ impl Store {
             }
         }
         let sql = format!(
-            "SELECT f.id, o.finding, o.outcome FROM outcomes o JOIN facts f ON f.study = o.study WHERE f.id IN ({own})"
+            "SELECT f.id, c.name, c.value FROM covariates c JOIN facts f ON f.study = c.study WHERE f.id IN ({own})"
         );
         for row in sqlx::query(&sql).bind(&span.0).bind(&span.1).fetch_all(&mut *tx).await? {
             if let Some(study) = studies.get(&row.int("id")?) {
-                table.studies[*study].outcomes.insert(row.text("finding")?, row.int("outcome")? != 0);
+                table.studies[*study].covariates.insert(row.text("name")?, row.text("value")?);
             }
         }
         if with_race {

@@ -30,6 +30,7 @@ mod evidence;
 mod facts;
 mod fsck;
 mod hashing;
+mod identities;
 mod index;
 mod intake;
 mod labels;
@@ -74,6 +75,7 @@ pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
 pub use evidence::KeptResponses;
 pub use facts::{AuditOutput, AuditStudy, AuditTable};
 pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
+pub use labels::{LabelOptions, StudyLabels};
 pub use records::{
     Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp, Imported,
     Inquiry, InstanceDetail, LabelsImported, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, Purged,

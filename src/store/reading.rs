@@ -14,7 +14,7 @@ use crate::config::Late;
 use crate::domain::{ImageScore, InstanceHeader, Purpose, Refusal, RefusalCode, StudyState, Timestamp, Uid};
 
 use super::index::{Columns, json, micros, shifted, word};
-use super::{PendingInstance, Reading, Store, StoreError, results};
+use super::{PendingInstance, Reading, Store, StoreError, identities, results};
 
 /// So many ends of the node say nothing of an object that was being read.
 const INTERRUPTIONS_FREE: u8 = 10;
@@ -379,6 +379,11 @@ async fn write_reading(
         .bind(sop_instance.as_str())
         .execute(&mut **tx)
         .await?;
+    // By an image alone: a report of others may name anything.
+    let is_image = refusal.is_none_or(|r| r.code == RefusalCode::OutOfScope);
+    if let Some(header) = header.filter(|header| is_image && header.study == *study) {
+        identities::note(tx, header).await?;
+    }
     write_scores(tx, sop_instance, scores).await
 }
 

@@ -15,7 +15,7 @@ use crate::domain::{
     AeTitle, Assessment, ClinicalResult, ClosedBy, CommitmentState, DeliveryState, Digest, Disclosure, ImageScore,
     InstanceHeader, InstanceState, Level, Purpose, Refusal, Report, StudyFacts, StudyState, Timestamp, Uid,
 };
-use crate::results::RowFault;
+use crate::results::Reject;
 
 /// A durable object that waits to be read, leased to the caller.
 #[derive(Debug, Clone, PartialEq)]
@@ -389,14 +389,15 @@ pub struct Imported {
 pub struct LabelsImported {
     /// Outcomes that are new or replaced.
     pub outcomes: u64,
-    /// Studies whose patient's self-reported group is new or replaced.
+    /// Studies of whose patient a self-report is new or replaced.
     pub groups: u64,
+    pub covariates: u64,
     /// What was known before.
     pub known: u64,
     /// Studies that now have both.
     pub studies_complete: u64,
-    /// What contradicts an earlier import, by line.
-    pub faults: Vec<RowFault>,
+    /// What contradicts an earlier import.
+    pub rejects: Vec<Reject>,
 }
 
 /// How much there is of what, for health and metrics.

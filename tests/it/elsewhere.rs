@@ -6,6 +6,8 @@ mod reading;
 mod server;
 mod sr;
 
+pub use reading::write_reports;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -16,6 +16,7 @@ mod evidence;
 mod explain;
 mod faults;
 mod interop;
+mod labels;
 mod lifecycle;
 mod models;
 mod offline;

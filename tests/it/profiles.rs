@@ -166,7 +166,7 @@ fn a_profile_of_the_index_is_that_of_the_files_and_a_refit_waits_for_a_person() 
     let labels = at("phantoms").join("labels.csv");
     let dry = json(command(&["labels", "import", "--dry-run", "--json"]).arg(&labels));
     assert_eq!((&dry["imported"]["outcomes"], &dry["imported"]["groups"]), (&24.into(), &12.into()), "{dry}");
-    assert!(dry["columns_unused"].as_array().expect("a list").contains(&"device".into()), "{dry}");
+    assert!(dry["columns_unused"].as_array().expect("a list").contains(&"sex".into()), "{dry}");
     // A stranger's line and one that contradicts another patient are told; no group or patient is.
     let rows = columns(&labels, &["patient", "study", "group", "pneumothorax"]);
     let bad = at("bad.csv");
