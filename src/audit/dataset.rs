@@ -28,6 +28,8 @@ pub enum SelfReport {
     Group(usize),
     /// More than one category.
     Several,
+    /// A category that is none of the dataset's groups.
+    Other,
     /// Asked, and not known.
     Unknown,
     Declined,
@@ -47,6 +49,7 @@ impl SelfReport {
         match self {
             Self::Group(_) => None,
             Self::Several => Some("several groups"),
+            Self::Other => Some("another group than those that are compared"),
             Self::Unknown => Some("said to be unknown"),
             Self::Declined => Some("declined to say"),
             Self::Missing => Some("not asked or not imported"),

@@ -11,8 +11,9 @@ use sidelight::analyse;
 use sidelight::audit::{self, Dataset, Finding, Scored, SelfReport, Study};
 use sidelight::cli::Audit;
 use sidelight::config::Config;
-use sidelight::domain::{Digest, Purpose};
+use sidelight::domain::{Digest, Purpose, RacePosterior};
 use sidelight::infer;
+use sidelight::results::{DECLINED, GroupName, Standing, UNKNOWN};
 use sidelight::store::{AuditOutput, AuditStudy, AuditTable, Store};
 
 use super::evidence::may_audit;
@@ -24,7 +25,7 @@ pub async fn run(config: &Config, options: &Audit) -> anyhow::Result<ExitCode> {
     let names: Vec<String> = config.models.race.iter().chain(&config.models.clinical).cloned().collect();
     let packages = infer::load_all(&config.models.dir, &names)?;
     let race = packages.iter().find(|p| p.purpose == Purpose::Race);
-    let groups = race.map(|p| p.groups().iter().map(|g| g.key.clone()).collect::<Vec<String>>());
+    let groups = race.map(|_| analyse::group_names(&packages));
     let store = Store::attach(&config.store).await?;
     let bar = indicatif::ProgressBar::new_spinner().with_message("studies that were reported before facts were kept");
     let completed = analyse::complete_facts(config, &store, &|done| bar.set_position(done)).await?;
@@ -87,13 +88,18 @@ pub async fn run(config: &Config, options: &Audit) -> anyhow::Result<ExitCode> {
 /// count.
 fn dataset(
     table: &AuditTable,
-    groups: Option<Vec<String>>,
+    groups: Option<Vec<GroupName>>,
     race_model: Option<String>,
     current: &[String],
 ) -> anyhow::Result<Dataset> {
-    let said = || table.studies.iter().filter_map(|study| study.group.clone());
-    let groups = groups.unwrap_or_else(|| said().collect::<BTreeSet<String>>().into_iter().collect());
+    // Without a race model the groups are the categories that people name.
+    let groups = groups.unwrap_or_else(|| {
+        let said = table.studies.iter().filter(|study| study.report.race.len() == 1).flat_map(|s| &s.report.race);
+        let named: BTreeSet<&String> = said.filter(|c| ![UNKNOWN, DECLINED].contains(&c.as_str())).collect();
+        named.into_iter().map(|code| GroupName { key: code.clone(), code: code.clone() }).collect()
+    });
     let studies = table.studies.iter().map(|study| one(study, &groups, race_model.as_deref())).collect();
+    let groups: Vec<String> = groups.into_iter().map(|group| group.key).collect();
     let mut by_finding: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (place, output) in table.outputs.iter().enumerate() {
         by_finding.entry(output.finding.as_str()).or_default().push(place);
@@ -115,32 +121,42 @@ fn dataset(
     Ok(Dataset::new(groups, race_model, studies, findings)?)
 }
 
-fn one(study: &AuditStudy, groups: &[String], race_model: Option<&str>) -> Study {
+fn one(study: &AuditStudy, groups: &[GroupName], race_model: Option<&str>) -> Study {
     let text = |value: &str| Some(value.to_owned()).filter(|v| !v.is_empty());
+    let covariate = |name: &str| study.covariates.get(name).and_then(|value| text(value));
     let facts = &study.facts;
-    let group = study.group.as_ref();
     // No Patient ID and no issuer has a backslash (PS3.5 6.2, LO).
     let patient = match facts.issuer.as_str() {
         "" => facts.patient.clone(),
         issuer => format!("{}\\{issuer}", facts.patient),
     };
-    let posterior = facts.race.as_ref().filter(|race| race_model == Some(&race.model) && race.groups == groups);
+    let has_groups = |race: &&RacePosterior| race.groups.iter().eq(groups.iter().map(|group| &group.key));
+    let posterior = facts.race.as_ref().filter(|race| race_model == Some(&race.model)).filter(has_groups);
     Study {
         study: study.study.clone(),
         patient,
         date: facts.date,
-        site: text(&study.source),
-        device: text(&facts.device),
+        site: covariate("site").or_else(|| text(&study.source)),
+        device: covariate("device").or_else(|| text(&facts.device)),
         view: text(&facts.view),
-        portable: None,
+        portable: covariate("portable").and_then(|said| match said.to_ascii_lowercase().as_str() {
+            "1" | "true" | "yes" => Some(true),
+            "0" | "false" | "no" => Some(false),
+            _ => None,
+        }),
         age_years: facts.age_years,
         sex: text(&facts.sex),
-        bmi: None,
-        self_report: match group.map(|group| groups.iter().position(|own| own == group)) {
-            Some(Some(place)) => SelfReport::Group(place),
-            // A group that the race model has not.
-            Some(None) => SelfReport::Unknown,
-            None => SelfReport::Missing,
+        bmi: covariate("bmi").and_then(|said| said.parse().ok()),
+        self_report: match study.report.standing(groups) {
+            Standing::Group(key) => match groups.iter().position(|group| group.key == key) {
+                Some(place) => SelfReport::Group(place),
+                None => SelfReport::Other,
+            },
+            Standing::Several => SelfReport::Several,
+            Standing::Other => SelfReport::Other,
+            Standing::Unknown => SelfReport::Unknown,
+            Standing::Declined => SelfReport::Declined,
+            Standing::Missing => SelfReport::Missing,
         },
         posterior: posterior.map(|race| race.probabilities.clone()),
     }

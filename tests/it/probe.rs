@@ -106,10 +106,7 @@ fn a_run_is_the_same_whole_killed_and_gone_on_with_and_shared_out() {
     let refused = run(&mut probe(&rows, &cohort, &killed, &["--mode", "as_published"]));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("go on with --resume"));
     let other = run(&mut probe(&rows, &cohort, &killed, &["--resume"]));
-    assert!(
-        String::from_utf8_lossy(&other.stderr).contains("another run (another --mode)"),
-        "what differs is named"
-    );
+    assert!(String::from_utf8_lossy(&other.stderr).contains("another run (another --mode)"), "what differs is named");
     run_ok(&mut probe(&rows, &cohort, &killed, &["--mode", "as_published", "--resume"]));
     assert!(metrics(&killed) == expected, "what was killed came to other figures");
     let again = fs::metadata(killed.join("parts/000000.parquet")).and_then(|m| m.modified()).expect("a part");
