@@ -4,8 +4,8 @@
 
 use super::finding::FindingAudit;
 use super::performance::{Figure, Metric};
-use super::report::named;
 use super::thresholds::Curve;
+use super::words::named;
 use crate::plot::{Forest, ForestGroup, ForestRow, Lines, Panel, Point, Scale, Series, Svg};
 
 /// A name for files, a caption, and the plot.

@@ -8,6 +8,7 @@
 
 mod cycles;
 mod dataset;
+mod documents;
 mod drawings;
 mod drift;
 mod finding;
@@ -26,6 +27,7 @@ mod suppress;
 mod tests;
 mod thresholds;
 mod versions;
+mod words;
 #[cfg(test)]
 mod world;
 
@@ -41,12 +43,13 @@ pub use gaps::{AgainstRest, FindingGaps, Gap, GapOptions, PRIMARY, Verdict};
 pub use matched::{Matched, MatchedMetric};
 pub use partial::{Partial, PartialGroup, PartialWarning, RateAndGap};
 pub use performance::{Cell, Confusion, DENOMINATOR_MIN, Estimate, Figure, Metric, Withheld};
-pub use report::{About, Files, in_words, named, report};
+pub use report::{About, Files, report};
 pub use resample::BINS;
 pub use slice::{Dimension, Slice, UNKNOWN};
 pub use suppress::Told;
 pub use thresholds::{Curve, CurvePoint};
 pub use versions::{Difference, VersionBlock, VersionComparison};
+pub use words::{in_words, named};
 
 use crate::stats::{PATIENTS_MIN, hidden};
 use finding::Prepared;

@@ -6,12 +6,13 @@
 use chrono::NaiveDate;
 use serde::Serialize;
 
+use super::documents::{addendum, register};
 use super::drawings;
 use super::finding::{Block, FindingAudit, SliceTable};
-use super::gaps::{Gap, Verdict};
-use super::performance::{Estimate, Figure, Metric, Withheld};
-use super::slice::Dimension;
-use super::{Audit, Partial, PartialWarning};
+use super::gaps::Verdict;
+use super::performance::Metric;
+use super::words::{capital, dimension, estimate, group, in_words, named, p, short, told, verdict, warned};
+use super::{Audit, Partial};
 use crate::domain::Digest;
 use crate::plot::{self, Column, Page, PlotError, Section};
 
@@ -247,28 +248,6 @@ fn of_partial(partial: &Partial) -> Vec<plot::Block> {
     blocks
 }
 
-fn warned(warning: &PartialWarning) -> String {
-    match warning {
-        PartialWarning::LabelsContradictPosteriors { group, p } => format!(
-            "Those who reported {group} are another share of the labelled than the race model says (p {p:.3}): its posteriors \
-             are not calibrated here, or who is labelled depends on race. The estimates that use them may be wrong."
-        ),
-        PartialWarning::SmallPropensity { smallest } => format!(
-            "Some studies are labelled with a probability of {smallest:.3} only: AIPW leans on few others in their place."
-        ),
-        PartialWarning::ManyDeclined { share } => {
-            format!("{:.0} % declined to say: nobody can tell whether they are like the others.", 100.0 * share)
-        }
-        PartialWarning::PropensityNotFitted => {
-            "Who is labelled could not be modelled: the share of all stands for everybody.".to_owned()
-        }
-        PartialWarning::WithoutPosterior { share } => format!(
-            "{:.0} % of the studies have no posterior and are in no estimate but that of the labelled.",
-            100.0 * share
-        ),
-    }
-}
-
 fn of_slices(slices: &SliceTable) -> Vec<plot::Block> {
     let known = slices.levels.iter().any(|level| level.level != super::UNKNOWN);
     if !known || slices.levels.len() < 2 {
@@ -419,163 +398,7 @@ fn performance<'a>(caption: &str, first: &str, rows: &dyn Fn() -> Vec<(String, &
     vec![errors, plot::Block::Table { caption, head: head(&labels), rows: others.collect() }]
 }
 
-/// What a gap comes to, for people.
-pub fn in_words(gap: &Gap) -> String {
-    let size = match gap.gap.told() {
-        Some(e) => format!("the largest difference between groups is {}", estimate(&e)),
-        None => "there is no figure of it".to_owned(),
-    };
-    let what = match gap.verdict {
-        Verdict::Differs => "Groups differ".to_owned(),
-        Verdict::DiffersWithinMargin => format!("Groups differ, by less than {}", gap.margin),
-        Verdict::Equivalent => format!("No disparity beyond {}", gap.margin),
-        Verdict::Undecided => "Indeterminate: neither a difference nor its absence is shown".to_owned(),
-        Verdict::NotComparable => "Indeterminate: fewer than two groups have enough studies".to_owned(),
-    };
-    format!("{what}; {size} (p {}).", p(gap.p_adjusted))
-}
-
-fn verdict(gap: &Gap) -> &'static str {
-    match gap.verdict {
-        Verdict::Differs => "groups differ",
-        Verdict::DiffersWithinMargin => "groups differ within the margin",
-        Verdict::Equivalent => "no disparity beyond the margin",
-        Verdict::Undecided => "indeterminate: not shown either way",
-        Verdict::NotComparable => "indeterminate: too few studies",
-    }
-}
-
-fn group(block: &Block) -> String {
-    block.group.clone().unwrap_or_else(|| "all".to_owned())
-}
-
-fn told(figure: &Figure) -> String {
-    match figure {
-        Figure::Told(e) => estimate(e),
-        Figure::Withheld { withheld: Withheld::TooFew } => "too few".to_owned(),
-        Figure::Withheld { withheld: Withheld::SmallCell } => "–".to_owned(),
-        Figure::Withheld { withheld: Withheld::Undefined } => "none".to_owned(),
-    }
-}
-
-pub(super) fn estimate(e: &Estimate) -> String {
-    match (e.lower, e.upper) {
-        (Some(lower), Some(upper)) => format!("{:.3} ({lower:.3} to {upper:.3})", e.value),
-        _ => format!("{:.3}", e.value),
-    }
-}
-
-fn p(value: Option<f64>) -> String {
-    value.map_or(String::new(), |p| if p < 0.001 { "< 0.001".to_owned() } else { format!("{p:.3}") })
-}
-
-/// What a metric is called.
-pub fn named(metric: Metric) -> &'static str {
-    match metric {
-        Metric::Prevalence => "prevalence",
-        Metric::FlagRate => "flag rate",
-        Metric::FalseNegativeRate => "miss rate (FNR)",
-        Metric::FalsePositiveRate => "false alarm rate (FPR)",
-        Metric::PositivePredictiveValue => "positive predictive value",
-        Metric::NegativePredictiveValue => "negative predictive value",
-        Metric::Auroc => "area under the ROC curve",
-        Metric::Auprc => "average precision",
-        Metric::Brier => "Brier score",
-        Metric::CalibrationIntercept => "calibration intercept",
-        Metric::CalibrationSlope => "calibration slope",
-        Metric::CalibrationError => "expected calibration error",
-        Metric::NetBenefit => "net benefit",
-    }
-}
-
-fn short(metric: Metric) -> &'static str {
-    match metric {
-        Metric::FalseNegativeRate => "FNR",
-        Metric::FalsePositiveRate => "FPR",
-        Metric::PositivePredictiveValue => "PPV",
-        Metric::NegativePredictiveValue => "NPV",
-        Metric::Auroc => "AUROC",
-        Metric::Auprc => "AUPRC",
-        Metric::Brier => "Brier",
-        Metric::CalibrationIntercept => "intercept",
-        Metric::CalibrationSlope => "slope",
-        Metric::NetBenefit => "net benefit",
-        other => named(other),
-    }
-}
-
-pub(super) fn dimension(of: Dimension) -> &'static str {
-    match of {
-        Dimension::Site => "site",
-        Dimension::Device => "device",
-        Dimension::View => "view",
-        Dimension::Portable => "portable or fixed",
-        Dimension::AgeBand => "age",
-        Dimension::Sex => "sex",
-        Dimension::BodyMass => "body mass index",
-        Dimension::Month => "month",
-        Dimension::Version => "model version",
-    }
-}
-
-fn capital(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
-}
-
 /// A finding's key as part of a file name.
 fn plain(text: &str) -> String {
     text.chars().take(60).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
-}
-
-/// For the card of each clinical model.
-fn addendum(audit: &Audit, about: &About) -> String {
-    let mut text = format!(
-        "# Performance by self-reported race, {} to {}\n\nMeasured in operation by sidelight {}; data {}.\n\n\
-         | finding | measure | largest difference between groups (95 %) | p, adjusted | what follows |\n|---|---|---|---|---|\n",
-        about.from, about.to, about.sidelight, about.data
-    );
-    for finding in &audit.findings {
-        for gap in &finding.gaps.primary {
-            let cells = [
-                cell(&finding.finding),
-                named(gap.metric).to_owned(),
-                told(&gap.gap),
-                p(gap.p_adjusted),
-                verdict(gap).to_owned(),
-            ];
-            text.push_str(&format!("| {} |\n", cells.join(" | ")));
-        }
-    }
-    text.push_str(
-        "\nA difference is no proof of its cause and no evidence about any one patient. \"Indeterminate\" is no clearance.\n",
-    );
-    text
-}
-
-/// What 45 CFR 92.210 asks of whoever uses patient care decision support tools: which there are, what in them may
-/// discriminate, and what was done to find out.
-fn register(audit: &Audit, about: &About) -> String {
-    let mut text = format!(
-        "# Use of patient care decision support tools (45 CFR 92.210)\n\nEffort to identify and to mitigate, studies of {} to {}.\n\n\
-         ## Tools\n\n",
-        about.from, about.to
-    );
-    about.models.iter().for_each(|model| text.push_str(&format!("- {}\n", cell(model))));
-    text.push_str("\n## What was found\n\n");
-    for finding in &audit.findings {
-        for gap in &finding.gaps.primary {
-            text.push_str(&format!("- {}, {}: {}\n", cell(&finding.finding), named(gap.metric), in_words(gap)));
-        }
-    }
-    text.push_str(&format!(
-        "\n## What was done about it\n\n(to be filled in by whoever is responsible)\n\n## Evidence\n\naudit.json, data {}, sidelight {}\n",
-        about.data, about.sidelight
-    ));
-    text
-}
-
-/// Text in a line of Markdown.
-fn cell(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || "|<>[]`*\\".contains(c) { ' ' } else { c }).collect()
 }

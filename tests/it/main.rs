@@ -5,6 +5,7 @@
 
 mod aliases;
 mod architecture;
+mod audit;
 
 mod commitments;
 mod conformance;
