@@ -37,7 +37,8 @@ pub struct CsvTable<'a, R> {
 impl<'a, R: Read> CsvTable<'a, R> {
     /// Reads the first line. An error where the file as a whole is no such table.
     pub fn open(input: R, file: u32, vocabulary: &'a Vocabulary) -> Result<Self, String> {
-        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(Bounded { input, since: 0 });
+        let mut reader =
+            csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(Bounded { input, since: 0 });
         let header = reader.headers().map_err(|e| format!("its first line cannot be read: {e}"))?.clone();
         let titles: Vec<String> = header.iter().map(|t| t.trim_start_matches('\u{feff}').to_owned()).collect();
         let columns = Columns::of(&titles, vocabulary)?;
@@ -67,7 +68,12 @@ impl<R: Read> Iterator for CsvTable<'_, R> {
             Ok(true) => (position(self.record.position()), self.columns.line(&self.record)),
             Err(error) if error.is_io_error() => {
                 self.lines = usize::MAX;
-                (0, Err(format!("a line has more than {LINE_BYTES_MAX} bytes, or the file cannot be read; it is not read on")))
+                (
+                    0,
+                    Err(format!(
+                        "a line has more than {LINE_BYTES_MAX} bytes, or the file cannot be read; it is not read on"
+                    )),
+                )
             }
             Err(error) => (position(error.position()), Err("it is not text in UTF-8".to_owned())),
         };
