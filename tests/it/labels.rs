@@ -18,7 +18,7 @@ fn said(output: &Output) -> String {
 /// A node with studies of this many patients, all reported.
 struct Site {
     folder: tempfile::TempDir,
-    _pacs: Pacs,
+    pacs: Pacs,
     node: Node,
     /// A frontal image of each patient, by Patient ID.
     images: BTreeMap<String, PathBuf>,
@@ -42,7 +42,7 @@ impl Site {
             studies.len() == patients as usize && studies.iter().all(|s| s["state"] == "delivered")
         });
         let images = files.into_iter().map(|file| (element(&file, "PatientID"), file)).collect();
-        Self { folder, _pacs: pacs, node, images }
+        Self { folder, pacs: pacs, node, images }
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
@@ -202,19 +202,6 @@ fn resources_reports_and_tables_are_previewed_imported_once_and_held_against_eac
     assert!(reasons[1].contains("another outcome of pneumothorax by an earlier import"), "{refused}");
     let (taken, clean) = import(&[&other], &["--replace"]);
     assert!(clean && taken["imported"]["outcomes"] == 1 && taken["imported"]["groups"] == 1, "{taken}");
-
-    // A fit uses who has one group, and counts the others.
-    let fit = |out: &str| {
-        let mut command = sidelight(&["profile", "fit", "--index", "--bootstrap", "50", "--out", out, "--config"]);
-        said(&run(command.arg(&site.node.config)))
-    };
-    let outcomes = (0..4).map(|n| format!("{},0\n", study(n))).collect::<String>();
-    let outcomes = site.write("effusion.csv", &format!("study,pleural_effusion\n{outcomes}"));
-    assert!(import(&[&outcomes], &[]).1);
-    let fitted = fit(&site.folder.path().join("profile.json").display().to_string());
-    for words in ["several self-reported groups", "self-reported group was asked for and declined"] {
-        assert!(fitted.contains(words), "{words}: {fitted}");
-    }
 }
 
 #[test]
@@ -244,7 +231,7 @@ fn texts_that_attack_are_values_or_rejected() {
     // A picture is no report, and the node's own report is no truth.
     let mapping = site.write("mapping.toml", MAPPING);
     let mapping = ["--mapping", mapping.to_str().expect("UTF-8")];
-    let own = site._pacs.files().remove(0);
+    let own = site.pacs.files().remove(0);
     for (file, words) in
         [(site.images.values().next().expect("an image").clone(), "it"), (own, "a report of sidelight")]
     {

@@ -254,4 +254,15 @@ fn a_profile_of_the_index_is_that_of_the_files_and_a_refit_waits_for_a_person() 
     wait_for("the approved profile is in force", Duration::from_secs(20), || {
         node.log().lines().any(|l| l.contains("another profile is in force") && l.contains(&id))
     });
+
+    // Who turns out to have several groups, or to have declined, is left out and counted.
+    let text = |race: &str, study: &str| format!("{study},{race}\n");
+    let changed = at("changed.csv");
+    fs::write(&changed, ["study,race\n".into(), text("White;Asian", &one[1]), text("declined", &two[1])].concat())
+        .expect("writable");
+    run_ok(command(&["labels", "import", "--replace"]).arg(&changed));
+    let fitted = run(command(&["profile", "fit", "--index", "--bootstrap", "100", "--out"]).arg(at("fewer.json")));
+    for words in ["several self-reported groups", "self-reported group was asked for and declined"] {
+        assert!(fitted.status.success() && said(&fitted).contains(words), "{words}: {}", said(&fitted));
+    }
 }

@@ -331,14 +331,15 @@ impl Check<'_> {
     }
 
     /// The name of a covariate.
-    fn name(&mut self, key: &str, name: &String) {
+    fn name(&mut self, key: &str, name: &str) {
         let short = (1..=64).contains(&name.len()) && !name.chars().any(char::is_control);
         self.add(!short, || format!("{key} has no name of 1 to 64 characters"));
-        self.add(self.findings.contains(name), || format!("{key}: {name} is the key of a finding"));
+        let is_finding = self.findings.iter().any(|finding| finding == name);
+        self.add(is_finding, || format!("{key}: {name} is the key of a finding"));
     }
 
-    fn finding(&mut self, key: &str, finding: &String) {
-        let known = self.findings.contains(finding);
+    fn finding(&mut self, key: &str, finding: &str) {
+        let known = self.findings.iter().any(|own| own == finding);
         self.add(!known, || {
             format!("{key}.finding = \"{finding}\" is none of the deployed models: {}", self.findings.join(", "))
         });
