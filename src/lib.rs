@@ -35,6 +35,7 @@ pub mod report;
 pub mod remote;
 
 pub mod analyse;
+pub mod audit;
 pub mod phantom;
 pub mod probe;
 pub mod serve;

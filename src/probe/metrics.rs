@@ -7,14 +7,13 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::stats::{PATIENTS_MIN, hidden};
 use crate::stats::{AucInfluence, Spread, Tally, Z_95, delong, expit, logit, spread};
 
 /// Draws of the bootstrap of a gap, and permutations.
 pub const DRAWS: u64 = 1000;
 /// With fewer patients of a class DeLong's limits are made on the scale of logits.
 const LOGITS_BELOW: usize = 200;
-/// With fewer patients of a class nothing is said.
-pub const PATIENTS_MIN: usize = 11;
 /// Of fewer patients with a finding there is no miss rate.
 pub const CASES_MIN: usize = 30;
 
@@ -242,25 +241,6 @@ fn dense(patient: &[usize]) -> (Vec<usize>, usize) {
     (numbers, count)
 }
 
-/// Which of the numbers of patients that together make a known sum are not told: those below [`PATIENTS_MIN`], and
-/// with them the next larger ones, until what is left out cannot be had by subtracting. `remainder`: patients who are
-/// in the sum and in none of the numbers.
-pub fn hidden(counts: &[usize], remainder: usize) -> Vec<bool> {
-    let mut hidden: Vec<bool> = counts.iter().map(|count| (1..PATIENTS_MIN).contains(count)).collect();
-    let has_small = hidden.contains(&true) || (1..PATIENTS_MIN).contains(&remainder);
-    loop {
-        let own = || counts.iter().zip(&hidden).filter(|(count, is_hidden)| **is_hidden && **count > 0);
-        let cells = own().count() + usize::from(remainder > 0);
-        let sum = own().map(|(count, _)| count).sum::<usize>() + remainder;
-        if !has_small || (cells >= 2 && sum >= 2 * PATIENTS_MIN) {
-            return hidden;
-        }
-        let open = (0..counts.len()).filter(|at| !hidden[*at] && counts[*at] > 0);
-        let Some(next) = open.min_by_key(|at| counts[*at]) else { return hidden };
-        hidden[next] = true;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -430,18 +410,5 @@ mod tests {
         let pairs: Vec<usize> = (0..120).map(|i| i / 2).collect();
         assert!((mean(&twice, &pairs).unwrap().upper - single.upper).abs() < 1e-9, "copies tell nothing new");
         assert_eq!(mean(&values[..10], &own[..10]), None);
-    }
-
-    #[test]
-    fn small_numbers_cannot_be_had_by_subtracting() {
-        assert_eq!(hidden(&[100, 5, 40], 0), [false, true, true]);
-        assert_eq!(hidden(&[100, 5, 7], 0), [true, true, true], "12 in all leave little else");
-        assert_eq!(hidden(&[100, 1, 11], 0), [true, true, true], "one of both is small, so that it is 1");
-        assert_eq!(hidden(&[100, 5, 17], 0), [false, true, true]);
-        assert_eq!(hidden(&[100, 2, 3, 50, 20], 0), [false, true, true, false, true], "5 in all would be known");
-        assert_eq!(hidden(&[100, 0, 50], 0), [false, false, false], "nobody is no small number");
-        assert_eq!(hidden(&[100, 5, 40], 30), [false, true, false], "the rest of 30 hides it");
-        assert_eq!(hidden(&[100, 40], 3), [false, true], "a remainder is a number too");
-        assert_eq!(hidden(&[5], 0), [true]);
     }
 }

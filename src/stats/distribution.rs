@@ -3,6 +3,7 @@
 //! Neighbours: everything in `stats` and `assess`. Left out: what statrs has and nobody here needs.
 
 use statrs::distribution::{ChiSquared, ContinuousCDF, StudentsT};
+use statrs::function::erf::erfc;
 
 use super::loops;
 
@@ -44,6 +45,11 @@ pub fn chi_square_tail(statistic: f64, df: usize) -> f64 {
         Ok(chi) if statistic > 0.0 => chi.sf(statistic),
         _ => 1.0,
     }
+}
+
+/// P(Z ≥ `z`) for a standard normal variable.
+pub fn normal_tail(z: f64) -> f64 {
+    0.5 * erfc(z / std::f64::consts::SQRT_2)
 }
 
 /// P(T ≥ `t`) for Student's t with `freedom` degrees of freedom; not a number where that is not positive.

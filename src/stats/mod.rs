@@ -7,6 +7,7 @@ mod ascent;
 mod auc;
 mod bootstrap;
 mod calibration;
+mod clustered;
 mod distribution;
 mod isotonic;
 mod logistic;
@@ -18,6 +19,7 @@ mod prior;
 mod proportion;
 mod proxy;
 mod ranking;
+mod recalibration;
 #[cfg(test)]
 pub(crate) mod reference;
 #[cfg(test)]
@@ -25,26 +27,31 @@ mod reference_tests;
 mod sequential;
 mod spline;
 mod spread;
+mod suppression;
 
 pub use ascent::{Ascent, inverse};
 pub use auc::{AucEstimate, AucInfluence, auc, delong, delong_clustered};
 pub use bootstrap::ClusterBootstrap;
 pub use calibration::{calibration_error, classwise_calibration_error};
+pub use clustered::{ClusteredMean, cluster_variance, clustered_mean, clustered_rate, wilson_of};
 pub use distribution::{
-    Z_95, chi_square_tail, expit, logit, quantile, softmax, standard_deviation, student_quantile, student_tail, wilson,
+    Z_95, chi_square_tail, expit, logit, normal_tail, quantile, softmax, standard_deviation, student_quantile,
+    student_tail, wilson,
 };
 pub use isotonic::{Isotonic, isotonic};
 pub use logistic::logistic;
 pub use multinomial::multinomial;
-pub use multiple::holm;
+pub use multiple::{benjamini_yekutieli, holm};
 pub use newton::{Design, Fitted, Ridge};
 pub use prior::{reweighed, saerens};
 pub use proportion::{clopper_pearson, upper_limit};
 pub use proxy::{RateEstimate, aipw_rate, frechet_bounds, label_contradiction, member_rate, weighted_rate};
 pub use ranking::{MatchedLift, average_precision, matched_lift};
+pub use recalibration::{Coefficient, calibration_intercept, calibration_slope};
 pub use sequential::{Cusum, error_log_ratio};
 pub use spline::NaturalSpline;
 pub use spread::{Spread, Tally, spread};
+pub use suppression::{PATIENTS_MIN, hidden};
 
 /// Why a computation has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     // the models that run elsewhere: packages are of `infer`
     &["remote"],
     &["analyse"],
-    &["web", "train", "validate"],
+    &["web", "train", "validate", "audit"],
     &["serve", "probe"],
     &["cli"],
     &["commands", "main"],
@@ -62,6 +62,7 @@ const PURE: &[&str] = &[
     "results",
     "assess",
     "validate",
+    "audit",
     "report",
     "perturb",
     "pixels/normalise.rs",
