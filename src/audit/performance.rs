@@ -130,49 +130,40 @@ impl Estimate {
     }
 }
 
-/// Distinct patients among rows with dense numbers.
-struct Patients {
-    seen: Vec<u8>,
-    counts: [usize; 7],
-}
-
-pub(super) fn confusion(base: &Base) -> Confusion {
-    counted(&base.rows, &base.clusters().0)
-}
-
-fn counted(rows: &[Row], cluster: &[usize]) -> Confusion {
-    let mut of = Patients { seen: vec![0; rows.len()], counts: [0; 7] };
-    let mut studies = [0; 7];
-    for (row, &c) in rows.iter().zip(cluster) {
+/// Counts of `cells` parts at once; `cell` says which part a row is of.
+pub(super) fn counted_by(rows: &[Row], cells: usize, cell: impl Fn(&Row) -> usize) -> Vec<Confusion> {
+    let mut counts = vec![[Cell::default(); 7]; cells];
+    let coded = |row: &Row| {
         let own = match (row.outcome, row.flag()) {
             (true, true) => 0,
             (true, false) => 1,
             (false, true) => 2,
             (false, false) => 3,
         };
-        for cell in [own, if row.outcome { 4 } else { 5 }, 6] {
-            studies[cell] += 1;
-            of.counts[cell] += usize::from(of.seen[c] >> cell & 1 == 0);
-            of.seen[c] |= 1 << cell;
+        let bits = 1u8 << own | if row.outcome { 1 << 4 } else { 1 << 5 } | 1 << 6;
+        (cell(row), row.patient, bits)
+    };
+    let mut coded: Vec<(usize, u32, u8)> = rows.iter().map(coded).collect();
+    coded.sort_unstable();
+    for patient in coded.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+        let any = patient.iter().fold(0, |any, row| any | row.2);
+        for (k, count) in counts[patient[0].0].iter_mut().enumerate() {
+            count.studies += patient.iter().filter(|row| row.2 >> k & 1 == 1).count();
+            count.patients += usize::from(any >> k & 1 == 1);
         }
     }
-    let cell = |i: usize| Cell { studies: studies[i], patients: of.counts[i] };
-    Confusion {
-        true_positive: cell(0),
-        false_negative: cell(1),
-        false_positive: cell(2),
-        true_negative: cell(3),
-        events: cell(4),
-        non_events: cell(5),
-        all: cell(6),
-    }
+    let confusion = |[true_positive, false_negative, false_positive, true_negative, events, non_events, all]: [Cell;
+                         7]| {
+        Confusion { true_positive, false_negative, false_positive, true_negative, events, non_events, all }
+    };
+    counts.into_iter().map(confusion).collect()
 }
 
 /// All metrics. `limits`: of the two that are resampled, if they were.
 pub(super) fn performance(base: &Base, limits: Limits) -> Performance {
     let rows = &base.rows;
     let (cluster, _) = base.clusters();
-    let counts = counted(rows, &cluster);
+    let counts = counted_by(rows, 1, |_| 0)[0];
     let rate = |keep: &dyn Fn(&Row) -> bool, hit: &dyn Fn(&Row) -> bool| rate(rows, &cluster, keep, hit);
     let mut figures = BTreeMap::from([
         (Metric::Prevalence, rate(&|_| true, &|r| r.outcome)),
@@ -222,7 +213,15 @@ fn rate(rows: &[Row], cluster: &[usize], keep: &dyn Fn(&Row) -> bool, hit: &dyn 
     if hits.len() < DENOMINATOR_MIN {
         return Figure::without(Withheld::TooFew);
     }
-    Figure::of(clustered_rate(&hits, &cluster).map(|(value, limits)| Estimate::within(value, Some(limits))))
+    let values: Vec<f64> = hits.iter().map(|h| f64::from(u8::from(*h))).collect();
+    let error = clustered_mean(&values, &cluster).map(|mean| {
+        // One hit and one miss more: of rates near 0 or 1 a variance says too little (Agresti & Caffo 2000).
+        let (m, few) = (mean.clusters as f64, mean.clusters as f64 + 2.0);
+        let smoothed = (mean.value * m + 1.0) / few;
+        mean.variance.unwrap_or(0.0).max(smoothed * (1.0 - smoothed) / few).sqrt()
+    });
+    let estimate = |(value, limits)| Estimate { error, ..Estimate::within(value, Some(limits)) };
+    Figure::of(clustered_rate(&hits, &cluster).map(estimate))
 }
 
 pub(super) fn brier(row: &Row) -> f64 {

@@ -6,6 +6,7 @@
 //! With labels for some, [`aipw_rate`] is consistent for any posterior as long as the probability of being labelled is
 //! right. Neighbours: `validate` tries them in worlds. Left out: where posteriors and propensities come from.
 
+use super::clustered::cluster_variance;
 use super::distribution::{Z_95, standard_deviation};
 
 /// An estimated rate with the influence of every row, from which errors of the rate and of gaps follow.
@@ -38,6 +39,17 @@ impl RateEstimate {
     pub fn gap(&self, other: &Self) -> (f64, f64) {
         let difference: Vec<f64> = self.influence.iter().zip(&other.influence).map(|(a, b)| a - b).collect();
         (self.rate - other.rate, standard_deviation(&difference) / (difference.len() as f64).sqrt())
+    }
+
+    /// As [`RateEstimate::standard_error`], rows of a cluster depending on one another; `None` of fewer than two clusters.
+    pub fn clustered_error(&self, cluster: &[usize]) -> Option<f64> {
+        clustered(self.influence.iter().copied(), cluster)
+    }
+
+    /// As [`RateEstimate::gap`], rows of a cluster depending on one another.
+    pub fn clustered_gap(&self, other: &Self, cluster: &[usize]) -> Option<(f64, f64)> {
+        let difference = self.influence.iter().zip(&other.influence).map(|(a, b)| a - b);
+        Some((self.rate - other.rate, clustered(difference, cluster)?))
     }
 }
 
@@ -98,6 +110,12 @@ pub fn frechet_bounds(posterior: &[f64], hit_probability: &[f64]) -> Option<(f64
     Some((limit(|p, h| (p + h - 1.0).max(0.0), -1.0), limit(f64::min, 1.0)))
 }
 
+fn clustered(influence: impl Iterator<Item = f64>, cluster: &[usize]) -> Option<f64> {
+    let n = cluster.len() as f64;
+    let influence: Vec<f64> = influence.map(|v| v / n).collect();
+    cluster_variance(&influence, cluster)?.0.map(f64::sqrt)
+}
+
 /// Probabilities, as many as there are rows.
 fn fits(probabilities: &[f64], rows: usize) -> Option<()> {
     let valid = rows > 0 && probabilities.len() == rows && probabilities.iter().all(|p| (0.0..=1.0).contains(p));
@@ -131,6 +149,14 @@ mod tests {
         let (gap, error) = got.gap(&aipw_rate(&rest, &others, &rho, &hit).unwrap());
         close(gap, -0.371726274289);
         close(error, 0.393887173076);
+        let alone: Vec<usize> = (0..12).collect();
+        close(got.clustered_error(&alone).unwrap(), got.standard_error());
+        // phi summed in pairs: sqrt(6/5 * (sums**2).sum()) / 12
+        let pairs: Vec<usize> = (0..12).map(|i| i / 2).collect();
+        let sums: Vec<f64> = got.influence.chunks(2).map(|pair| pair[0] + pair[1]).collect();
+        let expected = (1.2 * sums.iter().map(|s| s * s).sum::<f64>()).sqrt() / 12.0;
+        close(got.clustered_error(&pairs).unwrap(), expected);
+        assert_eq!(got.clustered_error(&[0; 12]), None);
         let eta = [0.2, 0.4, 0.6, 0.8, 0.2, 0.4, 0.6, 0.8, 0.5, 0.5, 0.5, 0.5];
         let (lower, upper) = frechet_bounds(&pi, &eta).unwrap();
         close(lower, 0.092382791913);
