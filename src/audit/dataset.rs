@@ -158,6 +158,12 @@ impl Dataset {
         Ok(Self { groups, race_model, studies, findings, patient, patients })
     }
 
+    /// The same groups with other studies, which were checked and are in order.
+    pub(super) fn with(&self, studies: Vec<Study>, findings: Vec<Finding>) -> Self {
+        let (patient, patients) = numbered(&studies);
+        Self { groups: self.groups.clone(), race_model: self.race_model.clone(), studies, findings, patient, patients }
+    }
+
     pub fn groups(&self) -> &[String] {
         &self.groups
     }

@@ -1,9 +1,15 @@
 //! The population audit: error rates of deployed findings by self-reported group, with honest limits.
 //!
-//! Pure: one [`Dataset`] in. Neighbours: `stats` has the numerics. Left out: files, clocks and the index.
+//! Pure: one [`Dataset`] in, one [`Audit`] out, the same bytes for the same inputs on any number of threads. Inferred and
+//! self-reported race are never mixed: groups are of people who said so; posteriors are in [`Partial`] and [`Drift`] alone,
+//! under their own names. What is in an `Audit` may be shown: small cells are gone (`suppress`). Neighbours: `stats` has
+//! the numerics. Left out: files, clocks and the index; differences between audits of different studies, which whoever
+//! lets others choose the studies has to mind.
 
 mod cycles;
 mod dataset;
+mod drift;
+mod finding;
 mod gaps;
 mod matched;
 mod normal;
@@ -15,9 +21,20 @@ mod resample;
 mod slice;
 mod suppress;
 #[cfg(test)]
+mod tests;
+mod thresholds;
+mod versions;
+#[cfg(test)]
 mod world;
 
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
 pub use dataset::{Dataset, DatasetError, Finding, Scored, SelfReport, Study};
+pub use drift::{Drift, DriftOptions, ErrorWatch, RaceCalibration, Shift};
+pub use finding::{Block, Counts, FindingAudit, LevelBlocks, Model, SliceTable};
 pub use gaps::{AgainstRest, FindingGaps, Gap, GapOptions, PRIMARY, Verdict};
 pub use matched::{Matched, MatchedMetric};
 pub use partial::{Partial, PartialGroup, PartialWarning, RateAndGap};
@@ -25,3 +42,110 @@ pub use performance::{Cell, Confusion, DENOMINATOR_MIN, Estimate, Figure, Metric
 pub use resample::BINS;
 pub use slice::{Dimension, Slice, UNKNOWN};
 pub use suppress::Told;
+pub use thresholds::{Curve, CurvePoint};
+pub use versions::{Difference, VersionBlock, VersionComparison};
+
+use crate::stats::hidden;
+use finding::Prepared;
+use resample::Resampled;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Options {
+    /// Only studies that are in all of these.
+    pub within: Vec<Slice>,
+    /// Tables of these are made.
+    pub dimensions: Vec<Dimension>,
+    /// Groups are made alike in these, beside the outcome.
+    pub matched_by: Vec<Dimension>,
+    /// Draws of patients for what has no formula.
+    pub draws: u64,
+    pub seed: u64,
+    pub gaps: GapOptions,
+    pub drift: DriftOptions,
+}
+
+/// Everything that can be said, and shown.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Audit {
+    pub options: Options,
+    /// Of self-report.
+    pub groups: Vec<String>,
+    /// Whose posteriors `partial`, `posteriors` and `race_calibration` are of.
+    pub race_model: Option<String>,
+    pub studies: Option<usize>,
+    pub patients: Option<usize>,
+    /// Studies without a group, by the reason.
+    pub without_group: BTreeMap<&'static str, Option<usize>>,
+    pub findings: Vec<FindingAudit>,
+    /// Shifts of the race model's posteriors.
+    pub posteriors: Vec<Shift>,
+    pub race_calibration: Vec<RaceCalibration>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            within: Vec::new(),
+            dimensions: Dimension::ALL.to_vec(),
+            matched_by: vec![Dimension::AgeBand, Dimension::Sex],
+            draws: 2000,
+            seed: 1,
+            gaps: GapOptions { draws: 2000, seed: 1, margin_rate: 0.05, margin_intercept: 0.2 },
+            drift: DriftOptions { reference_months: 3, run_length_months: 60.0, odds_ratio: 2.0 },
+        }
+    }
+}
+
+/// Audits a dataset.
+pub fn audit(dataset: &Dataset, options: &Options) -> Audit {
+    let dataset = &dataset.within(&options.within);
+    let prepared: Vec<Prepared> =
+        (0..dataset.findings.len()).into_par_iter().map(|finding| Prepared::of(dataset, finding)).collect();
+    let blocks: Vec<Resampled> = prepared.iter().flat_map(Prepared::resampled).collect();
+    let limits = resample::limits(&blocks, dataset.patients, options.draws, options.seed);
+    let a_finding = dataset.groups.len() + 1;
+    let mut findings: Vec<FindingAudit> = prepared
+        .par_iter()
+        .zip(limits.par_chunks(a_finding))
+        .map(|(prepared, limits)| prepared.audit(dataset, options, limits))
+        .collect();
+    let mut gaps: Vec<FindingGaps> = findings.iter().map(|f| f.gaps.clone()).collect();
+    gaps::adjust(&mut gaps);
+    findings.iter_mut().zip(gaps).for_each(|(finding, gaps)| finding.gaps = gaps);
+    let months = dataset.sliced(Dimension::Month, 0);
+    let strata = [Dimension::View, Dimension::Device].map(|d| (d, dataset.sliced(d, 0)));
+    let by: Vec<(Dimension, &slice::Sliced)> = strata.iter().map(|(d, sliced)| (*d, sliced)).collect();
+    let told = |n: usize| (!(1..crate::stats::PATIENTS_MIN).contains(&dataset.patients)).then_some(n);
+    Audit {
+        options: options.clone(),
+        groups: dataset.groups.clone(),
+        race_model: dataset.race_model.clone(),
+        studies: told(dataset.studies()),
+        patients: told(dataset.patients),
+        without_group: without_group(dataset),
+        findings,
+        posteriors: drift::posteriors(dataset, &by, &months, &options.drift),
+        race_calibration: drift::race_calibration(dataset, &months),
+    }
+}
+
+/// Studies, told where there are enough patients, and so that none can be had from the sum of all.
+fn without_group(dataset: &Dataset) -> BTreeMap<&'static str, Option<usize>> {
+    let mut counts: BTreeMap<&'static str, (usize, std::collections::BTreeSet<u32>)> = BTreeMap::new();
+    let mut known = std::collections::BTreeSet::new();
+    for (study, patient) in dataset.studies.iter().zip(&dataset.patient) {
+        match study.self_report.reason() {
+            None => _ = known.insert(*patient),
+            Some(reason) => {
+                let (studies, patients) = counts.entry(reason).or_default();
+                *studies += 1;
+                patients.insert(*patient);
+            }
+        }
+    }
+    // Those with a group are in the sum too, and are not told here.
+    let patients: Vec<usize> = counts.values().map(|(_, patients)| patients.len()).collect();
+    let hidden = hidden(&patients, known.len());
+    counts.into_iter().zip(hidden).map(|((reason, (n, _)), hidden)| (reason, (!hidden).then_some(n))).collect()
+}

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use chrono::Datelike;
 use serde::{Deserialize, Serialize};
 
-use super::dataset::Dataset;
+use super::dataset::{Dataset, Finding, Scored};
 
 /// The level of a study of which the value is not known.
 pub const UNKNOWN: &str = "unknown";
@@ -72,9 +72,27 @@ impl Dataset {
         Sliced { levels: number.keys().map(|name| (*name).to_owned()).collect(), level }
     }
 
-    /// Whether a study is in all of these slices.
-    pub(super) fn is_in(&self, slices: &[Slice], finding: usize, study: usize) -> bool {
-        slices.iter().all(|slice| self.level(slice.dimension, finding, study) == slice.level)
+    /// The studies that are in all of these slices; of a version, the scores that it gave.
+    pub(super) fn within(&self, slices: &[Slice]) -> Self {
+        let (versions, others): (Vec<&Slice>, Vec<&Slice>) =
+            slices.iter().partition(|slice| slice.dimension == Dimension::Version);
+        let is_in = |study: &usize| others.iter().all(|slice| self.level(slice.dimension, 0, *study) == slice.level);
+        let kept: Vec<usize> = (0..self.studies()).filter(is_in).collect();
+        let finding = |(f, of): (usize, &Finding)| {
+            let counts = |study: usize| versions.iter().all(|s| self.level(s.dimension, f, study) == s.level);
+            let scored = |m: &Scored| Scored {
+                score: kept.iter().map(|s| m.score[*s].filter(|_| counts(*s))).collect(),
+                ..m.clone()
+            };
+            Finding {
+                finding: of.finding.clone(),
+                outcome: kept.iter().map(|s| of.outcome[*s]).collect(),
+                models: of.models.iter().map(scored).collect(),
+            }
+        };
+        let findings = self.findings.iter().enumerate().map(finding).collect();
+        let studies = kept.iter().map(|s| self.studies[*s].clone()).collect();
+        self.with(studies, findings)
     }
 
     fn level(&self, dimension: Dimension, finding: usize, study: usize) -> String {

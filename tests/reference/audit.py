@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import statsmodels.api as sm
 from scipy.optimize import linprog
+from scipy.sparse import coo_matrix
 from sklearn.metrics import average_precision_score, brier_score_loss, confusion_matrix, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -71,26 +72,47 @@ def metrics(case):
 
 
 def attack(case):
-    """The range of each cell that the told sums leave open: linear programs over all tables of numbers not below 0.
+    """How large each number may be, and how small, as far as the told sums leave it open: linear programs over all
+    tables of numbers that are not below 0.
 
-    `equations`: lists of (cell, coefficient) with a sum each; `cells`: which to bound. Answers (least, most)."""
-    size = case["size"]
-    matrix, sums = np.zeros((len(case["equations"]), size)), []
-    for row, (terms, value) in zip(matrix, case["equations"]):
-        for cell, coefficient in terms:
-            row[cell] += coefficient
+    `equations`: lists of (number, coefficient) with a sum each; `numbers`: which to bound. Answers (least, most), each at
+    least as far as `enough` where it goes that far: one program lets many numbers rise at once, and what it shows of one
+    needs no program of its own."""
+    size, enough, numbers = case["size"], case["enough"], case["numbers"]
+    rows, columns, values, sums = [], [], [], []
+    for row, (terms, value) in enumerate(case["equations"]):
+        for number, coefficient in terms:
+            rows.append(row), columns.append(number), values.append(coefficient)
         sums.append(value)
-    ranges = []
-    for cell in case["cells"]:
-        cost = np.zeros(size)
-        cost[cell] = 1
-        sides = []
-        for sign in (1, -1):
-            found = linprog(sign * cost, A_eq=matrix, b_eq=sums, bounds=(0, None), method="highs")
-            # 3: unbounded
-            sides.append(float(found.x[cell]) if found.status == 0 else (1e9 if found.status == 3 else None))
-        ranges.append(sides)
-    return ranges
+
+    def solve(cost, extra=0, links=None, cap=None):
+        matrix = coo_matrix((values, (rows, columns)), shape=(len(sums), size + extra)).tocsr()
+        bounds = [(0, None)] * size + [(0, cap)] * extra
+        found = linprog(cost, A_ub=links, b_ub=None if links is None else np.zeros(extra), A_eq=matrix, b_eq=sums,
+                        bounds=bounds, method="highs")
+        assert found.status in (0, 3), found.message
+        return found
+
+    most, open_ones = {}, list(numbers)
+    for _ in range(12):
+        # rise as far as enough, all at once: u <= x, u <= enough
+        k = len(open_ones)
+        if not k:
+            break
+        links = coo_matrix(
+            (np.concatenate([np.ones(k), -np.ones(k)]), (list(range(k)) * 2, list(range(size, size + k)) + open_ones)),
+            shape=(k, size + k))
+        found = solve(np.concatenate([np.zeros(size), -np.ones(k)]), k, links, enough)
+        done = [n for n in open_ones if found.x[n] >= enough - 1e-6]
+        most.update({n: float(found.x[n]) for n in done})
+        open_ones = [n for n in open_ones if n not in most]
+        if not done:
+            break
+    for n in open_ones[: case.get("singly", len(open_ones))]:
+        found = solve(-np.eye(1, size, n)[0])
+        most[n] = 1e9 if found.status == 3 else float(found.x[n])
+    least = {n: float(solve(np.eye(1, size, n)[0]).x[n]) for n in case["both"] if n in most}
+    return [[least.get(n, 0.0), most[n]] if n in most else None for n in numbers]
 
 
 CASES = {

@@ -53,7 +53,9 @@ fn no_disparity_is_said_only_where_it_is_shown() {
         of(&world, seed, &options)[0].primary.iter().map(|g| g.verdict).collect()
     };
     let verdicts = |patients, mean, margin| at(4, patients, mean, margin);
-    assert_eq!(verdicts(300, [-1.0, -1.0], 0.05), [Verdict::Undecided; 3], "few patients show nothing");
+    let few: Vec<Verdict> = (0..5).flat_map(|seed| at(seed, 300, [-1.0, -1.0], 0.05)).collect();
+    assert!(few.iter().filter(|v| **v == Verdict::Undecided).count() >= 13, "few patients show nothing: {few:?}");
+    assert!(few.iter().all(|v| matches!(v, Verdict::Undecided | Verdict::Differs)), "{few:?}");
     // By chance one of twenty differs, and that within the margin.
     let shown: Vec<Verdict> = (0..5).flat_map(|seed| at(seed, 6000, [-1.0, -1.0], 0.1)).collect();
     assert!(shown.iter().all(|v| matches!(v, Verdict::Equivalent | Verdict::DiffersWithinMargin)), "{shown:?}");

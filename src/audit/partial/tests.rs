@@ -71,8 +71,8 @@ fn limits_cover_where_labels_depend_on_what_is_known() {
     // Who is missed is asked more often: labels alone are wrong of rates.
     let truth = 0.5;
     let (mut aipw, mut labelled, mut warned) = (0, 0, 0);
-    for seed in 0..60 {
-        let dataset = drawn(3000, 100 + seed, |_, missed| if missed { 0.4 } else { 0.15 });
+    for seed in 0..40 {
+        let dataset = drawn(2000, 100 + seed, |_, missed| if missed { 0.4 } else { 0.15 });
         let found = partial(&dataset, &dataset.base(0), Metric::FalseNegativeRate).unwrap();
         let holds = |of: &RateAndGap| {
             let of = of.rate.told().unwrap();
@@ -84,22 +84,22 @@ fn limits_cover_where_labels_depend_on_what_is_known() {
         let (lower, upper) = found.groups[0].bounds.unwrap();
         assert!((lower..=upper).contains(&truth), "{lower} {upper}");
     }
-    // Three standard errors below 95 % of 60.
-    assert!(aipw >= 52, "{aipw} of 60");
-    assert!(labelled <= 10, "{labelled} of 60: labels alone should be wrong here");
-    assert!(warned <= 3, "{warned} of 60");
+    // Three standard errors below 95 % of 40.
+    assert!(aipw >= 34, "{aipw} of 40");
+    assert!(labelled <= 10, "{labelled} of 40: labels alone should be wrong here");
+    assert!(warned <= 3, "{warned} of 40");
 }
 
 #[test]
 fn labels_that_depend_on_race_are_warned_of() {
-    let (mut warned, worlds) = (0, 10);
+    let (mut warned, worlds) = (0, 6);
     for seed in 0..worlds {
         let dataset = drawn(6000, seed, |is, _| if is { 0.05 } else { 0.2 });
         let (_, warnings) = gaps(&dataset);
         let of = |w: &PartialWarning| matches!(w, PartialWarning::LabelsContradictPosteriors { .. });
         warned += usize::from(warnings.iter().any(of));
     }
-    assert!(warned >= 9, "{warned} of {worlds}");
+    assert!(warned >= 5, "{warned} of {worlds}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::super::world::World;
 use super::*;
 use crate::stats::reference::answers_of;
 
-const DIMENSIONS: [Dimension; 4] = [Dimension::Site, Dimension::Month, Dimension::AgeBand, Dimension::Portable];
+const DIMENSIONS: [Dimension; 3] = [Dimension::Site, Dimension::Month, Dimension::AgeBand];
 
 /// What an attacker knows, and what is true.
 struct Attack {
@@ -118,14 +118,20 @@ fn one(
     }
 }
 
-/// Small numbers that the attacker knows, or knows to be small.
-fn exposed(attacks: &[Attack]) -> Vec<Vec<String>> {
+/// Small numbers that the attacker knows, or knows to be small. Each is looked at, or at most `singly` of those about which
+/// a common program says nothing.
+fn exposed(attacks: &[Attack], singly: usize) -> Vec<Vec<String>> {
     let inputs: serde_json::Map<String, serde_json::Value> = attacks
         .iter()
         .enumerate()
         .map(|(i, a)| {
-            let cells: Vec<usize> = a.small.iter().map(|s| s.0).collect();
-            let given = json!({"size": a.size, "equations": a.equations, "cells": cells});
+            let numbers: Vec<usize> = a.small.iter().map(|s| s.0).collect();
+            // Of few patients with many studies the number itself is not to be known.
+            let both: Vec<usize> = a.small.iter().filter(|s| s.1 >= PATIENTS_MIN).map(|s| s.0).collect();
+            let given = json!({
+                "size": a.size, "equations": a.equations, "numbers": numbers, "both": both, "enough": PATIENTS_MIN,
+                "singly": singly,
+            });
             (i.to_string(), json!({"of": "attack", "given": given}))
         })
         .collect();
@@ -133,7 +139,9 @@ fn exposed(attacks: &[Attack]) -> Vec<Vec<String>> {
     let one = |(i, attack): (usize, &Attack)| {
         let ranges = answers[i.to_string()].as_array().unwrap();
         let found = attack.small.iter().zip(ranges).filter_map(|((cell, value), range)| {
-            let (least, most) = (range[0].as_f64().unwrap(), range[1].as_f64().unwrap());
+            // Not looked at: there were more than enough before it.
+            let side = |at: usize| range[at].as_f64();
+            let (least, most) = (side(0)?, side(1)?);
             let safe = most >= PATIENTS_MIN as f64 - 1e-6 && most - least >= 1.0 - 1e-6;
             (!safe).then(|| format!("number {cell} is {value}: {least} to {most}"))
         });
@@ -166,7 +174,7 @@ fn worlds() -> Vec<Dataset> {
 #[test]
 fn no_small_number_can_be_had_from_all_tables_together() {
     let attacks: Vec<Attack> = worlds().iter().map(|dataset| attack(dataset, true)).collect();
-    for ((at, attack), exposed) in attacks.iter().enumerate().zip(exposed(&attacks)) {
+    for ((at, attack), exposed) in attacks.iter().enumerate().zip(exposed(&attacks, usize::MAX >> 1)) {
         assert!(!attack.small.is_empty(), "world {at} has no small number");
         assert!(exposed.is_empty(), "world {at}: {} of {}: {exposed:#?}", exposed.len(), attack.small.len());
     }
@@ -179,8 +187,8 @@ fn no_small_number_can_be_had_from_all_tables_together() {
 
 #[test]
 fn leaving_small_numbers_out_alone_does_not_stop_the_attacker() {
-    let attacks: Vec<Attack> = worlds().iter().take(3).map(|dataset| attack(dataset, false)).collect();
-    assert!(exposed(&attacks).iter().all(|exposed| !exposed.is_empty()));
+    let attacks: Vec<Attack> = worlds().iter().skip(5).take(1).map(|dataset| attack(dataset, false)).collect();
+    assert!(exposed(&attacks, 10).iter().all(|exposed| !exposed.is_empty()));
 }
 
 #[test]
