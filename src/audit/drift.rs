@@ -56,9 +56,8 @@ pub struct ErrorWatch {
     pub more: bool,
     /// The month in which the sum first reached its limit.
     pub alarm: Option<String>,
-    /// The sum at the end, and its limit.
-    pub sum: f64,
-    pub limit: f64,
+    /// The sum at the end as a share of its limit, in hundredths: exact ones would tell numbers of studies.
+    pub level: f64,
 }
 
 /// Of one finding.
@@ -69,16 +68,25 @@ pub struct Drift {
 }
 
 /// Shifts of a finding's scores, and sums over its errors.
-pub(super) fn drift(dataset: &Dataset, finding: usize, base: &Base, by: &[(Dimension, &Sliced)], months: &Sliced, options: &DriftOptions) -> Drift {
+pub(super) fn drift(
+    dataset: &Dataset,
+    finding: usize,
+    base: &Base,
+    by: &[(Dimension, &Sliced)],
+    months: &Sliced,
+    options: &DriftOptions,
+) -> Drift {
     let score = |study: usize| dataset.counted(finding, study).map(|(_, score)| crate::stats::logit(score));
-    Drift {
-        scores: shifts(dataset, by, months, None, &score, options),
-        errors: watch(dataset, base, months, options),
-    }
+    Drift { scores: shifts(dataset, by, months, None, &score, options), errors: watch(dataset, base, months, options) }
 }
 
 /// Shifts of posteriors of every group.
-pub(super) fn posteriors(dataset: &Dataset, by: &[(Dimension, &Sliced)], months: &Sliced, options: &DriftOptions) -> Vec<Shift> {
+pub(super) fn posteriors(
+    dataset: &Dataset,
+    by: &[(Dimension, &Sliced)],
+    months: &Sliced,
+    options: &DriftOptions,
+) -> Vec<Shift> {
     let of = |g: usize| {
         let value = move |study: usize| dataset.studies[study].posterior.as_ref().map(|p| p[g]);
         shifts(dataset, by, months, Some(&dataset.groups[g]), &value, options)
@@ -208,8 +216,12 @@ fn watch(dataset: &Dataset, base: &Base, months: &Sliced, options: &DriftOptions
         };
         let rates = [rate(false, others), rate(true, events)];
         let after: Vec<&Row> = own.iter().filter(|row| is_in(row, later)).copied().collect();
+        let patients: std::collections::BTreeSet<u32> = after.iter().map(|row| row.patient).collect();
+        if after.len() < DENOMINATOR_MIN || patients.len() < PATIENTS_MIN {
+            continue;
+        }
         let a_month = after.len() as f64 / later.len() as f64;
-        let limit = (options.run_length_months * 2.0 * groups as f64 * a_month).max(1.0).ln();
+        let limit = (options.run_length_months * 2.0 * groups as f64 * a_month).max(2.0).ln();
         for more in [true, false] {
             let ratio = if more { options.odds_ratio } else { 1.0 / options.odds_ratio };
             let mut sum = Cusum::new(limit);
@@ -220,7 +232,12 @@ fn watch(dataset: &Dataset, base: &Base, months: &Sliced, options: &DriftOptions
                     alarm = Some(months.levels[months.level[row.study]].clone());
                 }
             }
-            found.push(ErrorWatch { group: name.clone(), more, alarm, sum: sum.sum(), limit });
+            found.push(ErrorWatch {
+                group: name.clone(),
+                more,
+                alarm,
+                level: (sum.sum() / limit * 100.0).round() / 100.0,
+            });
         }
     }
     found

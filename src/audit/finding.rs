@@ -10,7 +10,7 @@ use super::Options;
 use super::dataset::{Base, Dataset, Row};
 use super::drift::{Drift, drift};
 use super::gaps::{FindingGaps, GapOptions, gaps};
-use super::matched::{Matched, matched};
+use super::matched::{MATCHED, Matched, matched};
 use super::partial::{Partial, RateAndGap, partial};
 use super::performance::{Confusion, Figure, Metric, Performance, Withheld, performance};
 use super::resample::{Limits, Resampled};
@@ -108,21 +108,22 @@ impl Prepared {
         std::iter::once(Resampled::of(&self.base)).chain(groups).collect()
     }
 
+    /// Whether the studies of every group are told.
+    pub(super) fn tells_groups(&self) -> bool {
+        (0..self.groups).all(|g| self.lines.line(g).studies)
+    }
+
     /// `limits` in the order of [`Prepared::resampled`].
     pub(super) fn audit(&self, dataset: &Dataset, options: &Options, limits: &[Limits]) -> FindingAudit {
         let names = &dataset.groups;
         let of = &dataset.findings[self.finding];
         let overall = performance(&self.base, limits[0]);
-        let of_group: Vec<Performance> =
-            (0..self.groups).map(|g| performance(&self.part(g), limits[g + 1])).collect();
+        let of_group: Vec<Performance> = (0..self.groups).map(|g| performance(&self.part(g), limits[g + 1])).collect();
         let seed = options.gaps.seed ^ (self.finding as u64) << 40;
         let mut found = gaps(&self.base, names, &of_group, &GapOptions { seed, ..options.gaps });
         self.hide_gaps(&mut found, names);
-        let model = |m: &super::Scored| Model {
-            model: m.model.clone(),
-            version: m.version.clone(),
-            threshold: m.threshold,
-        };
+        let model =
+            |m: &super::Scored| Model { model: m.model.clone(), version: m.version.clone(), threshold: m.threshold };
         let block = |g: usize| Block::of(Some(&names[g]), &of_group[g], self.lines.line(g), true);
         let mut deployed: Vec<f64> = self.base.rows.iter().map(|row| row.threshold).collect();
         deployed.sort_by(f64::total_cmp);
@@ -179,7 +180,7 @@ impl Prepared {
             let at = dataset.groups.iter().position(|g| g == name);
             at.is_none_or(|g| !is_told(metric, self.lines.line(g)))
         };
-        for metric in [Metric::FlagRate, Metric::FalseNegativeRate, Metric::FalsePositiveRate] {
+        for metric in MATCHED.into_iter().filter(|metric| is_count(*metric)) {
             let any = groups.iter().any(|g| is_hidden(metric, &dataset.groups[*g]));
             for one in found.metrics.iter_mut().filter(|m| m.metric == metric && any) {
                 (one.crude_gap, one.matched_gap) = (SMALL, SMALL);
@@ -256,7 +257,8 @@ fn is_told(metric: Metric, told: Told) -> bool {
 
 impl Block {
     fn of(group: Option<&String>, of: &Performance, told: Told, is_total: bool) -> Self {
-        let metric = |(metric, figure): (&Metric, &Figure)| (*metric, if is_told(*metric, told) { *figure } else { SMALL });
+        let metric =
+            |(metric, figure): (&Metric, &Figure)| (*metric, if is_told(*metric, told) { *figure } else { SMALL });
         Self {
             group: group.cloned(),
             counts: Counts::of(&of.counts, told, is_total),

@@ -30,7 +30,7 @@ pub(super) const MATCHED: [Metric; 5] = [
 pub struct Matched {
     /// What groups are alike in, beside the outcome.
     pub by: Vec<Dimension>,
-    /// Share of the studies of matched groups that lie in strata with every group.
+    /// Share of the studies of matched groups that lie in strata with every group, in hundredths.
     pub kept: f64,
     pub strata: usize,
     pub metrics: Vec<MatchedMetric>,
@@ -124,7 +124,7 @@ pub(super) fn matched(
             metrics.push(MatchedMetric { metric, group, crude, matched, crude_gap, matched_gap });
         }
     }
-    Some(Matched { by: by.to_vec(), kept: kept as f64 / all as f64, strata, metrics })
+    Some(Matched { by: by.to_vec(), kept: (kept as f64 / all as f64 * 100.0).round() / 100.0, strata, metrics })
 }
 
 /// A ratio with what each row adds to its error.
@@ -201,7 +201,7 @@ mod tests {
         use rand::{Rng, SeedableRng};
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let mut base = World {
-            patients: 4000,
+            patients,
             studies_most: 2,
             shares: vec![0.5, 0.5],
             mean: vec![-1.0; 2],

@@ -27,7 +27,7 @@ mod versions;
 #[cfg(test)]
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -45,7 +45,7 @@ pub use suppress::Told;
 pub use thresholds::{Curve, CurvePoint};
 pub use versions::{Difference, VersionBlock, VersionComparison};
 
-use crate::stats::hidden;
+use crate::stats::{PATIENTS_MIN, hidden};
 use finding::Prepared;
 use resample::Resampled;
 
@@ -116,36 +116,42 @@ pub fn audit(dataset: &Dataset, options: &Options) -> Audit {
     let months = dataset.sliced(Dimension::Month, 0);
     let strata = [Dimension::View, Dimension::Device].map(|d| (d, dataset.sliced(d, 0)));
     let by: Vec<(Dimension, &slice::Sliced)> = strata.iter().map(|(d, sliced)| (*d, sliced)).collect();
-    let told = |n: usize| (!(1..crate::stats::PATIENTS_MIN).contains(&dataset.patients)).then_some(n);
+    let told = |n: usize| (!(1..PATIENTS_MIN).contains(&dataset.patients)).then_some(n);
     Audit {
         options: options.clone(),
         groups: dataset.groups.clone(),
         race_model: dataset.race_model.clone(),
         studies: told(dataset.studies()),
         patients: told(dataset.patients),
-        without_group: without_group(dataset),
+        without_group: without_group(dataset, &prepared),
         findings,
         posteriors: drift::posteriors(dataset, &by, &months, &options.drift),
         race_calibration: drift::race_calibration(dataset, &months),
     }
 }
 
-/// Studies, told where there are enough patients, and so that none can be had from the sum of all.
-fn without_group(dataset: &Dataset) -> BTreeMap<&'static str, Option<usize>> {
-    let mut counts: BTreeMap<&'static str, (usize, std::collections::BTreeSet<u32>)> = BTreeMap::new();
-    let mut known = std::collections::BTreeSet::new();
+/// Studies by why they have no group. None is told where a group is left out of any table: the rest of all studies is of
+/// both.
+fn without_group(dataset: &Dataset, prepared: &[Prepared]) -> BTreeMap<&'static str, Option<usize>> {
+    let mut counts: BTreeMap<&'static str, (usize, BTreeSet<u32>)> = BTreeMap::new();
+    let mut of_group: Vec<BTreeSet<u32>> = vec![BTreeSet::new(); dataset.groups.len()];
     for (study, patient) in dataset.studies.iter().zip(&dataset.patient) {
-        match study.self_report.reason() {
-            None => _ = known.insert(*patient),
-            Some(reason) => {
-                let (studies, patients) = counts.entry(reason).or_default();
-                *studies += 1;
-                patients.insert(*patient);
-            }
+        if let SelfReport::Group(group) = study.self_report {
+            of_group[group].insert(*patient);
+        }
+        if let Some(reason) = study.self_report.reason() {
+            let (studies, patients) = counts.entry(reason).or_default();
+            *studies += 1;
+            patients.insert(*patient);
         }
     }
-    // Those with a group are in the sum too, and are not told here.
+    let is_small = |patients: usize| (1..PATIENTS_MIN).contains(&patients);
+    let is_told = prepared.iter().all(Prepared::tells_groups) && !of_group.iter().any(|own| is_small(own.len()));
     let patients: Vec<usize> = counts.values().map(|(_, patients)| patients.len()).collect();
-    let hidden = hidden(&patients, known.len());
-    counts.into_iter().zip(hidden).map(|((reason, (n, _)), hidden)| (reason, (!hidden).then_some(n))).collect()
+    let hidden = hidden(&patients, 0);
+    counts
+        .into_iter()
+        .zip(hidden)
+        .map(|((reason, (n, _)), hidden)| (reason, (is_told && !hidden).then_some(n)))
+        .collect()
 }

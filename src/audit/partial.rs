@@ -28,8 +28,6 @@ const DECLINED_MAX: f64 = 0.05;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Partial {
     pub metric: Metric,
-    /// Share of studies with a self-reported group, among those that have a posterior.
-    pub labelled_share: f64,
     pub groups: Vec<PartialGroup>,
     pub warnings: Vec<PartialWarning>,
 }
@@ -64,7 +62,7 @@ pub enum PartialWarning {
     LabelsContradictPosteriors { group: String, p: f64 },
     /// Some studies are labelled so seldom that AIPW leans on few others.
     SmallPropensity { smallest: f64 },
-    /// Nobody can say whether those who decline are like the others.
+    /// Nobody can say whether those who decline are like the others. Shares are in twentieths, which tell no number of patients.
     ManyDeclined { share: f64 },
     /// Who is labelled cannot be modelled: the share of all stands for everybody.
     PropensityNotFitted,
@@ -113,21 +111,25 @@ pub(super) fn partial(dataset: &Dataset, base: &Base, metric: Metric) -> Option<
             warnings.push(PartialWarning::LabelsContradictPosteriors { group: name.clone(), p });
         }
     }
-    Some(Partial { metric, labelled_share, groups: found, warnings })
+    Some(Partial { metric, groups: found, warnings })
 }
 
 fn warn(dataset: &Dataset, base: &Base, seen: &Base, warnings: &mut Vec<PartialWarning>) {
     let without = 1.0 - seen.rows.len() as f64 / base.rows.len() as f64;
     if without > 0.0 {
-        warnings.push(PartialWarning::WithoutPosterior { share: without });
+        warnings.push(PartialWarning::WithoutPosterior { share: coarse(without) });
     }
     let said = |row: &&Row| dataset.studies[row.study].self_report != SelfReport::Missing;
     let declined = |row: &&Row| dataset.studies[row.study].self_report == SelfReport::Declined;
     let asked = base.rows.iter().filter(said).count().max(1) as f64;
     let share = base.rows.iter().filter(declined).count() as f64 / asked;
     if share > DECLINED_MAX {
-        warnings.push(PartialWarning::ManyDeclined { share });
+        warnings.push(PartialWarning::ManyDeclined { share: coarse(share) });
     }
+}
+
+fn coarse(share: f64) -> f64 {
+    (share * 20.0).round() / 20.0
 }
 
 /// What a rate is over: rows with a posterior.

@@ -31,7 +31,12 @@ pub struct CurvePoint {
 }
 
 /// Curves of all studies and of each group whose events are told. `deployed`: where rates are told anyhow.
-pub(super) fn curves(base: &Base, names: &[String], told: &dyn Fn(Option<usize>) -> Told, deployed: &[f64]) -> Vec<Curve> {
+pub(super) fn curves(
+    base: &Base,
+    names: &[String],
+    told: &dyn Fn(Option<usize>) -> Told,
+    deployed: &[f64],
+) -> Vec<Curve> {
     let rows = &base.rows;
     let (groups, n) = (names.len() + 1, rows.len());
     if n == 0 {

@@ -185,7 +185,8 @@ mod tests {
         let auc = found[0].blocks[0].differences[0];
         let told = auc.difference.told().unwrap();
         assert!(told.upper.unwrap() < 0.0 && auc.p.unwrap() < 1e-3, "{auc:?}");
-        let (base, other) = (dataset.base(0), dataset.base_of(0, |s| Some((1, dataset.findings[0].models[1].score[s]?))));
+        let (base, other) =
+            (dataset.base(0), dataset.base_of(0, |s| Some((1, dataset.findings[0].models[1].score[s]?))));
         let variance = |base: &Base| {
             let score: Vec<f64> = base.rows.iter().map(|r| r.score).collect();
             let outcome: Vec<bool> = base.rows.iter().map(|r| r.outcome).collect();
