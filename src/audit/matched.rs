@@ -201,7 +201,7 @@ mod tests {
         use rand::{Rng, SeedableRng};
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let mut base = World {
-            patients: 4000,
+            patients,
             studies_most: 2,
             shares: vec![0.5, 0.5],
             mean: vec![-1.0; 2],

@@ -107,7 +107,13 @@ impl Lines {
             pooled.iter_mut().zip(&own).for_each(|(pooled, own)| *pooled |= !is_whole || step.is_small(own));
             while is_whole {
                 let sum = counted_by(rows, 2, |row| usize::from(pooled[line(row)]))[1];
-                if !step.is_small(&sum) {
+                // Whoever knows that one of two is small knows that it is what is left of 11 to 21.
+                let small = |part: usize| {
+                    let is_small = |own: &Confusion| (1..PATIENTS_MIN).contains(&step.parts(own)[part].patients);
+                    own.iter().any(is_small)
+                };
+                let least = |part| if small(part) { 2 * PATIENTS_MIN } else { PATIENTS_MIN };
+                if step.parts(&sum).iter().enumerate().all(|(at, part)| !(1..least(at)).contains(&part.patients)) {
                     break;
                 }
                 let open = (0..own.len()).filter(|at| !pooled[*at] && own[*at].all.studies > 0);
