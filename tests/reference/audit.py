@@ -108,7 +108,7 @@ def attack(case):
         open_ones = [n for n in open_ones if n not in most]
         if not done:
             break
-    for n in open_ones[: case.get("singly", len(open_ones))]:
+    for n in open_ones[: case["singly"]] + case["both"]:
         found = solve(-np.eye(1, size, n)[0])
         most[n] = 1e9 if found.status == 3 else float(found.x[n])
     least = {n: float(solve(np.eye(1, size, n)[0]).x[n]) for n in case["both"] if n in most}
