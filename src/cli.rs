@@ -8,6 +8,7 @@
 mod evidence;
 mod labels;
 mod models;
+mod people;
 mod probe;
 mod studies;
 mod values;
@@ -21,6 +22,7 @@ use crate::domain::AeTitle;
 
 pub use evidence::{CoMovement, Evidence, EvidenceOut, FeaturesOf, Gradients, Leakage};
 pub use labels::{Labels, LabelsImport};
+pub use people::{Log, LogList, LogVerify, Users};
 pub use models::{Model, ModelAdd, OodFit, Profile, ProfileFit};
 pub use probe::{Probe, ProbeMerge, ProbeMode, ProbeReport, ProbeRun};
 pub use studies::{Results, ResultsImport, Studies};
@@ -136,6 +138,26 @@ Examples:
   sidelight profile fit --index --out profile.json"
     )]
     Labels(Labels),
+
+    /// The people who may log in to the pages
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight users hash > /etc/sidelight/anna.password     # asks for the password"
+    )]
+    Users(Users),
+
+    /// The log of what people did, line by line, each bound to the one before it
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight log list --config conf/shadow.toml
+  sidelight log verify --config conf/shadow.toml
+  sidelight log verify --noted 120:3f9a… --config conf/shadow.toml"
+    )]
+    Log(Log),
 
     /// Copy the data folder as it is at one moment, while the node runs
     ///
