@@ -22,8 +22,8 @@ use crate::domain::AeTitle;
 
 pub use evidence::{CoMovement, Evidence, EvidenceOut, FeaturesOf, Gradients, Leakage};
 pub use labels::{Labels, LabelsImport};
-pub use people::{Log, LogList, LogVerify, Users};
 pub use models::{Model, ModelAdd, OodFit, Profile, ProfileFit};
+pub use people::{Log, LogList, LogVerify, Users};
 pub use probe::{Probe, ProbeMerge, ProbeMode, ProbeReport, ProbeRun};
 pub use studies::{Results, ResultsImport, Studies};
 use values::key_value;

@@ -10,7 +10,8 @@ use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
 use sidelight::cli::{
-    Cli, Command, Evidence, Labels, Log, Model, ModelAdd, OodFit, Probe, Profile, Results, Settings, Studies, Train, Users,
+    Cli, Command, Evidence, Labels, Log, Model, ModelAdd, OodFit, Probe, Profile, Results, Settings, Studies, Train,
+    Users,
 };
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
@@ -26,8 +27,8 @@ use tracing_subscriber::EnvFilter;
 
 use commands::ood::OodFitOptions;
 use commands::{
-    analyse, check, cohort, evidence, folder, gradients, labels, models, ood, people, prior, probe, profiles, results, studies,
-    tools, validate,
+    analyse, check, cohort, evidence, folder, gradients, labels, models, ood, people, prior, probe, profiles, results,
+    studies, tools, validate,
 };
 
 /// Wrong use: arguments or configuration.

@@ -81,7 +81,10 @@ pub async fn verify(config: &Config, options: &LogVerify) -> anyhow::Result<Exit
     }
     match found {
         Ok(head) => {
-            print(&format!("{} lines, each as it was written; the last one is {}:{}", head.number, head.number, head.digest))?;
+            print(&format!(
+                "{} lines, each as it was written; the last one is {}:{}",
+                head.number, head.number, head.digest
+            ))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(fault) => {

@@ -93,7 +93,11 @@ impl Check<'_> {
             }
             (_, Some(address)) if of_the_network(address) && raw.web_users.is_empty() => {
                 let what = "is true, and the network reaches web.listen_tls, where nobody could be asked to log in";
-                refuse(self, what, "list people under [[web_users]]; `sidelight users hash` makes their password files");
+                refuse(
+                    self,
+                    what,
+                    "list people under [[web_users]]; `sidelight users hash` makes their password files",
+                );
             }
             _ => {}
         }
@@ -163,10 +167,7 @@ mod tests {
         ];
         for (listeners, users, allowed) in rows {
             for pages in [true, false] {
-                let text = format!(
-                    "[web]\npages = {pages}\n{listeners}\n{TLS}{}",
-                    if *users { USER } else { "" }
-                );
+                let text = format!("[web]\npages = {pages}\n{listeners}\n{TLS}{}", if *users { USER } else { "" });
                 let expected: &[&str] = if *allowed || !pages { &[] } else { &["web.pages"] };
                 assert_eq!(keys(load_text(&text)), expected, "{text}");
             }

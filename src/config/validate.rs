@@ -13,8 +13,8 @@ use super::parse::{self, Parsed};
 use super::raw::{self, Entry, Raw};
 use super::web;
 use super::{
-    Alias, Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, PrecisionChoice, Risk, Settings, Source, Store,
-    StudyRules, load::Origins,
+    Alias, Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, PrecisionChoice, Risk, Settings, Source,
+    Store, StudyRules, load::Origins,
 };
 
 const KIB: u64 = 1 << 10;

@@ -80,7 +80,10 @@ impl Store {
     }
 
     /// Goes through the whole chain. `noted`: a line and its digest as they were told before, and have to be there.
-    pub async fn verify_activity(&self, noted: Option<&ChainHead>) -> Result<Result<ChainHead, ChainFault>, StoreError> {
+    pub async fn verify_activity(
+        &self,
+        noted: Option<&ChainHead>,
+    ) -> Result<Result<ChainHead, ChainFault>, StoreError> {
         let mut tx = self.index().snapshot().await?;
         let mut head = ChainHead { number: 0, digest: beginning() };
         let mut found = noted.is_none_or(|n| *n == head);

@@ -48,12 +48,7 @@ impl Store {
     }
 
     /// As [`Store::requeue`], with the line of the activity log that tells it.
-    pub async fn requeue_as(
-        &self,
-        study: &Uid,
-        told: Option<&Activity>,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
+    pub async fn requeue_as(&self, study: &Uid, told: Option<&Activity>, now: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.index().write().await?;
         let sql = "SELECT kind, state, (SELECT count(*) FROM instances i WHERE i.study = s.study AND i.path IS NULL)
                    AS gone FROM studies s WHERE study = ?";

@@ -141,5 +141,9 @@ impl Store {
 /// Since a moment in microseconds, without the deliveries, which are counted by destination.
 async fn flowed(tx: &mut Transaction<'_, Sqlite>, since: i64) -> Result<Throughput, StoreError> {
     let row = sqlx::query(FLOWED).bind(since).fetch_one(&mut **tx).await?;
-    Ok(Throughput { objects_received: row.count("received")?, studies_closed: row.count("closed")?, reports_delivered: 0 })
+    Ok(Throughput {
+        objects_received: row.count("received")?,
+        studies_closed: row.count("closed")?,
+        reports_delivered: 0,
+    })
 }

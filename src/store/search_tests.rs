@@ -45,18 +45,12 @@ async fn a_search_finds_what_matches_newest_first_page_by_page() {
         (StudyQuery { state: Some(StudyState::Open), ..all.clone() }, vec![]),
         (StudyQuery { source: source("CT"), ..all.clone() }, expected(&|i| i % 2 == 1)),
         (StudyQuery { level: Some(Level::Elevated), ..all.clone() }, expected(&|i| i % 100 == 0)),
-        (
-            StudyQuery { level: Some(Level::Elevated), source: source("CT"), ..all.clone() },
-            vec![],
-        ),
+        (StudyQuery { level: Some(Level::Elevated), source: source("CT"), ..all.clone() }, vec![]),
         (
             StudyQuery { state: Some(StudyState::Delivered), source: source("MR"), ..all.clone() },
             expected(&|i| i % 2 == 0 && i % 10 != 0),
         ),
-        (
-            StudyQuery { since: Some(at(10)), until: Some(at(20)), ..all.clone() },
-            expected(&|i| (10..20).contains(&i)),
-        ),
+        (StudyQuery { since: Some(at(10)), until: Some(at(20)), ..all.clone() }, expected(&|i| (10..20).contains(&i))),
         (StudyQuery { named: Some("1.2.3.77".into()), ..all.clone() }, vec!["1.2.3.77".into()]),
         (StudyQuery { named: Some("A77".into()), ..all.clone() }, vec!["1.2.3.155".into(), "1.2.3.154".into()]),
         (StudyQuery { named: Some("A77".into()), source: source("CT"), ..all.clone() }, vec!["1.2.3.155".into()]),
@@ -117,7 +111,11 @@ async fn every_search_goes_along_an_index() {
         let plan = bound(&sql, &query, 10).unwrap().bind(10).fetch_all(store.index().read()).await.unwrap();
         let plan: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
         let text = plan.join("\n");
-        assert!(text.contains(&format!("USING INDEX {index} (")) || text.contains(&format!("USING COVERING INDEX {index} (")), "{query:?}\n{text}");
+        assert!(
+            text.contains(&format!("USING INDEX {index} ("))
+                || text.contains(&format!("USING COVERING INDEX {index} (")),
+            "{query:?}\n{text}"
+        );
         // The rows that are looked at come in the order of their index.
         assert!(!plan.iter().any(|line| line.starts_with("SCAN s")), "{text}");
         let inner = format!("EXPLAIN QUERY PLAN {}", query.looked_at());

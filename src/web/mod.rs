@@ -34,15 +34,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::config::{self, ClientCertificates, Config};
 use crate::assess::Profile;
+use crate::config::{self, ClientCertificates, Config};
 use crate::infer::{ModelState, Package};
 use crate::store::Store;
 use crate::wire::{Newcomers, ThisMachine, Tls};
 
 pub use auth::{Clients, Gate};
-pub use pages::hash_password;
 pub use multipart::{HEADER_BYTES_MAX, Multipart, MultipartError, Next, PartHeader};
+pub use pages::hash_password;
 
 use door::{Port, Service};
 use pages::{People, Site};
@@ -142,11 +142,7 @@ pub async fn bind(config: &Config, tls: &Arc<Tls>, store: Store, told: Arc<Told>
         if pages_too {
             router = router.merge(pages::router(Arc::clone(&site), port.address, is_secure));
         }
-        Service {
-            router,
-            header_timeout: config.node.negotiation_timeout,
-            silence_max: config.node.idle_timeout,
-        }
+        Service { router, header_timeout: config.node.negotiation_timeout, silence_max: config.node.idle_timeout }
     };
     Ok(Some(Server {
         plain: plain.map(|port| {

@@ -23,11 +23,8 @@ fn hash() -> &'static str {
 }
 
 fn hash_of(password: &str) -> String {
-    let mut child = sidelight(&["users", "hash"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
+    let mut child =
+        sidelight(&["users", "hash"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program starts");
     writeln!(child.stdin.take().expect("piped"), "{password}").expect("it reads");
     let output = child.wait_with_output().expect("waitable");
     assert!(output.status.success());
@@ -49,9 +46,14 @@ fn users(folder: &Path, list: &[(&str, &str)]) -> String {
 const EVERYBODY: &[(&str, &str)] = &[("vera", "viewer"), ("aude", "auditor"), ("otto", "operator"), ("adam", "admin")];
 
 /// A node with pages; `extra` goes to the end of its configuration, `web` into its section.
-fn start(folder: &Path, sources: &[&str], destinations: &[(&str, &str, u16, bool, &str)], web: &str, extra: &str) -> Node {
-    let options =
-        NodeOptions { data_dir: &folder.join("data"), sources, destinations, quiet_period: "500ms", extra };
+fn start(
+    folder: &Path,
+    sources: &[&str],
+    destinations: &[(&str, &str, u16, bool, &str)],
+    web: &str,
+    extra: &str,
+) -> Node {
+    let options = NodeOptions { data_dir: &folder.join("data"), sources, destinations, quiet_period: "500ms", extra };
     let text = configuration(&options).replace("[web]\n", &format!("[web]\npages = true\n{web}"));
     let config = folder.join("data.toml");
     fs::write(&config, text).expect("writable");

@@ -51,7 +51,8 @@ impl Frame {
     pub(super) fn new(pages: &Pages, visitor: Option<&Visitor>, here: &str, title: impl Into<String>) -> Self {
         let config = pages.site.config();
         let seen = |(_, _, right): &&(&str, &str, Right)| visitor.is_some_and(|v| v.may(*right));
-        let link = |(href, label, _): &(&'static str, &'static str, Right)| Link { href, label, is_here: *href == here };
+        let link =
+            |(href, label, _): &(&'static str, &'static str, Right)| Link { href, label, is_here: *href == here };
         Self {
             title: title.into(),
             style: assets::style(),
@@ -100,7 +101,8 @@ pub(super) fn page(status: StatusCode, template: &impl Template) -> Response {
 /// Text of others without what controls how the text around it is read.
 pub(super) fn plain(text: &str) -> String {
     let is_plain = |c: &char| {
-        !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        !c.is_control()
+            && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     };
     text.chars().filter(is_plain).take(2_000).collect()
 }

@@ -112,7 +112,8 @@ pub(super) async fn admit(
     }
     let Some(visitor) = pages.visitor(request.headers()) else {
         if pages.site.people().is_empty() {
-            let text = "Without users these pages are for this machine alone, under its own names: localhost, 127.0.0.1.";
+            let text =
+                "Without users these pages are for this machine alone, under its own names: localhost, 127.0.0.1.";
             return frame::notice(&pages, None, StatusCode::MISDIRECTED_REQUEST, "Not here", text);
         }
         return (StatusCode::SEE_OTHER, [(LOCATION, "/login")]).into_response();
@@ -173,9 +174,10 @@ pub(super) fn refused(pages: &Pages, visitor: Option<&Visitor>, fault: FormFault
             warn!("a form that another site sent was refused");
             (StatusCode::FORBIDDEN, "This form was not sent by a page of this node, and nothing was done.")
         }
-        FormFault::Token => {
-            (StatusCode::FORBIDDEN, "This form is not of your present session, and nothing was done. Load its page again.")
-        }
+        FormFault::Token => (
+            StatusCode::FORBIDDEN,
+            "This form is not of your present session, and nothing was done. Load its page again.",
+        ),
         FormFault::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The form is too large, and nothing was done."),
         FormFault::TooSlow => (StatusCode::REQUEST_TIMEOUT, "The form did not come in time, and nothing was done."),
         FormFault::NotAForm => (StatusCode::BAD_REQUEST, "What came is no form, and nothing was done."),

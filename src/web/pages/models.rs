@@ -54,8 +54,7 @@ pub(super) async fn page_of(State(pages): State<Pages>, Extension(visitor): Exte
     let told = &pages.site.told;
     let packages = told.packages.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let profile = told.profile.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let groups: Vec<String> =
-        packages.iter().flat_map(|p| p.groups().iter().map(|g| g.key.to_lowercase())).collect();
+    let groups: Vec<String> = packages.iter().flat_map(|p| p.groups().iter().map(|g| g.key.to_lowercase())).collect();
     let template = ModelsPage {
         frame: Frame::new(&pages, Some(&visitor), "/models", "Models and profile"),
         models: packages.iter().map(|package| card(package, &groups)).collect(),

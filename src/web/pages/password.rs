@@ -37,7 +37,8 @@ impl Hash {
             hash.algorithm == Algorithm::Argon2id.ident() && is_current,
             "holds a hash of another kind than argon2id, version 19; {remedy}"
         );
-        let params = Params::try_from(&hash).map_err(|_| anyhow!("holds a hash with impossible parameters; {remedy}"))?;
+        let params =
+            Params::try_from(&hash).map_err(|_| anyhow!("holds a hash with impossible parameters; {remedy}"))?;
         let (memory, passes, lanes) = (params.m_cost(), params.t_cost(), params.p_cost());
         ensure!(
             u64::from(memory) * u64::from(passes) >= WORK_MIN && memory >= 7 << 10,

@@ -143,7 +143,8 @@ mod tests {
             assert_eq!(user(&token, seconds), anna(), "{seconds}");
         }
         assert_eq!(user(&token, 300), None);
-        let (one, two) = (sessions.begin("anna", [1; 32], LIMITS, start), sessions.begin("anna", [2; 32], LIMITS, start));
+        let (one, two) =
+            (sessions.begin("anna", [1; 32], LIMITS, start), sessions.begin("anna", [2; 32], LIMITS, start));
         let (one, two) = (one.unwrap(), two.unwrap());
         assert_ne!(one, two);
         sessions.keep(|_, mark| *mark == [2; 32]);
@@ -164,7 +165,11 @@ mod tests {
             assert_eq!(Token::parse(text), None, "{text}");
         }
         let invented = Token::fresh().unwrap();
-        assert_eq!(sessions.find(&invented, LIMITS, Instant::now()), None, "no session under a token that others chose");
+        assert_eq!(
+            sessions.find(&invented, LIMITS, Instant::now()),
+            None,
+            "no session under a token that others chose"
+        );
     }
 
     #[test]

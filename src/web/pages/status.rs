@@ -105,22 +105,36 @@ fn alarms(overview: &Overview, models: &[ModelState], is_ready: bool, now: Times
     match &overview.disk {
         Err(cause) => alarm(true, format!("Nothing can be stored: {}", plain(cause))),
         Ok(disk) if disk.free < disk.floor => {
-            alarm(true, format!("Nothing more is accepted: {} are free, {} must stay free", size(disk.free), size(disk.floor)));
+            alarm(
+                true,
+                format!("Nothing more is accepted: {} are free, {} must stay free", size(disk.free), size(disk.floor)),
+            );
         }
         Ok(disk) if disk.free / 2 < disk.floor => {
-            alarm(false, format!("The disk is nearly full: {} are free, at {} nothing more is accepted", size(disk.free), size(disk.floor)));
+            alarm(
+                false,
+                format!(
+                    "The disk is nearly full: {} are free, at {} nothing more is accepted",
+                    size(disk.free),
+                    size(disk.floor)
+                ),
+            );
         }
         Ok(_) => {}
     }
     for model in models.iter().filter(|model| !model.is_sound) {
-        alarm(true, format!("Model {} on {} had no memory for one image; it is tried again", model.model, model.device));
+        alarm(
+            true,
+            format!("Model {} on {} had no memory for one image; it is tried again", model.model, model.device),
+        );
     }
     if !is_ready && models.iter().all(|model| model.is_sound) {
         alarm(true, "The node is starting or stopping".to_owned());
     }
     for destination in &overview.destinations {
         if let Some(since) = destination.down_since {
-            let text = format!("Destination {} is down since {} ({})", destination.name, moment(since), ago(since, now));
+            let text =
+                format!("Destination {} is down since {} ({})", destination.name, moment(since), ago(since, now));
             alarm(true, text);
         }
         if destination.given_up > 0 {
@@ -129,10 +143,19 @@ fn alarms(overview: &Overview, models: &[ModelState], is_ready: bool, now: Times
         }
     }
     if let Some(since) = overview.unread_since.filter(|since| (now - *since).num_minutes() > UNREAD_MINUTES_MAX) {
-        alarm(false, format!("{} objects wait to be read, the oldest since {} ({})", overview.unread, moment(since), ago(since, now)));
+        alarm(
+            false,
+            format!(
+                "{} objects wait to be read, the oldest since {} ({})",
+                overview.unread,
+                moment(since),
+                ago(since, now)
+            ),
+        );
     }
     if overview.conflicts > 0 {
-        let text = format!("{} objects came with a known UID and other content, and were kept aside", overview.conflicts);
+        let text =
+            format!("{} objects came with a known UID and other content, and were kept aside", overview.conflicts);
         alarm(false, text);
     }
     if overview.failed > 0 {

@@ -104,7 +104,8 @@ pub(super) async fn page_of(
         Err(fault) => (Found { studies: Vec::new(), next: None, cut_short: false }, Some(fault)),
     };
     let status = if fault.is_some() { StatusCode::BAD_REQUEST } else { StatusCode::OK };
-    let choice = |value, label: &str, chosen: &str| Choice { value, label: label.to_owned(), is_chosen: value == chosen };
+    let choice =
+        |value, label: &str, chosen: &str| Choice { value, label: label.to_owned(), is_chosen: value == chosen };
     let template = StudiesPage {
         frame: Frame::new(&pages, Some(&visitor), "/studies", "Studies"),
         fault,
@@ -134,13 +135,15 @@ impl Asked {
             let found = LEVELS.iter().find(|(name, _)| *name == text).map(|(_, level)| *level);
             found.ok_or_else(|| "There is no such flag.".to_owned())
         });
-        let source = given(&self.source)
-            .map(|text| AeTitle::parse(&text).map_err(|_| "The source is not an AE title: 1 to 16 characters.".to_owned()));
+        let source = given(&self.source).map(|text| {
+            AeTitle::parse(&text).map_err(|_| "The source is not an AE title: 1 to 16 characters.".to_owned())
+        });
         let day = |text: &str, label: &str| {
             let parsed = given(text).map(|text| NaiveDate::parse_from_str(&text, "%Y-%m-%d"));
             parsed.transpose().map_err(|_| format!("{label} is not a day: write it as 2026-01-31."))
         };
-        let midnight = |day: NaiveDate| day.and_hms_opt(0, 0, 0).map(|at| Timestamp::from_naive_utc_and_offset(at, chrono::Utc));
+        let midnight =
+            |day: NaiveDate| day.and_hms_opt(0, 0, 0).map(|at| Timestamp::from_naive_utc_and_offset(at, chrono::Utc));
         let until = day(&self.to, "To")?.and_then(|day| day.checked_add_days(Days::new(1)));
         Ok(StudyQuery {
             named,

@@ -96,9 +96,10 @@ pub(super) async fn page_of(
         Err(cause) => return failed(&pages, &visitor, cause),
     };
     let row = &detail.study;
-    let (report, closing) = detail.assessment.as_ref().map_or_else(Default::default, |assessment| {
-        read_aloud(&report::render(assessment, &[], Disclosure::Withheld))
-    });
+    let (report, closing) = detail
+        .assessment
+        .as_ref()
+        .map_or_else(Default::default, |assessment| read_aloud(&report::render(assessment, &[], Disclosure::Withheld)));
     let mut destinations: Vec<String> = detail.deliveries.iter().map(|d| d.destination.clone()).collect();
     destinations.sort_unstable();
     destinations.dedup();
@@ -190,7 +191,9 @@ fn timeline(detail: &StudyDetail) -> Vec<(String, String)> {
     for report in &detail.reports {
         written.entry(report.revision).or_insert(report.created_at);
     }
-    events.extend(written.into_iter().map(|(revision, at)| (at, format!("The report of revision {revision} was written"))));
+    events.extend(
+        written.into_iter().map(|(revision, at)| (at, format!("The report of revision {revision} was written"))),
+    );
     if let Some(at) = row.closed_at {
         events.push((at, closed(detail)));
     }
@@ -266,7 +269,9 @@ fn object(detail: &InstanceDetail) -> ObjectRow {
 
 fn delivery(detail: &DeliveryDetail) -> DeliveryRow {
     let (state, when) = match detail.state {
-        DeliveryState::Pending => ("waits", detail.next_at.map_or_else(String::new, |at| format!("next {}", moment(at)))),
+        DeliveryState::Pending => {
+            ("waits", detail.next_at.map_or_else(String::new, |at| format!("next {}", moment(at))))
+        }
         DeliveryState::Delivered => ("delivered", moment_if(detail.delivered_at)),
         DeliveryState::Failed => ("given up", String::new()),
         DeliveryState::Superseded => ("replaced by a newer report", String::new()),
@@ -302,7 +307,10 @@ mod tests {
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(findings.len(), 2);
         assert_eq!(findings[0].heading, "Pneumothorax: AI result POSITIVE");
-        assert_eq!(findings[0].lines, [pair("Flag", "None (RDER-NONE)"), pair("", "Score 12 %, decision threshold 50 %")]);
+        assert_eq!(
+            findings[0].lines,
+            [pair("Flag", "None (RDER-NONE)"), pair("", "Score 12 %, decision threshold 50 %")]
+        );
         assert_eq!(closing, ["Highest flag: None", "Limits: of it"]);
         assert_eq!(read_aloud(""), (vec![], vec![]));
     }

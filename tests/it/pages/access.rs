@@ -61,9 +61,12 @@ fn each_role_gets_what_the_table_says_and_nobody_else_gets_anything() {
     }
     // What was seen, done and refused is told; whom it is about is not.
     let log = node.json(&["log", "list", "--limit", "1000"]);
-    let lines: Vec<String> = log.as_array().expect("lines").iter().map(|l| {
-        ["user", "action", "object", "outcome"].map(|key| l[key].as_str().expect("text")).join("|")
-    }).collect();
+    let lines: Vec<String> = log
+        .as_array()
+        .expect("lines")
+        .iter()
+        .map(|l| ["user", "action", "object", "outcome"].map(|key| l[key].as_str().expect("text")).join("|"))
+        .collect();
     for expected in [
         "vera|login|from 127.0.0.1|done",
         "vera|refused|configuration|no role allows it",
@@ -74,7 +77,10 @@ fn each_role_gets_what_the_table_says_and_nobody_else_gets_anything() {
         assert!(lines.iter().any(|l| l == expected), "{expected} is not in {lines:#?}");
     }
     assert!(lines.iter().any(|l| l.starts_with("otto|analyse|study ") && l.ends_with("|done")), "{lines:#?}");
-    assert!(lines.iter().any(|l| l.starts_with("otto|resend|study ") && l.ends_with("|refused: no report")), "{lines:#?}");
+    assert!(
+        lines.iter().any(|l| l.starts_with("otto|resend|study ") && l.ends_with("|refused: no report")),
+        "{lines:#?}"
+    );
     assert!(!lines.iter().any(|l| l.contains(&study)), "{lines:#?}");
     assert!(node.command(&["log", "verify"]).contains(&format!("{} lines, each as it was written", lines.len())));
     assert!(node.stop().success());
@@ -129,7 +135,8 @@ fn a_session_begins_at_its_login_and_ends_in_every_way() {
     wait_for("a word of it", Duration::from_secs(30), || node.log().contains("holds no argon2 hash"));
     assert_eq!(otto.get("/").status, 200);
     // Switched off they are gone.
-    fs::write(&node.config, fs::read_to_string(&node.config).unwrap().replace("pages = true", "pages = false")).unwrap();
+    fs::write(&node.config, fs::read_to_string(&node.config).unwrap().replace("pages = true", "pages = false"))
+        .unwrap();
     node.signal("HUP");
     wait_for("the pages are gone", Duration::from_secs(30), || otto.get("/").status == 404);
     assert_eq!((otto.get("/login").status, otto.get("/health").status), (404, 200));
@@ -148,7 +155,9 @@ fn wrong_names_and_wrong_passwords_are_answered_alike_and_ever_later() {
         let mut browser = Browser::new(port);
         let answer = browser.log_in(name, password);
         assert_eq!(answer.status, 401, "{name}");
-        assert!(!browser.cookies.contains_key("sidelight") && answer.body.contains("The name or the password is wrong."));
+        assert!(
+            !browser.cookies.contains_key("sidelight") && answer.body.contains("The name or the password is wrong.")
+        );
         bodies.push(answer.body.replace(answer.token(), ""));
     }
     assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "{bodies:#?}");
@@ -166,7 +175,9 @@ fn wrong_names_and_wrong_passwords_are_answered_alike_and_ever_later() {
     assert_eq!(outcomes.iter().filter(|o| **o == "refused: wrong password").count(), 2, "{outcomes:?}");
     assert!(outcomes.iter().filter(|o| **o == "refused: no such user").count() >= 3, "{outcomes:?}");
     assert!(!log.to_string().contains("mallory"), "who mistypes may type a password");
-    assert!(!node.log().contains("mallory") && !node.log().contains("wrong password\"") && !node.log().contains(PASSWORD));
+    assert!(
+        !node.log().contains("mallory") && !node.log().contains("wrong password\"") && !node.log().contains(PASSWORD)
+    );
     assert!(node.stop().success());
 }
 
@@ -175,7 +186,8 @@ fn without_users_this_machine_may_read_and_nobody_may_do_anything() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let node = start(folder.path(), &[], &[], "", "");
     let mut browser = Browser::new(node.web_port);
-    for (path, status) in [("/", 200), ("/studies", 200), ("/models", 200), ("/configuration", 403), ("/activity", 403)] {
+    for (path, status) in [("/", 200), ("/studies", 200), ("/models", 200), ("/configuration", 403), ("/activity", 403)]
+    {
         assert_eq!(browser.get(path).status, status, "{path}");
     }
     assert_eq!((browser.get("/login").status, browser.post("/logout", &[]).status), (404, 404));

@@ -91,11 +91,25 @@ fn forms_of_others_and_odd_requests_do_nothing() {
     assert_eq!(otto.send("POST", path, own, &format!("token={}", "x".repeat(20_000))).status, 413);
 
     // Headers on every answer, whatever it is.
-    let style = otto.get("/").body.split("href=\"/assets/").nth(1).expect("a style").split('"').next().unwrap().to_owned();
+    let style =
+        otto.get("/").body.split("href=\"/assets/").nth(1).expect("a style").split('"').next().unwrap().to_owned();
     let mut nobody = Browser::new(node.web_port);
     for path in [
-        "/", "/studies", "/studies?level=x", "/studies?after=x", "/studies/1.2.3", "/studies/%2e%2e%2f", "/models", "/configuration",
-        "/activity", "/login", "/nothing", "/assets/none.css", &format!("/assets/{style}"), "/studies?named=%ff", "/studies/%ff",
+        "/",
+        "/studies",
+        "/studies?level=x",
+        "/studies?after=x",
+        "/studies/1.2.3",
+        "/studies/%2e%2e%2f",
+        "/models",
+        "/configuration",
+        "/activity",
+        "/login",
+        "/nothing",
+        "/assets/none.css",
+        &format!("/assets/{style}"),
+        "/studies?named=%ff",
+        "/studies/%ff",
         "/studies?named=a&named=b",
     ] {
         check_headers(path, &nobody.get(path));
@@ -108,8 +122,13 @@ fn forms_of_others_and_odd_requests_do_nothing() {
     }
     // Paths that lead elsewhere lead nowhere.
     for path in [
-        "/assets/../../../etc/passwd", "/assets/..%2f..%2f..%2fetc%2fpasswd", "/studies/..%2f..%2fetc%2fpasswd",
-        "/studies/../../etc/passwd", "//etc/passwd", "/studies/1.2.3%00.html", "/.git/config",
+        "/assets/../../../etc/passwd",
+        "/assets/..%2f..%2f..%2fetc%2fpasswd",
+        "/studies/..%2f..%2fetc%2fpasswd",
+        "/studies/../../etc/passwd",
+        "//etc/passwd",
+        "/studies/1.2.3%00.html",
+        "/.git/config",
     ] {
         let answer = otto.get(path);
         assert!(answer.status == 404 && !answer.body.contains("root:"), "{path}: {}", answer.status);
@@ -204,7 +223,9 @@ fn over_tls_cookies_are_of_this_host_alone_and_nothing_is_said_in_the_clear() {
     let jar = folder.path().join("jar");
     let curl = |path: &str, arguments: &[&str]| {
         let mut command = Command::new("curl");
-        command.args(["--silent", "--show-error", "--include", "--max-time", "30", "--cacert"]).arg(&authority.certificate);
+        command
+            .args(["--silent", "--show-error", "--include", "--max-time", "30", "--cacert"])
+            .arg(&authority.certificate);
         command.arg("--cookie").arg(&jar).arg("--cookie-jar").arg(&jar).args(arguments);
         let output = run(command.arg(format!("https://localhost:{}{path}", node.web_tls_port)));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -215,7 +236,8 @@ fn over_tls_cookies_are_of_this_host_alone_and_nothing_is_said_in_the_clear() {
     let fields = encoded(&[("token", token), ("name", "vera"), ("password", PASSWORD)]);
     let origin = format!("Origin: https://localhost:{}", node.web_tls_port);
     let answer = curl("/login", &["--data", &fields, "-H", &origin]);
-    let cookie = answer.lines().find(|l| l.to_lowercase().starts_with("set-cookie: __host-sidelight=")).expect("a cookie");
+    let cookie =
+        answer.lines().find(|l| l.to_lowercase().starts_with("set-cookie: __host-sidelight=")).expect("a cookie");
     for flag in ["; Path=/", "; HttpOnly", "; SameSite=Strict", "; Secure"] {
         assert!(cookie.contains(flag), "{cookie}");
     }
@@ -225,7 +247,8 @@ fn over_tls_cookies_are_of_this_host_alone_and_nothing_is_said_in_the_clear() {
     let mut plain = Browser::of(node.web_port, "vera");
     assert!(plain.cookies.contains_key("sidelight") && plain.get("/").status == 200);
     // Without TLS the port says so and nothing else.
-    let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: sidelight={}\r\n\r\n", plain.cookies["sidelight"]);
+    let request =
+        format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: sidelight={}\r\n\r\n", plain.cookies["sidelight"]);
     let answer = exchange(node.web_tls_port, request.as_bytes()).expect("an answer");
     assert!(answer.status == 400 && answer.body.contains("speaks HTTPS"), "{answer:?}");
     assert!(node.stop().success());

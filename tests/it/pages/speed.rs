@@ -48,7 +48,8 @@ fn every_list_of_a_million_studies_is_there_in_a_fifth_of_a_second() {
     let node = Node::restart(&config);
     let mut person = Browser::of(node.web_port, "otto");
     let first = person.get("/studies").body;
-    let older = first.split("href=\"/studies?after=").nth(1).and_then(|rest| rest.split('"').next()).expect("more pages");
+    let older =
+        first.split("href=\"/studies?after=").nth(1).and_then(|rest| rest.split('"').next()).expect("more pages");
     let paths = [
         "/".to_owned(),
         "/studies".to_owned(),

@@ -64,7 +64,8 @@ fn an_operator_sees_a_failure_and_sends_the_report_again() {
         lines.as_array().expect("lines").iter().any(|l| l["user"] == user && l["action"] == action)
     };
     assert!(line("otto", "resend") && line("otto", "analyse") && line("(command line)", "analyse"), "{lines}");
-    let verify = |arguments: &[&str]| run(sidelight(&["log", "verify"]).args(arguments).arg("--config").arg(&node.config));
+    let verify =
+        |arguments: &[&str]| run(sidelight(&["log", "verify"]).args(arguments).arg("--config").arg(&node.config));
     let head = node.json(&["log", "verify"]);
     let noted = format!("{}:{}", head["lines"], head["digest"].as_str().expect("a digest"));
     assert!(verify(&["--noted", &noted]).status.success());
