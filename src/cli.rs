@@ -144,7 +144,7 @@ Examples:
         subcommand,
         after_help = "\
 Examples:
-  sidelight users hash > /etc/sidelight/anna.password     # asks for the password"
+  sidelight users hash     # asks for the password; its output goes into a file, e.g. > /etc/sidelight/anna.password"
     )]
     Users(Users),
 

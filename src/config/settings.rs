@@ -32,8 +32,11 @@ impl Settings {
         let (mut list, mut defaults) = (Vec::new(), Vec::new());
         walk("", &toml::Value::Table(table(raw)), &mut list);
         walk("", &toml::Value::Table(table(&Raw::default())), &mut defaults);
+        // One entry of every list, with what each has where nothing is written.
+        walk("", &toml::Value::Table(Raw::schema()), &mut defaults);
         for setting in &mut list {
-            setting.is_default = defaults.iter().any(|d| d.key == setting.key && d.value == setting.value);
+            let key = of_the_first(&setting.key);
+            setting.is_default = defaults.iter().any(|d| d.key == key && d.value == setting.value);
         }
         Self(Arc::new(list))
     }
@@ -62,6 +65,15 @@ impl Settings {
     }
 }
 
+/// `destinations[3].port` → `destinations[0].port`.
+fn of_the_first(key: &str) -> String {
+    let part = |part: &str| match part.split_once('[') {
+        Some((name, _)) => format!("{name}[0]"),
+        None => part.to_owned(),
+    };
+    key.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
 fn walk(path: &str, value: &toml::Value, into: &mut Vec<Setting>) {
     let joined = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match value {
@@ -88,6 +100,7 @@ mod tests {
         assert_eq!(told("study.cap"), ("\"90m\"".into(), true));
         assert_eq!(told("sources[0].hosts"), ("[\"127.0.0.1\"]".into(), false));
         assert_eq!(told("web.pages"), ("false".into(), true));
+        assert_eq!(told("sources[0].audit"), ("false".into(), true));
     }
 
     #[test]
