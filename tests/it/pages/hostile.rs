@@ -178,7 +178,7 @@ fn text_of_dicom_and_of_people_stays_text() {
     let node = start(folder.path(), &[title], &[], "", &users(folder.path(), EVERYBODY));
     let files = phantoms(&folder.path().join("phantoms"), "biased", 1, 22);
     for file in &files {
-        run_ok(Command::new("dcmmodify").args(["-nb", "-m", "AccessionNumber=<i>\"'&{{7*7}}</"]).arg(file));
+        run_ok(Command::new("dcmodify").args(["-nb", "-m", "AccessionNumber=<i>\"'&{{7*7}}</"]).arg(file));
     }
     assert!(storescu(node.dicom_port, &["-aet", title], &files).status.success());
     wait_for("the study ends", Duration::from_secs(60), || node.studies().iter().any(|s| s["state"] == "delivered"));
