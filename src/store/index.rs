@@ -44,8 +44,8 @@ const MIGRATIONS: [(i64, &str, &str); 12] = [
     (8, "results elsewhere", include_str!("migrations/0008_results.sql")),
     (9, "labels", include_str!("migrations/0009_labels.sql")),
     (10, "answers to changed images", include_str!("migrations/0010_responses.sql")),
-    (13, "facts", include_str!("migrations/0013_facts.sql")),
     (12, "pages for people", include_str!("migrations/0012_pages.sql")),
+    (13, "facts", include_str!("migrations/0013_facts.sql")),
 ];
 
 /// How long a statement waits for another process's transaction. A sender waits as long for its answer.
