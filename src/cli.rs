@@ -9,6 +9,7 @@ mod audit;
 mod evidence;
 mod labels;
 mod models;
+mod people;
 mod probe;
 mod studies;
 mod values;
@@ -24,6 +25,7 @@ pub use audit::Audit;
 pub use evidence::{CoMovement, Evidence, EvidenceOut, FeaturesOf, Gradients, Leakage};
 pub use labels::{Labels, LabelsImport};
 pub use models::{Model, ModelAdd, OodFit, Profile, ProfileFit};
+pub use people::{Log, LogList, LogVerify, Users};
 pub use probe::{Probe, ProbeMerge, ProbeMode, ProbeReport, ProbeRun};
 pub use studies::{Results, ResultsImport, Studies};
 use values::key_value;
@@ -140,6 +142,26 @@ Examples:
   sidelight profile fit --index --out profile.json"
     )]
     Labels(Labels),
+
+    /// The people who may log in to the pages
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight users hash     # asks for the password; its output goes into a file, e.g. > /etc/sidelight/anna.password"
+    )]
+    Users(Users),
+
+    /// The log of what people did, line by line, each bound to the one before it
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sidelight log list --config conf/shadow.toml
+  sidelight log verify --config conf/shadow.toml
+  sidelight log verify --noted 120:3f9a… --config conf/shadow.toml"
+    )]
+    Log(Log),
 
     /// Copy the data folder as it is at one moment, while the node runs
     ///

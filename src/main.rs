@@ -10,7 +10,8 @@ use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
 use sidelight::cli::{
-    Cli, Command, Evidence, Labels, Model, ModelAdd, OodFit, Probe, Profile, Results, Settings, Studies, Train,
+    Cli, Command, Evidence, Labels, Log, Model, ModelAdd, OodFit, Probe, Profile, Results, Settings, Studies, Train,
+    Users,
 };
 use sidelight::config::{self, Config, ConfigError};
 use sidelight::deliver::Peer;
@@ -26,7 +27,7 @@ use tracing_subscriber::EnvFilter;
 
 use commands::ood::OodFitOptions;
 use commands::{
-    analyse, audit, check, cohort, evidence, folder, gradients, labels, models, ood, prior, probe, profiles, results,
+    analyse, audit, check, cohort, evidence, folder, gradients, labels, models, ood, people, prior, probe, profiles, results,
     studies, tools, validate,
 };
 
@@ -134,6 +135,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 runtime(0)?.block_on(probe::run(config.as_ref(), &options))
             }
         },
+        Command::Users(Users::Hash) => people::hash(),
+        Command::Log(command) => {
+            let config = load(&settings, false)?;
+            match command {
+                Log::List(options) => runtime(0)?.block_on(people::list(&config, &options)),
+                Log::Verify(options) => runtime(0)?.block_on(people::verify(&config, &options)),
+            }
+        }
         Command::Backup(options) => {
             let config = load(&settings, false)?;
             let files = if options.copy { Files::Copied } else { Files::Linked };

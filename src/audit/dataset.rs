@@ -346,9 +346,8 @@ fn share(studies: &mut [Study], patient: &[u32], patients: usize) {
         });
     }
     for (study, &p) in studies.iter_mut().zip(patient) {
-        match (study.self_report, known[p as usize]) {
-            (SelfReport::Group(_) | SelfReport::Missing, Some(known)) => study.self_report = known,
-            _ => (),
+        if let (SelfReport::Group(_) | SelfReport::Missing, Some(known)) = (study.self_report, known[p as usize]) {
+            study.self_report = known;
         }
     }
 }

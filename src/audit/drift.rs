@@ -278,18 +278,17 @@ mod tests {
     fn a_view_that_changes_and_a_group_with_more_errors_are_found() {
         let (mut studies, mut findings) = world().drawn(2);
         let is_late = |s: &super::super::Study| s.date.is_some_and(|d| chrono::Datelike::month(&d) >= 6);
-        for i in 0..studies.len() {
-            let late = is_late(&studies[i]);
-            let scored = &mut findings[0].models[0].score[i];
-            if late && studies[i].view.as_deref() == Some("AP") {
+        for (study, scored) in studies.iter_mut().zip(&mut findings[0].models[0].score) {
+            let late = is_late(study);
+            if late && study.view.as_deref() == Some("AP") {
                 *scored = scored.map(|s| crate::stats::expit(crate::stats::logit(s) + 0.5));
             }
-            if late && studies[i].self_report == super::super::SelfReport::Group(1) {
+            if late && study.self_report == super::super::SelfReport::Group(1) {
                 *scored = scored.map(|s| crate::stats::expit(crate::stats::logit(s) - 1.5));
             }
-            if late && studies[i].self_report.group() != Some(0) {
+            if late && study.self_report.group() != Some(0) {
                 // The race model takes everybody for the first group.
-                studies[i].posterior = Some(vec![0.8, 0.1, 0.1]);
+                study.posterior = Some(vec![0.8, 0.1, 0.1]);
             }
         }
         let groups = ["A", "B", "C"].map(String::from).to_vec();

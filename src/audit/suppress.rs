@@ -105,7 +105,8 @@ impl Lines {
             let (is_whole, mut pooled) = before.unwrap_or((true, never.to_vec()));
             let is_whole = is_whole && !step.is_small(&whole);
             pooled.iter_mut().zip(&own).for_each(|(pooled, own)| *pooled |= !is_whole || step.is_small(own));
-            while is_whole {
+            // Where the whole is not told no line is.
+            while pooled.contains(&false) {
                 let sum = counted_by(rows, 2, |row| usize::from(pooled[line(row)]))[1];
                 // Whoever knows that one of two is small knows that it is what is left of 11 to 21.
                 let small = |part: usize| {

@@ -53,6 +53,9 @@ pub async fn run(config: &Config, network: bool, json: bool) -> anyhow::Result<E
     if config.web.dicomweb {
         items.push(Item::new("web_clients", web::check_clients(config).map_err(|e| format!("{e:#}"))));
     }
+    if config.web.pages {
+        items.push(Item::new("web_users", web::check_people(config).map_err(|e| format!("{e:#}"))));
+    }
     if config.sources.is_empty() {
         items.push(Item::new("sources", Err("nobody may send: list the PACS under [[sources]]".into())));
     }

@@ -14,6 +14,7 @@ pub mod labels;
 pub mod maps;
 pub mod models;
 pub mod ood;
+pub mod people;
 pub mod prior;
 pub mod probe;
 pub mod profiles;

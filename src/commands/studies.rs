@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sidelight::config::Config;
 use sidelight::domain::{ClosedBy, Disclosure, Said, StudyState, Timestamp, Uid};
 use sidelight::report;
-use sidelight::store::{DestinationState, Resend, Store, StudyDetail, StudyFilter, StudyRow};
+use sidelight::store::{Activity, DestinationState, Resend, Store, StudyDetail, StudyFilter, StudyRow};
 
 use super::{print, print_json, table};
 
@@ -100,14 +100,20 @@ pub async fn resend(config: &Config, which: Resend<'_>) -> anyhow::Result<ExitCo
         anyhow::bail!("{name} is not a destination of this configuration; see [[destinations]]");
     }
     let store = Store::attach(&config.store).await?;
-    let deliveries = store.resend_matching(which, Utc::now()).await?;
+    let object = which.study.map_or_else(|| "all studies".to_owned(), |study| of(&store, study));
+    let to = which.destination.map(|name| format!(" to {name}")).unwrap_or_default();
+    let failed = if which.failed_only { ", what was given up" } else { "" };
+    let told = told("resend", format!("{object}{to}{failed}"));
+    let deliveries = store.resend_matching_as(which, Some(&told), Utc::now()).await?;
     print(&format!("{deliveries} deliveries are due again; the running node sends them, or the next that starts"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub async fn close(config: &Config, study: &Uid, complete: Option<bool>) -> anyhow::Result<ExitCode> {
     let store = Store::attach(&config.store).await?;
-    store.close_by_hand(study, complete, Utc::now()).await?;
+    let how = complete.map_or("", |complete| if complete { " as complete" } else { " as incomplete" });
+    let told = told("close", format!("{}{how}", of(&store, study)));
+    store.close_by_hand_as(study, complete, Some(&told), Utc::now()).await?;
     print("the study will be closed by the running node, or the next that starts, with what has arrived by now")?;
     Ok(ExitCode::SUCCESS)
 }
@@ -121,9 +127,20 @@ pub async fn purge(config: &Config, study: &Uid, force: bool) -> anyhow::Result<
 
 pub async fn requeue(config: &Config, study: &Uid) -> anyhow::Result<ExitCode> {
     let store = Store::attach(&config.store).await?;
-    store.requeue(study, Utc::now()).await?;
+    let told = told("analyse", of(&store, study));
+    store.requeue_as(study, Some(&told), Utc::now()).await?;
     print("the study will be analysed again by the running node, or the next that starts")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A study in the activity log.
+fn of(store: &Store, study: &Uid) -> String {
+    format!("study {}", store.log_id(study.as_str()))
+}
+
+/// A line of the activity log: whoever may read the data folder is asked for no name.
+fn told(action: &str, object: String) -> Activity {
+    Activity { user: "(command line)".into(), action: action.into(), object, outcome: "done".into() }
 }
 
 /// A row with its refusal as a word that can be filtered by.

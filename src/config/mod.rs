@@ -18,7 +18,9 @@ mod raw;
 mod refit;
 mod rules;
 mod secret;
+mod settings;
 mod tls;
+mod users;
 mod validate;
 mod walk;
 mod web;
@@ -42,6 +44,8 @@ pub use load::{environment, load, load_to_serve};
 pub(crate) use parse::{host_fault, span};
 pub use refit::{DRAWS, Refit};
 pub use secret::{SecretFault, open_to_others, read_secret, read_secret_text};
+pub use settings::{Setting, Settings};
+pub use users::{Role, WebUser};
 pub use walk::FILE_BYTES_MAX;
 
 /// The whole configuration, valid.
@@ -61,6 +65,8 @@ pub struct Config {
     pub risk: Risk,
     pub explain: Explain,
     pub log: Log,
+    /// All of it as it was written, for people.
+    pub settings: Settings,
 }
 
 /// What may leave the node.
@@ -168,6 +174,14 @@ pub struct Web {
     pub dicomweb: bool,
     /// Who may use them; nobody but those listed.
     pub clients: Vec<WebClient>,
+    /// Whether there are pages for people: on `listen_tls`, and on `listen` where that is of this machine alone.
+    pub pages: bool,
+    /// Who may log in. Nobody is listed only where all pages are on this machine: then whoever is there may read.
+    pub users: Vec<WebUser>,
+    /// A session ends after so long without a request…
+    pub session_idle: Duration,
+    /// …and so long after its login.
+    pub session_max: Duration,
 }
 
 /// A peer that speaks DICOMweb, known by its bearer token.

@@ -45,6 +45,7 @@ section! {
         store: Store,
         web: Web,
         web_clients: Vec<WebClient>,
+        web_users: Vec<WebUser>,
         study: Study,
         aliases: Vec<Alias>,
         sources: Vec<Source>,
@@ -110,6 +111,9 @@ section! {
         listen = "127.0.0.1:8104",
         listen_tls = "",
         dicomweb = false,
+        pages = false,
+        session_idle = "30m",
+        session_max = "12h",
     }
 }
 
@@ -122,6 +126,15 @@ section! {
         hosts = EMPTY,
         ae_title = "",
         audit = false,
+    }
+}
+
+section! {
+    /// One `[[web_users]]` entry; empty text stands for "not given".
+    WebUser {
+        name = "",
+        password_file = "",
+        roles = EMPTY,
     }
 }
 
@@ -288,6 +301,7 @@ impl Raw {
         let one_of_each = Self {
             study: Study { required: vec![Required::default()], ..Study::default() },
             web_clients: vec![WebClient::default()],
+            web_users: vec![WebUser::default()],
             aliases: vec![Alias::default()],
             sources: vec![Source::default()],
             destinations: vec![Destination::default()],

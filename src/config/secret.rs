@@ -73,6 +73,9 @@ impl Config {
         for (i, client) in self.web.clients.iter().enumerate().filter(|_| self.web.dicomweb) {
             files.push((format!("web_clients[{i}].token_file"), client.token_file.clone()));
         }
+        for (i, user) in self.web.users.iter().enumerate().filter(|_| self.web.pages) {
+            files.push((format!("web_users[{i}].password_file"), user.password_file.clone()));
+        }
         for (i, destination) in self.destinations.iter().enumerate() {
             if let Endpoint::Stow { token_file: Some(path), .. } = &destination.endpoint {
                 files.push((format!("destinations[{i}].token_file"), path.clone()));

@@ -58,7 +58,7 @@ fn leaves() -> Vec<(String, toml::Value)> {
 }
 
 /// The lists of tables.
-const LISTS: [&str; 5] = ["aliases", "sources", "destinations", "web_clients", "study.required"];
+const LISTS: [&str; 6] = ["aliases", "sources", "destinations", "web_clients", "web_users", "study.required"];
 
 /// The list of tables that a key stands in, and its name there.
 fn list_of(key: &str) -> Option<(&str, &str)> {

@@ -13,8 +13,8 @@ use super::parse::{self, Parsed};
 use super::raw::{self, Entry, Raw};
 use super::web;
 use super::{
-    Alias, Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, PrecisionChoice, Risk, Source, Store,
-    StudyRules, load::Origins,
+    Alias, Config, Delivery, Destination, Log, Mode, Models, Node, Pixels, PrecisionChoice, Risk, Settings, Source,
+    Store, StudyRules, load::Origins,
 };
 
 const KIB: u64 = 1 << 10;
@@ -76,6 +76,7 @@ pub(super) fn validate(raw: &Raw, need: Need, origins: &Origins, faults: &mut Fa
         risk: risk?,
         explain: explain?,
         log: Log { json: json?, filter: filter? },
+        settings: Settings::of(raw),
     })
 }
 

@@ -34,7 +34,18 @@ impl Check<'_> {
             self.contradiction("web.dicomweb", &raw.web.dicomweb, what, "give one of them an address and port");
         }
         let clients = self.web_clients(raw);
-        Some(Web { listen: listen?, listen_tls: listen_tls?, dicomweb: dicomweb?, clients: clients? })
+        let people = self.pages(raw, listen.flatten(), listen_tls.flatten());
+        let (pages, users, session_idle, session_max) = people?;
+        Some(Web {
+            listen: listen?,
+            listen_tls: listen_tls?,
+            dicomweb: dicomweb?,
+            clients: clients?,
+            pages,
+            users,
+            session_idle,
+            session_max,
+        })
     }
 
     fn web_clients(&mut self, raw: &Raw) -> Option<Vec<WebClient>> {

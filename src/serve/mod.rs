@@ -106,7 +106,7 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     let tasks = TaskTracker::new();
     let web_address = web.as_ref().and_then(web::Server::address);
     let web_tls_address = web.as_ref().and_then(web::Server::address_tls);
-    let web_gate = web.as_ref().map(web::Server::gate);
+    let web_gate = web.as_ref().map(web::Server::doors);
     if let Some(server) = web {
         tasks.spawn(server.run(cancel.clone()));
     }
@@ -149,7 +149,8 @@ pub async fn run(config: Config, executable: PathBuf, control: Control) -> anyho
     tasks.spawn(Arc::clone(&node).supervise("reloading", Arc::clone(&node).reload_loop(reload)));
     tasks.spawn(Arc::clone(&node).supervise("the watchdog", Arc::clone(&node).watch(Arc::clone(&manager))));
     tasks.spawn(Arc::clone(&node).watch_disk());
-    *told.models.lock().unwrap_or_else(PoisonError::into_inner) = node.analyser.states();
+    *told.packages.lock().unwrap_or_else(PoisonError::into_inner) = node.analyser.packages().to_vec();
+    node.tell(&told);
     told.ready.store(true, Ordering::Relaxed);
     tasks.spawn(Arc::clone(&node).watch_inference(Arc::clone(&told)));
     info!(
@@ -240,11 +241,17 @@ impl Node {
                 () = tokio::time::sleep(IDLE) => {}
             }
             let is_sound = self.analyser.is_sound();
-            *told.models.lock().unwrap_or_else(PoisonError::into_inner) = self.analyser.states();
+            self.tell(&told);
             if told.ready.swap(is_sound, Ordering::Relaxed) && !is_sound {
                 warn!("not ready: a device had no memory for one image; it is tried again and again");
             }
         }
+    }
+
+    /// What changes while the node runs, for metrics and pages.
+    fn tell(&self, told: &web::Told) {
+        *told.models.lock().unwrap_or_else(PoisonError::into_inner) = self.analyser.states();
+        *told.profile.lock().unwrap_or_else(PoisonError::into_inner) = self.analyser.profile();
     }
 
     /// Stops the node: it cannot work on, and must not pretend to.

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Node;
 use super::watchdog::Manager;
-use crate::config::{Config, ConfigError, Evidence, Log, Node as NodeSection, Risk, Store, Web, callers};
+use crate::config::{Config, ConfigError, Evidence, Log, Node as NodeSection, Risk, Setting, Store, Web, callers};
 use crate::{receive, web};
 
 /// What a reload needs.
@@ -21,7 +21,7 @@ pub(super) struct Reload {
     pub(super) filter_logs: Box<dyn Fn(&str) + Send + Sync>,
     pub(super) gate: receive::Gate,
     /// Absent where there is no web listener.
-    pub(super) web_gate: Option<web::Gate>,
+    pub(super) web_gate: Option<web::Doors>,
     pub(super) manager: Arc<Manager>,
 }
 
@@ -76,10 +76,10 @@ impl Node {
 async fn open_gates(reload: &Reload, config: &Config) -> anyhow::Result<()> {
     let (gate, web_gate, config) = (reload.gate.clone(), reload.web_gate.clone(), config.clone());
     let opened = tokio::task::spawn_blocking(move || {
-        let clients = web_gate.as_ref().map(|_| web::Clients::of(&config)).transpose()?;
+        let known = web_gate.as_ref().map(|_| web::Known::of(&config)).transpose()?;
         gate.set(&config.node, &config.sources, &config.archives())?;
-        if let (Some(gate), Some(clients)) = (web_gate, clients) {
-            gate.set(clients);
+        if let (Some(gate), Some(known)) = (web_gate, known) {
+            gate.set(&config, known);
         }
         anyhow::Ok(())
     });
@@ -134,6 +134,10 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
             // Off acts at once, since that is how a site shuts the door; what was off has no routes to be opened.
             dicomweb: old.web.dicomweb && new.web.dicomweb,
             clients: new.web.clients.clone(),
+            pages: old.web.pages && new.web.pages,
+            users: new.web.users.clone(),
+            session_idle: new.web.session_idle,
+            session_max: new.web.session_max,
             ..old.web.clone()
         },
         study: new.study.clone(),
@@ -150,6 +154,7 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
             ..old.risk.clone()
         },
         log: Log { filter: new.log.filter.clone(), ..old.log.clone() },
+        settings: old.settings.reloaded(&new.settings, is_live),
         ..old.clone()
     };
     let sections = [
@@ -167,6 +172,39 @@ fn merge(old: &Config, new: Config) -> (Config, Vec<&'static str>) {
         fixed.push("another section");
     }
     (merged, fixed)
+}
+
+/// Keys and sections that a reload changes, as [`merge`] does.
+const LIVE: &[&str] = &[
+    "aliases",
+    "sources",
+    "destinations",
+    "web_clients",
+    "web_users",
+    "web.session_idle",
+    "web.session_max",
+    "store.retention",
+    "study",
+    "delivery",
+    "explain",
+    "risk.profile",
+    "risk.profile_keys",
+    "risk.refit",
+    "risk.evidence",
+    "log.filter",
+];
+
+/// Whether what is written here holds after a reload.
+fn is_live(setting: &Setting) -> bool {
+    let under = |section: &&str| {
+        let rest = setting.key.strip_prefix(*section);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    match setting.key.as_str() {
+        "web.dicomweb" | "web.pages" => setting.value == "false",
+        "risk.evidence.file" => false,
+        _ => LIVE.iter().any(under),
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +230,8 @@ mod tests {
             ("store.retention.objects", "1d"),
             ("web_clients", r#"[{name = "c", token_file = "t", ae_title = "C", may = ["store"]}]"#),
             ("aliases", r#"[{ae_title = "OLD"}]"#),
+            ("web_users", r#"[{name = "u", password_file = "p", roles = ["viewer"]}]"#),
+            ("web.session_idle", "5m"),
             ("risk.evidence.every", "7"),
             ("store.retention.evidence", "1d"),
             ("log.filter", "debug"),
@@ -203,6 +243,7 @@ mod tests {
             let new = loaded(&[change]);
             assert_ne!(new, old, "{change:?}");
             let (merged, fixed) = merge(&old, loaded(&[change]));
+            assert_eq!(merged.settings.list(), new.settings.list(), "{change:?}");
             assert_eq!((merged, fixed), (new, vec![]), "{change:?}");
         }
         let fixed = [
@@ -212,6 +253,7 @@ mod tests {
             ("store.data_dir", "elsewhere", "store (all but retention)"),
             ("web.listen", "127.0.0.1:1", "web"),
             ("web.dicomweb", "true", "web"),
+            ("web.pages", "true", "web"),
             ("models.batch_max", "9", "models"),
             ("pixels.workers", "9", "pixels"),
             ("risk.delta", "0.2", "risk (all but profile and refit)"),
@@ -221,6 +263,8 @@ mod tests {
         for (key, value, named) in fixed {
             let (merged, fixed) = merge(&old, loaded(&[(key, value), ("study.cap", "30m")]));
             assert_eq!(fixed, [named], "{key}");
+            let shown = |config: &Config| config.settings.list().iter().find(|s| s.key == key).cloned();
+            assert_eq!(shown(&merged), shown(&old), "{key}");
             assert_eq!(merged, loaded(&[("study.cap", "30m")]), "{key}: the rest is taken over");
         }
         // Off at once, and on again by a restart alone.

@@ -16,6 +16,7 @@ const RETENTION_EVERY: Duration = Duration::from_secs(600);
 
 impl Node {
     pub(super) async fn retention_loop(self: Arc<Self>) {
+        self.fill_accessions().await;
         while !self.cancel.is_cancelled() {
             let config = self.config();
             let retention = Retention {
@@ -30,6 +31,17 @@ impl Node {
                 Err(error) => error!(%error, "retention failed; it will be tried again"),
             }
             self.pause(&tokio::sync::Notify::new(), RETENTION_EVERY).await;
+        }
+    }
+
+    /// Studies of an older version get the accession numbers by which they are searched, a few at a time.
+    async fn fill_accessions(&self) {
+        while !self.cancel.is_cancelled() {
+            match self.store.fill_accessions().await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return error!(%error, "studies without accession number are looked at at the next start"),
+            }
         }
     }
 }

@@ -57,7 +57,7 @@ pub fn calibration_slope(z: &[f64], outcome: &[bool], cluster: &[usize]) -> Opti
     for _ in 0..STEPS {
         let ([g0, g1], [i00, i01, i11]) = derivatives(z, outcome, middle, beta);
         let determinant = i00 * i11 - i01 * i01;
-        if !(determinant > 1e-12 * i00 * i11) {
+        if determinant.is_nan() || determinant <= 1e-12 * i00 * i11 {
             return None;
         }
         let step = [(i11 * g0 - i01 * g1) / determinant, (i00 * g1 - i01 * g0) / determinant];
@@ -69,12 +69,12 @@ pub fn calibration_slope(z: &[f64], outcome: &[bool], cluster: &[usize]) -> Opti
                 break (next, reached);
             }
             length /= 2.0;
-            if !(length > 1e-6) {
+            if length <= 1e-6 {
                 return None;
             }
         };
         (beta, value) = (next, reached);
-        if beta.iter().any(|b| !(b.abs() <= WIDEST)) {
+        if beta.iter().any(|b| b.is_nan() || b.abs() > WIDEST) {
             return None;
         }
         if step.iter().zip(beta).all(|(s, b)| s.abs() < 1e-11 * (1.0 + b.abs())) {

@@ -15,7 +15,7 @@ use super::outbox::{due, fail};
 use super::{DestinationState, DueDestination, GiveUp, Store, StoreError, Unreached};
 
 /// The destinations of pending deliveries, found one after the other in their index.
-const WAITED_FOR: &str = "WITH RECURSIVE waited_for (name) AS (
+pub(super) const WAITED_FOR: &str = "WITH RECURSIVE waited_for (name) AS (
     SELECT min(destination) FROM deliveries WHERE state = 'pending'
     UNION ALL SELECT (SELECT min(destination) FROM deliveries WHERE state = 'pending' AND destination > name)
     FROM waited_for WHERE name IS NOT NULL)";

@@ -33,7 +33,7 @@ use super::trust::Trust;
 use super::{Recovered, StoreError};
 
 /// Version, name and statements of each migration. Those that were released never change.
-const MIGRATIONS: [(i64, &str, &str); 12] = [
+const MIGRATIONS: [(i64, &str, &str); 13] = [
     (1, "index", include_str!("migrations/0001_index.sql")),
     (2, "services", include_str!("migrations/0002_services.sql")),
     (3, "lifecycle", include_str!("migrations/0003_lifecycle.sql")),
@@ -45,6 +45,7 @@ const MIGRATIONS: [(i64, &str, &str); 12] = [
     (9, "labels", include_str!("migrations/0009_labels.sql")),
     (10, "answers to changed images", include_str!("migrations/0010_responses.sql")),
     (11, "imports", include_str!("migrations/0011_imports.sql")),
+    (12, "pages for people", include_str!("migrations/0012_pages.sql")),
     (13, "facts", include_str!("migrations/0013_facts.sql")),
 ];
 

@@ -20,8 +20,10 @@
 //! SQL of the project is in this folder. Left out: reading a data set of others (`pixels`) and every decision about a
 //! study.
 
+mod activity;
 mod arrival;
 mod backup;
+mod by_hand;
 mod catalog;
 mod commitments;
 mod confirmations;
@@ -35,11 +37,13 @@ mod index;
 mod intake;
 mod labels;
 mod outbox;
+mod overview;
 mod reading;
 mod records;
 mod results;
 mod retention;
 mod salvage;
+mod search;
 mod spool;
 mod studies;
 #[cfg(test)]
@@ -69,6 +73,7 @@ use intake::CommitRequest;
 use spool::Spool;
 use upload::{Sealed, Upload};
 
+pub use activity::{Activity, ActivityLine, ChainFault, ChainHead};
 pub use arrival::Arrival;
 pub use backup::{BackedUp, Files};
 pub use catalog::{CatalogCursor, CatalogPage, CatalogReport, ReportVariant};
@@ -76,11 +81,13 @@ pub use evidence::KeptResponses;
 pub use facts::{AuditOutput, AuditStudy, AuditTable};
 pub use fsck::{Examined, FaultKind, FolderFault, Fsck, fsck};
 pub use labels::{LabelOptions, StudyLabels};
+pub use overview::{DestinationOverview, Disk, Overview, Throughput};
 pub use records::{
     Closed, Commitment, Counts, Delivery, DeliveryDetail, DestinationState, DueDestination, Expired, GiveUp, Imported,
     Inquiry, InstanceDetail, LabelsImported, Older, Outcome, OutgoingReport, PendingInstance, PreviousReport, Purged,
     Reading, Recovered, ReportDetail, Resend, Retention, StudyClaim, StudyDetail, StudyFilter, StudyRow, Unreached,
 };
+pub use search::{Found, SearchCursor, StudyHit, StudyQuery};
 
 /// A handle on one data folder; clones share everything.
 #[derive(Clone)]

@@ -15,7 +15,7 @@ use crate::domain::{Disclosure, Report, Timestamp, Uid};
 
 use super::destinations::reached;
 use super::index::{Columns, json, micros, shifted};
-use super::{Delivery, Resend, Store, StoreError};
+use super::{Activity, Delivery, Resend, Store, StoreError, activity};
 
 impl Store {
     /// Leases up to `limit` deliveries that are due to the caller, in the order in which they fell due: those to
@@ -146,6 +146,16 @@ impl Store {
     /// (`study.late = "always"`), and after such a one whatever of its study the destination has taken since, once
     /// more, so that the newest report is still the last to arrive.
     pub async fn resend_matching(&self, which: Resend<'_>, now: Timestamp) -> Result<u64, StoreError> {
+        self.resend_matching_as(which, None, now).await
+    }
+
+    /// As [`Store::resend_matching`], with the line of the activity log that tells it.
+    pub async fn resend_matching_as(
+        &self,
+        which: Resend<'_>,
+        told: Option<&Activity>,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
         let mut tx = self.index().write().await?;
         if let Some(study) = which.study {
             let sql = "SELECT 1 FROM studies WHERE study = ?";
@@ -183,6 +193,7 @@ impl Store {
             let sql = "UPDATE destinations SET next_at = NULL WHERE name = ?";
             sqlx::query(sql).bind(destination).execute(&mut *tx).await?;
         }
+        activity::tell(&mut tx, told, now).await?;
         self.index().commit(tx).await?;
         self.wake().delivery_due.notify_one();
         Ok(rows.len() as u64)

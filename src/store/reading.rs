@@ -191,6 +191,12 @@ impl Store {
         if let Reading::Scored { awaited, .. } = reading {
             results::await_results(&mut tx, study, awaited).await?;
         }
+        if let Some(header) = header {
+            let sql = "UPDATE studies SET accession = ?1
+                       WHERE study = ?2 AND (accession IS NULL OR (accession = '' AND ?1 <> ''))";
+            let number = header.accession_number().unwrap_or_default();
+            sqlx::query(sql).bind(number).bind(study.as_str()).execute(&mut *tx).await?;
+        }
         if joined == Joined::Late {
             let sql = "UPDATE instances SET late = 1 WHERE sop_instance = ?";
             sqlx::query(sql).bind(sop_instance.as_str()).execute(&mut *tx).await?;

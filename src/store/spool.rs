@@ -21,7 +21,7 @@ use crate::domain::{Digest, Uid};
 
 use super::trust::Trust;
 use super::upload::{Temporary, Upload};
-use super::{Recovered, StoreError, keyed_hash};
+use super::{Disk, Recovered, StoreError, keyed_hash};
 
 const INCOMING: &str = "incoming";
 const SPOOL: &str = "spool";
@@ -168,6 +168,16 @@ impl Spool {
     /// Fails below the floor of free space, on a disk that is read-only, and once the disk is not believed any more.
     pub(super) fn room(&self) -> Result<(), StoreError> {
         self.trust.check()?;
+        let Disk { free, floor, .. } = self.disk()?;
+        if free < floor {
+            let detail = format!("{free} bytes are free, {floor} must stay free");
+            return Err(StoreError::OutOfRoom { dir: self.root.clone(), detail });
+        }
+        Ok(())
+    }
+
+    /// The file system of the folder, unless it is read-only.
+    pub(super) fn disk(&self) -> Result<Disk, StoreError> {
         let disk = rustix::fs::statvfs(&self.root)
             .map_err(|e| StoreError::file("ask for the free space of", &self.root)(e.into()))?;
         if disk.f_flag.contains(StatVfsMountFlags::RDONLY) {
@@ -176,11 +186,7 @@ impl Spool {
         let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
         let (free, size) = (bytes(disk.f_bavail), bytes(disk.f_blocks));
         let floor = self.free_bytes_min.max(size / 100 * u64::from(self.free_percent_min));
-        if free < floor {
-            let detail = format!("{free} bytes are free, {floor} must stay free");
-            return Err(StoreError::OutOfRoom { dir: self.root.clone(), detail });
-        }
-        Ok(())
+        Ok(Disk { free, size, floor })
     }
 
     /// Whether a file (relative) is there in its full length; 0 where that is not known.

@@ -95,24 +95,6 @@ impl Store {
         Ok(groups)
     }
 
-    /// Asks for an open study to be closed now, with what is there; the node does it. `complete`: whether it counts as
-    /// such, `None` for what the rules say.
-    pub async fn close_by_hand(&self, study: &Uid, complete: Option<bool>, now: Timestamp) -> Result<(), StoreError> {
-        let mut tx = self.index().write().await?;
-        let state = sqlx::query("SELECT state FROM studies WHERE study = ?").bind(study.as_str());
-        let Some(row) = state.fetch_optional(&mut *tx).await? else {
-            return Err(StoreError::UnknownStudy(study.clone()));
-        };
-        if row.word::<StudyState>("state")? != StudyState::Open {
-            return Err(StoreError::NotOpen(study.clone()));
-        }
-        let sql = "UPDATE studies SET hand_at = ?, hand_complete = ? WHERE study = ?";
-        sqlx::query(sql).bind(micros(now)).bind(complete).bind(study.as_str()).execute(&mut *tx).await?;
-        self.index().commit(tx).await?;
-        self.wake().study_changed.notify_one();
-        Ok(())
-    }
-
     /// Leases an open study to the caller, who closes it. `None`: it is not open, somebody else has it, or it is not
     /// what it was at this version.
     pub async fn claim_study(
@@ -246,44 +228,6 @@ impl Store {
             paths.iter().for_each(|path| self.spool().remove(path));
         }
         closed
-    }
-
-    /// Analyses a study again from its objects, as a new revision. Its last reports stay current until there are new
-    /// ones. For an object whose study could not be read, the object is read again.
-    pub async fn requeue(&self, study: &Uid, now: Timestamp) -> Result<(), StoreError> {
-        let mut tx = self.index().write().await?;
-        let sql = "SELECT kind, state, (SELECT count(*) FROM instances i WHERE i.study = s.study AND i.path IS NULL)
-                   AS gone FROM studies s WHERE study = ?";
-        let row = sqlx::query(sql).bind(study.as_str()).fetch_optional(&mut *tx).await?;
-        let row = row.ok_or_else(|| StoreError::UnknownStudy(study.clone()))?;
-        if row.int("gone")? > 0 {
-            return Err(StoreError::ObjectsGone(study.clone()));
-        }
-        let unknown = row.text("kind")? == "object";
-        let sql = "DELETE FROM scores WHERE sop_instance IN (SELECT sop_instance FROM instances WHERE study = ?)";
-        sqlx::query(sql).bind(study.as_str()).execute(&mut *tx).await?;
-        let sql = "UPDATE instances SET state = 'received', lease_until = NULL, attempts = 0, interrupted = 0,
-                   refusal_code = NULL, refusal_detail = NULL, scores_expired = 0, late = 0, waiting_since = NULL,
-                   study = iif(?1, NULL, study) WHERE study = ?2";
-        sqlx::query(sql).bind(unknown).bind(study.as_str()).execute(&mut *tx).await?;
-        // What its images wait for is noted as they are read again.
-        for sql in
-            ["DELETE FROM awaited_results WHERE study = ?", "UPDATE clinical_results SET late = 0 WHERE study = ?"]
-        {
-            sqlx::query(sql).bind(study.as_str()).execute(&mut *tx).await?;
-        }
-        let sql = if unknown {
-            "DELETE FROM studies WHERE study = ?2"
-        } else {
-            "UPDATE studies SET state = 'open', revision = revision + (state <> 'open'), version = version + 1,
-             first_at = ?1, lease_until = NULL, attempts = 0, interrupted = 0, closed_at = NULL, refusal_code = NULL,
-             refusal_detail = NULL, error = NULL, hand_at = NULL, hand_complete = NULL WHERE study = ?2"
-        };
-        sqlx::query(sql).bind(micros(now)).bind(study.as_str()).execute(&mut *tx).await?;
-        self.index().commit(tx).await?;
-        info!(study = self.log_id(study.as_str()), "a study is analysed again");
-        self.wake().all();
-        Ok(())
     }
 
     async fn close_in_index(

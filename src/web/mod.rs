@@ -1,19 +1,22 @@
-//! HTTP: health, readiness and metrics for orchestrators, and the DICOMweb services (PS3.18) for peers that have a
-//! token.
+//! HTTP: health, readiness and metrics for orchestrators, the DICOMweb services (PS3.18) for peers that have a token, and
+//! pages for people.
 //!
 //! ```text
 //! `door`: connection (bounded) ─▶ TLS? ─▶ router ─┬─▶ probes
-//!                                                 └─▶ auth ─▶ stow (in) · qido, wado (own reports, out)
+//!                                                 ├─▶ auth ─▶ stow (in) · qido, wado (own reports, out)
+//!                                                 └─▶ pages
 //! ```
 //! DICOMweb is off unless `web.dicomweb` says otherwise, and then open to `[[web_clients]]` only. The network side
 //! parses no data set here either: `stow` reads the head of a file, `wado` answers with what `report` wrote.
-//! Neighbours: `store` keeps and finds, `dicom` reads heads and matches, `serve` starts it. Left out: pages for people.
+//! Neighbours: `store` keeps and finds, `dicom` reads heads and matches, `serve` starts it. Left out: what a
+//! page shows (`pages`).
 
 mod auth;
 mod door;
 mod media;
 mod multipart;
 mod outcome;
+mod pages;
 mod probes;
 mod qido;
 mod respond;
@@ -29,24 +32,41 @@ use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{info, warn};
 
+use crate::assess::Profile;
 use crate::config::{self, ClientCertificates, Config};
-use crate::infer::ModelState;
+use crate::infer::{ModelState, Package};
 use crate::store::Store;
 use crate::wire::{Newcomers, ThisMachine, Tls};
 
 pub use auth::{Clients, Gate};
 pub use multipart::{HEADER_BYTES_MAX, Multipart, MultipartError, Next, PartHeader};
+pub use pages::hash_password;
 
 use door::{Port, Service};
+use pages::{People, Site};
 
 /// Bound listeners that do not serve yet.
 #[derive(Debug)]
 pub struct Server {
     plain: Option<(Port, Service)>,
     tls: Option<(Port, Service)>,
+    doors: Doors,
+}
+
+/// Who may come in, and what pages tell: both change while the server runs.
+#[derive(Debug, Clone)]
+pub struct Doors {
     clients: Gate,
+    site: Arc<Site>,
+}
+
+/// Clients and people as the files of a configuration have them.
+#[derive(Debug)]
+pub struct Known {
+    clients: Clients,
+    people: People,
 }
 
 /// What the node tells of inference.
@@ -55,6 +75,9 @@ pub struct Told {
     /// It takes images, and answers.
     pub ready: AtomicBool,
     pub models: Mutex<Vec<ModelState>>,
+    /// The packages that are loaded, and the profile in force.
+    pub packages: Mutex<Vec<Package>>,
+    pub profile: Mutex<Option<Arc<Profile>>>,
 }
 
 /// What all requests share.
@@ -90,10 +113,15 @@ pub async fn bind(config: &Config, tls: &Arc<Tls>, store: Store, told: Arc<Told>
     if plain.is_none() && secure.is_none() {
         return Ok(None);
     }
-    let clients = Gate::new(Clients::of(config)?);
+    let known = Known::of(config)?;
     if let Some(warning) = in_the_clear(config) {
         warn!("{warning}");
     }
+    if config.web.pages && config.web.users.is_empty() {
+        info!("pages without users: whoever is on this machine may read them and change nothing");
+    }
+    let clients = Gate::new(known.clients);
+    let site = Arc::new(Site::new(store.clone(), Arc::clone(&told), config, known.people));
     let shared = Shared {
         store,
         told,
@@ -102,7 +130,7 @@ pub async fn bind(config: &Config, tls: &Arc<Tls>, store: Store, told: Arc<Told>
         uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
     };
-    let service = |dicomweb_too: bool| {
+    let service = |port: &Port, dicomweb_too: bool, pages_too: bool, is_secure: bool| {
         let mut router = Router::new()
             .route("/health", get(|| async { "ok\n" }))
             .route("/ready", get(probes::is_ready))
@@ -110,16 +138,23 @@ pub async fn bind(config: &Config, tls: &Arc<Tls>, store: Store, told: Arc<Told>
         if dicomweb_too {
             router = router.nest("/dicomweb", dicomweb());
         }
-        Service {
-            router: router.with_state(shared.clone()),
-            header_timeout: config.node.negotiation_timeout,
-            silence_max: config.node.idle_timeout,
+        let mut router = router.with_state(shared.clone());
+        if pages_too {
+            router = router.merge(pages::router(Arc::clone(&site), port.address, is_secure));
         }
+        Service { router, header_timeout: config.node.negotiation_timeout, silence_max: config.node.idle_timeout }
     };
     Ok(Some(Server {
-        plain: plain.map(|port| (port, service(offered_in_the_clear(config)))),
-        tls: secure.map(|port| (port, service(config.web.dicomweb))),
-        clients,
+        plain: plain.map(|port| {
+            let pages_too = config.web.pages && pages::offered_in_the_clear(port.address);
+            let service = service(&port, offered_in_the_clear(config), pages_too, false);
+            (port, service)
+        }),
+        tls: secure.map(|port| {
+            let service = service(&port, config.web.dicomweb, config.web.pages, true);
+            (port, service)
+        }),
+        doors: Doors { clients, site: Arc::clone(&site) },
     }))
 }
 
@@ -148,6 +183,33 @@ pub fn check_clients(config: &Config) -> anyhow::Result<String> {
     anyhow::ensure!(!config.web.clients.is_empty(), "nobody may use DICOMweb: list its clients under [[web_clients]]");
     Clients::read(&config.web.clients)?;
     Ok(format!("{} with their tokens", config.web.clients.len()))
+}
+
+/// What is to be said of the people who may log in, or the first fault of their password files.
+pub fn check_people(config: &Config) -> anyhow::Result<String> {
+    People::of(config)?;
+    Ok(match config.web.users.len() {
+        0 => "nobody logs in: whoever is on this machine may read".to_owned(),
+        users => format!("{users} with their passwords"),
+    })
+}
+
+impl Known {
+    /// Reads the files of tokens and passwords, as far as they are needed. Blocking.
+    ///
+    /// # Errors
+    /// With the key that is at fault.
+    pub fn of(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self { clients: Clients::of(config)?, people: People::of(config)? })
+    }
+}
+
+impl Doors {
+    /// Replaces clients, people and what pages tell of the configuration.
+    pub fn set(&self, config: &Config, known: Known) {
+        self.clients.set(known.clients);
+        self.site.set(config, known.people);
+    }
 }
 
 /// The resources of PS3.18 10.1, as far as they are offered.
@@ -182,9 +244,9 @@ impl Server {
         self.tls.as_ref().map(|(port, _)| port.address)
     }
 
-    /// To change who may use DICOMweb while the server runs.
-    pub fn gate(&self) -> Gate {
-        self.clients.clone()
+    /// To change who may come in while the server runs.
+    pub fn doors(&self) -> Doors {
+        self.doors.clone()
     }
 
     /// Serves until `cancel`; requests that have begun are answered.

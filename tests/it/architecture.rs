@@ -44,6 +44,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("krilla::", &["plot"]),
     ("skrifa::", &["plot"]),
     ("askama::", &["plot", "web"]),
+    ("argon2::", &["web"]),
     ("rustfft::", &["perturb", "phantom"]),
     ("parquet::", &["probe"]),
     ("dicom_object::", &["dicom", "receive", "deliver", "pixels", "report", "phantom"]),

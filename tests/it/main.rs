@@ -22,6 +22,7 @@ mod lifecycle;
 mod models;
 mod offline;
 mod orthanc;
+mod pages;
 mod perturb;
 mod pixels;
 mod probe;

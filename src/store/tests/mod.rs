@@ -1,5 +1,6 @@
 //! Tests of the store against a real folder and a real index, and what they share.
 
+mod activity;
 mod catalog;
 mod commitments;
 mod confirmations;
@@ -55,7 +56,7 @@ async fn open(dir: &Path) -> Store {
 }
 
 /// An empty store in a folder that goes with it.
-async fn fresh() -> (TempDir, Store) {
+pub(super) async fn fresh() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     (dir, store)
@@ -111,12 +112,12 @@ fn object(dir: &Path, instance: &str) -> PathBuf {
     files(&dir.join("spool")).into_iter().find(named).expect("the object is kept")
 }
 
-fn uid(text: &str) -> Uid {
+pub(super) fn uid(text: &str) -> Uid {
     Uid::parse(text).unwrap()
 }
 
 /// Seconds into the tests' day.
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_timestamp(1_700_000_000 + second, 0).unwrap()
 }
 
