@@ -27,8 +27,8 @@ use tracing_subscriber::EnvFilter;
 
 use commands::ood::OodFitOptions;
 use commands::{
-    analyse, audit, check, cohort, evidence, folder, gradients, labels, models, ood, people, prior, probe, profiles, results,
-    studies, tools, validate,
+    analyse, audit, check, cohort, evidence, folder, gradients, labels, models, ood, people, prior, probe, profiles,
+    results, studies, tools, validate,
 };
 
 /// Wrong use: arguments or configuration.

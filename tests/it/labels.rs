@@ -42,7 +42,7 @@ impl Site {
             studies.len() == patients as usize && studies.iter().all(|s| s["state"] == "delivered")
         });
         let images = files.into_iter().map(|file| (element(&file, "PatientID"), file)).collect();
-        Self { folder, pacs: pacs, node, images }
+        Self { folder, pacs, node, images }
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
