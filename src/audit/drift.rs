@@ -52,6 +52,8 @@ pub struct RaceCalibration {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ErrorWatch {
     pub group: String,
+    /// Misses, or false alarms: more of one can go with fewer of the other.
+    pub misses: bool,
     /// Whether more errors are looked for, or fewer.
     pub more: bool,
     /// The month in which the sum first reached its limit.
@@ -193,8 +195,8 @@ fn standard(of: &[(usize, f64)]) -> Option<(Vec<usize>, Vec<f64>, f64, f64)> {
     (width > 0.0).then(|| (studies, values.iter().map(|v| (v - middle) / width).collect(), middle, width))
 }
 
-/// Two sums for each group, over studies by date. What is expected of a study is the rate of errors of its group and
-/// outcome in the reference, with one hit and one miss more.
+/// Four sums for each group, over studies by date: of misses and of false alarms, for more and for fewer. What is expected
+/// of a study is the rate of errors of its group and outcome in the reference, with one hit and one miss more.
 fn watch(dataset: &Dataset, base: &Base, months: &Sliced, options: &DriftOptions) -> Vec<ErrorWatch> {
     let groups = dataset.groups.len();
     let known: Vec<usize> = (0..months.levels.len()).filter(|m| is_month(&months.levels[*m])).collect();
@@ -220,20 +222,23 @@ fn watch(dataset: &Dataset, base: &Base, months: &Sliced, options: &DriftOptions
         if after.len() < DENOMINATOR_MIN || patients.len() < PATIENTS_MIN {
             continue;
         }
-        let a_month = after.len() as f64 / later.len() as f64;
-        let limit = (options.run_length_months * 2.0 * groups as f64 * a_month).max(2.0).ln();
-        for more in [true, false] {
+        for (misses, more) in [(true, true), (true, false), (false, true), (false, false)] {
+            let watched = || after.iter().filter(|row| row.outcome == misses);
+            let a_month = watched().count() as f64 / later.len() as f64;
+            let limit = (options.run_length_months * 4.0 * groups as f64 * a_month).max(2.0).ln();
             let ratio = if more { options.odds_ratio } else { 1.0 / options.odds_ratio };
             let mut sum = Cusum::new(limit);
             let mut alarm = None;
-            for row in &after {
-                let expected = rates[usize::from(row.outcome)];
-                if sum.add(error_log_ratio(row.flag() != row.outcome, expected, ratio)) && alarm.is_none() {
+            for row in watched() {
+                if sum.add(error_log_ratio(row.flag() != row.outcome, rates[usize::from(misses)], ratio))
+                    && alarm.is_none()
+                {
                     alarm = Some(months.levels[months.level[row.study]].clone());
                 }
             }
             found.push(ErrorWatch {
                 group: name.clone(),
+                misses,
                 more,
                 alarm,
                 level: (sum.sum() / limit * 100.0).round() / 100.0,
@@ -268,7 +273,7 @@ mod tests {
         let (drift, posteriors, calibration) = of(&world().dataset(1));
         assert_eq!((drift.scores.len(), posteriors.len(), calibration.len()), (12, 36, 27));
         assert!(drift.errors.iter().all(|e| e.alarm.is_none()), "{:?}", drift.errors);
-        assert_eq!(drift.errors.len(), 6);
+        assert_eq!(drift.errors.len(), 12);
         let found = drift.scores.iter().chain(&posteriors).filter(|s| s.p < 0.001).count();
         assert_eq!(found, 0);
         assert!(calibration.iter().all(|c| c.p > 0.0005), "{calibration:?}");
@@ -299,8 +304,16 @@ mod tests {
         // .5 of a standard deviation near 1, less what a third of the group takes away.
         assert!(shift("AP", "2024-07") > shift("PA", "2024-07") + 0.3);
         assert!(shift("AP", "2024-05").abs() < 0.3);
-        let alarm = |group: &str| drift.errors.iter().find(|e| e.group == group && e.more).unwrap().alarm.clone();
-        assert!(alarm("B").is_some_and(|m| ("2024-06"..="2024-08").contains(&m.as_str())), "{:?}", drift.errors);
+        let alarm = |group: &str, misses: bool, more: bool| {
+            let is_it = |e: &&ErrorWatch| (e.group.as_str(), e.misses, e.more) == (group, misses, more);
+            drift.errors.iter().find(is_it).unwrap().alarm.clone()
+        };
+        assert!(alarm("C", true, true).is_none() && alarm("B", false, true).is_none(), "{:?}", drift.errors);
+        assert!(
+            alarm("B", true, true).is_some_and(|m| ("2024-06"..="2024-08").contains(&m.as_str())),
+            "{:?}",
+            drift.errors
+        );
         let late = |p: f64, month: &str| (p < 1e-6) == (month >= "2024-06");
         assert!(posteriors.iter().filter(|s| s.group.as_deref() == Some("A")).all(|s| late(s.p, &s.month)));
         assert!(calibration.iter().filter(|c| c.group == "A").all(|c| late(c.p, &c.month)));

@@ -61,12 +61,17 @@ fn page(audit: &Audit, about: &About, files: &mut Files) -> Result<Page, PlotErr
     sections.push(method(audit, about));
     Ok(Page {
         title: "Error rates of the clinical models by self-reported race".to_owned(),
-        lead: vec![format!(
+        lead: vec![
+            "Not for publication: numbers of few people are withheld, but some can still be worked out from what is told \
+             (docs/audit.md)."
+                .to_owned(),
+            format!(
             "Studies of {} to {}. Groups are of people who reported their race themselves; race is a social construct and \
              self-report an imperfect measure of it. A difference between groups is no proof of its cause, and no evidence \
              that any one patient's result is wrong.",
-            about.from, about.to
-        )],
+                about.from, about.to
+            ),
+        ],
         sections,
     })
 }
@@ -272,11 +277,9 @@ fn of_drift(finding: &FindingAudit) -> Vec<plot::Block> {
         .iter()
         .filter_map(|watch| {
             let month = watch.alarm.as_ref()?;
-            Some(format!(
-                "{}: {} errors than before, from {month} on",
-                watch.group,
-                if watch.more { "more" } else { "fewer" }
-            ))
+            let what = if watch.misses { "misses" } else { "false alarms" };
+            let more = if watch.more { "more" } else { "fewer" };
+            Some(format!("{}: {more} {what} than before, from {month} on", watch.group))
         })
         .collect();
     if !alarms.is_empty() {
