@@ -48,6 +48,8 @@ fn an_operator_sees_a_failure_and_sends_the_report_again() {
     wait_for("the alarm is over", LIMIT, || otto.get("/").body.contains("Nothing needs attention"));
     // Found by every filter that holds, and by none that does not.
     let found = |otto: &mut Browser, query: &str| otto.get(&format!("/studies?{query}")).body.contains(&study);
+    // The study is delivered a moment after its last report.
+    wait_for("it is delivered", LIMIT, || found(&mut otto, "state=delivered"));
     assert!(found(&mut otto, "state=delivered&source=STORESCU") && found(&mut otto, &format!("named={study}")));
     assert!(!found(&mut otto, "state=open") && !found(&mut otto, "source=OTHER") && !found(&mut otto, "to=2001-01-01"));
     // A study that is open is closed by hand; one that is not is left alone.
