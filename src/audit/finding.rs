@@ -232,6 +232,17 @@ impl Prepared {
     }
 }
 
+/// A p value of a figure that is withheld gives it away to whoever tries the ten numbers that it can be of.
+pub(super) fn hide_p_values(found: &mut FindingGaps) {
+    for gap in found.primary.iter_mut().filter(|gap| gap.gap == SMALL) {
+        (gap.p, gap.p_adjusted, gap.p_equivalence) = (None, None, None);
+    }
+    let primary = found.primary.iter_mut().flat_map(|gap| &mut gap.against_rest);
+    for against in primary.chain(&mut found.secondary).filter(|against| against.difference == SMALL) {
+        (against.p, against.p_adjusted) = (None, None);
+    }
+}
+
 const SMALL: Figure = Figure::Withheld { withheld: Withheld::SmallCell };
 
 /// Whether a metric is a fraction of counts, which it gives away.

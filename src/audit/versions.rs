@@ -178,13 +178,13 @@ mod tests {
 
     #[test]
     fn a_noisier_version_is_found_out_and_pairs_tell_more_than_two_samples() {
-        let dataset = World { patients: 2500, studies_most: 2, ..World::default() }.dataset(5);
+        let dataset = World { patients: 5000, studies_most: 2, ..World::default() }.dataset(5);
         let found = versions(&dataset, 0);
         assert_eq!((found.len(), found[0].blocks.len()), (1, 4));
         assert_eq!((found[0].version.as_str(), found[0].reference_version.as_str()), ("2", "1"));
         let auc = found[0].blocks[0].differences[0];
         let told = auc.difference.told().unwrap();
-        assert!(told.upper.unwrap() < 0.0 && auc.p.unwrap() < 0.01, "{auc:?}");
+        assert!(told.upper.unwrap() < 0.0 && auc.p.unwrap() < 1e-3, "{auc:?}");
         let (base, other) =
             (dataset.base(0), dataset.base_of(0, |s| Some((1, dataset.findings[0].models[1].score[s]?))));
         let variance = |base: &Base| {

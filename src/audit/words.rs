@@ -12,7 +12,7 @@ use super::slice::Dimension;
 pub fn in_words(gap: &Gap) -> String {
     let size = match gap.gap.told() {
         Some(e) => format!("the largest difference between groups is {}", estimate(&e)),
-        None => "there is no figure of it".to_owned(),
+        None => "its size is withheld, since it would tell of few people".to_owned(),
     };
     let what = match gap.verdict {
         Verdict::Differs => "Groups differ".to_owned(),
@@ -21,7 +21,8 @@ pub fn in_words(gap: &Gap) -> String {
         Verdict::Undecided => "Indeterminate: neither a difference nor its absence is shown".to_owned(),
         Verdict::NotComparable => "Indeterminate: fewer than two groups have enough studies".to_owned(),
     };
-    format!("{what}; {size} (p {}).", p(gap.p_adjusted))
+    let p = gap.p_adjusted.map_or(String::new(), |_| format!(" (p {})", p(gap.p_adjusted)));
+    format!("{what}; {size}{p}.")
 }
 
 pub(super) fn verdict(gap: &Gap) -> &'static str {

@@ -19,7 +19,7 @@ pub struct Audit {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// A difference of a rate below it does not matter: with it, equivalence is tested
-    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05, value_parser = margin)]
     pub margin: f64,
     /// Draws of the bootstrap, and permutations
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(200..=100_000))]
@@ -30,4 +30,23 @@ pub struct Audit {
     /// Write result as JSON to standard output too
     #[arg(long)]
     pub json: bool,
+}
+
+/// A share above 0 and below 1.
+fn margin(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| *share > 0.0 && *share < 1.0);
+    share.ok_or_else(|| "give a share above 0 and below 1, e.g. 0.05 for 5 percent".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn margins_are_shares() {
+        assert_eq!(margin("0.05"), Ok(0.05));
+        for wrong in ["5", "0", "1", "-0.1", "nan", "inf", "five"] {
+            assert!(margin(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -3,10 +3,8 @@
 //! Neighbours: `store` has the studies, the library's `audit` computes and writes. Left out: statistics.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use sidelight::analyse;
 use sidelight::audit::{self, Dataset, Finding, Scored, SelfReport, Study};
 use sidelight::cli::Audit;
@@ -17,7 +15,7 @@ use sidelight::results::{DECLINED, GroupName, Standing, UNKNOWN};
 use sidelight::store::{AuditOutput, AuditStudy, AuditTable, Store};
 
 use super::evidence::may_audit;
-use super::{print, print_json, table as table_of};
+use super::{print, print_json, table as table_of, write};
 
 pub async fn run(config: &Config, options: &Audit) -> anyhow::Result<ExitCode> {
     may_audit(config)?;
@@ -43,7 +41,7 @@ pub async fn run(config: &Config, options: &Audit) -> anyhow::Result<ExitCode> {
         options.to
     );
     let current: Vec<String> = packages.iter().map(|p| p.key()).collect();
-    let dataset = dataset(&table, groups, race.map(|p| p.key()), &current)?;
+    let dataset = dataset(&table, groups, race.filter(|_| with_race).map(|p| p.key()), &current)?;
     let wanted = audit::Options {
         draws: options.draws,
         seed: options.seed,
@@ -177,10 +175,4 @@ fn scored(output: &AuditOutput, place: usize, studies: &[AuditStudy]) -> Scored 
 /// Of everything that the statistics are made of.
 fn digest(table: &AuditTable) -> Digest {
     Digest::of(format!("{table:?}").as_bytes())
-}
-
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let context = || format!("{} cannot be written", path.display());
-    std::fs::create_dir_all(path.parent().unwrap_or(Path::new(""))).with_context(context)?;
-    std::fs::write(path, bytes).with_context(context)
 }

@@ -25,6 +25,7 @@ pub mod training;
 pub mod validate;
 
 use std::io::Write as _;
+use std::path::Path;
 
 use anyhow::Context;
 use comfy_table::presets::NOTHING;
@@ -60,4 +61,11 @@ pub fn progress(total: u64, what: &'static str) -> indicatif::ProgressBar {
     let style = indicatif::ProgressStyle::with_template("{msg:12} {bar:32} {pos}/{len}  {elapsed} (about {eta} left)")
         .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
     indicatif::ProgressBar::new(total).with_style(style).with_message(what)
+}
+
+/// Writes a file and makes its folder.
+pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let context = || format!("{} cannot be written", path.display());
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new(""))).with_context(context)?;
+    std::fs::write(path, bytes).with_context(context)
 }

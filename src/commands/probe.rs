@@ -17,7 +17,7 @@ use sidelight::probe::{self, Estimate, Event, Figure, Level, Options, Quantity, 
 use sidelight::train;
 
 use super::evidence::may_audit;
-use super::{print, print_json, progress, table};
+use super::{print, print_json, progress, table, write};
 
 pub fn list(json: bool) -> anyhow::Result<ExitCode> {
     if json {
@@ -113,12 +113,6 @@ pub fn merge(folders: &[PathBuf], out: &Path) -> anyhow::Result<ExitCode> {
 fn plain(text: &str) -> String {
     let obeyed = |c: char| c.is_control() || ('\u{200e}'..='\u{2069}').contains(&c) && !c.is_alphanumeric() && c != '–';
     text.chars().take(60).map(|c| if obeyed(c) { '\u{fffd}' } else { c }).collect()
-}
-
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let context = || format!("{} cannot be written", path.display());
-    std::fs::create_dir_all(path.parent().unwrap_or(Path::new(""))).with_context(context)?;
-    std::fs::write(path, bytes).with_context(context)
 }
 
 /// A bar for each set of images, those of trainings, and a line for each row that learns from a table.
