@@ -45,6 +45,29 @@ fn every_part_is_there() {
 }
 
 #[test]
+fn what_is_withheld_has_no_p_value_to_be_had_from() {
+    let small = Figure::Withheld { withheld: Withheld::SmallCell };
+    let (mut withheld, mut told) = (0, 0);
+    for seed in 0..4 {
+        let found = audit(&World { patients: 450, labelled: 1.0, ..world() }.dataset(seed), &options());
+        for gap in found.findings.iter().flat_map(|finding| &finding.gaps.primary) {
+            if gap.gap == small {
+                withheld += 1;
+                assert_eq!((gap.p, gap.p_adjusted, gap.p_equivalence), (None, None, None));
+            } else {
+                told += usize::from(gap.p.is_some());
+            }
+        }
+        let primary = found.findings.iter().flat_map(|f| &f.gaps.primary).flat_map(|gap| &gap.against_rest);
+        let secondary = found.findings.iter().flat_map(|f| &f.gaps.secondary);
+        for against in primary.chain(secondary).filter(|a| a.difference == small) {
+            assert_eq!((against.p, against.p_adjusted), (None, None), "{against:?}");
+        }
+    }
+    assert!(withheld > 0 && told > 0, "{withheld} {told}");
+}
+
+#[test]
 fn posteriors_change_nothing_of_what_is_of_self_report() {
     let (mut studies, findings) = world().drawn(3);
     let groups = || ["A", "B", "C"].map(String::from).to_vec();
